@@ -1,0 +1,625 @@
+"""Alternating solvers: als, vb and gibbs, three uses of one Gaussian conditional.
+
+Model, for ratings y of mean zero and variance one:
+
+    y = b_u + c_i + p_u·q_i + f·w + ε,      ε ~ N(0, 1 / (β α_u γ_i)),
+
+rows (p_u, b_u) ~ N(m, Λ⁻¹), likewise for items, relative precisions α_u and γ_i ~
+Gamma(a, a), coefficients w ~ N(0, I / λ). A sweep updates the coefficients, the user
+rows, the item rows. What a solver makes of a conditional is its rule: `Mode` takes the
+mode, `Moments` mean and covariance, `Draw` a draw.
+
+Everything here is arrays in, arrays out: no raw ids, no estimator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy import stats
+from scipy.optimize import brentq
+from scipy.special import digamma
+from torch import Tensor
+
+from ._conditional import (
+    TILE_SIZE,
+    Layout,
+    Ratings,
+    Sums,
+    conditional,
+    fitted_values,
+)
+
+# A prior for the covariance of a side's rows, worth one row: a tenth of the variance of
+# the ratings in every direction.
+PRIOR_ROWS = 1.0
+PRIOR_VARIANCE = 0.1
+
+# a, the concentration of the relative precisions: 2 where rows differ so much that their
+# variances are barely finite, 1e4 where they are equal in effect.
+CONCENTRATION_BOUNDS = (2.0, 1e4)
+INITIAL_CONCENTRATION = 10.0
+
+# The start: shrinkage of its biases in ratings, extra columns and passes of its power
+# iteration, and how far its factors are scaled down.
+START_SHRINKAGE = 10.0
+START_OVERSAMPLING = 8
+START_ITERATIONS = 3
+START_SCALE = 0.03
+
+# The noise keeps at least this share of the ratings' variance, where single precision
+# still tells noise from rounding.
+MIN_NOISE_VARIANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Ratings in canonical order, as both sides see them.
+
+    Attributes
+    ----------
+    users, items : Ratings
+        The same ratings, sorted by user and by item.
+    user_index : Tensor of shape (n_ratings,)
+        User of each rating, in the order of `users`.
+    to_items : Tensor of shape (n_ratings,)
+        Takes the order of `users` to the order of `items`.
+    target : Tensor of shape (n_ratings,)
+        Standardised ratings, in the order of `users`.
+    features : Tensor of shape (n_ratings, n_features)
+        Standardised features, in the order of `users`.
+    layout : Layout
+    weight : float
+        Sum of the weights.
+    """
+
+    users: Ratings
+    items: Ratings
+    user_index: Tensor
+    to_items: Tensor
+    target: Tensor
+    features: Tensor
+    layout: Layout
+    weight: float
+
+    @classmethod
+    def from_arrays(
+        cls,
+        user_index: np.ndarray,
+        item_index: np.ndarray,
+        shape: tuple[int, int],
+        target: np.ndarray,
+        weight: np.ndarray,
+        features: np.ndarray,
+        *,
+        n_factors: int,
+        biased: bool,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> Problem:
+        """Ratings sorted by user, then item."""
+        users = torch.as_tensor(user_index, device=device)
+        items = torch.as_tensor(item_index, device=device)
+        y = torch.as_tensor(target, dtype=dtype, device=device)
+        w = torch.as_tensor(weight, dtype=dtype, device=device)
+        to_items = torch.sort(items, stable=True).indices
+        return cls(
+            users=Ratings.from_sorted(users, items, shape[0], w, y),
+            items=Ratings.from_sorted(
+                items[to_items], users[to_items], shape[1], w[to_items], y[to_items]
+            ),
+            user_index=users,
+            to_items=to_items,
+            target=y,
+            features=torch.as_tensor(features, dtype=dtype, device=device),
+            layout=Layout(n_factors, biased, device),
+            weight=float(weight.sum(dtype=np.float64)),
+        )
+
+    def without_features(self, coef: Tensor, coef_factor: Tensor | None) -> Problem:
+        """The same problem once the features' share is taken off the ratings."""
+        target = self.target - self.features @ coef
+        square = target.square()
+        if coef_factor is not None:
+            square += (self.features @ coef_factor.T).square().sum(1)
+        return replace(
+            self,
+            users=replace(self.users, target=target, target_square=square),
+            items=replace(
+                self.items,
+                target=target[self.to_items],
+                target_square=square[self.to_items],
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is believed of one side's rows.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (n_rows, row_size)
+        Posterior means, or points.
+    covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2) or None
+        Packed posterior covariances; None for points.
+    log_det : float
+        Sum of the log determinants of the covariances.
+    prior_mean, prior_precision : Tensor
+        m and Λ.
+    relative_precision : Tensor of shape (n_rows,)
+        α (users) or γ (items).
+    relative_shape : Tensor of shape (n_rows,) or None
+        Shape of the Gamma posterior whose mean is `relative_precision`; None for points.
+    concentration : float
+        a.
+    table : Tensor of shape (n_rows, n_packed)
+        Relative precision times packed moments: what the other side sums over.
+    """
+
+    mean: Tensor
+    covariance: Tensor | None
+    log_det: float
+    prior_mean: Tensor
+    prior_precision: Tensor
+    relative_precision: Tensor
+    relative_shape: Tensor | None
+    concentration: float
+    table: Tensor
+
+    @classmethod
+    def at(
+        cls,
+        mean: Tensor,
+        layout: Layout,
+        *,
+        covariance: Tensor | None = None,
+        prior_mean: Tensor | None = None,
+        prior_precision: Tensor | None = None,
+        relative_precision: Tensor | None = None,
+    ) -> Side:
+        """Rows at `mean`; what else is not known yet is at its start."""
+        if prior_mean is None:
+            prior_mean = mean.new_zeros(layout.row_size)
+        if prior_precision is None:
+            prior_precision = torch.eye(layout.row_size).to(mean)
+        if relative_precision is None:
+            relative_precision = mean.new_ones(len(mean))
+        table = layout.moments(mean, covariance) * relative_precision[:, None]
+        return cls(
+            mean=mean,
+            covariance=covariance,
+            log_det=0.0,
+            prior_mean=prior_mean,
+            prior_precision=prior_precision,
+            relative_precision=relative_precision,
+            relative_shape=None,
+            concentration=INITIAL_CONCENTRATION,
+            table=table,
+        )
+
+    @property
+    def relative_variance(self) -> Tensor:
+        """E[1 / α] of each row."""
+        if self.relative_shape is None:
+            return 1 / self.relative_precision
+        shape = self.relative_shape
+        return shape / (shape - 1) / self.relative_precision
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a solver stands after a sweep.
+
+    Attributes
+    ----------
+    users, items : Side
+    coef : Tensor of shape (n_features,)
+        Posterior mean of w, or its point.
+    coef_factor : Tensor of shape (n_features, n_features) or None
+        R, where RᵀR is the posterior covariance of w; None for a point.
+    coef_precision : float
+        λ.
+    noise_precision : float
+        β.
+    noise_variance : float
+        Mean squared residual, weighted by all precisions but β.
+    objective : float
+        What the solver lowers, per unit of weight (see the rules).
+    """
+
+    users: Side
+    items: Side
+    coef: Tensor
+    coef_factor: Tensor | None = None
+    coef_precision: float = 1.0
+    noise_precision: float = 1.0
+    noise_variance: float = 1.0
+    objective: float = math.nan
+
+
+class Mode:
+    """Rule of "als": the mode of every conditional, under a fixed penalty.
+
+    The objective is Σ w (y − ŷ)² + reg (Σ rows² + Σ w²).
+    """
+
+    def __init__(self, reg: float) -> None:
+        self.reg = reg
+
+    def rows(self, mean: Tensor, factor: Tensor) -> tuple[Tensor, None]:
+        return mean, None
+
+    def relative_precision(
+        self, count: Tensor, residual: Tensor, concentration: float
+    ) -> tuple[Tensor, None]:
+        return torch.ones_like(count), None
+
+    def learn_prior(self, side: Side, layout: Layout) -> Side:
+        return side
+
+    def start(self, side: Side, layout: Layout) -> Side:
+        """A side's points under the penalty."""
+        identity = torch.eye(layout.row_size).to(side.mean)
+        return Side.at(side.mean, layout, prior_precision=self.reg * identity)
+
+    def noise_precision(self, weight: float, residual: float) -> float:
+        return 1.0
+
+    def coef_precision(self, n_features: int, square: float) -> float:
+        return self.reg
+
+    def objective(self, state: State, problem: Problem, residual: float) -> float:
+        points = (state.users.mean, state.items.mean, state.coef)
+        return residual + self.reg * sum(_total(x.square()) for x in points)
+
+
+class Moments:
+    """Rule of "vb": mean and covariance, and the priors that maximise the bound.
+
+    The objective is minus the evidence lower bound.
+    """
+
+    def rows(self, mean: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        return mean, factor.mT @ factor
+
+    def relative_precision(
+        self, count: Tensor, residual: Tensor, concentration: float
+    ) -> tuple[Tensor, Tensor]:
+        shape = concentration + count / 2
+        return shape / (concentration + residual / 2), shape
+
+    def learn_prior(self, side: Side, layout: Layout) -> Side:
+        n_rows, size = side.mean.shape
+        centre = side.mean.mean(0)
+        deviation = side.mean - centre
+        scatter = layout.unpack(side.covariance.sum(0, keepdim=True))[0]
+        scatter = scatter + deviation.T @ deviation
+        scatter.diagonal().add_(PRIOR_ROWS * PRIOR_VARIANCE)
+        # Dividing every α by their mean, which β takes over, maximises the bound among
+        # all such exchanges. Without it β and a creep towards each other.
+        excess = side.relative_precision.mean()
+        alpha = side.relative_precision / excess
+        return replace(
+            side,
+            prior_mean=centre,
+            prior_precision=torch.linalg.inv(scatter / (PRIOR_ROWS + n_rows)),
+            relative_precision=alpha,
+            concentration=_concentration(alpha, side.relative_shape),
+            table=side.table.div_(excess),
+        )
+
+    def noise_precision(self, weight: float, residual: float) -> float:
+        return weight / max(residual, MIN_NOISE_VARIANCE * weight)
+
+    def coef_precision(self, n_features: int, square: float) -> float:
+        return (PRIOR_ROWS + n_features) / (PRIOR_ROWS * PRIOR_VARIANCE + square)
+
+    def objective(self, state: State, problem: Problem, residual: float) -> float:
+        return -evidence_lower_bound(state, problem, residual)
+
+
+class Draw:
+    """Rule of "gibbs": a draw of everything but a, which vb has found.
+
+    The objective is half the weighted residual sum of squares, times β: minus the log
+    likelihood but for its normalisation.
+    """
+
+    def __init__(self, random_state: np.random.RandomState) -> None:
+        self.random_state = random_state
+
+    def rows(self, mean: Tensor, factor: Tensor) -> tuple[Tensor, None]:
+        noise = torch.as_tensor(self.random_state.standard_normal(mean.shape)).to(mean)
+        return mean + (factor.mT @ noise[:, :, None]).squeeze(2), None
+
+    def learn_prior(self, side: Side, layout: Layout) -> Side:
+        # Normal–Wishart posterior, Salakhutdinov and Mnih (2008), equation 14, with
+        # prior mean 0 and the scale matrix that PRIOR_VARIANCE asks for.
+        n_rows, size = side.mean.shape
+        rows = side.mean.double().cpu().numpy()
+        centre = rows.mean(0)
+        strength = PRIOR_ROWS + n_rows
+        scatter = (rows - centre).T @ (rows - centre)
+        scatter += PRIOR_ROWS * n_rows / strength * np.outer(centre, centre)
+        scatter += size * PRIOR_VARIANCE * np.eye(size)
+        precision = stats.wishart.rvs(
+            size + n_rows, np.linalg.inv(scatter), random_state=self.random_state
+        ).reshape(size, size)
+        deviation = np.linalg.solve(
+            np.linalg.cholesky(strength * precision).T,
+            self.random_state.standard_normal(size),
+        )
+        return replace(
+            side,
+            prior_mean=torch.as_tensor(centre * n_rows / strength + deviation).to(
+                side.mean
+            ),
+            prior_precision=torch.as_tensor(precision).to(side.mean),
+        )
+
+    def relative_precision(
+        self, count: Tensor, residual: Tensor, concentration: float
+    ) -> tuple[Tensor, None]:
+        shape = (concentration + count / 2).cpu().numpy()
+        gamma = torch.as_tensor(self.random_state.standard_gamma(shape)).to(residual)
+        return gamma / (concentration + residual / 2), None
+
+    def noise_precision(self, weight: float, residual: float) -> float:
+        rate = max(residual, MIN_NOISE_VARIANCE * weight)
+        return 2 * self.random_state.standard_gamma(weight / 2) / rate
+
+    def coef_precision(self, n_features: int, square: float) -> float:
+        gamma = self.random_state.standard_gamma((PRIOR_ROWS + n_features) / 2)
+        return 2 * gamma / (PRIOR_ROWS * PRIOR_VARIANCE + square)
+
+    def objective(self, state: State, problem: Problem, residual: float) -> float:
+        return state.noise_precision * residual / 2
+
+
+Rule = Mode | Moments | Draw
+
+
+def als(problem: Problem, start: State, reg: float) -> Iterator[State]:
+    """Alternating least squares: endless sweeps from `start`."""
+    rule = Mode(reg)
+    start = replace(
+        start,
+        users=rule.start(start.users, problem.layout),
+        items=rule.start(start.items, problem.layout),
+        coef_factor=None,
+        coef_precision=reg,
+        noise_precision=1.0,
+    )
+    return _sweeps(problem, start, rule)
+
+
+def vb(problem: Problem, start: State) -> Iterator[State]:
+    """Variational Bayes: endless sweeps from `start`.
+
+    Each update maximises the evidence lower bound in what it updates, so the bound never
+    falls (Lim and Teh, 2007, with full covariances; relative precisions as in
+    Lakshminarayanan, Bouchard and Archambeau, 2011).
+    """
+    return _sweeps(problem, start, Moments())
+
+
+def gibbs(
+    problem: Problem, start: State, random_state: np.random.RandomState
+) -> Iterator[State]:
+    """Gibbs sampling (Salakhutdinov and Mnih, 2008): endless draws from `start`."""
+    return _sweeps(problem, start, Draw(random_state))
+
+
+def _sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
+    while True:
+        state = _update_coef(problem, state, rule)
+        rest = problem.without_features(state.coef, state.coef_factor)
+        users, residual = _update_side(
+            rest.users, state.users, state.items, state.noise_precision, rule, problem
+        )
+        beta = rule.noise_precision(problem.weight, residual)
+        items, residual = _update_side(
+            rest.items, state.items, users, beta, rule, problem
+        )
+        beta = rule.noise_precision(problem.weight, residual)
+        state = replace(
+            state,
+            users=users,
+            items=items,
+            noise_precision=beta,
+            noise_variance=residual / problem.weight,
+        )
+        objective = rule.objective(state, problem, residual) / problem.weight
+        state = replace(state, objective=objective)
+        yield state
+
+
+def _update_side(
+    ratings: Ratings,
+    side: Side,
+    other: Side,
+    noise_precision: float,
+    rule: Rule,
+    problem: Problem,
+) -> tuple[Side, float]:
+    """One side's rows given the other side, and the weighted residual they leave."""
+    layout = problem.layout
+    mean = torch.empty_like(side.mean)
+    precision = torch.empty_like(side.relative_precision)
+    table = torch.empty_like(side.table)
+    covariances, shapes = [], []
+    squares = torch.empty_like(precision)
+    log_det = 0.0
+    seen = layout.seen(other.mean) * other.relative_precision[:, None]
+    for rows, tile in ratings.tiles(max(1, TILE_SIZE // layout.n_packed)):
+        sums = Sums.over(tile, other.table, seen, other.relative_precision, layout)
+        centre, factor = conditional(
+            sums,
+            noise_precision * side.relative_precision[rows],
+            side.prior_mean,
+            side.prior_precision,
+        )
+        mean[rows], covariance = rule.rows(centre, factor)
+        squares[rows] = sums.residual(mean[rows], covariance).clamp_(min=0)
+        precision[rows], shape = rule.relative_precision(
+            tile.count, noise_precision * squares[rows], side.concentration
+        )
+        if covariance is not None:
+            covariance = layout.pack(covariance)
+            covariances.append(covariance)
+            shapes.append(shape)
+            log_det += 2 * _total(factor.diagonal(dim1=1, dim2=2).log())
+        torch.mul(
+            layout.moments(mean[rows], covariance),
+            precision[rows, None],
+            out=table[rows],
+        )
+    side = replace(
+        side,
+        mean=mean,
+        covariance=torch.cat(covariances) if covariances else None,
+        log_det=log_det,
+        relative_precision=precision,
+        relative_shape=torch.cat(shapes) if shapes else None,
+        table=table,
+    )
+    side = rule.learn_prior(side, layout)
+    return side, _total(side.relative_precision * squares)
+
+
+def _update_coef(problem: Problem, state: State, rule: Rule) -> State:
+    """Coefficients of the features given both sides' rows."""
+    features = problem.features
+    n_features = features.shape[1]
+    if not n_features:
+        return state
+    u, i = problem.user_index, problem.users.others
+    users, items = state.users, state.items
+    precision = (
+        state.noise_precision
+        * problem.users.weight
+        * users.relative_precision[u]
+        * items.relative_precision[i]
+    )
+    fitted = fitted_values(problem.users, users.mean, items.mean, problem.layout)
+    A = (features.T * precision) @ features
+    A.diagonal().add_(state.coef_precision)
+    h = features.T @ (precision * (problem.target - fitted))
+    identity = torch.eye(n_features).to(A)
+    factor = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(A), identity, upper=False
+    )
+    coef, covariance = rule.rows((factor.T @ (factor @ h))[None], factor[None])
+    if covariance is None:
+        factor = None
+    square = _total(coef.square()) + (
+        0.0 if factor is None else _total(factor.square())
+    )
+    return replace(
+        state,
+        coef=coef[0],
+        coef_factor=factor,
+        coef_precision=rule.coef_precision(n_features, square),
+    )
+
+
+def evidence_lower_bound(state: State, problem: Problem, residual: float) -> float:
+    """The bound that "vb" raises, for `residual` = Σ w α γ E[(y − ŷ)²].
+
+    E[log p(y, rows, α, γ, w)] + entropy, with the log priors of Λ and λ but for their
+    normalisation.
+    """
+    doubled = problem.weight * math.log(state.noise_precision / (2 * math.pi))
+    doubled -= state.noise_precision * residual
+    for ratings, side in ((problem.users, state.users), (problem.items, state.items)):
+        n_rows, size = side.mean.shape
+        log_alpha = _expected_log(side.relative_precision, side.relative_shape)
+        doubled += _total(ratings.count * log_alpha)
+        doubled += 2 * _relative_evidence(side, log_alpha)
+        log_det = float(torch.linalg.slogdet(side.prior_precision).logabsdet)
+        doubled += side.log_det + (PRIOR_ROWS + n_rows) * log_det - PRIOR_ROWS * size
+    if state.coef_factor is not None:
+        n_features = len(state.coef)
+        doubled += 2 * _total(state.coef_factor.diagonal().log())
+        doubled += (PRIOR_ROWS + n_features) * math.log(state.coef_precision)
+        doubled -= PRIOR_ROWS
+    return doubled / 2
+
+
+def _concentration(alpha: Tensor, shape: Tensor) -> float:
+    """The a that maximises the bound: log a − ψ(a) + 1 = mean(E[α] − E[log α])."""
+    gap = _total(alpha - _expected_log(alpha, shape)) / len(alpha)
+
+    def slope(a: float) -> float:
+        return math.log(a) - digamma(a) + 1 - gap
+
+    low, high = CONCENTRATION_BOUNDS
+    if slope(low) <= 0:
+        return low
+    return high if slope(high) >= 0 else brentq(slope, low, high, rtol=1e-6)
+
+
+def _expected_log(alpha: Tensor, shape: Tensor) -> Tensor:
+    """E[log α] under Gamma distributions of mean `alpha` and shape `shape`."""
+    return torch.digamma(shape) - shape.log() + alpha.log()
+
+
+def _relative_evidence(side: Side, log_alpha: Tensor) -> float:
+    """E[log p(α)] + entropy of the relative precisions of a side."""
+    a, shape, alpha = side.concentration, side.relative_shape, side.relative_precision
+    prior = a * math.log(a) - math.lgamma(a) + (a - 1) * log_alpha - a * alpha
+    entropy = shape - (shape / alpha).log() + torch.lgamma(shape)
+    entropy += (1 - shape) * torch.digamma(shape)
+    return _total(prior + entropy)
+
+
+def _total(x: Tensor) -> float:
+    return float(x.sum(dtype=torch.float64))
+
+
+def spectral_start(problem: Problem) -> State:
+    """A start for any rule: the leading singular vectors of what biases leave.
+
+    Item factors are V √S of the residuals y − b − c, each divided by the square roots of
+    its row's and its column's (shrunken) count, found by block power iteration. They are
+    scaled down so that the first sweeps can still turn them.
+    """
+    layout, users, items = problem.layout, problem.users, problem.items
+    y = problem.target
+    user_bias, item_bias = y.new_zeros(len(users)), y.new_zeros(len(items))
+    u, i = problem.user_index, problem.users.others
+    if layout.biased:
+        one = y.new_ones(len(users), 1)
+        total = items.sum(one, items.weight * items.target).squeeze(1)
+        item_bias = total / (items.count + START_SHRINKAGE)
+        total = users.sum(
+            y.new_ones(len(items), 1), users.weight * (y - item_bias[i])
+        ).squeeze(1)
+        user_bias = total / (users.count + START_SHRINKAGE)
+    scale = [(side.count + START_SHRINKAGE).rsqrt() for side in (users, items)]
+    residual = (y - user_bias[u] - item_bias[i]) * users.weight
+    residual *= scale[0][u] * scale[1][i]
+    by_item = residual[problem.to_items]
+
+    k = min(layout.n_factors, len(users), len(items))
+    size = min(k + START_OVERSAMPLING, len(users), len(items))
+    generator = torch.Generator().manual_seed(0)
+    V = torch.randn(len(items), size, generator=generator).to(y)
+    for _ in range(START_ITERATIONS):
+        U = torch.linalg.qr(users.sum(V, residual)).Q
+        V = torch.linalg.qr(items.sum(U, by_item)).Q
+    _, S, W = torch.linalg.svd(users.sum(V, residual), full_matrices=False)
+    mean = y.new_zeros(len(items), layout.row_size)
+    mean[:, :k] = START_SCALE * math.sqrt(len(items)) * (V @ W.T)[:, :k] * S[:k].sqrt()
+    if layout.biased:
+        mean[:, -1] = item_bias
+    return State(
+        users=Side.at(y.new_zeros(len(users), layout.row_size), layout),
+        items=Side.at(mean, layout),
+        coef=y.new_zeros(problem.features.shape[1]),
+    )

@@ -1,0 +1,633 @@
+"""BaseRecommender: the template that every estimator of this package fills in.
+
+It validates, numbers the ids, runs the iterations of a solver with callbacks and
+stopping, and turns row numbers back into raw ids. What a model is, and how it is fitted
+and scored, are the hooks at the end of the class. scikit-learn's private names are
+imported here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Literal
+
+import narwhals.stable.v1 as nw
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import (
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
+
+from ._interactions import Columns, Ids, Interactions, as_numbers
+from ._topk import top_k
+
+__all__ = ["BaseRecommender", "Integral", "Interval", "Iteration", "Real", "StrOptions"]
+
+MAX_IDS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What a solver reports after an iteration.
+
+    Attributes
+    ----------
+    objective : float
+        What is being lowered, per unit of weight.
+    attributes : callable
+        Gives the fitted attributes as if fit had ended here.
+    """
+
+    objective: float
+    attributes: Callable[[], dict[str, Any]]
+
+
+def _all_or_nothing(fit):
+    """Let a failing `fit` leave the estimator as it was."""
+
+    @functools.wraps(fit)
+    def wrapper(self, *args, **kwargs):
+        before = vars(self).copy()
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return wrapper
+
+
+class BaseRecommender(
+    CallbackSupportMixin, RegressorMixin, BaseEstimator, metaclass=ABCMeta
+):
+    """Template of an estimator over (user, item) rows."""
+
+    _parameter_constraints: dict = {
+        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "handle_unknown": [StrOptions({"ignore", "warn", "error"})],
+        "clip": ["boolean"],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        tags.regressor_tags.poor_score = True
+        return tags
+
+    @_all_or_nothing
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None):
+        """Fit the model to ratings.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, 2 + n_features)
+            Column 0 holds the user, column 1 the item, as raw ids of any sortable kind.
+            Any further column is a numeric feature of that one rating.
+        y : array-like of shape (n_samples,)
+            The ratings, on any scale.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights. A weight of 2 is the row twice, 0 is no row.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If an id, a feature, a rating or a weight is missing or infinite, if lengths
+            differ, or if no row has a positive weight.
+        TypeError
+            If the ids of a column are of several kinds, nested, or X is sparse.
+        """
+        columns = self._read_columns(X, reset=True)
+        rating = self._read_ratings(y, columns)
+        weight = self._read_weights(sample_weight, columns)
+        data = Interactions.from_columns(columns, rating, weight)
+        device = self._torch_device()
+
+        # `hasattr` of a fitted attribute is what a warm start stands on.
+        iterations = self._iterate(data, device)
+        self._set_seen(data)
+        self.rating_range_ = (float(data.rating.min()), float(data.rating.max()))
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        task = {"estimator": self, "X": X, "y": y, "metadata": metadata}
+        context = self._init_callback_context(max_subtasks=self._max_iter())
+        context.call_on_fit_task_begin(**task)
+        iteration = self._run(iterations, context, task)
+        attributes = iteration.attributes()
+        vars(self).update(attributes)
+        context.call_on_fit_task_end(
+            **task, reconstruction_attributes=lambda: attributes
+        )
+        return self
+
+    def _run(self, iterations: Iterator[Iteration], context, task) -> Iteration:
+        """Iterate until `tol`, `max_iter` or a callback says stop."""
+        max_iter = self._max_iter()
+        losses: list[float] = []
+        converged = stopped = False
+        while not (converged or stopped or len(losses) == max_iter):
+            step = context.subcontext(task_name="iteration")
+            step.call_on_fit_task_begin(**task)
+            iteration = next(iterations)
+            losses.append(iteration.objective)
+            if not np.isfinite(iteration.objective):
+                raise FloatingPointError(
+                    f"{type(self).__name__} diverged: its objective is "
+                    f"{iteration.objective} after iteration {len(losses)}."
+                )
+            if self.verbose:
+                print(
+                    f"[{type(self).__name__}] iteration {len(losses)} of at most "
+                    f"{max_iter}: objective {iteration.objective:.6f}"
+                )
+            self.n_iter_ = len(losses)
+            self.loss_curve_ = losses
+            stopped = step.call_on_fit_task_end(
+                **task, reconstruction_attributes=iteration.attributes
+            )
+            if self._can_converge() and len(losses) > 1:
+                converged = losses[-2] - losses[-1] < self.tol
+        if self._can_converge() and not (converged or stopped):
+            warnings.warn(
+                f"{type(self).__name__} has not converged after max_iter={max_iter} "
+                f"iterations: the last one still lowered the objective by more than "
+                f"tol={self.tol}. Raise max_iter or tol.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return iteration
+
+    def predict(self, X, return_std: bool = False):
+        """Predict ratings.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, 2 + n_features)
+            Columns as in `fit`. Ids that `fit` has not seen are answered as
+            `handle_unknown` says.
+        return_std : bool, default=False
+            Return the standard deviation of each predicted rating too: how far a new
+            rating would fall from the prediction, noise included.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            Predicted ratings, in the units of the ratings given to `fit`.
+        std : ndarray of shape (n_samples,)
+            Only with `return_std=True`.
+
+        Raises
+        ------
+        ValueError
+            If an id or a feature is missing or infinite, if X is not as wide as in
+            `fit`, if `handle_unknown="error"` and an id is unknown, or if the fit knows
+            no standard deviation.
+        TypeError
+            If ids are of another kind than in `fit`, such as strings for numbers.
+        """
+        check_is_fitted(self)
+        columns = self._read_columns(X, reset=False)
+        users = columns.users.numbered_in(self.user_ids_)
+        items = columns.items.numbered_in(self.item_ids_)
+        self._handle_unknown(
+            {"users": (columns.users, users), "items": (columns.items, items)}
+        )
+        y, std = self._predict(users, items, columns.features, return_std)
+        if self.clip:
+            y = y.clip(*self.rating_range_)
+        return (y, std) if return_std else y
+
+    def recommend(
+        self,
+        users=None,
+        n_items: int = 10,
+        *,
+        exclude_seen: bool = True,
+        candidates=None,
+        return_scores: bool = False,
+        as_frame: bool = False,
+    ):
+        """The items that users would rate highest, best first.
+
+        Ties go to the item that comes first in `item_ids_`. A user that was not in the
+        training rows gets what is known: the items by their own merit.
+
+        Parameters
+        ----------
+        users : array-like of shape (n_users,), default=None
+            Raw user ids; None is all users of `user_ids_`, in that order.
+        n_items : int, default=10
+            Length of each list.
+        exclude_seen : bool, default=True
+            Leave out what a user has rated in the training rows.
+        candidates : array-like of shape (n_candidates,), default=None
+            Raw item ids to choose from; None is all items of `item_ids_`.
+        return_scores : bool, default=False
+            Return scores too: predicted ratings, not clipped, at the mean of any further
+            columns of X.
+        as_frame : bool, default=False
+            Return a long frame.
+
+        Returns
+        -------
+        items : ndarray of shape (n_users, n_items)
+            Raw item ids.
+        scores : ndarray of shape (n_users, n_items)
+            Only with `return_scores=True`.
+        frame : DataFrame with columns user, item, rank and score
+            With `as_frame=True`, instead of arrays. A user with fewer than `n_items`
+            candidates left has fewer rows.
+
+        Raises
+        ------
+        ValueError
+            If `n_items` is not between 1 and the number of candidates, if a candidate is
+            unknown, or if (without `as_frame`) a user has too few candidates left.
+        """
+        check_is_fitted(self)
+        if users is None:
+            user_ids, rows = self.user_ids_, np.arange(len(self.user_ids_))
+        else:
+            ids = _read_ids(users, "users")
+            user_ids, rows = ids.values, ids.numbered_in(self.user_ids_)
+            self._handle_unknown({"users": (ids, rows)})
+        columns = np.arange(len(self.item_ids_))
+        if candidates is not None:
+            columns = np.unique(_known(candidates, "candidates", self.item_ids_))
+        _check_n_items(n_items, len(columns), "candidates")
+
+        column_of_item = np.full(len(self.item_ids_), -1)
+        column_of_item[columns] = np.arange(len(columns))
+
+        def seen(tile: slice) -> tuple[np.ndarray, np.ndarray]:
+            users, items = self._seen_by(rows[tile])
+            where = column_of_item[items]
+            return users[where >= 0], where[where >= 0]
+
+        score = self._scorer(rows, columns, self._torch_device())
+        best, scores = top_k(
+            score, len(rows), len(columns), n_items, seen if exclude_seen else None
+        )
+        items = self.item_ids_[columns[best]]
+        if as_frame:
+            return _long_frame(user_ids, items, scores, "user", "item")
+        short = np.flatnonzero(best[:, -1] < 0)
+        if len(short):
+            left = int((best[short[0]] >= 0).sum())
+            raise ValueError(
+                f"n_items={n_items}, but user {user_ids[short[0]]!r} has only {left} "
+                f"candidates left that they have not rated ({len(short)} such users). "
+                "Use as_frame=True, which returns as many as there are, a smaller "
+                "n_items, or exclude_seen=False."
+            )
+        return (items, scores) if return_scores else items
+
+    def similar_items(
+        self,
+        items,
+        n_items: int = 10,
+        *,
+        return_scores: bool = False,
+        as_frame: bool = False,
+    ):
+        """The items most like given ones, best first, by cosine of their profiles.
+
+        Parameters
+        ----------
+        items : array-like of shape (n_queries,)
+            Raw item ids, all in `item_ids_`.
+        n_items : int, default=10
+            Length of each list.
+        return_scores : bool, default=False
+            Return the cosines too.
+        as_frame : bool, default=False
+            Return a long frame.
+
+        Returns
+        -------
+        similar : ndarray of shape (n_queries, n_items)
+            Raw item ids, never the item itself.
+        scores : ndarray of shape (n_queries, n_items)
+            Only with `return_scores=True`.
+        frame : DataFrame with columns item, similar_item, rank and score
+            With `as_frame=True`, instead of arrays.
+
+        Raises
+        ------
+        ValueError
+            If an item is unknown or `n_items` is not between 1 and the number of other
+            items.
+        """
+        return self._similar("item", items, n_items, return_scores, as_frame)
+
+    def similar_users(
+        self,
+        users,
+        n_users: int = 10,
+        *,
+        return_scores: bool = False,
+        as_frame: bool = False,
+    ):
+        """The users most like given ones, best first, by cosine of their profiles.
+
+        Parameters
+        ----------
+        users : array-like of shape (n_queries,)
+            Raw user ids, all in `user_ids_`.
+        n_users : int, default=10
+            Length of each list.
+        return_scores : bool, default=False
+            Return the cosines too.
+        as_frame : bool, default=False
+            Return a long frame.
+
+        Returns
+        -------
+        similar : ndarray of shape (n_queries, n_users)
+            Raw user ids, never the user itself.
+        scores : ndarray of shape (n_queries, n_users)
+            Only with `return_scores=True`.
+        frame : DataFrame with columns user, similar_user, rank and score
+            With `as_frame=True`, instead of arrays.
+
+        Raises
+        ------
+        ValueError
+            If a user is unknown or `n_users` is not between 1 and the number of other
+            users.
+        """
+        return self._similar("user", users, n_users, return_scores, as_frame)
+
+    def _similar(self, side, queries, n, return_scores, as_frame):
+        check_is_fitted(self)
+        ids = getattr(self, f"{side}_ids_")
+        rows = _known(queries, f"{side}s", ids)
+        _check_n_items(n, len(ids) - 1, f"other {side}s", f"n_{side}s")
+        profiles = torch.from_numpy(self._profiles(side)).to(self._torch_device())
+        norms = profiles.norm(dim=1, keepdim=True)
+        profiles = profiles / torch.where(norms > 0, norms, 1)
+
+        def itself(tile: slice) -> tuple[np.ndarray, np.ndarray]:
+            return np.arange(tile.stop - tile.start), rows[tile]
+
+        best, scores = top_k(
+            lambda tile: profiles[rows[tile]] @ profiles.T,
+            len(rows),
+            len(ids),
+            n,
+            itself,
+        )
+        if as_frame:
+            return _long_frame(ids[rows], ids[best], scores, side, f"similar_{side}")
+        return (ids[best], scores) if return_scores else ids[best]
+
+    def _read_columns(self, X, *, reset: bool) -> Columns:
+        """Validated columns of X, whatever container it came in."""
+        frame = nw.from_native(X, eager_only=True, pass_through=True)
+        if isinstance(frame, nw.DataFrame):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            if frame.shape[0] == 0:
+                raise ValueError(
+                    f"Found array with 0 sample(s) (shape={frame.shape}) while a minimum "
+                    f"of 1 is required by {type(self).__name__}: X has no rows."
+                )
+            if frame.shape[1] < 2:
+                raise ValueError(
+                    f"Found array with {frame.shape[1]} feature(s) (shape={frame.shape}) "
+                    f"while a minimum of 2 is required by {type(self).__name__}: X needs "
+                    "a column of users and a column of items."
+                )
+            return Columns.from_frame(frame)
+        if isinstance(X, list | tuple):
+            # np.array would turn a row ("ann", 7) into two strings.
+            X = _object_array(X)
+        X = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=None,
+            ensure_all_finite=False,
+            ensure_min_features=2 if reset else 1,
+        )
+        return Columns.from_array(X)
+
+    def _read_ratings(self, y, columns: Columns) -> np.ndarray:
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but the "
+                "target y is None."
+            )
+        if sparse.issparse(y):
+            raise TypeError(
+                "y is a sparse matrix; it must be a dense array of ratings."
+            )
+        check_consistent_length(columns.users.values, y)
+        return as_numbers(column_or_1d(y, warn=True), "y", "rating")
+
+    def _read_weights(self, sample_weight, columns: Columns) -> np.ndarray | None:
+        if sample_weight is None:
+            return None
+        weight = as_numbers(sample_weight, "sample_weight", "weight")
+        if weight.ndim == 0:
+            weight = np.full(len(columns.users.values), weight)
+        if weight.shape != columns.users.values.shape:
+            raise ValueError(
+                f"sample_weight has shape {weight.shape}, but X has "
+                f"{len(columns.users.values)} rows; it must hold one weight per row."
+            )
+        if (weight < 0).any():
+            rows = np.flatnonzero(weight < 0)
+            raise ValueError(
+                f"Negative values in data passed to `sample_weight`: {len(rows)} (first "
+                f"rows: {', '.join(map(str, rows[:5]))}); weights must be at least 0."
+            )
+        if not weight.any():
+            raise ValueError(
+                "sample_weight is zero in all rows; at least one must be positive."
+            )
+        return weight
+
+    def _handle_unknown(self, found: dict[str, tuple[Ids, np.ndarray]]) -> None:
+        """Say what `handle_unknown` asks to be said of ids that fit has not seen."""
+        if self.handle_unknown == "ignore":
+            return
+        unknown = {
+            noun: ids.values[rows < 0]
+            for noun, (ids, rows) in found.items()
+            if (rows < 0).any()
+        }
+        if not unknown:
+            return
+        message = " and ".join(
+            f"{len(np.unique(ids))} unknown {noun} in {len(ids)} rows, such as "
+            f"{ids[0]!r}"
+            for noun, ids in unknown.items()
+        )
+        if self.handle_unknown == "error":
+            raise ValueError(f"Found {message}; handle_unknown='error' refuses them.")
+        warnings.warn(
+            f"Found {message}; they are answered from what is known.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    def _torch_device(self) -> torch.device:
+        """The device that `device` names, if it is there."""
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(
+                f"device={self.device!r} is not available here: {error}. Use 'auto', "
+                "'cpu', or a device of this machine such as 'cuda' or 'cuda:1'."
+            ) from error
+        return torch.device(name)
+
+    def _set_seen(self, data: Interactions) -> None:
+        """Keep the ids, and which items each user has rated."""
+        self.user_ids_, self.item_ids_ = data.user_ids, data.item_ids
+        pair = np.stack([data.users, data.items])
+        first = np.ones(pair.shape[1], dtype=bool)
+        first[1:] = (pair[:, 1:] != pair[:, :-1]).any(axis=0)
+        users, items = pair[:, first]
+        self._seen_items = items.astype(np.int32)
+        self._seen_offsets = np.searchsorted(users, np.arange(len(data.user_ids) + 1))
+
+    def _seen_by(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(position in `rows`, item number) of all that users have rated."""
+        starts = np.where(rows < 0, 0, self._seen_offsets[rows])
+        stops = np.where(rows < 0, 0, self._seen_offsets[rows + 1])
+        counts = stops - starts
+        position = np.repeat(np.arange(len(rows)), counts)
+        shift = np.repeat(starts - np.cumsum(counts) + counts, counts)
+        return position, self._seen_items[shift + np.arange(counts.sum())]
+
+    @abstractmethod
+    def _max_iter(self) -> int:
+        """Iterations at most."""
+
+    @abstractmethod
+    def _can_converge(self) -> bool:
+        """Whether `tol` can stop the solver."""
+
+    @abstractmethod
+    def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
+        """Endless iterations of the solver."""
+
+    @abstractmethod
+    def _predict(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        features: np.ndarray,
+        return_std: bool,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Predicted ratings of row numbers (-1 is unknown) and their deviations."""
+
+    @abstractmethod
+    def _scorer(
+        self, rows: np.ndarray, columns: np.ndarray, device: torch.device
+    ) -> Callable[[slice], torch.Tensor]:
+        """Takes a slice of user `rows` (-1 is unknown) to scores of item `columns`."""
+
+    @abstractmethod
+    def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
+        """Vectors whose cosine says how alike two users or two items are."""
+
+
+def _object_array(rows: list | tuple) -> np.ndarray:
+    """Rows as an object array, or as NumPy sees them where they are no rows of cells."""
+    try:
+        return np.array(rows, dtype=object)
+    except ValueError:
+        return np.array(rows)
+
+
+def _read_ids(values, name: str) -> Ids:
+    """Ids given as an argument."""
+    if isinstance(values, str | bytes) or np.ndim(values) == 0:
+        raise ValueError(
+            f"{name} must be a one-dimensional array-like of ids, got the single value "
+            f"{values!r}. Write [{values!r}]."
+        )
+    series = nw.from_native(values, series_only=True, pass_through=True)
+    if isinstance(series, nw.Series):
+        return Ids.from_column(series.to_numpy(), series.is_null().to_numpy(), name)
+    if isinstance(values, list | tuple):
+        array = np.empty(len(values), dtype=object)
+        array[:] = values
+    else:
+        array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(
+            f"{name} must be a one-dimensional array-like of ids, got shape "
+            f"{array.shape}."
+        )
+    missing = pd.isna(array) if array.dtype.kind == "O" else np.zeros(len(array), bool)
+    return Ids.from_column(array, missing, name)
+
+
+def _known(values, name: str, fitted: np.ndarray) -> np.ndarray:
+    """Row numbers of ids that must all be known."""
+    ids = _read_ids(values, name)
+    rows = ids.numbered_in(fitted)
+    unknown = ids.values[rows < 0]
+    if len(unknown):
+        shown = ", ".join(map(repr, unknown[:MAX_IDS_SHOWN].tolist()))
+        raise ValueError(
+            f"{name} holds {len(unknown)} ids that were not in the training rows, such "
+            f"as {shown}."
+        )
+    return rows
+
+
+def _check_n_items(n: int, available: int, noun: str, name: str = "n_items") -> None:
+    if not isinstance(n, Integral) or isinstance(n, bool):
+        raise TypeError(f"{name} must be an int, got {n!r}.")
+    if not 1 <= n <= available:
+        raise ValueError(
+            f"{name}={n} must be between 1 and the number of {noun}, {available}."
+        )
+
+
+def _long_frame(
+    queries: np.ndarray, found: np.ndarray, scores: np.ndarray, query: str, item: str
+) -> pd.DataFrame:
+    n_queries, n = found.shape
+    frame = pd.DataFrame(
+        {
+            query: np.repeat(queries, n),
+            item: found.ravel(),
+            "rank": np.tile(np.arange(1, n + 1), n_queries),
+            "score": scores.ravel(),
+        }
+    )
+    return frame[frame["score"] > -np.inf].reset_index(drop=True)

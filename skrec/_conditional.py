@@ -1,0 +1,269 @@
+"""The Gaussian conditional of one side's rows given the other side.
+
+One side of a matrix factorisation is a table of rows x = (p, b): factors and bias.
+Seen from the other side, a row is e = (p, 1, b): the other side's row z = (q, c) turns
+it into a prediction by p·q + b + c. With the other side's e = (q, 1, c) cut into the
+part z = (q, 1) that x meets and the offset c, everything that a row's posterior needs of
+its ratings are sums over them,
+
+    G = Σ w E[z zᵀ]     g = Σ w (E[y z] − E[c z])     s = Σ w E[(y − c)²],
+
+and the posterior of x is N(A⁻¹h, A⁻¹) where
+
+    A = β G + Λ         h = β g + Λ m.
+
+The expected residual sum of squares of the row is s − 2 E[x]·g + ⟨E[x xᵀ], G⟩. Without
+biases e is q, and there is no offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+# Rows are visited in tiles whose packed moments hold about this many numbers, so that
+# the work space neither grows with the number of rows nor leaves the processor's cache.
+TILE_SIZE = 2**20
+
+
+class Layout:
+    """Where the coordinates of a row stand in e and in packed symmetric matrices.
+
+    A row x is (p, b) and e is (p, 1, b), or p both where there are no biases. Symmetric
+    matrices are packed as their lower triangle, row by row, so that the moments of
+    z = (p, 1) are the head of the packed moments of e, and those of the offset their
+    tail.
+    """
+
+    def __init__(self, n_factors: int, biased: bool, device: torch.device) -> None:
+        self.n_factors = n_factors
+        self.biased = biased
+        self.row_size = d = n_factors + biased
+        self.e_size = d + biased
+        self.n_packed = self.e_size * (self.e_size + 1) // 2
+        self.n_packed_row = d * (d + 1) // 2
+
+        rows, columns = torch.tril_indices(d, d, device=device)
+        self._pack = rows * d + columns
+        self._unpack = torch.empty(d, d, dtype=torch.long, device=device)
+        self._unpack[rows, columns] = torch.arange(len(rows), device=device)
+        self._unpack[columns, rows] = torch.arange(len(rows), device=device)
+        rows, columns = torch.tril_indices(self.e_size, self.e_size, device=device)
+        self._pack_e = rows * self.e_size + columns
+
+    def pack(self, matrices: Tensor) -> Tensor:
+        """Lower triangles of matrices over x, shape (n_rows, n_packed_row)."""
+        return matrices.flatten(1).index_select(1, self._pack)
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Matrices over x, shape (n_rows, row_size, row_size), from their triangles."""
+        d = self.row_size
+        return packed.index_select(1, self._unpack.flatten()).view(-1, d, d)
+
+    def seen(self, rows: Tensor) -> Tensor:
+        """E[e] of rows, shape (n_rows, e_size)."""
+        if not self.biased:
+            return rows
+        one = rows.new_ones(len(rows), 1)
+        return torch.cat([rows[:, :-1], one, rows[:, -1:]], dim=1)
+
+    def moments(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
+        """E[e eᵀ] of rows with packed covariance, packed; a point has no covariance."""
+        e = self.seen(rows)
+        packed = (
+            (e[:, :, None] * e[:, None, :]).flatten(1).index_select(1, self._pack_e)
+        )
+        if covariance is not None:
+            k = self.n_factors
+            head = k * (k + 1) // 2
+            packed[:, :head] += covariance[:, :head]
+            if self.biased:
+                packed[:, -k - 2 : -2] += covariance[:, head:-1]
+                packed[:, -1] += covariance[:, -1]
+        return packed
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """The ratings as the rows of one side see them, in compressed sparse rows.
+
+    Attributes
+    ----------
+    offsets : Tensor of shape (n_rows + 1,)
+        Where each row's ratings begin.
+    others : Tensor of shape (n_ratings,)
+        The row of the other side that each rating belongs to.
+    weight, target, target_square : Tensor of shape (n_ratings,)
+        Weight of each rating, E[y] and E[y²].
+    count : Tensor of shape (n_rows,)
+        Sum of the weights of each row.
+    """
+
+    offsets: Tensor
+    others: Tensor
+    weight: Tensor
+    target: Tensor
+    target_square: Tensor
+    count: Tensor
+
+    @classmethod
+    def from_sorted(
+        cls, rows: Tensor, others: Tensor, n_rows: int, weight: Tensor, target: Tensor
+    ) -> Ratings:
+        """Ratings given in the order of `rows`."""
+        offsets = torch.zeros(n_rows + 1, dtype=torch.long, device=rows.device)
+        torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=offsets[1:])
+        total = torch.cat([weight.new_zeros(1).double(), weight.double().cumsum(0)])
+        return cls(
+            offsets=offsets.int(),
+            others=others.int(),
+            weight=weight,
+            target=target,
+            target_square=target.square(),
+            count=total[offsets].diff().to(weight.dtype),
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of ratings of each row."""
+        return self.offsets.diff()
+
+    def sum(self, table: Tensor, weight: Tensor) -> Tensor:
+        """Σ weight · table[other] over the ratings of every row."""
+        # A sparse matrix product in effect. As an embedding bag it is fast without
+        # MKL, runs on every device, and is no beta feature.
+        return embedding_bag(
+            self.others,
+            table,
+            self.offsets,
+            mode="sum",
+            per_sample_weights=weight,
+            include_last_offset=True,
+        )
+
+    def tiles(self, size: int) -> Iterator[tuple[slice, Ratings]]:
+        """The same ratings, `size` rows at a time."""
+        bounds = self.offsets[::size].tolist()
+        bounds.append(int(self.offsets[-1]))
+        for tile, (start, stop) in enumerate(pairwise(bounds)):
+            rows = slice(tile * size, min((tile + 1) * size, len(self)))
+            if rows.start < rows.stop:
+                yield (
+                    rows,
+                    Ratings(
+                        self.offsets[rows.start : rows.stop + 1] - start,
+                        self.others[start:stop],
+                        self.weight[start:stop],
+                        self.target[start:stop],
+                        self.target_square[start:stop],
+                        self.count[rows],
+                    ),
+                )
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sums G, g and s over the ratings of each row."""
+
+    G: Tensor
+    g: Tensor
+    s: Tensor
+
+    @classmethod
+    def over(
+        cls,
+        ratings: Ratings,
+        moments: Tensor,
+        seen: Tensor,
+        precision: Tensor,
+        layout: Layout,
+    ) -> Sums:
+        """Sum over each row's ratings what the other side's rows show of themselves.
+
+        `moments` is E[e eᵀ], packed, and `seen` is E[e], both times the relative
+        `precision` of the row.
+        """
+        moments = ratings.sum(moments, ratings.weight)
+        products = ratings.sum(seen, ratings.weight * ratings.target)
+        squares = ratings.weight * ratings.target_square
+        squares = ratings.sum(precision[:, None], squares).squeeze(1)
+        d = layout.row_size
+        if not layout.biased:
+            return cls(layout.unpack(moments), products, squares)
+        return cls(
+            G=layout.unpack(moments[:, : layout.n_packed_row]),
+            g=products[:, :-1] - moments[:, -d - 1 : -1],
+            s=squares - 2 * products[:, -1] + moments[:, -1],
+        )
+
+    def residual(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
+        """Expected residual sum of squares of rows with full covariances."""
+        fitted = (self.G @ rows[:, :, None]).squeeze(2)
+        residual = self.s + (rows * (fitted - 2 * self.g)).sum(1)
+        if covariance is not None:
+            residual += (covariance * self.G).sum((1, 2))
+        return residual
+
+
+def conditional(
+    sums: Sums,
+    noise_precision: Tensor,
+    prior_mean: Tensor,
+    prior_precision: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Posterior of each row given the other side.
+
+    Parameters
+    ----------
+    sums : Sums
+        Sums over the ratings of each row.
+    noise_precision : Tensor of shape (n_rows,)
+        β of each row.
+    prior_mean : Tensor of shape (row_size,)
+        m.
+    prior_precision : Tensor of shape (row_size, row_size)
+        Λ.
+    Returns
+    -------
+    mean : Tensor of shape (n_rows, row_size)
+        A⁻¹h.
+    factor : Tensor of shape (n_rows, row_size, row_size)
+        R = L⁻¹ for the Cholesky factor A = LLᵀ, so that A⁻¹ = RᵀR.
+    """
+    A = noise_precision[:, None, None] * sums.G + prior_precision
+    # Rounding can make a sum of moments indefinite by a few ulps of its size.
+    size = len(prior_mean)
+    A.diagonal(dim1=1, dim2=2).mul_(1 + 4 * size * torch.finfo(A.dtype).eps)
+    h = noise_precision[:, None] * sums.g + prior_precision @ prior_mean
+    L = torch.linalg.cholesky(A)
+    identity = torch.eye(size, dtype=A.dtype, device=A.device)
+    factor = torch.linalg.solve_triangular(L, identity, upper=False)
+    mean = (factor.mT @ (factor @ h[:, :, None])).squeeze(2)
+    return mean, factor
+
+
+def fitted_values(
+    ratings: Ratings, rows: Tensor, others: Tensor, layout: Layout
+) -> Tensor:
+    """v·e of every rating, for points `rows` and `others`, in the order of `ratings`."""
+    if layout.biased:
+        one = rows.new_ones(len(rows), 1)
+        rows = torch.cat([rows, one], dim=1)
+        others = layout.seen(others)
+    tile_rows = max(1, TILE_SIZE * len(rows) // (len(ratings.others) * layout.e_size))
+    return torch.cat(
+        [
+            (
+                rows[span].repeat_interleave(tile.lengths, dim=0) * others[tile.others]
+            ).sum(1)
+            for span, tile in ratings.tiles(tile_rows)
+        ]
+    )

@@ -1,0 +1,267 @@
+"""Raw rows to canonical training rows and back: raw id <-> row number.
+
+Canonical rows do not depend on the order of the rows given, nor on how a repeated row is
+written: rows without weight are dropped, ids are numbered in sorted order, rows stand in
+(user, item) order, and equal rows are one row with their weights summed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals.stable.v1 as nw
+import numpy as np
+import pandas as pd
+
+N_ROWS_SHOWN = 5
+
+NUMBER_KINDS = {"integer", "floating", "mixed-integer-float", "boolean"}
+MIXED_KINDS = {"mixed", "mixed-integer"}
+NESTED_TYPES = (list, tuple, dict, set, frozenset, np.ndarray)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of X: raw ids of users and items, and further numeric features.
+
+    Attributes
+    ----------
+    users, items : Ids
+        One id per row.
+    features : ndarray of shape (n_samples, n_further_columns), dtype float64
+    """
+
+    users: Ids
+    items: Ids
+    features: np.ndarray
+
+    @classmethod
+    def from_frame(cls, frame: nw.DataFrame) -> Columns:
+        """Columns of a pandas, polars or pyarrow table, each in its own dtype."""
+        series = [frame[:, j] for j in range(frame.shape[1])]
+        missing = [s.is_null().to_numpy() for s in series]
+        return cls.from_columns(
+            [s.to_numpy() for s in series], missing, [repr(s.name) for s in series]
+        )
+
+    @classmethod
+    def from_array(cls, X: np.ndarray) -> Columns:
+        """Columns of a two-dimensional array."""
+        columns = list(X.T)
+        missing = [
+            pd.isna(c) if c.dtype.kind == "O" else np.zeros(len(c), bool)
+            for c in columns
+        ]
+        return cls.from_columns(columns, missing, [""] * len(columns))
+
+    @classmethod
+    def from_columns(
+        cls, columns: list[np.ndarray], missing: list[np.ndarray], names: list[str]
+    ) -> Columns:
+        """Columns as arrays, with masks of what is missing and names for messages."""
+        ids = [
+            Ids.from_column(
+                column, mask, f"column {j} of X ({role}{', ' * bool(name)}{name})"
+            )
+            for j, (role, column, mask, name) in enumerate(
+                zip(("users", "items"), columns, missing, names, strict=False)
+            )
+        ]
+        features = np.empty((len(columns[0]), len(columns) - 2))
+        for j in range(2, len(columns)):
+            where = f"column {j} of X ({names[j]})" if names[j] else f"column {j} of X"
+            features[:, j - 2] = as_numbers(columns[j], where, "feature")
+        return cls(*ids, features)
+
+
+@dataclass(frozen=True)
+class Ids:
+    """One raw id per row, all of one sortable kind.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_samples,)
+        The ids in their own dtype.
+    kind : str
+        What they are: "number", "string", "datetime64", "date", …
+    where : str
+        Where they were found, for messages.
+    """
+
+    values: np.ndarray
+    kind: str
+    where: str
+
+    @classmethod
+    def from_column(cls, values: np.ndarray, missing: np.ndarray, where: str) -> Ids:
+        """Ids of a column, or an error that counts what is no id."""
+        if values.dtype.kind == "f":
+            missing = missing | ~np.isfinite(values)
+        elif values.dtype.kind in "mM":
+            missing = missing | np.isnat(values)
+        if missing.any():
+            raise ValueError(
+                f"{where} holds {_count(missing, 'missing id')} (None, NaN, NaT or "
+                f"infinite); every row needs an id."
+            )
+        values, kind = _with_kind(values, where)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            infinite = ~np.isfinite(values)
+            raise ValueError(f"{where} holds {_count(infinite, 'infinite id')}.")
+        return cls(values, kind, where)
+
+    def numbered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row number of each id, and the sorted ids."""
+        numbers, ids = pd.factorize(self.values, sort=True)
+        return numbers, np.asarray(ids).astype(self.values.dtype, copy=False)
+
+    def numbered_in(self, ids: np.ndarray) -> np.ndarray:
+        """Row number of each id among fitted `ids`, -1 where it is not there."""
+        fitted = kind_of(ids)
+        if self.kind != fitted and len(self.values):
+            raise TypeError(
+                f"{self.where} holds ids of kind {self.kind!r} (the first is "
+                f"{self.values[0]!r}), but this model was fitted on ids of kind "
+                f"{fitted!r} (the first is {ids[0]!r})."
+            )
+        as_object = ids.dtype.kind in "OUS"
+        dtype = object if as_object else None
+        values = self.values.astype(object) if as_object else self.values
+        return pd.Index(ids, dtype=dtype).get_indexer(pd.Index(values, dtype=dtype))
+
+
+def kind_of(ids: np.ndarray) -> str:
+    """Kind of fitted ids."""
+    return _with_kind(ids, "")[1]
+
+
+def _with_kind(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
+    """Ids in a dtype that can be sorted, and their kind."""
+    if values.dtype.kind in "biuf":
+        # pandas has no hash table for half and extended precision.
+        odd = values.dtype.kind == "f" and values.dtype.itemsize not in (4, 8)
+        return values.astype(np.float64) if odd else values, "number"
+    kind = pd.api.types.infer_dtype(values, skipna=False)
+    if kind in NUMBER_KINDS:
+        return np.array(values.tolist()), "number"
+    if kind in MIXED_KINDS:
+        types = {type(value) for value in values}
+        names = ", ".join(sorted(t.__name__ for t in types))
+        if len(types) > 1:
+            raise TypeError(
+                f"{where} mixes ids of types {names}; ids of one column must be of one "
+                "sortable kind, such as all strings or all numbers."
+            )
+        if issubclass(types.pop(), NESTED_TYPES):
+            raise TypeError(
+                f"{where} holds nested ids of type {names}; an id must be a single "
+                "argument such as a string or a number."
+            )
+        kind = names
+    if kind in ("complex", "unknown-array"):
+        raise TypeError(f"{where} holds values of dtype {values.dtype}, not ids.")
+    return values, kind
+
+
+def as_numbers(values: Any, where: str, noun: str) -> np.ndarray:
+    """Finite float64 numbers, or an error that counts what is not."""
+    values = np.asarray(values)
+    if values.dtype.kind in "OUSmMc":
+        kind = pd.api.types.infer_dtype(values, skipna=True)
+        if kind not in (*NUMBER_KINDS, "decimal", "empty"):
+            shown = f"{values.flat[0]!r}"
+            raise ValueError(
+                f"{where} must be numeric, but holds values of kind {kind!r} (the first "
+                f"is {shown})."
+            )
+        values = pd.to_numeric(pd.Series(values.ravel()), errors="coerce").to_numpy(
+            dtype=np.float64, na_value=np.nan
+        )
+    values = values.astype(np.float64, copy=False)
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        raise ValueError(
+            f"{where} holds {_count(wrong, noun)} that are missing, NaN or infinite; "
+            f"every {noun} must be a finite number."
+        )
+    return values
+
+
+def _count(mask: np.ndarray, noun: str) -> str:
+    """The count of a mask and its first rows, in words."""
+    rows = np.flatnonzero(mask)
+    plural = noun if len(rows) == 1 else f"{noun}s"
+    shown = ", ".join(map(str, rows[:N_ROWS_SHOWN]))
+    more = ", …" if len(rows) > N_ROWS_SHOWN else ""
+    return f"{len(rows)} {plural} (first rows: {shown}{more})"
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Canonical training rows.
+
+    Attributes
+    ----------
+    user_ids, item_ids : ndarray of shape (n_users,) and (n_items,)
+        Sorted raw ids.
+    users, items : ndarray of shape (n_rows,), dtype int64
+        Row numbers of each rating's user and item.
+    rating, weight : ndarray of shape (n_rows,), dtype float64
+    features : ndarray of shape (n_rows, n_further_columns), dtype float64
+    """
+
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+    users: np.ndarray
+    items: np.ndarray
+    rating: np.ndarray
+    weight: np.ndarray
+    features: np.ndarray
+
+    @classmethod
+    def from_columns(
+        cls, columns: Columns, rating: np.ndarray, weight: np.ndarray | None
+    ) -> Interactions:
+        """Canonical rows of validated columns, ratings and weights."""
+        users, items, features = columns.users, columns.items, columns.features
+        if weight is None:
+            weight = np.ones(len(rating))
+        elif not weight.all():
+            kept = np.flatnonzero(weight)
+            users, items = (
+                Ids(ids.values[kept], ids.kind, ids.where) for ids in (users, items)
+            )
+            rating, weight, features = rating[kept], weight[kept], features[kept]
+        user_numbers, user_ids = users.numbered()
+        item_numbers, item_ids = items.numbered()
+
+        pair = user_numbers * np.int64(len(item_ids)) + item_numbers
+        order = np.argsort(pair)
+        sorted_pair = pair[order]
+        if (sorted_pair[1:] == sorted_pair[:-1]).any():
+            columns_of_row = (*features.T[::-1], rating, pair)
+            order = np.lexsort((weight, *columns_of_row))
+            changes = np.zeros(len(order), dtype=bool)
+            changes[:1] = True
+            for values in columns_of_row:
+                changes[1:] |= np.diff(values[order]) != 0
+            starts = np.flatnonzero(changes)
+            weight = np.add.reduceat(weight[order], starts)
+            order = order[starts]
+        else:
+            weight = weight[order]
+        return cls(
+            user_ids=user_ids,
+            item_ids=item_ids,
+            users=user_numbers[order],
+            items=item_numbers[order],
+            rating=rating[order],
+            weight=weight,
+            features=features[order],
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of users and number of items."""
+        return len(self.user_ids), len(self.item_ids)

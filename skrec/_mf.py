@@ -1,0 +1,301 @@
+"""MFRegressor: parameters, docstring, and which solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.utils import check_random_state
+
+from ._alternating import Problem, Side, State, als, gibbs, spectral_start, vb
+from ._base import (
+    BaseRecommender,
+    Integral,
+    Interval,
+    Iteration,
+    Real,
+    StrOptions,
+)
+from ._conditional import Layout
+from ._interactions import Interactions
+from ._posterior import Posterior, Rows
+
+DEFAULT_MAX_ITER = {"vb": 100, "gibbs": 100, "als": 50}
+
+# A chain starts from vb's posterior after some sweeps, and forgets its first draws.
+VB_SWEEPS = 10
+BURN_IN = 10
+
+
+class MFRegressor(BaseRecommender):
+    _parameter_constraints: dict = {
+        **BaseRecommender._parameter_constraints,
+        "n_factors": [Interval(Integral, 0, None, closed="left")],
+        "solver": [StrOptions({"vb", "gibbs", "als"})],
+        "biased": ["boolean"],
+        "reg": [Interval(Real, 0, None, closed="neither")],
+        "store_covariance": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        n_factors: int = 20,
+        *,
+        solver: Literal["vb", "gibbs", "als"] = "vb",
+        biased: bool = True,
+        reg: float = 10.0,
+        max_iter: int | None = None,
+        tol: float = 1e-3,
+        handle_unknown: Literal["ignore", "warn", "error"] = "ignore",
+        clip: bool = True,
+        store_covariance: bool = True,
+        warm_start: bool = False,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_factors = n_factors
+        self.solver = solver
+        self.biased = biased
+        self.reg = reg
+        self.max_iter = max_iter
+        self.tol = tol
+        self.handle_unknown = handle_unknown
+        self.clip = clip
+        self.store_covariance = store_covariance
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @property
+    def user_factors_(self) -> np.ndarray:
+        """Factors of users, ndarray of shape (n_users, n_factors)."""
+        return self._factors(self._posterior.users)
+
+    @property
+    def item_factors_(self) -> np.ndarray:
+        """Factors of items, ndarray of shape (n_items, n_factors)."""
+        return self._factors(self._posterior.items)
+
+    @property
+    def user_biases_(self) -> np.ndarray:
+        """Biases of users, ndarray of shape (n_users,)."""
+        return self._biases(self._posterior.users)
+
+    @property
+    def item_biases_(self) -> np.ndarray:
+        """Biases of items, ndarray of shape (n_items,)."""
+        return self._biases(self._posterior.items)
+
+    def _factors(self, rows: Rows) -> np.ndarray:
+        return rows.mean.mean(axis=0)[:, : self._posterior.n_factors]
+
+    def _biases(self, rows: Rows) -> np.ndarray:
+        return rows.mean.mean(axis=0)[:, self._posterior.n_factors :].sum(axis=1)
+
+    def _max_iter(self) -> int:
+        return DEFAULT_MAX_ITER[self.solver] if self.max_iter is None else self.max_iter
+
+    def _can_converge(self) -> bool:
+        return self.solver != "gibbs"
+
+    def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
+        units = Units.of(data, self.biased)
+        problem = Problem.from_arrays(
+            data.users,
+            data.items,
+            data.shape,
+            units.standard_ratings(data.rating),
+            data.weight,
+            units.standard_features(data.features),
+            n_factors=self.n_factors,
+            biased=self.biased,
+            device=device,
+        )
+        continued = self.warm_start and hasattr(self, "_posterior")
+        start = (
+            self._continued(problem, data, units)
+            if continued
+            else spectral_start(problem)
+        )
+        if self.solver == "als":
+            states = als(problem, start, self.reg)
+        elif self.solver == "vb":
+            states = vb(problem, start)
+        else:
+            if not continued:
+                start = next(islice(vb(problem, start), VB_SWEEPS - 1, None))
+            states = gibbs(problem, start, check_random_state(self.random_state))
+            states = states if continued else islice(states, BURN_IN, None)
+        export = partial(_in_rating_units, units=units, layout=problem.layout)
+        return self._reports(states, export)
+
+    def _reports(
+        self, states: Iterator[State], export: Callable[[State], Posterior]
+    ) -> Iterator[Iteration]:
+        draws: list[Posterior] = []
+        for state in states:
+            if self.solver == "gibbs":
+                draws.append(export(state))
+                belief = partial(Posterior.average, draws)
+            else:
+                belief = partial(export, state)
+            yield Iteration(state.objective, partial(self._attributes, belief))
+
+    def _attributes(self, belief: Callable[[], Posterior]) -> dict[str, Any]:
+        posterior = belief()
+        if not self.store_covariance:
+            posterior = posterior.without_covariance()
+        return {
+            "_posterior": posterior,
+            "intercept_": posterior.intercept,
+            "coef_": posterior.coef,
+            "noise_std_": float(np.sqrt(posterior.noise_variance)),
+        }
+
+    def _continued(self, problem: Problem, data: Interactions, units: Units) -> State:
+        """A start where the last fit ended; new rows start at its prior."""
+        last, layout = self._posterior, problem.layout
+        if (last.n_factors, last.row_size) != (layout.n_factors, layout.row_size):
+            raise ValueError(
+                f"warm_start=True continues a fit of n_factors={last.n_factors} and "
+                f"biased={last.row_size > last.n_factors}, but now n_factors="
+                f"{self.n_factors} and biased={self.biased}. Set warm_start=False, or "
+                "keep both."
+            )
+        scale = units.row_scale(layout)
+
+        def side(rows: Rows, fitted_ids: np.ndarray, ids: np.ndarray) -> Side:
+            where = pd.Index(fitted_ids).get_indexer(pd.Index(ids))
+            *_, mean = rows.means(where)
+            *_, covariance = rows.covariances(where)
+            tensor = partial(torch.as_tensor, device=problem.target.device)
+            prior_covariance = rows.prior_covariance[-1] / np.outer(scale, scale)
+            return Side.at(
+                tensor(mean / scale),
+                layout,
+                covariance=layout.pack(tensor(covariance / np.outer(scale, scale))),
+                prior_mean=tensor(rows.prior_mean[-1] / scale),
+                prior_precision=tensor(np.linalg.inv(prior_covariance)),
+                relative_precision=tensor(1 / rows.dispersions(where)),
+            )
+
+        return State(
+            users=side(last.users, self.user_ids_, data.user_ids),
+            items=side(last.items, self.item_ids_, data.item_ids),
+            coef=problem.target.new_zeros(problem.features.shape[1]),
+            noise_precision=units.scale**2 / last.noise_variance,
+        )
+
+    def _predict(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        features: np.ndarray,
+        return_std: bool,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        mean = self._posterior.mean(users, items, features)
+        if not return_std:
+            return mean, None
+        if not self._posterior.knows_variance:
+            raise ValueError(
+                "return_std=True needs a fit with solver='vb' or 'gibbs' and "
+                f"store_covariance=True; this one had solver={self.solver!r} and "
+                f"store_covariance={self.store_covariance}."
+            )
+        return mean, np.sqrt(self._posterior.variance(users, items, features))
+
+    def _scorer(
+        self, rows: np.ndarray, columns: np.ndarray, device: torch.device
+    ) -> Callable[[slice], torch.Tensor]:
+        users = torch.from_numpy(self._posterior.vectors("user", rows)).to(device)
+        items = torch.from_numpy(self._posterior.vectors("item", columns)).to(device)
+        return lambda tile: users[tile] @ items.T + self._posterior.centre
+
+    def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
+        if self._posterior.n_factors == 0:
+            raise ValueError(
+                "Similarity compares factors, but this model has n_factors=0."
+            )
+        return self._posterior.profiles(side)
+
+
+@dataclass(frozen=True)
+class Units:
+    """Units of ratings and features: the way to standard ones and back."""
+
+    centre: float
+    scale: float
+    feature_mean: np.ndarray
+    feature_scale: np.ndarray
+
+    @classmethod
+    def of(cls, data: Interactions, biased: bool) -> Units:
+        """Ratings to mean 0 and variance 1; without biases a rating of 0 stays 0."""
+        weight = data.weight / data.weight.sum()
+        centre = float(weight @ data.rating) if biased else 0.0
+        scale = np.sqrt(weight @ (data.rating - centre) ** 2)
+        mean = weight @ data.features
+        deviation = np.sqrt(weight @ (data.features - mean) ** 2)
+        # Rounding leaves a constant column a deviation of a few ulps.
+        return cls(
+            centre=centre,
+            scale=float(scale) if scale > 1e-9 * abs(centre) else 1.0,
+            feature_mean=mean,
+            feature_scale=np.where(deviation > 1e-9 * np.abs(mean), deviation, 1.0),
+        )
+
+    def standard_ratings(self, rating: np.ndarray) -> np.ndarray:
+        return (rating - self.centre) / self.scale
+
+    def standard_features(self, features: np.ndarray) -> np.ndarray:
+        return (features - self.feature_mean) / self.feature_scale
+
+    def row_scale(self, layout: Layout) -> np.ndarray:
+        """What a row (p, b) in standard units is to be multiplied with."""
+        scale = np.full(layout.row_size, self.scale, dtype=np.float32)
+        scale[: layout.n_factors] **= 0.5
+        return scale
+
+
+def _in_rating_units(state: State, units: Units, layout: Layout) -> Posterior:
+    """A solver's state in rating units, as NumPy arrays."""
+    scale = units.row_scale(layout)
+    square = np.outer(scale, scale)
+
+    def rows(side: Side) -> Rows:
+        covariance = None
+        if side.covariance is not None:
+            covariance = layout.unpack(side.covariance).cpu().numpy()[None] * square
+        prior_covariance = torch.linalg.inv(side.prior_precision).cpu().numpy()
+        return Rows(
+            mean=side.mean.cpu().numpy()[None] * scale,
+            covariance=covariance,
+            prior_mean=side.prior_mean.cpu().numpy()[None] * scale,
+            prior_covariance=prior_covariance[None] * square,
+            dispersion=side.relative_variance.cpu().numpy(),
+        )
+
+    coef_scale = units.scale / units.feature_scale
+    coef = state.coef.double().cpu().numpy() * coef_scale
+    root = np.zeros((len(coef), len(coef)))
+    if state.coef_factor is not None:
+        root = state.coef_factor.double().cpu().numpy() * coef_scale
+    return Posterior(
+        users=rows(state.users),
+        items=rows(state.items),
+        n_factors=layout.n_factors,
+        centre=units.centre,
+        feature_mean=units.feature_mean,
+        coef=coef,
+        coef_covariance=root.T @ root,
+        noise_variance=units.scale**2 * state.noise_variance,
+        knows_variance=state.users.covariance is not None,
+    )

@@ -1,0 +1,217 @@
+"""What a fitted matrix factorisation believes, in rating units, as NumPy arrays.
+
+Points, a Gaussian posterior and draws are one thing here: draws, each with a mean and
+perhaps a covariance. A row number of -1 is a row that was never seen; what is believed of
+it is the prior that the solver has learned from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+# Pairs whose covariances are held at a time.
+TILE_SIZE = 2**13
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One side's rows: factors, then the bias if there is one.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_draws, n_rows, row_size)
+    covariance : ndarray of shape (n_draws, n_rows, row_size, row_size) or None
+        None for points and draws, and where it was not to be stored.
+    prior_mean : ndarray of shape (n_draws, row_size)
+    prior_covariance : ndarray of shape (n_draws, row_size, row_size)
+    dispersion : ndarray of shape (n_rows,)
+        Factor of the noise variance of each row's ratings.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray | None
+    prior_mean: np.ndarray
+    prior_covariance: np.ndarray
+    dispersion: np.ndarray
+
+    @classmethod
+    def stack(cls, draws: Sequence[Rows]) -> Rows:
+        """Many draws as one."""
+        return cls(
+            mean=np.concatenate([draw.mean for draw in draws]),
+            covariance=draws[0].covariance if len(draws) == 1 else None,
+            prior_mean=np.concatenate([draw.prior_mean for draw in draws]),
+            prior_covariance=np.concatenate([draw.prior_covariance for draw in draws]),
+            dispersion=np.mean([draw.dispersion for draw in draws], axis=0),
+        )
+
+    def means(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Means of rows, draw by draw."""
+        unknown = rows < 0
+        for mean, prior_mean in zip(self.mean, self.prior_mean, strict=True):
+            taken = mean[rows]
+            taken[unknown] = prior_mean
+            yield taken
+
+    def covariances(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Covariances of rows, draw by draw."""
+        unknown = rows < 0
+        size = self.mean.shape[2]
+        for draw, prior_covariance in enumerate(self.prior_covariance):
+            if self.covariance is None:
+                taken = np.zeros((len(rows), size, size), dtype=self.mean.dtype)
+            else:
+                taken = self.covariance[draw][rows]
+            taken[unknown] = prior_covariance
+            yield taken
+
+    def dispersions(self, rows: np.ndarray) -> np.ndarray:
+        """Dispersions of rows; a row never seen has the mean one."""
+        return np.where(rows < 0, self.dispersion.mean(), self.dispersion[rows])
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Belief of y = centre + b_u + c_i + p_u·q_i + (f − feature_mean)·coef + noise.
+
+    Attributes
+    ----------
+    users, items : Rows
+    n_factors : int
+        A bias, if there is one, stands behind the factors of a row.
+    centre : float
+    feature_mean : ndarray of shape (n_features,)
+    coef : ndarray of shape (n_features,)
+    coef_covariance : ndarray of shape (n_features, n_features)
+    noise_variance : float
+    knows_variance : bool
+        Whether rows come with covariances or as draws.
+    """
+
+    users: Rows
+    items: Rows
+    n_factors: int
+    centre: float
+    feature_mean: np.ndarray
+    coef: np.ndarray
+    coef_covariance: np.ndarray
+    noise_variance: float
+    knows_variance: bool
+
+    @classmethod
+    def average(cls, draws: Sequence[Posterior]) -> Posterior:
+        """The belief that predicts the mean of what draws predict."""
+        coefs = np.stack([draw.coef for draw in draws])
+        deviations = coefs - coefs.mean(axis=0)
+        covariances = [draw.coef_covariance for draw in draws]
+        return cls(
+            users=Rows.stack([draw.users for draw in draws]),
+            items=Rows.stack([draw.items for draw in draws]),
+            n_factors=draws[0].n_factors,
+            centre=draws[0].centre,
+            feature_mean=draws[0].feature_mean,
+            coef=coefs.mean(axis=0),
+            coef_covariance=np.mean(covariances, axis=0)
+            + deviations.T @ deviations / len(draws),
+            noise_variance=float(np.mean([draw.noise_variance for draw in draws])),
+            knows_variance=True,
+        )
+
+    @property
+    def intercept(self) -> float:
+        """The prediction but for rows, at features of 0."""
+        return self.centre - float(self.coef @ self.feature_mean)
+
+    @property
+    def row_size(self) -> int:
+        """Length of a row: the number of factors, plus one for a bias."""
+        return self.users.mean.shape[2]
+
+    def without_covariance(self) -> Posterior:
+        """The same means, in less memory."""
+        return replace(
+            self,
+            users=replace(self.users, covariance=None),
+            items=replace(self.items, covariance=None),
+            knows_variance=self.knows_variance and self.users.covariance is None,
+        )
+
+    def mean(self, u: np.ndarray, i: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """E[y] of pairs of row numbers, in float64."""
+        total = np.zeros(len(u))
+        for x, z in zip(self.users.means(u), self.items.means(i), strict=True):
+            total += self._product(x, z)
+        linear = (features - self.feature_mean) @ self.coef
+        return self.centre + linear + total / len(self.users.mean)
+
+    def variance(
+        self, u: np.ndarray, i: np.ndarray, features: np.ndarray
+    ) -> np.ndarray:
+        """Var[y] of pairs of row numbers, noise included, in float64."""
+        noise = self.users.dispersions(u) * self.items.dispersions(i)
+        variance = self.noise_variance * noise
+        f = features - self.feature_mean
+        variance += np.einsum("nj,jk,nk->n", f, self.coef_covariance, f)
+        for start in range(0, len(u), TILE_SIZE):
+            tile = slice(start, start + TILE_SIZE)
+            variance[tile] += self._product_variance(u[tile], i[tile])
+        return variance
+
+    def vectors(self, side: str, rows: np.ndarray) -> np.ndarray:
+        """Vectors of rows whose inner products are E[b + c + p·q], in float32.
+
+        All draws stand side by side. A bias meets a 1 of the other side.
+        """
+        k = self.n_factors
+        parts = []
+        for mean in getattr(self, f"{side}s").means(rows):
+            ends = [mean[:, k:], np.ones_like(mean[:, k:])]
+            parts += [mean[:, :k], *(ends if side == "user" else reversed(ends))]
+        return np.hstack(parts) / np.float32(np.sqrt(len(self.users.mean)))
+
+    def profiles(self, side: str) -> np.ndarray:
+        """Vectors of rows whose inner products are those of their taste profiles.
+
+        An item's profile is the vector of p_u·q_i over all users u, about its mean: two
+        items are alike where the same users like them. Likewise for a user's.
+        """
+        rows, others = self.users.mean, self.items.mean
+        if side == "item":
+            rows, others = others, rows
+        k = self.n_factors
+        parts = []
+        for own, other in zip(rows[..., :k], others[..., :k], strict=True):
+            root = np.linalg.qr(other - other.mean(axis=0), mode="r")
+            parts.append(own @ root.T)
+        return np.hstack(parts)
+
+    def _product(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """b + c + p·q of pairs of rows, in float64."""
+        k = self.n_factors
+        product = np.einsum("nk,nk->n", x[:, :k], z[:, :k], dtype=np.float64)
+        for bias in (x[:, k:], z[:, k:]):
+            product += bias.sum(axis=1, dtype=np.float64)
+        return product
+
+    def _product_variance(self, u: np.ndarray, i: np.ndarray) -> np.ndarray:
+        """Var[b + c + p·q] of pairs of rows: within draws, plus between draws."""
+        k = self.n_factors
+        within, means = np.zeros(len(u)), []
+        for x, z, S, T in zip(
+            self.users.means(u),
+            self.items.means(i),
+            self.users.covariances(u),
+            self.items.covariances(i),
+            strict=True,
+        ):
+            means.append(self._product(x, z))
+            x[:, k:] = z[:, k:] = 1
+            within += np.einsum("nj,njk,nk->n", z, S, z, dtype=np.float64)
+            within += np.einsum("nj,njk,nk->n", x, T, x, dtype=np.float64)
+            within += np.einsum(
+                "njk,njk->n", S[:, :k, :k], T[:, :k, :k], dtype=np.float64
+            )
+        return within / len(means) + np.var(means, axis=0)
