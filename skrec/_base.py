@@ -27,17 +27,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
-    check_consistent_length,
+    _num_samples,
     check_is_fitted,
     validate_data,
 )
 
-from ._interactions import Columns, Ids, Interactions, as_numbers
+from ._interactions import Columns, Ids, Interactions, as_numbers, shown
 from ._topk import top_k
 
 __all__ = ["BaseRecommender", "Integral", "Interval", "Iteration", "Real", "StrOptions"]
 
 MAX_IDS_SHOWN = 5
+MAX_RATING = 1e30
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,15 @@ class Iteration:
     ----------
     objective : float
         What is being lowered, per unit of weight.
+    change : float
+        How far the iteration moved the predictions: root mean square over the training
+        rows, in standard deviations of the ratings.
     attributes : callable
         Gives the fitted attributes as if fit had ended here.
     """
 
     objective: float
+    change: float
     attributes: Callable[[], dict[str, Any]]
 
 
@@ -164,19 +169,20 @@ class BaseRecommender(
             if self.verbose:
                 print(
                     f"[{type(self).__name__}] iteration {len(losses)} of at most "
-                    f"{max_iter}: objective {iteration.objective:.6f}"
+                    f"{max_iter}: objective {iteration.objective:.6f}, predictions "
+                    f"moved by {iteration.change:.2g}"
                 )
             self.n_iter_ = len(losses)
-            self.loss_curve_ = losses
+            self.loss_curve_ = losses.copy()
             stopped = step.call_on_fit_task_end(
                 **task, reconstruction_attributes=iteration.attributes
             )
-            if self._can_converge() and len(losses) > 1:
-                converged = losses[-2] - losses[-1] < self.tol
+            converged = self._can_converge() and iteration.change < self.tol
         if self._can_converge() and not (converged or stopped):
             warnings.warn(
                 f"{type(self).__name__} has not converged after max_iter={max_iter} "
-                f"iterations: the last one still lowered the objective by more than "
+                "iterations: the last one still moved the predictions by "
+                f"{iteration.change:.2g} standard deviations of the ratings, more than "
                 f"tol={self.tol}. Raise max_iter or tol.",
                 ConvergenceWarning,
                 stacklevel=2,
@@ -249,8 +255,8 @@ class BaseRecommender(
         candidates : array-like of shape (n_candidates,), default=None
             Raw item ids to choose from; None is all items of `item_ids_`.
         return_scores : bool, default=False
-            Return scores too: predicted ratings, not clipped, at the mean of any further
-            columns of X.
+            Return scores too: predicted ratings, not clipped, at the mean of any
+            further columns of X.
         as_frame : bool, default=False
             Return a long frame.
 
@@ -267,8 +273,8 @@ class BaseRecommender(
         Raises
         ------
         ValueError
-            If `n_items` is not between 1 and the number of candidates, if a candidate is
-            unknown, or if (without `as_frame`) a user has too few candidates left.
+            If `n_items` is not between 1 and the number of candidates, if a candidate
+            is unknown, or if (without `as_frame`) a user has too few candidates left.
         """
         check_is_fitted(self)
         if users is None:
@@ -301,10 +307,11 @@ class BaseRecommender(
         if len(short):
             left = int((best[short[0]] >= 0).sum())
             raise ValueError(
-                f"n_items={n_items}, but user {user_ids[short[0]]!r} has only {left} "
-                f"candidates left that they have not rated ({len(short)} such users). "
-                "Use as_frame=True, which returns as many as there are, a smaller "
-                "n_items, or exclude_seen=False."
+                f"n_items={n_items} is more than some users have left: for "
+                f"{shown(user_ids[short[0]])}, the candidates not yet rated number "
+                f"{left}; {len(short)} of {len(rows)} users lack some. Use "
+                "as_frame=True, which returns as many as there are, a smaller n_items, "
+                "or exclude_seen=False."
             )
         return (items, scores) if return_scores else items
 
@@ -409,19 +416,23 @@ class BaseRecommender(
 
     def _read_columns(self, X, *, reset: bool) -> Columns:
         """Validated columns of X, whatever container it came in."""
+        if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
+            # narwhals, which scikit-learn uses too, refuses equal names.
+            X = X.set_axis(range(X.shape[1]), axis=1)
         frame = nw.from_native(X, eager_only=True, pass_through=True)
         if isinstance(frame, nw.DataFrame):
             validate_data(self, X, reset=reset, skip_check_array=True)
             if frame.shape[0] == 0:
                 raise ValueError(
-                    f"Found array with 0 sample(s) (shape={frame.shape}) while a minimum "
-                    f"of 1 is required by {type(self).__name__}: X has no rows."
+                    f"Found array with 0 sample(s) (shape={frame.shape}) while a "
+                    f"minimum of 1 is required by {type(self).__name__}: X has no rows."
                 )
             if frame.shape[1] < 2:
                 raise ValueError(
-                    f"Found array with {frame.shape[1]} feature(s) (shape={frame.shape}) "
-                    f"while a minimum of 2 is required by {type(self).__name__}: X needs "
-                    "a column of users and a column of items."
+                    f"Found array with {frame.shape[1]} feature(s) (shape="
+                    f"{frame.shape}) while a minimum of 2 is required by "
+                    f"{type(self).__name__}: X needs a column of users and a column of "
+                    "items."
                 )
             return Columns.from_frame(frame)
         if isinstance(X, list | tuple):
@@ -440,19 +451,40 @@ class BaseRecommender(
     def _read_ratings(self, y, columns: Columns) -> np.ndarray:
         if y is None:
             raise ValueError(
-                f"This {type(self).__name__} estimator requires y to be passed, but the "
-                "target y is None."
+                f"This {type(self).__name__} estimator requires y to be passed, but "
+                "the target y is None."
             )
         if sparse.issparse(y):
             raise TypeError(
                 "y is a sparse matrix; it must be a dense array of ratings."
             )
-        check_consistent_length(columns.users.values, y)
-        return as_numbers(column_or_1d(y, warn=True), "y", "rating")
+        if np.ndim(y) == 0:
+            raise TypeError(
+                f"y must hold one rating per row of X, got a single "
+                f"{type(y).__name__}, {shown(y)}."
+            )
+        n_rows, n_ratings = len(columns.users.values), _num_samples(y)
+        if n_rows != n_ratings:
+            raise ValueError(
+                f"X and y must have as many rows, but X has {n_rows} and y has "
+                f"{n_ratings} (inconsistent numbers of samples)."
+            )
+        rating = as_numbers(column_or_1d(y, warn=True), "y", "rating")
+        largest = np.abs(rating).max()
+        if largest > MAX_RATING:
+            raise ValueError(
+                f"y holds a rating of magnitude {largest:.3g}; ratings must be within "
+                f"±{MAX_RATING:.0e}, which single precision can represent."
+            )
+        return rating
 
     def _read_weights(self, sample_weight, columns: Columns) -> np.ndarray | None:
         if sample_weight is None:
             return None
+        if sparse.issparse(sample_weight):
+            raise TypeError(
+                "sample_weight is a sparse matrix; it must be a dense array of weights."
+            )
         weight = as_numbers(sample_weight, "sample_weight", "weight")
         if weight.ndim == 0:
             weight = np.full(len(columns.users.values), weight)
@@ -464,8 +496,9 @@ class BaseRecommender(
         if (weight < 0).any():
             rows = np.flatnonzero(weight < 0)
             raise ValueError(
-                f"Negative values in data passed to `sample_weight`: {len(rows)} (first "
-                f"rows: {', '.join(map(str, rows[:5]))}); weights must be at least 0."
+                f"Negative values in data passed to `sample_weight`: {len(rows)} "
+                f"(first rows: {', '.join(map(str, rows[:5]))}); weights must be at "
+                "least 0."
             )
         if not weight.any():
             raise ValueError(
@@ -485,8 +518,8 @@ class BaseRecommender(
         if not unknown:
             return
         message = " and ".join(
-            f"{len(np.unique(ids))} unknown {noun} in {len(ids)} rows, such as "
-            f"{ids[0]!r}"
+            f"unknown {noun} in {len(ids)} of {len(found[noun][1])} rows, such as "
+            f"{shown(ids[0])}"
             for noun, ids in unknown.items()
         )
         if self.handle_unknown == "error":
@@ -503,7 +536,7 @@ class BaseRecommender(
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            torch.empty(0, device=name)
+            torch.zeros(1, device=name).item()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise ValueError(
                 f"device={self.device!r} is not available here: {error}. Use 'auto', "
@@ -564,7 +597,7 @@ class BaseRecommender(
 
 
 def _object_array(rows: list | tuple) -> np.ndarray:
-    """Rows as an object array, or as NumPy sees them where they are no rows of cells."""
+    """Rows as an object array, or as NumPy sees them where they are ragged."""
     try:
         return np.array(rows, dtype=object)
     except ValueError:
@@ -573,10 +606,10 @@ def _object_array(rows: list | tuple) -> np.ndarray:
 
 def _read_ids(values, name: str) -> Ids:
     """Ids given as an argument."""
-    if isinstance(values, str | bytes) or np.ndim(values) == 0:
+    if isinstance(values, dict) or pd.api.types.is_scalar(values):
         raise ValueError(
             f"{name} must be a one-dimensional array-like of ids, got the single value "
-            f"{values!r}. Write [{values!r}]."
+            f"{shown(values)}."
         )
     series = nw.from_native(values, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):
@@ -601,10 +634,10 @@ def _known(values, name: str, fitted: np.ndarray) -> np.ndarray:
     rows = ids.numbered_in(fitted)
     unknown = ids.values[rows < 0]
     if len(unknown):
-        shown = ", ".join(map(repr, unknown[:MAX_IDS_SHOWN].tolist()))
+        first = ", ".join(map(shown, unknown[:MAX_IDS_SHOWN]))
         raise ValueError(
-            f"{name} holds {len(unknown)} ids that were not in the training rows, such "
-            f"as {shown}."
+            f"{name} must be known, but {len(unknown)} of {len(rows)} were not in the "
+            f"training rows, such as {first}."
         )
     return rows
 

@@ -1,10 +1,9 @@
 """The Gaussian conditional of one side's rows given the other side.
 
 One side of a matrix factorisation is a table of rows x = (p, b): factors and bias.
-Seen from the other side, a row is e = (p, 1, b): the other side's row z = (q, c) turns
-it into a prediction by p·q + b + c. With the other side's e = (q, 1, c) cut into the
-part z = (q, 1) that x meets and the offset c, everything that a row's posterior needs of
-its ratings are sums over them,
+Seen from the other side, a row is e = (p, 1, b). With the other's e = (q, 1, c) cut
+into the part z = (q, 1) that x meets and the offset c, the prediction is x·z + c, and
+everything that a row's posterior needs of its ratings are sums over them,
 
     G = Σ w E[z zᵀ]     g = Σ w (E[y z] − E[c z])     s = Σ w E[(y − c)²],
 
@@ -204,10 +203,13 @@ class Sums:
             s=squares - 2 * products[:, -1] + moments[:, -1],
         )
 
+    def squared(self, rows: Tensor) -> Tensor:
+        """Sum of squares of what `rows` add to the predictions."""
+        return (rows * (self.G @ rows[:, :, None]).squeeze(2)).sum(1)
+
     def residual(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
         """Expected residual sum of squares of rows with full covariances."""
-        fitted = (self.G @ rows[:, :, None]).squeeze(2)
-        residual = self.s + (rows * (fitted - 2 * self.g)).sum(1)
+        residual = self.s - 2 * (rows * self.g).sum(1) + self.squared(rows)
         if covariance is not None:
             residual += (covariance * self.G).sum((1, 2))
         return residual
@@ -231,6 +233,7 @@ def conditional(
         m.
     prior_precision : Tensor of shape (row_size, row_size)
         Λ.
+
     Returns
     -------
     mean : Tensor of shape (n_rows, row_size)
@@ -253,7 +256,7 @@ def conditional(
 def fitted_values(
     ratings: Ratings, rows: Tensor, others: Tensor, layout: Layout
 ) -> Tensor:
-    """v·e of every rating, for points `rows` and `others`, in the order of `ratings`."""
+    """Predictions x·z + c of every rating, for points, in the order of `ratings`."""
     if layout.biased:
         one = rows.new_ones(len(rows), 1)
         rows = torch.cat([rows, one], dim=1)

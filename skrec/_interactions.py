@@ -1,13 +1,14 @@
 """Raw rows to canonical training rows and back: raw id <-> row number.
 
-Canonical rows do not depend on the order of the rows given, nor on how a repeated row is
-written: rows without weight are dropped, ids are numbered in sorted order, rows stand in
-(user, item) order, and equal rows are one row with their weights summed.
+Canonical rows do not depend on the order of the rows given, nor on how a repeated row
+is written: rows without weight are dropped, ids are numbered in sorted order, rows
+stand in (user, item) order, and equal rows are one row with their weights summed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import narwhals.stable.v1 as nw
@@ -17,6 +18,7 @@ import pandas as pd
 N_ROWS_SHOWN = 5
 
 NUMBER_KINDS = {"integer", "floating", "mixed-integer-float", "boolean"}
+DATE_KINDS = {"date", "datetime", "datetime64"}
 MIXED_KINDS = {"mixed", "mixed-integer"}
 NESTED_TYPES = (list, tuple, dict, set, frozenset, np.ndarray)
 
@@ -96,6 +98,8 @@ class Ids:
     @classmethod
     def from_column(cls, values: np.ndarray, missing: np.ndarray, where: str) -> Ids:
         """Ids of a column, or an error that counts what is no id."""
+        if values.ndim != 1:
+            raise TypeError(f"{where} holds nested ids; an id must be a single value.")
         if values.dtype.kind == "f":
             missing = missing | ~np.isfinite(values)
         elif values.dtype.kind in "mM":
@@ -122,13 +126,21 @@ class Ids:
         if self.kind != fitted and len(self.values):
             raise TypeError(
                 f"{self.where} holds ids of kind {self.kind!r} (the first is "
-                f"{self.values[0]!r}), but this model was fitted on ids of kind "
-                f"{fitted!r} (the first is {ids[0]!r})."
+                f"{shown(self.values[0])}), but this model was fitted on ids of kind "
+                f"{fitted!r} (the first is {shown(ids[0])})."
             )
-        as_object = ids.dtype.kind in "OUS"
-        dtype = object if as_object else None
-        values = self.values.astype(object) if as_object else self.values
-        return pd.Index(ids, dtype=dtype).get_indexer(pd.Index(values, dtype=dtype))
+        return _index(ids).get_indexer(_index(self.values))
+
+
+def _index(ids: np.ndarray) -> pd.Index:
+    """Ids in a form that finds its like in any other dtype of the same kind."""
+    if ids.dtype.kind == "b":
+        return pd.Index(ids.astype(np.uint8))
+    if ids.dtype.kind in "biufM":
+        return pd.Index(ids)
+    if pd.api.types.infer_dtype(ids, skipna=False) in ("date", "datetime"):
+        return pd.Index(pd.to_datetime(ids))
+    return pd.Index(ids.astype(object), dtype=object)
 
 
 def kind_of(ids: np.ndarray) -> str:
@@ -144,7 +156,12 @@ def _with_kind(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
         return values.astype(np.float64) if odd else values, "number"
     kind = pd.api.types.infer_dtype(values, skipna=False)
     if kind in NUMBER_KINDS:
-        return np.array(values.tolist()), "number"
+        numbers = np.array(values.tolist())
+        # NumPy rounds integers that neither int64 nor uint64 can hold together.
+        rounded = kind == "integer" and numbers.dtype.kind == "f"
+        return values if rounded else numbers, "number"
+    if kind in DATE_KINDS:
+        return values, "date"
     if kind in MIXED_KINDS:
         types = {type(value) for value in values}
         names = ", ".join(sorted(t.__name__ for t in types))
@@ -158,6 +175,12 @@ def _with_kind(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
                 f"{where} holds nested ids of type {names}; an id must be a single "
                 "argument such as a string or a number."
             )
+        try:
+            sorted(values[:2])
+        except TypeError as error:
+            raise TypeError(
+                f"{where} holds ids of type {names}, which are not sortable: {error}."
+            ) from error
         kind = names
     if kind in ("complex", "unknown-array"):
         raise TypeError(f"{where} holds values of dtype {values.dtype}, not ids.")
@@ -170,10 +193,10 @@ def as_numbers(values: Any, where: str, noun: str) -> np.ndarray:
     if values.dtype.kind in "OUSmMc":
         kind = pd.api.types.infer_dtype(values, skipna=True)
         if kind not in (*NUMBER_KINDS, "decimal", "empty"):
-            shown = f"{values.flat[0]!r}"
+            wrong = next((v for v in values.flat if not _is_number(v)), values.flat[0])
             raise ValueError(
-                f"{where} must be numeric, but holds values of kind {kind!r} (the first "
-                f"is {shown})."
+                f"{where} must be numeric, but holds values of kind {kind!r} (the "
+                f"first that is none is {shown(wrong)})."
             )
         values = pd.to_numeric(pd.Series(values.ravel()), errors="coerce").to_numpy(
             dtype=np.float64, na_value=np.nan
@@ -182,19 +205,28 @@ def as_numbers(values: Any, where: str, noun: str) -> np.ndarray:
     wrong = ~np.isfinite(values)
     if wrong.any():
         raise ValueError(
-            f"{where} holds {_count(wrong, noun)} that are missing, NaN or infinite; "
-            f"every {noun} must be a finite number."
+            f"{where} must hold finite numbers, but is missing, NaN or infinite for "
+            f"{_count(wrong, noun)}."
         )
     return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or pd.isna(value)
+
+
+def shown(value: Any) -> str:
+    """A value as its user would write it."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def _count(mask: np.ndarray, noun: str) -> str:
     """The count of a mask and its first rows, in words."""
     rows = np.flatnonzero(mask)
     plural = noun if len(rows) == 1 else f"{noun}s"
-    shown = ", ".join(map(str, rows[:N_ROWS_SHOWN]))
+    first = ", ".join(map(str, rows[:N_ROWS_SHOWN]))
     more = ", …" if len(rows) > N_ROWS_SHOWN else ""
-    return f"{len(rows)} {plural} (first rows: {shown}{more})"
+    return f"{len(rows)} {plural} (first rows: {first}{more})"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from sklearn.utils import check_random_state
 
@@ -23,10 +22,10 @@ from ._base import (
     StrOptions,
 )
 from ._conditional import Layout
-from ._interactions import Interactions
+from ._interactions import Ids, Interactions
 from ._posterior import Posterior, Rows
 
-DEFAULT_MAX_ITER = {"vb": 100, "gibbs": 100, "als": 50}
+DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 100, "als": 50}
 
 # A chain starts from vb's posterior after some sweeps, and forgets its first draws.
 VB_SWEEPS = 10
@@ -34,6 +33,106 @@ BURN_IN = 10
 
 
 class MFRegressor(BaseRecommender):
+    """Matrix factorisation of ratings, as a regressor over (user, item) rows.
+
+    The model of a rating y of user u and item i, with features f of that rating, is::
+
+        y = μ + b_u + c_i + p_u·q_i + f·w + ε,      ε ~ N(0, 1 / (β α_u γ_i))
+
+    Each row (p_u, b_u) of a user has a Gaussian prior whose mean and covariance are
+    learned, and so has each row (q_i, c_i) of an item. α_u and γ_i, of mean one, let
+    users and items differ in how noisy their ratings are [3]_. Ratings are standardised
+    inside, so their scale needs no setting.
+
+    Parameters
+    ----------
+    n_factors : int, default=20
+        Length of p_u and q_i. 0 leaves the biases alone.
+    solver : {"vb", "gibbs", "als"}, default="vb"
+        - "vb": variational Bayes [1]_. Deterministic; nothing to tune.
+        - "gibbs": posterior sampling [2]_, started from "vb". The most accurate, at
+          several times the time and with every kept draw in memory.
+        - "als": penalised least squares, alternating. Needs `reg`, knows no standard
+          deviations, and takes the noise to be the same everywhere.
+    biased : bool, default=True
+        False is the plain dot product: y = p_u·q_i + f·w + ε, without μ.
+    reg : float, default=12.0
+        Penalty of the squares of all factors, biases and coefficients, for standardised
+        ratings: Σ weight (y − ŷ)² + reg (Σ|p|² + Σ|q|² + Σb² + Σc² + |w|²) is
+        minimised. Used by "als" only.
+    max_iter : int, default=None
+        Sweeps at most (vb, als) or draws kept (gibbs). None is 200 for "vb", 100 for
+        "gibbs" and 50 for "als".
+    tol : float, default=0.03
+        Stop when a sweep moves the predictions of the training rows by less than this:
+        root mean square, in standard deviations of the ratings. Used by "vb" and "als".
+    handle_unknown : {"ignore", "warn", "error"}, default="ignore"
+        What to do with users and items that `fit` has not seen: answer from what is
+        known (the mean, the other side), the same with a warning, or refuse.
+    clip : bool, default=True
+        Clip predictions to the range of the training ratings.
+    store_covariance : bool, default=True
+        Keep the posterior covariances, of (n_users + n_items) (n_factors + 1)² numbers,
+        which `predict(return_std=True)` needs after "vb".
+    warm_start : bool, default=False
+        Start from the last fit. Users and items are recognised by their ids.
+    device : str, default="auto"
+        "auto" is CUDA where it is available, else the CPU; or a device of torch.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the draws. Used by "gibbs" only.
+    verbose : int, default=0
+        Print a line per iteration if positive.
+
+    Attributes
+    ----------
+    user_ids_, item_ids_ : ndarray of shape (n_users,) and (n_items,)
+        Sorted raw ids.
+    user_factors_, item_factors_ : ndarray of shape (n_users or n_items, n_factors)
+        Posterior means of p and q (of the draws, with "gibbs").
+    user_biases_, item_biases_ : ndarray of shape (n_users,) and (n_items,)
+        Posterior means of b and c, in rating units.
+    intercept_ : float
+        μ, in rating units.
+    coef_ : ndarray of shape (n_features,)
+        w, in rating units per unit of the feature.
+    noise_std_ : float
+        Standard deviation of ε for a user and an item of average noise.
+    rating_range_ : tuple of float
+        Smallest and largest training rating.
+    n_iter_ : int
+        Number of iterations run.
+    loss_curve_ : list of float
+        After every iteration, per unit of weight and for standardised ratings: minus
+        the evidence lower bound (vb), the penalised sum of squares (als), or half the
+        weighted residual sum of squares times β (gibbs).
+    n_features_in_ : int
+        Number of columns of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, if X had any.
+
+    References
+    ----------
+    .. [1] Lim, Teh (2007). Variational Bayesian approach to movie rating prediction.
+       KDD Cup and Workshop.
+    .. [2] Salakhutdinov, Mnih (2008). Bayesian probabilistic matrix factorization using
+       Markov chain Monte Carlo. ICML.
+    .. [3] Lakshminarayanan, Bouchard, Archambeau (2011). Robust Bayesian matrix
+       factorisation. AISTATS.
+
+    Examples
+    --------
+    >>> from skrec import MFRegressor
+    >>> X = [["ann", "Heat"], ["ann", "Alien"], ["bob", "Heat"], ["bob", "Brazil"],
+    ...      ["cleo", "Alien"], ["cleo", "Brazil"]]
+    >>> y = [5, 3, 4, 2, 3, 1]
+    >>> mf = MFRegressor(n_factors=2).fit(X, y)
+    >>> mf.recommend(["ann", "bob"], n_items=1)
+    array([['Brazil'],
+           ['Alien']], dtype=object)
+    >>> mf.predict([["bob", "Alien"], ["dan", "Heat"]]).shape
+    (2,)
+    """
+
     _parameter_constraints: dict = {
         **BaseRecommender._parameter_constraints,
         "n_factors": [Interval(Integral, 0, None, closed="left")],
@@ -49,9 +148,9 @@ class MFRegressor(BaseRecommender):
         *,
         solver: Literal["vb", "gibbs", "als"] = "vb",
         biased: bool = True,
-        reg: float = 10.0,
+        reg: float = 12.0,
         max_iter: int | None = None,
-        tol: float = 1e-3,
+        tol: float = 0.03,
         handle_unknown: Literal["ignore", "warn", "error"] = "ignore",
         clip: bool = True,
         store_covariance: bool = True,
@@ -77,28 +176,37 @@ class MFRegressor(BaseRecommender):
     @property
     def user_factors_(self) -> np.ndarray:
         """Factors of users, ndarray of shape (n_users, n_factors)."""
-        return self._factors(self._posterior.users)
+        return self._factors("user")
 
     @property
     def item_factors_(self) -> np.ndarray:
         """Factors of items, ndarray of shape (n_items, n_factors)."""
-        return self._factors(self._posterior.items)
+        return self._factors("item")
 
     @property
     def user_biases_(self) -> np.ndarray:
         """Biases of users, ndarray of shape (n_users,)."""
-        return self._biases(self._posterior.users)
+        return self._biases("user")
 
     @property
     def item_biases_(self) -> np.ndarray:
         """Biases of items, ndarray of shape (n_items,)."""
-        return self._biases(self._posterior.items)
+        return self._biases("item")
 
-    def _factors(self, rows: Rows) -> np.ndarray:
-        return rows.mean.mean(axis=0)[:, : self._posterior.n_factors]
+    def _factors(self, side: str) -> np.ndarray:
+        return self._mean_rows(f"{side}_factors_")[:, : self._posterior.n_factors]
 
-    def _biases(self, rows: Rows) -> np.ndarray:
-        return rows.mean.mean(axis=0)[:, self._posterior.n_factors :].sum(axis=1)
+    def _biases(self, side: str) -> np.ndarray:
+        rows = self._mean_rows(f"{side}_biases_")
+        return rows[:, self._posterior.n_factors :].sum(axis=1)
+
+    def _mean_rows(self, attribute: str) -> np.ndarray:
+        if not hasattr(self, "_posterior"):
+            raise AttributeError(
+                f"This {type(self).__name__} has no attribute {attribute!r} before fit."
+            )
+        side = attribute.partition("_")[0]
+        return getattr(self._posterior, f"{side}s").mean.mean(axis=0)
 
     def _max_iter(self) -> int:
         return DEFAULT_MAX_ITER[self.solver] if self.max_iter is None else self.max_iter
@@ -107,6 +215,11 @@ class MFRegressor(BaseRecommender):
         return self.solver != "gibbs"
 
     def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
+        if self.n_factors == 0 and not self.biased:
+            raise ValueError(
+                "n_factors=0 and biased=False leave nothing to fit; raise n_factors or "
+                "set biased=True."
+            )
         units = Units.of(data, self.biased)
         problem = Problem.from_arrays(
             data.users,
@@ -147,7 +260,9 @@ class MFRegressor(BaseRecommender):
                 belief = partial(Posterior.average, draws)
             else:
                 belief = partial(export, state)
-            yield Iteration(state.objective, partial(self._attributes, belief))
+            yield Iteration(
+                state.objective, state.change, partial(self._attributes, belief)
+            )
 
     def _attributes(self, belief: Callable[[], Posterior]) -> dict[str, Any]:
         posterior = belief()
@@ -172,11 +287,16 @@ class MFRegressor(BaseRecommender):
             )
         scale = units.row_scale(layout)
 
-        def side(rows: Rows, fitted_ids: np.ndarray, ids: np.ndarray) -> Side:
-            where = pd.Index(fitted_ids).get_indexer(pd.Index(ids))
+        def side(noun: str, rows: Rows, fitted_ids: np.ndarray, ids: np.ndarray):
+            missing = np.zeros(len(ids), dtype=bool)
+            where = Ids.from_column(ids, missing, f"X ({noun})").numbered_in(fitted_ids)
             *_, mean = rows.means(where)
             *_, covariance = rows.covariances(where)
-            tensor = partial(torch.as_tensor, device=problem.target.device)
+            tensor = partial(
+                torch.as_tensor,
+                dtype=problem.target.dtype,
+                device=problem.target.device,
+            )
             prior_covariance = rows.prior_covariance[-1] / np.outer(scale, scale)
             return Side.at(
                 tensor(mean / scale),
@@ -185,12 +305,15 @@ class MFRegressor(BaseRecommender):
                 prior_mean=tensor(rows.prior_mean[-1] / scale),
                 prior_precision=tensor(np.linalg.inv(prior_covariance)),
                 relative_precision=tensor(1 / rows.dispersions(where)),
+                concentration=rows.concentration,
             )
 
         return State(
-            users=side(last.users, self.user_ids_, data.user_ids),
-            items=side(last.items, self.item_ids_, data.item_ids),
-            coef=problem.target.new_zeros(problem.features.shape[1]),
+            users=side("users", last.users, self.user_ids_, data.user_ids),
+            items=side("items", last.items, self.item_ids_, data.item_ids),
+            coef=torch.as_tensor(last.coef * units.feature_scale / units.scale).to(
+                problem.target
+            ),
             noise_precision=units.scale**2 / last.noise_variance,
         )
 
@@ -280,7 +403,8 @@ def _in_rating_units(state: State, units: Units, layout: Layout) -> Posterior:
             covariance=covariance,
             prior_mean=side.prior_mean.cpu().numpy()[None] * scale,
             prior_covariance=prior_covariance[None] * square,
-            dispersion=side.relative_variance.cpu().numpy(),
+            dispersion=side.relative_variance.double().cpu().numpy(),
+            concentration=side.concentration,
         )
 
     coef_scale = units.scale / units.feature_scale

@@ -1,8 +1,8 @@
 """What a fitted matrix factorisation believes, in rating units, as NumPy arrays.
 
 Points, a Gaussian posterior and draws are one thing here: draws, each with a mean and
-perhaps a covariance. A row number of -1 is a row that was never seen; what is believed of
-it is the prior that the solver has learned from the others.
+perhaps a covariance. A row number of -1 is a row that was never seen; what is believed
+of it is the prior that the solver has learned from the others.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Rows:
     prior_covariance : ndarray of shape (n_draws, row_size, row_size)
     dispersion : ndarray of shape (n_rows,)
         Factor of the noise variance of each row's ratings.
+    concentration : float
+        How alike the dispersions are: a of their Gamma prior.
     """
 
     mean: np.ndarray
@@ -36,6 +38,7 @@ class Rows:
     prior_mean: np.ndarray
     prior_covariance: np.ndarray
     dispersion: np.ndarray
+    concentration: float
 
     @classmethod
     def stack(cls, draws: Sequence[Rows]) -> Rows:
@@ -46,6 +49,7 @@ class Rows:
             prior_mean=np.concatenate([draw.prior_mean for draw in draws]),
             prior_covariance=np.concatenate([draw.prior_covariance for draw in draws]),
             dispersion=np.mean([draw.dispersion for draw in draws], axis=0),
+            concentration=draws[0].concentration,
         )
 
     def means(self, rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -199,19 +203,22 @@ class Posterior:
     def _product_variance(self, u: np.ndarray, i: np.ndarray) -> np.ndarray:
         """Var[b + c + p·q] of pairs of rows: within draws, plus between draws."""
         k = self.n_factors
+        spread = np.full(len(u), self.users.covariance is not None)
+        spread |= (u < 0) | (i < 0)
         within, means = np.zeros(len(u)), []
         for x, z, S, T in zip(
             self.users.means(u),
             self.items.means(i),
-            self.users.covariances(u),
-            self.items.covariances(i),
+            self.users.covariances(u[spread]),
+            self.items.covariances(i[spread]),
             strict=True,
         ):
             means.append(self._product(x, z))
+            x, z = x[spread], z[spread]
             x[:, k:] = z[:, k:] = 1
-            within += np.einsum("nj,njk,nk->n", z, S, z, dtype=np.float64)
-            within += np.einsum("nj,njk,nk->n", x, T, x, dtype=np.float64)
-            within += np.einsum(
-                "njk,njk->n", S[:, :k, :k], T[:, :k, :k], dtype=np.float64
-            )
+            Sz = np.einsum("njk,nk->nj", S, z)
+            Tx = np.einsum("njk,nk->nj", T, x)
+            ST = S[:, :k, :k] * T[:, :k, :k]
+            within[spread] += (z * Sz).sum(axis=1) + (x * Tx).sum(axis=1)
+            within[spread] += ST.sum(axis=(1, 2))
         return within / len(means) + np.var(means, axis=0)

@@ -32,7 +32,7 @@ def top_k(
     n_rows, n_columns, k : int
         k is at most n_columns.
     excluded : callable, optional
-        Takes a slice of rows to (row within the slice, column) of what may not be taken.
+        Takes a slice of rows to (row within it, column) of what may not be taken.
 
     Returns
     -------
@@ -63,8 +63,8 @@ def _stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """torch.topk along rows, with ties in the order of the columns."""
     n_columns = scores.shape[1]
     best, where = torch.topk(scores, min(k + 1, n_columns))
-    # Among equals topk takes any. Where the first one left out equals the last one taken
-    # the whole row decides; elsewhere sorting what was taken does.
+    # Among equals topk takes any. Where the first one left out equals the last one
+    # taken the whole row decides; elsewhere sorting what was taken does.
     if n_columns > k:
         tied = torch.nonzero(best[:, k] == best[:, k - 1]).squeeze(1)
         best, where = best[:, :k], where[:, :k]

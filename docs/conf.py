@@ -1,0 +1,42 @@
+"""Configuration of the documentation."""
+
+import warnings
+
+import skrec
+
+project = "skrec"
+author = "The skrec developers"
+project_copyright = f"2026, {author}"
+release = version = skrec.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.extlinks",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "examples"]
+templates_path = ["_templates"]
+default_role = "code"
+extlinks = {"doi": ("https://doi.org/%s", "doi:%s")}
+
+autosummary_generate = True
+numpydoc_show_class_members = False
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"skrec {release}"
+html_show_sourcelink = False
+html_theme_options = {"show_prev_next": False}
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "abort_on_example_error": True,
+    "show_memory": False,
+}
+
+# The page of an example shows figures; a window for them cannot open in a build.
+warnings.filterwarnings("ignore", message=".*FigureCanvasAgg is non-interactive")

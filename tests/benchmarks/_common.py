@@ -1,0 +1,210 @@
+"""What the benchmarks share: ratings, splits, contestants, and the printed table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import root_mean_squared_error
+from sklearn.model_selection import KFold
+from threadpoolctl import threadpool_limits
+
+import skrec
+from skrec import MFRegressor
+
+PROJECT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("SKREC_DATA", PROJECT.parent / "shared" / "data"))
+COLUMNS = ["user", "item", "rating"]
+WARM_UP_ROWS = 100_000
+
+
+class Split(NamedTuple):
+    """Training and test ratings, frames of the columns user, item and rating."""
+
+    train: pd.DataFrame
+    test: pd.DataFrame
+
+
+class Outcome(NamedTuple):
+    """What one contestant reached on one split, or on several."""
+
+    rmse: float
+    seconds: float
+
+
+Contestant = Callable[[Split], Outcome]
+
+
+class Row(NamedTuple):
+    """A line of the printed table; `bar` and `beyond` say what they limit."""
+
+    measurement: str
+    figure: float
+    bar: str = ""
+    beyond: str = ""
+    peer: str = ""
+    peer_figure: float | None = None
+
+    def cells(self) -> list[str]:
+        theirs = ratio = ""
+        if self.peer_figure is not None:
+            theirs = decimals(self.peer_figure)
+            ratio = f"{self.figure / self.peer_figure:.3f}"
+        ours = decimals(self.figure)
+        return [self.measurement, self.bar, self.beyond, ours, self.peer, theirs, ratio]
+
+
+def decimals(figure: float) -> str:
+    return f"{figure:.4f}" if figure < 10 else f"{figure:.1f}"
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print rows as a simple table of reStructuredText, to be pasted into a page."""
+    header = ["measured", "bar", "beyond", "skrec", "peer", "peer's", "ratio"]
+    table = [header, *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    rule = ["=" * width for width in widths]
+    for cells in [rule, table[0], rule, *table[1:], rule]:
+        padded = map(str.ljust, cells, widths)
+        print("  ".join(padded).rstrip())
+
+
+def print_environment() -> None:
+    """Print what the figures depend on besides the code."""
+    parts = [f"Python {platform.python_version()}", f"skrec {skrec.__version__}"]
+    for package in ["torch", "scikit-learn", "pandas", "scikit-surprise", "cmfrec"]:
+        try:
+            parts.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            parts.append(f"no {package}")
+    parts.append(f"threads: {torch.get_num_threads()} of {os.cpu_count()}")
+    print(", ".join(parts), end="\n\n")
+
+
+def set_threads(n: int) -> None:
+    """Give every contestant `n` threads, in libraries loaded now and later."""
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(n)
+    threadpool_limits(n)
+    torch.set_num_threads(n)
+
+
+def load_ml_100k(member: str = "u.data") -> pd.DataFrame:
+    """Ratings of a member of the archive, in its own order."""
+    with (
+        zipfile.ZipFile(DATA / "ml-100k.zip") as archive,
+        archive.open(f"ml-100k/{member}") as file,
+    ):
+        return pd.read_csv(file, sep="\t", names=COLUMNS, usecols=range(3))
+
+
+def load_npz(path: Path) -> pd.DataFrame:
+    """Ratings of the arrays user, item and rating."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return pd.DataFrame({name: arrays[name] for name in COLUMNS})
+
+
+def folds(ratings: pd.DataFrame) -> Iterator[Split]:
+    for train, test in KFold(5, shuffle=True, random_state=0).split(ratings):
+        yield Split(ratings.iloc[train], ratings.iloc[test])
+
+
+def first_tenth(ratings: pd.DataFrame) -> Split:
+    """The test set is the first tenth of a fixed permutation."""
+    order = np.random.RandomState(0).permutation(len(ratings))
+    cut = len(ratings) // 10
+    return Split(ratings.iloc[order[cut:]], ratings.iloc[order[:cut]])
+
+
+def x_y(ratings: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    return ratings[["user", "item"]], ratings["rating"]
+
+
+def mf_regressor(split: Split, **params) -> Outcome:
+    """Time the whole `fit(X, y)`, ids and validation included."""
+    (X, y), (X_test, y_test) = map(x_y, split)
+    start = time.perf_counter()
+    model = MFRegressor(**params).fit(X, y)
+    seconds = time.perf_counter() - start
+    return Outcome(root_mean_squared_error(y_test, model.predict(X_test)), seconds)
+
+
+# The peers are imported where they are used, so that other measurements neither need
+# them nor carry their memory.
+
+
+def surprise_svd(split: Split) -> Outcome:
+    """Time the fit alone, on one thread whatever is set.
+
+    The Trainset, where Surprise numbers the ids, is built before the clock starts.
+    """
+    from surprise import SVD, Dataset, Reader
+
+    rating = split.train["rating"]
+    reader = Reader(rating_scale=(rating.min(), rating.max()))
+    trainset = Dataset.load_from_df(split.train, reader).build_full_trainset()
+    start = time.perf_counter()
+    model = SVD(random_state=0).fit(trainset)
+    seconds = time.perf_counter() - start
+    predictions = model.test(split.test.itertuples(index=False, name=None))
+    predicted = [prediction.est for prediction in predictions]
+    return Outcome(root_mean_squared_error(split.test["rating"], predicted), seconds)
+
+
+def cmfrec_cmf(split: Split, *, k: int, lambda_: float) -> Outcome:
+    """Time the fit of a frame, and clip predictions as the other contestants do."""
+    from cmfrec import CMF
+
+    train = split.train.set_axis(["UserId", "ItemId", "Rating"], axis=1)
+    train = train.astype({"Rating": float})
+    threads = torch.get_num_threads()
+    model = CMF(k=k, lambda_=lambda_, random_state=1, nthreads=threads, verbose=False)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(train)
+    seconds = time.perf_counter() - start
+    predicted = model.predict(split.test["user"], split.test["item"])
+    # Where both ids are unknown, cmfrec has no answer.
+    predicted = np.where(np.isnan(predicted), train["Rating"].mean(), predicted)
+    predicted = predicted.clip(train["Rating"].min(), train["Rating"].max())
+    return Outcome(root_mean_squared_error(split.test["rating"], predicted), seconds)
+
+
+def compare(
+    contestants: dict[str, Contestant], splits: Sequence[Split]
+) -> dict[str, Outcome]:
+    """Mean RMSE and median fit time of contestants that take turns on each split.
+
+    Taking turns spreads a busy spell of the machine over all of them. A first fit of
+    each, which pays for imports and thread pools, is not counted.
+    """
+    first = splits[0]
+    for run in contestants.values():
+        run(Split(first.train[:WARM_UP_ROWS], first.test[:WARM_UP_ROWS]))
+    outcomes = {name: [] for name in contestants}
+    for split in splits:
+        for name, run in contestants.items():
+            outcome = run(split)
+            outcomes[name].append(outcome)
+            print(
+                f"{name}: RMSE {outcome.rmse:.4f}, fit {outcome.seconds:.2f} s",
+                file=sys.stderr,
+            )
+    return {
+        name: Outcome(
+            rmse=float(np.mean([outcome.rmse for outcome in runs])),
+            seconds=float(np.median([outcome.seconds for outcome in runs])),
+        )
+        for name, runs in outcomes.items()
+    }

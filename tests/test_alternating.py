@@ -1,0 +1,356 @@
+"""Solvers against brute force in float64."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from skrec._alternating import (
+    PRIOR_ROWS,
+    PRIOR_VARIANCE,
+    Draw,
+    Problem,
+    Side,
+    State,
+    _sweeps,
+    als,
+    gibbs,
+    spectral_start,
+    vb,
+)
+
+
+def make_problem(
+    seed=0,
+    n_users=12,
+    n_items=9,
+    n_factors=2,
+    biased=True,
+    n_features=0,
+    device="cpu",
+    dtype=torch.float64,
+):
+    """A small problem and the arrays that it is made of."""
+    rng = np.random.default_rng(seed)
+    u, i = np.nonzero(rng.random((n_users, n_items)) < 0.5)
+    u = np.unique(u, return_inverse=True)[1]
+    order = np.lexsort((i, u))
+    u, i = u[order], i[order]
+    taste = rng.normal(size=(n_users, 2)) @ rng.normal(size=(2, n_items))
+    features = rng.normal(size=(len(u), n_features))
+    y = taste[u, i] + rng.normal(size=n_users)[u] + features.sum(1)
+    y = (y - y.mean()) / y.std()
+    w = rng.uniform(0.5, 2, size=len(u))
+    shape = (u.max() + 1, n_items)
+    problem = Problem.from_arrays(
+        u,
+        i,
+        shape,
+        y,
+        w,
+        features,
+        n_factors=n_factors,
+        biased=biased,
+        device=torch.device(device),
+        dtype=dtype,
+    )
+    return problem, (u, i, y, w, features)
+
+
+VARIANTS = {
+    "biased": {},
+    "plain": {"biased": False},
+    "biases alone": {"n_factors": 0},
+    "features": {"n_features": 2},
+    "more factors than items": {"n_factors": 11},
+}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
+def variant(request):
+    return request.param
+
+
+def run(solver, problem, n_sweeps, *args):
+    return list(islice(solver(problem, spectral_start(problem), *args), n_sweeps))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_vb_never_lowers_the_bound(variant, seed):
+    problem, _ = make_problem(seed, **variant)
+    objective = [state.objective for state in run(vb, problem, 60)]
+    assert np.diff(objective).max() < 1e-9
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_als_never_raises_its_objective(variant, seed):
+    problem, _ = make_problem(seed, **variant)
+    objective = [state.objective for state in run(als, problem, 60, 0.3)]
+    assert np.diff(objective).max() < 1e-9
+
+
+def as_arrays(side, layout):
+    """Means, full covariances, prior, and the Gamma of the relative precisions."""
+    mean = side.mean.numpy()
+    if side.covariance is None:
+        covariance = np.zeros((*mean.shape, mean.shape[1]))
+    else:
+        covariance = layout.unpack(side.covariance).numpy()
+    return mean, covariance
+
+
+def residuals(problem, arrays, state):
+    """E[(y − ŷ)²] of every rating, from the moments of both rows."""
+    u, i, y, _, features = arrays
+    k = problem.layout.n_factors
+    x, S = as_arrays(state.users, problem.layout)
+    z, T = as_arrays(state.items, problem.layout)
+    x, S, z, T = x[u], S[u], z[i], T[i]
+    y = y - features @ state.coef.numpy()
+    fitted = (x[:, :k] * z[:, :k]).sum(1) + x[:, k:].sum(1) + z[:, k:].sum(1)
+    # A bias meets the other side's 1.
+    x, z = x.copy(), z.copy()
+    x[:, k:] = z[:, k:] = 1
+    spread = np.einsum("nj,njk,nk->n", z, S, z) + np.einsum("nj,njk,nk->n", x, T, x)
+    spread += np.einsum("njk,njk->n", S[:, :k, :k], T[:, :k, :k])
+    if state.coef_factor is not None:
+        factor = state.coef_factor.numpy()
+        spread += ((features @ factor.T) ** 2).sum(1)
+    return (y - fitted) ** 2 + spread
+
+
+def brute_force_bound(problem, arrays, state):
+    u, i, _, w, _ = arrays
+    bound = 0.0
+    log_precision = np.log(state.noise_precision)
+    precision = state.noise_precision
+    for side, rows in ((state.users, u), (state.items, i)):
+        mean, covariance = as_arrays(side, problem.layout)
+        m = side.prior_mean.numpy()
+        prior_covariance = np.linalg.inv(side.prior_precision.numpy())
+        for x, S in zip(mean, covariance, strict=True):
+            bound += stats.multivariate_normal(m, prior_covariance).logpdf(x)
+            bound -= np.trace(side.prior_precision.numpy() @ S) / 2
+            bound += stats.multivariate_normal(cov=S).entropy()
+        # The priors' own priors, which are not normalised.
+        log_det = np.linalg.slogdet(side.prior_precision.numpy())[1]
+        trace = np.trace(side.prior_precision.numpy())
+        bound += PRIOR_ROWS / 2 * (log_det - PRIOR_VARIANCE * trace)
+
+        a, shape = side.concentration, side.relative_shape.numpy()
+        alpha = stats.gamma(shape, scale=side.relative_precision.numpy() / shape)
+        for row in range(len(mean)):
+            q = stats.gamma(shape[row], scale=alpha.kwds["scale"][row])
+            bound += q.expect(lambda x, a=a: stats.gamma(a, scale=1 / a).logpdf(x))
+            bound += q.entropy()
+        expected_log = [
+            stats.gamma(s, scale=c).expect(np.log)
+            for s, c in zip(shape, alpha.kwds["scale"], strict=True)
+        ]
+        log_precision = log_precision + np.array(expected_log)[rows]
+        precision = precision * side.relative_precision.numpy()[rows]
+    if state.coef_factor is not None:
+        factor, lam = state.coef_factor.numpy(), state.coef_precision
+        coef, n = state.coef.numpy(), len(state.coef)
+        S = factor.T @ factor
+        bound += stats.norm(scale=lam**-0.5).logpdf(coef).sum() - lam * np.trace(S) / 2
+        bound += stats.multivariate_normal(cov=S).entropy()
+        bound += PRIOR_ROWS / 2 * (np.log(lam) - PRIOR_VARIANCE * lam)
+        assert n == 2
+    likelihood = log_precision - np.log(2 * np.pi)
+    likelihood = likelihood - precision * residuals(problem, arrays, state)
+    return bound + (w * likelihood).sum() / 2
+
+
+@pytest.mark.parametrize("n_sweeps", [1, 4])
+def test_vb_bound_is_the_brute_force_one(variant, n_sweeps):
+    problem, arrays = make_problem(n_users=5, n_items=4, **variant)
+    state = run(vb, problem, n_sweeps)[-1]
+    expected = brute_force_bound(problem, arrays, state)
+    assert -state.objective * problem.weight == pytest.approx(expected, rel=1e-6)
+
+
+def test_noise_variance_is_the_weighted_mean_square_of_residuals(variant):
+    problem, arrays = make_problem(**variant)
+    u, i, _, w, _ = arrays
+    state = run(vb, problem, 5)[-1]
+    alpha = state.users.relative_precision.numpy()[u]
+    alpha = alpha * state.items.relative_precision.numpy()[i]
+    expected = (w * alpha * residuals(problem, arrays, state)).sum() / w.sum()
+    assert state.noise_variance == pytest.approx(expected)
+
+
+def test_als_objective_is_the_penalised_sum_of_squares(variant):
+    problem, arrays = make_problem(**variant)
+    state = run(als, problem, 3, 0.3)[-1]
+    points = (state.users.mean, state.items.mean, state.coef)
+    penalty = sum(float((x**2).sum()) for x in points)
+    expected = (arrays[3] * residuals(problem, arrays, state)).sum() + 0.3 * penalty
+    assert state.objective * problem.weight == pytest.approx(expected)
+
+
+def test_als_ends_where_no_coordinate_can_be_improved(variant):
+    problem, arrays = make_problem(**variant)
+    state = run(als, problem, 600, 0.5)[-1]
+
+    def objective(points):
+        moved = State(
+            users=Side.at(points[0], problem.layout),
+            items=Side.at(points[1], problem.layout),
+            coef=points[2],
+        )
+        penalty = sum(float((x**2).sum()) for x in points)
+        weighted = arrays[3] * residuals(problem, arrays, moved)
+        return weighted.sum() + 0.5 * penalty
+
+    points = [state.users.mean, state.items.mean, state.coef]
+    for which, point in enumerate(points):
+        for index in np.ndindex(*point.shape):
+            step = torch.zeros_like(point)
+            step[index] = 1e-5
+            ends = [
+                objective([*points[:which], point + sign * step, *points[which + 1 :]])
+                for sign in (1, -1)
+            ]
+            assert abs(ends[0] - ends[1]) / 2e-5 < 1e-4
+
+
+def test_moved_is_the_change_of_the_predictions():
+    problem, arrays = make_problem(n_factors=3)
+    u, i, _, w, _ = arrays
+    rule_states = run(als, problem, 4, 0.3)
+    before, after = rule_states[-2:]
+
+    def fitted(users, items):
+        x, z = users.mean.numpy()[u], items.mean.numpy()[i]
+        return (x[:, :3] * z[:, :3]).sum(1) + x[:, 3] + z[:, 3]
+
+    halves = [
+        fitted(before.users, before.items),
+        fitted(after.users, before.items),
+        fitted(after.users, after.items),
+    ]
+    square = sum((w * np.diff(halves, axis=0)[step] ** 2).sum() for step in (0, 1))
+    assert after.change == pytest.approx(np.sqrt(square / w.sum()))
+
+
+class FixedDraw(Draw):
+    """Gibbs with everything but the rows fixed."""
+
+    def learn_prior(self, side, layout):
+        return side
+
+    def relative_precision(self, count, residual, concentration):
+        return torch.ones_like(count), None
+
+    def noise_precision(self, weight, residual):
+        return 2.0
+
+
+def test_gibbs_draws_have_the_moments_of_the_closed_form():
+    problem, (u, i, y, w, _) = make_problem(n_users=4, n_items=3, n_factors=0)
+    n_users, n_items = len(problem.users), len(problem.items)
+    design = np.hstack([np.eye(n_users)[u], np.eye(n_items)[i]])
+    precision = 2 * (design.T * w) @ design + np.eye(n_users + n_items)
+    mean = np.linalg.solve(precision, 2 * design.T @ (w * y))
+
+    start = State(
+        users=Side.at(torch.zeros(n_users, 1).double(), problem.layout),
+        items=Side.at(torch.zeros(n_items, 1).double(), problem.layout),
+        coef=torch.zeros(0).double(),
+        noise_precision=2.0,
+    )
+    states = _sweeps(problem, start, FixedDraw(np.random.RandomState(0)))
+    draws = np.array(
+        [
+            torch.cat([state.users.mean, state.items.mean])[:, 0].numpy()
+            for state in islice(states, 50, 4_050)
+        ]
+    )
+    np.testing.assert_allclose(draws.mean(0), mean, atol=0.06)
+    np.testing.assert_allclose(np.cov(draws.T), np.linalg.inv(precision), atol=0.06)
+
+
+def test_gibbs_draws_rows_from_their_gaussian():
+    rng = np.random.default_rng(0)
+    factor = torch.as_tensor(rng.normal(size=(1, 3, 3)))
+    mean = torch.as_tensor(rng.normal(size=(1, 3)))
+    n = 40_000
+    draws, covariance = Draw(np.random.RandomState(0)).rows(
+        mean.expand(n, 3), factor.expand(n, 3, 3), mean
+    )
+    assert covariance is None
+    expected = factor[0].T @ factor[0]
+    np.testing.assert_allclose(draws.mean(0), mean[0], atol=0.05)
+    np.testing.assert_allclose(
+        np.cov(draws.numpy().T), expected, atol=0.03 * float(expected.max())
+    )
+
+
+def test_gibbs_draws_the_prior_from_its_normal_wishart():
+    rng = np.random.default_rng(0)
+    rows = torch.as_tensor(rng.normal(1.0, 2.0, size=(200, 2)))
+    problem, _ = make_problem(n_factors=1)
+    side = Side.at(rows, problem.layout)
+    rule = Draw(np.random.RandomState(0))
+    draws = [rule.learn_prior(side, problem.layout) for _ in range(4000)]
+    means = np.array([draw.prior_mean.numpy() for draw in draws])
+    precisions = np.array([draw.prior_precision.numpy() for draw in draws])
+
+    strength, x = PRIOR_ROWS + 200, rows.numpy()
+    centre = x.mean(0)
+    scatter = (x - centre).T @ (x - centre) + 2 * PRIOR_VARIANCE * np.eye(2)
+    scatter += PRIOR_ROWS * 200 / strength * np.outer(centre, centre)
+    np.testing.assert_allclose(means.mean(0), centre * 200 / strength, atol=0.02)
+    np.testing.assert_allclose(
+        precisions.mean(0), 202 * np.linalg.inv(scatter), rtol=0.02, atol=0.003
+    )
+    expected = scatter / strength / (202 - 3)
+    np.testing.assert_allclose(np.cov(means.T), expected, atol=0.1 * expected.max())
+
+
+def test_gibbs_repeats_itself_under_one_seed():
+    problem, _ = make_problem()
+    chains = [run(gibbs, problem, 3, np.random.RandomState(7))[-1] for _ in range(2)]
+    assert torch.equal(chains[0].users.mean, chains[1].users.mean)
+
+
+def test_start_finds_the_leading_directions_of_a_low_rank_matrix():
+    rng = np.random.default_rng(0)
+    n_users, n_items = 60, 40
+    u, i = (index.ravel() for index in np.indices((n_users, n_items)))
+    taste = rng.normal(size=(n_users, 2)) @ rng.normal(size=(2, n_items))
+    taste -= taste.mean(0)
+    taste -= taste.mean(1, keepdims=True)
+    problem = Problem.from_arrays(
+        u,
+        i,
+        (n_users, n_items),
+        taste[u, i],
+        np.ones(len(u)),
+        np.zeros((len(u), 0)),
+        n_factors=2,
+        biased=True,
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+    )
+    found = np.linalg.qr(spectral_start(problem).items.mean[:, :2].numpy())[0]
+    expected = np.linalg.svd(taste)[2][:2].T
+    cosines = np.linalg.svd(found.T @ expected, compute_uv=False)
+    np.testing.assert_allclose(cosines, 1, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("solver", [vb, gibbs, als])
+def test_cuda_gives_what_the_cpu_gives(solver):
+    args = {vb: (), gibbs: (np.random.RandomState,), als: (0.3,)}[solver]
+    states = []
+    for device in ("cpu", "cuda"):
+        problem, _ = make_problem(device=device, n_features=1)
+        drawn = [arg(0) if callable(arg) else arg for arg in args]
+        states.append(run(solver, problem, 5, *drawn)[-1])
+    for side in ("users", "items"):
+        means = [getattr(state, side).mean.cpu() for state in states]
+        np.testing.assert_allclose(means[0], means[1], rtol=1e-8, atol=1e-10)

@@ -1,0 +1,793 @@
+"""Every wrong input is refused in words: where it is, what was found, what is asked."""
+
+import datetime
+import functools
+import pickle
+import re
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from scipy import sparse
+from sklearn.exceptions import DataConversionWarning, NotFittedError
+
+from skrec import MFRegressor
+
+N_ROWS, N_USERS, N_ITEMS = 60, 8, 6
+_rng = np.random.default_rng(0)
+X = np.column_stack(
+    [np.arange(N_ROWS) % N_USERS, _rng.permutation(np.arange(N_ROWS) % N_ITEMS)]
+)
+Y = _rng.integers(1, 6, N_ROWS).astype(float)
+FRAME = pd.DataFrame(X, columns=["user", "item"])
+
+
+def small(**params):
+    """An estimator that stops at once, whatever the data, and does not warn."""
+    return MFRegressor(**{"n_factors": 2, "tol": 1e9, **params})
+
+
+def fit(X=X, y=Y, sample_weight=None, **params):
+    return small(**params).fit(X, y, sample_weight)
+
+
+@functools.cache
+def fitted(**params):
+    return fit(**params)
+
+
+@functools.cache
+def fitted_on(kind):
+    return fit({"frame": FRAME, "strings": FRAME.astype(str)}[kind])
+
+
+def with_id(value, column=0):
+    """Rows of Python ints, one id of which is another value."""
+    rows = X.astype(object)
+    rows[3, column] = value
+    return rows
+
+
+def all_ids(values):
+    """A frame whose users are all of an unusual kind."""
+    return FRAME.assign(user=pd.Series(values, dtype=object))
+
+
+def with_feature(values):
+    return FRAME.assign(hour=values)
+
+
+def replaced(value, values=Y, dtype=float):
+    values = values.astype(dtype)
+    values[3] = value
+    return values
+
+
+SHAPES_OF_X = {
+    "one column": (lambda: fit(X[:, :1]), ValueError, r"1 feature\(s\).*minimum of 2"),
+    "one column of a frame": (
+        lambda: fit(FRAME[["user"]]),
+        ValueError,
+        r"1 feature\(s\).*minimum of 2.*column of users and a column of items",
+    ),
+    "three-dimensional": (lambda: fit(X[None]), ValueError, r"dim 3.*dim <= 2"),
+    "one-dimensional": (lambda: fit(X[:, 0]), ValueError, "Expected 2D.*got 1D"),
+    "a series": (lambda: fit(FRAME["user"]), ValueError, "2-dimensional.*Series"),
+    "a scalar": (lambda: fit(5), ValueError, "Expected 2D array, got scalar"),
+    "sparse matrix": (
+        lambda: fit(sparse.csr_matrix(X)),
+        TypeError,
+        "Sparse data was passed for X, but dense data is required",
+    ),
+    "sparse array": (
+        lambda: fit(sparse.coo_array(X)),
+        TypeError,
+        "Sparse data was passed for X, but dense data is required",
+    ),
+    "no rows": (lambda: fit(X[:0], Y[:0]), ValueError, r"0 sample\(s\).*minimum of 1"),
+    "no rows in a frame": (
+        lambda: fit(FRAME[:0], Y[:0]),
+        ValueError,
+        r"0 sample\(s\).*minimum of 1.*X has no rows",
+    ),
+    "no rows in a polars frame": (
+        lambda: fit(pl.DataFrame(FRAME)[:0], Y[:0]),
+        ValueError,
+        r"0 sample\(s\).*minimum of 1.*X has no rows",
+    ),
+    "no columns": (lambda: fit(FRAME[[]]), ValueError, r"0 feature\(s\).*minimum of 2"),
+    "complex array": (
+        lambda: fit(X.astype(complex)),
+        ValueError,
+        "Complex data not supported",
+    ),
+    "complex frame": (
+        lambda: fit(FRAME.astype(complex)),
+        TypeError,
+        r"column 0 of X \(users, 'user'\).*complex128, not ids",
+    ),
+}
+
+USERS = r"column 0 of X \(users"
+ITEMS = r"column 1 of X \(items"
+MISSING = r".*\) holds 1 missing id \(first rows: 3\).*every row needs an id"
+
+IDS = {
+    **{
+        f"user {value!r}": (
+            functools.partial(lambda value: fit(with_id(value)), value),
+            ValueError,
+            USERS + MISSING,
+        )
+        for value in (None, np.nan, pd.NaT, pd.NA, np.datetime64("NaT", "D"))
+    },
+    "item None": (
+        lambda: fit(with_id(None, column=1)),
+        ValueError,
+        ITEMS + MISSING,
+    ),
+    "user inf": (
+        lambda: fit(with_id(np.inf)),
+        ValueError,
+        USERS + r"\) holds 1 infinite id \(first rows: 3\)",
+    ),
+    "user -inf in a float array": (
+        lambda: fit(X - np.where(X == 3, np.inf, 0)),
+        ValueError,
+        USERS + r"\) holds \d+ missing ids .*infinite",
+    ),
+    "user NaN in a frame": (
+        lambda: fit(FRAME.mask(FRAME["user"] == 3)),
+        ValueError,
+        USERS + r", 'user'\) holds 8 missing ids \(first rows: 3, 11, 19, 27, 35, …\)",
+    ),
+    "user NA in Int64": (
+        lambda: fit(all_ids(replaced(None, X[:, 0], object)).astype("Int64")),
+        ValueError,
+        USERS + MISSING,
+    ),
+    "user missing in a category": (
+        lambda: fit(all_ids(replaced(None, X[:, 0], object)).astype("category")),
+        ValueError,
+        USERS + MISSING,
+    ),
+    "user NaT in datetimes": (
+        lambda: fit(
+            FRAME.assign(
+                user=pd.to_datetime(FRAME["user"], unit="D").where(FRAME.index != 3)
+            )
+        ),
+        ValueError,
+        USERS + MISSING,
+    ),
+    "user null in polars": (
+        lambda: fit(
+            pl.DataFrame(FRAME).with_columns(
+                user=pl.Series(replaced(None, X[:, 0], object).tolist())
+            )
+        ),
+        ValueError,
+        USERS + MISSING,
+    ),
+    "item null in arrow": (
+        lambda: fit(
+            pa.table(
+                {"user": X[:, 0], "item": replaced(None, X[:, 1], object).tolist()}
+            )
+        ),
+        ValueError,
+        ITEMS + MISSING,
+    ),
+    **{
+        f"int and {name}": (
+            functools.partial(lambda value: fit(with_id(value)), value),
+            TypeError,
+            USERS + rf"\) mixes ids of types.*{name}.*one sortable kind",
+        )
+        for name, value in {
+            "str": "ann",
+            "bytes": b"ann",
+            "list": [1],
+            "dict": {"id": 1},
+            "tuple": (1, 2),
+            "complex": 1j,
+            "date": datetime.date(2026, 1, 1),
+        }.items()
+    },
+    **{
+        f"all {type(value).__name__}": (
+            functools.partial(lambda value: fit(all_ids([value] * N_ROWS)), value),
+            TypeError,
+            USERS + rf".*nested ids of type {type(value).__name__};.* single ",
+        )
+        for value in ([1], (1, 2), {"id": 1}, {1})
+    },
+    "polars lists": (
+        lambda: fit(
+            pl.DataFrame({"user": [[u] for u in X[:, 0].tolist()], "item": X[:, 1]})
+        ),
+        TypeError,
+        USERS + r", 'user'\) holds nested ids",
+    ),
+    "polars structs": (
+        lambda: fit(
+            pl.DataFrame(
+                {"user": [{"id": u} for u in X[:, 0].tolist()], "item": X[:, 1]}
+            )
+        ),
+        TypeError,
+        USERS + r", 'user'\) holds nested ids",
+    ),
+    "objects without order": (
+        lambda: fit(all_ids([object() for _ in range(N_ROWS)])),
+        TypeError,
+        USERS + r", 'user'\).*object.*sort",
+    ),
+}
+
+FURTHER_COLUMNS = {
+    "strings": (
+        lambda: fit(with_feature("noon")),
+        ValueError,
+        r"column 2 of X \('hour'\) must be numeric.*'string'.*'noon'",
+    ),
+    "numbers as strings": (
+        lambda: fit(with_feature("12")),
+        ValueError,
+        r"column 2 of X \('hour'\) must be numeric.*'string'.*'12'",
+    ),
+    "datetimes": (
+        lambda: fit(with_feature(pd.Timestamp(0))),
+        ValueError,
+        r"column 2 of X \('hour'\) must be numeric.*'datetime64'",
+    ),
+    "complex": (
+        lambda: fit(with_feature(1j)),
+        ValueError,
+        r"column 2 of X \('hour'\) must be numeric.*'complex'",
+    ),
+    "NaN": (
+        lambda: fit(with_feature(replaced(np.nan))),
+        ValueError,
+        r"column 2 of X \('hour'\) must hold finite.* 1 feature \(first rows: 3\)",
+    ),
+    "None": (
+        lambda: fit(with_feature(replaced(None, dtype=object))),
+        ValueError,
+        r"column 2 of X \('hour'\) must hold finite.* 1 feature \(first rows: 3\)",
+    ),
+    "infinite in an array": (
+        lambda: fit(np.column_stack([X, replaced(np.inf)])),
+        ValueError,
+        r"column 2 of X must hold finite.* 1 feature \(first rows: 3\)",
+    ),
+    "string in a row of a list": (
+        lambda: fit([[*row, "noon"] for row in X.tolist()]),
+        ValueError,
+        r"column 2 of X must be numeric.*'string'.*'noon'",
+    ),
+    "NaN asked to predict": (
+        lambda: fit(with_feature(Y)).predict(with_feature(replaced(np.nan))),
+        ValueError,
+        r"column 2 of X \('hour'\) must hold finite.* 1 feature \(first rows: 3\)",
+    ),
+}
+
+RATINGS = {
+    "absent": (lambda: fit(y=None), ValueError, "requires y.*y is None"),
+    "NaN": (
+        lambda: fit(y=replaced(np.nan)),
+        ValueError,
+        r"y must hold finite.* 1 rating \(first rows: 3\)",
+    ),
+    "inf": (
+        lambda: fit(y=replaced(np.inf)),
+        ValueError,
+        r"y must hold finite.* 1 rating \(first rows: 3\)",
+    ),
+    "None": (
+        lambda: fit(y=replaced(None, dtype=object)),
+        ValueError,
+        r"y must hold finite.* 1 rating \(first rows: 3\)",
+    ),
+    "NA in Float64": (
+        lambda: fit(y=pd.Series(Y, dtype="Float64").mask(FRAME.index == 3)),
+        ValueError,
+        r"y must hold finite.* 1 rating \(first rows: 3\)",
+    ),
+    "strings": (
+        lambda: fit(y=Y.astype(str)),
+        ValueError,
+        "y must be numeric.*'string'",
+    ),
+    "a string among numbers": (
+        lambda: fit(y=replaced("good", dtype=object)),
+        ValueError,
+        "y must be numeric.*'good'",
+    ),
+    "too short": (lambda: fit(y=Y[:-1]), ValueError, r"X has 60 and y has 59"),
+    "a scalar": (lambda: fit(y=3.0), TypeError, r"\by\b.*float"),
+    "two columns": (
+        lambda: fit(y=np.column_stack([Y, Y])),
+        ValueError,
+        r"y should be a 1d array, got an array of shape \(60, 2\)",
+    ),
+    "sparse": (
+        lambda: fit(y=sparse.csr_array(Y[:, None])),
+        TypeError,
+        "y is a sparse matrix; it must be a dense array",
+    ),
+    "complex": (lambda: fit(y=Y * 1j), ValueError, "Complex data not supported"),
+}
+
+WEIGHTS = {
+    "negative": (
+        lambda: fit(sample_weight=replaced(-1)),
+        ValueError,
+        r"Negative values.*`sample_weight`: 1 \(first rows: 3\).*at least 0",
+    ),
+    "all zero": (
+        lambda: fit(sample_weight=np.zeros(N_ROWS)),
+        ValueError,
+        "sample_weight is zero in all rows; at least one must be positive",
+    ),
+    "NaN": (
+        lambda: fit(sample_weight=replaced(np.nan)),
+        ValueError,
+        r"sample_weight must hold finite.* 1 weight \(first rows: 3\)",
+    ),
+    "too long": (
+        lambda: fit(sample_weight=np.ones(N_ROWS + 1)),
+        ValueError,
+        r"sample_weight has shape \(61,\), but X has 60 rows.*one weight per row",
+    ),
+    "two-dimensional": (
+        lambda: fit(sample_weight=np.ones((N_ROWS, 1))),
+        ValueError,
+        r"sample_weight has shape \(60, 1\).*one weight per row",
+    ),
+    "a word": (
+        lambda: fit(sample_weight="balanced"),
+        ValueError,
+        "sample_weight must be numeric.*'balanced'",
+    ),
+    "sparse": (
+        lambda: fit(sample_weight=sparse.csr_array(np.ones((N_ROWS, 1)))),
+        TypeError,
+        "sample_weight is a sparse matrix; it must be a dense array",
+    ),
+}
+
+BEFORE_FIT = {
+    name: (call, NotFittedError, "MFRegressor instance is not fitted yet")
+    for name, call in {
+        "predict": lambda: small().predict(X),
+        "score": lambda: small().score(X, Y),
+        "recommend": lambda: small().recommend([1]),
+        "similar_items": lambda: small().similar_items([1]),
+        "similar_users": lambda: small().similar_users([1]),
+    }.items()
+} | {
+    "user_factors_": (
+        lambda: small().user_factors_,
+        AttributeError,
+        "user_factors_",
+    ),
+}
+
+PREDICT = {
+    "too wide": (
+        lambda: fitted().predict(np.column_stack([X, Y])),
+        ValueError,
+        "X has 3 features, but MFRegressor is expecting 2",
+    ),
+    "too narrow": (
+        lambda: fitted().predict(X[:, :1]),
+        ValueError,
+        "X has 1 features, but MFRegressor is expecting 2",
+    ),
+    "one-dimensional": (lambda: fitted().predict(X[0]), ValueError, "Expected 2D"),
+    "no rows": (lambda: fitted().predict(X[:0]), ValueError, r"0 sample\(s\)"),
+    "sparse": (
+        lambda: fitted().predict(sparse.csr_array(X)),
+        TypeError,
+        "Sparse data was passed for X",
+    ),
+    "missing id": (
+        lambda: fitted().predict(with_id(None)),
+        ValueError,
+        USERS + MISSING,
+    ),
+    "strings for numbers": (
+        lambda: fitted().predict(X.astype(str)),
+        TypeError,
+        USERS + r"\).*'string' \(the first is '0'\).*fitted on.*'number'",
+    ),
+    "numbers for strings": (
+        lambda: fitted_on("strings").predict(FRAME),
+        TypeError,
+        USERS + r", 'user'\).*'number' \(the first is 0\).*fitted on.*'string'",
+    ),
+    "item strings for numbers": (
+        lambda: fitted().predict([[1, "Heat"]]),
+        TypeError,
+        ITEMS + r"\).*'string' \(the first is 'Heat'\).*fitted on.*'number'",
+    ),
+    "other column names": (
+        lambda: fitted_on("frame").predict(FRAME.rename(columns={"user": "who"})),
+        ValueError,
+        r"(?s)feature names should match.*unseen at fit time:\n- who.*missing:\n- user",
+    ),
+    "columns exchanged": (
+        lambda: fitted_on("frame").predict(FRAME[["item", "user"]]),
+        ValueError,
+        r"(?s)feature names should match.*same order",
+    ),
+    "polars with other column names": (
+        lambda: fitted_on("frame").predict(pl.DataFrame(X, schema=["who", "item"])),
+        ValueError,
+        r"(?s)feature names should match.*unseen at fit time:\n- who",
+    ),
+    "return_std of als": (
+        lambda: fitted(solver="als").predict(X, return_std=True),
+        ValueError,
+        "return_std=True needs.*'vb' or 'gibbs'.*solver='als'",
+    ),
+    "return_std without covariance": (
+        lambda: fitted(store_covariance=False).predict(X, return_std=True),
+        ValueError,
+        "return_std=True needs.*store_covariance=True.*store_covariance=False",
+    ),
+    "unknown user and item, to be refused": (
+        lambda: fitted(handle_unknown="error").predict([[1, 1], [99, 2], [1, 98]]),
+        ValueError,
+        r"unknown users in 1 of 3 rows.*99\b.*items in 1 of 3 rows.*98\b.*'error'",
+    ),
+}
+
+RECOMMEND = {
+    **{
+        f"n_items={n}": (
+            functools.partial(
+                lambda n: fitted().recommend([1], n_items=n, exclude_seen=False), n
+            ),
+            ValueError,
+            f"n_items={n} must be between 1 and the number of candidates, 6",
+        )
+        for n in (0, -1, N_ITEMS + 1)
+    },
+    **{
+        f"n_items={n!r}": (
+            functools.partial(lambda n: fitted().recommend([1], n_items=n), n),
+            TypeError,
+            re.escape(f"n_items must be an int, got {n!r}"),
+        )
+        for n in (2.0, "3", None, True)
+    },
+    "n_items above the candidates": (
+        lambda: fitted().recommend([1], 3, candidates=[0, 1]),
+        ValueError,
+        "n_items=3 must be between 1 and the number of candidates, 2",
+    ),
+    "nothing left to recommend": (
+        lambda: fitted().recommend(n_items=N_ITEMS),
+        ValueError,
+        r"n_items=6 .*for 0, the candidates not yet rated number \d.*as_frame=True",
+    ),
+    "unknown candidates": (
+        lambda: fitted().recommend([1], 1, candidates=[0, 99, 98]),
+        ValueError,
+        "candidates must be known, but 2 of 3 were not .* such as 99, 98",
+    ),
+    "candidates of another kind": (
+        lambda: fitted().recommend([1], 1, candidates=["Heat"]),
+        TypeError,
+        "candidates holds ids of kind 'string'.*'Heat'.*fitted on.*'number'",
+    ),
+    "a single candidate": (
+        lambda: fitted().recommend([1], 1, candidates=3),
+        ValueError,
+        r"candidates must be a one-dim.*single value 3",
+    ),
+    "no candidates": (
+        lambda: fitted().recommend([1], 1, candidates=[]),
+        ValueError,
+        "candidates",
+    ),
+    "two-dimensional candidates": (
+        lambda: fitted().recommend([1], 1, candidates=np.array([[0, 1]])),
+        ValueError,
+        r"candidates must be a one-dimensional.*shape \(1, 2\)",
+    ),
+    "a single user": (
+        lambda: fitted_on("strings").recommend("ann"),
+        ValueError,
+        r"users must be a one-dimensional.*single value 'ann'",
+    ),
+    "users of another kind": (
+        lambda: fitted().recommend(["ann"], 1),
+        TypeError,
+        "users holds ids of kind 'string'.*'ann'.*fitted on.*'number'",
+    ),
+    "a missing user": (
+        lambda: fitted().recommend([1, None], 1),
+        ValueError,
+        r"users holds 1 missing id \(first rows: 1\)",
+    ),
+    "users mixed": (
+        lambda: fitted().recommend([1, "ann"], 1),
+        TypeError,
+        "users mixes ids of types int, str",
+    ),
+    "users nested": (
+        lambda: fitted().recommend([[1, 2]], 1),
+        TypeError,
+        "users holds nested ids of type list.*single ",
+    ),
+    "users nested unevenly": (
+        lambda: fitted().recommend([[1], [2, 3]], 1),
+        TypeError,
+        "users holds nested ids of type list.*single ",
+    ),
+    "users a frame": (
+        lambda: fitted().recommend(FRAME),
+        ValueError,
+        r"users must be a one-dimensional array-like.*shape \(60, 2\)",
+    ),
+    "unknown user, to be refused": (
+        lambda: fitted(handle_unknown="error").recommend([1, 99], 1),
+        ValueError,
+        r"unknown users in 1 of 2 rows, such as 99\b.*handle_unknown='error'",
+    ),
+}
+
+SIMILAR = {
+    "unknown item": (
+        lambda: fitted().similar_items([0, 99], 1),
+        ValueError,
+        "items must be known, but 1 of . were not in the training rows, such as 99",
+    ),
+    "unknown user": (
+        lambda: fitted().similar_users([99], 1),
+        ValueError,
+        "users must be known, but 1 of . were not in the training rows, such as 99",
+    ),
+    "a single item": (
+        lambda: fitted().similar_items(3),
+        ValueError,
+        r"items must be a one-dimensional.*single value 3",
+    ),
+    "n_items=0": (
+        lambda: fitted().similar_items([1], 0),
+        ValueError,
+        "n_items=0 must be between 1 and the number of other items, 5",
+    ),
+    "all items and itself": (
+        lambda: fitted().similar_items([1], N_ITEMS),
+        ValueError,
+        "n_items=6 must be between 1 and the number of other items, 5",
+    ),
+    "n_users=1.5": (
+        lambda: fitted().similar_users([1], 1.5),
+        TypeError,
+        "n_users must be an int, got 1.5",
+    ),
+    "without factors": (
+        lambda: fitted(n_factors=0).similar_items([1], 1),
+        ValueError,
+        "compares factors.*n_factors=0",
+    ),
+}
+
+DEVICES = {
+    name: (
+        functools.partial(lambda name: fit(device=name), name),
+        ValueError,
+        f"device='{name}' is not available here.*'cpu'",
+    )
+    for name in ("nonsense", "cuda:99", "", "meta")
+}
+
+WRONG_PARAMETERS = {
+    "n_factors": (-1, 2.0, "3", None),
+    "solver": ("adam", None),
+    "biased": ("yes", None, 2),
+    "reg": (0, -1.0, "1", None, np.inf, np.nan),
+    "max_iter": (0, -3, 2.5, "3"),
+    "tol": (-1.0, None, "1", np.nan),
+    "handle_unknown": ("raise", None),
+    "clip": (None, "yes", (1, 5)),
+    "store_covariance": (None, "no"),
+    "warm_start": (None, "no"),
+    "device": (None, 0, torch.device("cpu")),
+    "random_state": ("a", -1, 1.5),
+    "verbose": (-1, "a", None),
+}
+
+PARAMETERS = {
+    f"{name}={value!r}": (
+        functools.partial(lambda params: fit(**params), {name: value}),
+        ValueError,
+        rf"'{name}' parameter of MFRegressor must be .*Got {re.escape(repr(value))}",
+    )
+    for name, values in WRONG_PARAMETERS.items()
+    for value in values
+}
+
+CASES = {
+    "X": SHAPES_OF_X,
+    "ids": IDS,
+    "further column": FURTHER_COLUMNS,
+    "y": RATINGS,
+    "sample_weight": WEIGHTS,
+    "before fit": BEFORE_FIT,
+    "predict": PREDICT,
+    "recommend": RECOMMEND,
+    "similar": SIMILAR,
+    "device": DEVICES,
+    "parameter": PARAMETERS,
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        pytest.param(*case, id=f"{group}: {name}")
+        for group, cases in CASES.items()
+        for name, case in cases.items()
+    ],
+)
+def test_wrong_input_is_refused_in_words(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+
+
+def test_every_parameter_of_the_constructor_is_validated():
+    assert WRONG_PARAMETERS.keys() == MFRegressor().get_params().keys()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"device='cuda' is not available.*'cpu'"):
+        fit(device="cuda")
+
+
+def test_a_column_of_ratings_is_taken_with_a_warning():
+    with pytest.warns(DataConversionWarning, match="column-vector y"):
+        model = fit(y=Y[:, None])
+    assert_array_equal(model.predict(X), fitted().predict(X))
+
+
+def test_unknown_ids_are_counted_in_a_warning():
+    model = fitted(handle_unknown="warn")
+    with pytest.warns(
+        UserWarning, match=r"users in 3 of 4 rows.*99\b.*items in 1 of 4 rows"
+    ):
+        model.predict([[99, 1], [99, 77], [98, 2], [1, 1]])
+    with pytest.warns(UserWarning, match=r"unknown users in 1 of 2 rows.*99\b"):
+        model.recommend([99, 1], 1)
+
+
+class Failing:
+    """A callback that raises in one hook."""
+
+    def __init__(self, hook, error=RuntimeError):
+        self.hook, self.error = hook, error
+
+    def _maybe(self, hook):
+        if hook == self.hook:
+            raise self.error(f"in {hook}")
+
+    def setup(self, estimator, context):
+        self._maybe("setup")
+
+    def teardown(self, estimator, context):
+        self._maybe("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self._maybe(f"begin of {context.task_name} {context.task_id}")
+
+    def on_fit_task_end(self, estimator, context):
+        self._maybe(f"end of {context.task_name} {context.task_id}")
+
+
+WIDE = FRAME.assign(hour=Y)
+FAILURES = {
+    "a missing id": lambda model: model.fit(with_id(None), Y),
+    "a missing rating in a wider frame": lambda model: model.fit(WIDE, replaced(None)),
+    "an array in place of a frame, weights negative": lambda model: model.fit(
+        np.column_stack([X, Y, Y]), Y, -Y
+    ),
+    "no rows": lambda model: model.fit(WIDE[:0], Y[:0]),
+    "a wrong parameter": lambda model: model.set_params(reg=-1).fit(WIDE, Y),
+    "a device that is not there": lambda model: model.set_params(device="cuda:99").fit(
+        WIDE, Y
+    ),
+    "warm start with other factors": lambda model: model.set_params(
+        warm_start=True, n_factors=3
+    ).fit(WIDE, Y),
+    **{
+        f"a callback at {hook}": functools.partial(
+            lambda hook, model: (
+                model.set_params(tol=0.01, max_iter=None)
+                .set_callbacks(Failing(hook))
+                .fit(WIDE, 2 * Y)
+            ),
+            hook,
+        )
+        for hook in (
+            "setup",
+            "begin of fit 0",
+            "begin of iteration 0",
+            "end of iteration 0",
+            "begin of iteration 1",
+            "end of iteration 1",
+            "end of fit 0",
+            "teardown",
+        )
+    },
+    "the user's Ctrl-C": lambda model: model.set_callbacks(
+        Failing("end of iteration 0", KeyboardInterrupt)
+    ).fit(WIDE, 2 * Y),
+}
+FAIL = pytest.mark.parametrize("fail", FAILURES.values(), ids=FAILURES.keys())
+ERRORS = (ValueError, RuntimeError, KeyboardInterrupt)
+
+
+def fitted_state(model):
+    """All that fit has set, to the byte."""
+    params = model.get_params().keys() | {"_skl_callbacks"}
+    return {
+        name: pickle.dumps(value)
+        for name, value in vars(model).items()
+        if name not in params
+    }
+
+
+@FAIL
+@pytest.mark.parametrize("solver", ["vb", "als"])
+def test_a_failed_fit_leaves_the_fitted_state_as_it_was(fail, solver):
+    model = fit(FRAME, solver=solver, max_iter=2, random_state=0)
+    params, state = model.get_params(), fitted_state(model)
+    predictions = model.predict(FRAME)
+    items = model.recommend(n_items=3, exclude_seen=False)
+    with pytest.raises(ERRORS):
+        fail(model)
+    model.set_params(**params)
+    assert fitted_state(model) == state
+    assert_array_equal(model.predict(FRAME), predictions)
+    assert_array_equal(model.recommend(n_items=3, exclude_seen=False), items)
+    assert model.n_features_in_ == 2
+    assert model.feature_names_in_.tolist() == ["user", "item"]
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [fail for name, fail in FAILURES.items() if "warm" not in name],
+    ids=[name for name in FAILURES if "warm" not in name],
+)
+def test_a_failed_first_fit_leaves_the_estimator_unfitted(fail):
+    model = small()
+    with pytest.raises(ERRORS):
+        fail(model)
+    assert not fitted_state(model)
+    with pytest.raises(NotFittedError):
+        model.predict(FRAME)
+
+
+def test_warm_start_refuses_another_number_of_factors():
+    model = fit(warm_start=True)
+    with pytest.raises(
+        ValueError, match=r"warm_start=True.*n_factors=2.*now n_factors=3.*keep both"
+    ):
+        model.set_params(n_factors=3).fit(X, Y)
+
+
+def test_warm_start_refuses_ids_of_another_kind():
+    model = fit(warm_start=True)
+    with pytest.raises(TypeError, match=r"users.*'string'.*fitted on.*'number'"):
+        model.fit(X.astype(str), Y)

@@ -1,0 +1,233 @@
+"""Fits report each iteration: progress, scores, stopping, words, warnings."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+
+from skrec import MFRegressor
+from skrec.datasets import make_ratings
+
+X, Y = make_ratings(40, 30, 900, noise=0.1, levels=None, random_state=0)
+SOLVERS = pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
+
+
+def small(**params):
+    """Five iterations, or as many as `max_iter` says, and no complaint about it."""
+    return MFRegressor(
+        **{"n_factors": 2, "max_iter": 5, "tol": 0.0, "random_state": 0, **params}
+    )
+
+
+def quietly_fitted(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(X, Y)
+
+
+class Recording:
+    """A callback that keeps what it is given and stops after some iterations."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after = stop_after
+        self.begun, self.ended, self.fitted, self.known = [], [], [], []
+        self.n_setups = self.n_teardowns = 0
+
+    def setup(self, estimator, context):
+        self.n_setups += 1
+
+    def teardown(self, estimator, context):
+        self.n_teardowns += 1
+
+    def on_fit_task_begin(self, estimator, context):
+        self.begun.append((context.task_name, context.task_id))
+
+    def on_fit_task_end(self, estimator, context, *, X, y, metadata, fitted_estimator):
+        self.ended.append((context.task_name, context.task_id))
+        self.known.append((X, y, metadata))
+        self.fitted.append(fitted_estimator)
+        return context.task_name == "iteration" and (
+            context.task_id + 1 == self.stop_after
+        )
+
+
+@SOLVERS
+def test_a_callback_hears_of_the_fit_and_of_every_iteration_in_order(solver):
+    record = Recording()
+    model = quietly_fitted(small(solver=solver).set_callbacks(record))
+    iterations = [("iteration", n) for n in range(model.n_iter_)]
+    assert record.begun == [("fit", 0), *iterations]
+    assert record.ended == [*iterations, ("fit", 0)]
+    assert record.n_setups == record.n_teardowns == 1
+
+
+def test_a_callback_is_given_the_training_rows_and_weights():
+    record, weight = Recording(), np.ones(len(Y))
+    model = MFRegressor(2, tol=1e9).set_callbacks(record)
+    model.fit(X, Y, sample_weight=weight)
+    for rows, ratings, metadata in record.known:
+        assert rows is X
+        assert ratings is Y
+        assert metadata["sample_weight"] is weight
+
+
+@SOLVERS
+def test_a_callback_stops_the_fit_without_a_warning(solver):
+    record = Recording(stop_after=3)
+    model = small(solver=solver).set_callbacks(record).fit(X, Y)
+    assert model.n_iter_ == len(model.loss_curve_) == 3
+    three = quietly_fitted(small(solver=solver, max_iter=3))
+    assert_array_equal(model.predict(X), three.predict(X))
+
+
+@SOLVERS
+def test_the_estimator_given_to_a_callback_is_a_fit_that_ended_there(solver):
+    record = Recording()
+    quietly_fitted(small(solver=solver).set_callbacks(record))
+    *iterations, whole = record.fitted
+    assert len(iterations) == 5
+    for n, found in enumerate([*iterations, whole], start=1):
+        expected = quietly_fitted(small(solver=solver, max_iter=min(n, 5)))
+        assert_array_equal(found.predict(X), expected.predict(X))
+        assert_array_equal(
+            found.recommend(n_items=2, exclude_seen=False),
+            expected.recommend(n_items=2, exclude_seen=False),
+        )
+        assert_array_equal(found.user_factors_, expected.user_factors_)
+        assert found.noise_std_ == expected.noise_std_
+        assert found.n_iter_ == expected.n_iter_
+        assert found.loss_curve_ == expected.loss_curve_
+
+
+@SOLVERS
+def test_the_estimator_given_to_a_callback_recommends_during_the_fit(solver):
+    class Recommending(Recording):
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+            items = fitted_estimator.recommend(n_items=2, as_frame=True)
+            self.ended.append(items["score"].to_numpy())
+            self.fitted.append(fitted_estimator.predict(X))
+
+    record = Recommending()
+    model = quietly_fitted(small(solver=solver).set_callbacks(record))
+    assert len(record.ended) == 6
+    assert_array_equal(record.fitted[-1], model.predict(X))
+    assert not np.array_equal(record.ended[0], record.ended[-1])
+
+
+def test_a_callback_stops_the_fits_of_a_search():
+    search = GridSearchCV(
+        small().set_callbacks(Recording(stop_after=3)),
+        {"n_factors": [1, 2]},
+        scoring={"n_iter": lambda model, X, y: model.n_iter_},
+        refit="n_iter",
+        cv=2,
+    ).fit(X, Y)
+    assert search.cv_results_["mean_test_n_iter"].tolist() == [3, 3]
+    assert search.best_estimator_.n_iter_ == 3
+
+
+def test_the_fit_does_not_depend_on_being_watched():
+    expected = quietly_fitted(small(solver="gibbs"))
+    watched = quietly_fitted(small(solver="gibbs").set_callbacks(Recording()))
+    assert_array_equal(watched.predict(X), expected.predict(X))
+
+
+@SOLVERS
+def test_a_scoring_monitor_logs_each_iteration_and_the_fit_gets_better(solver):
+    monitor = ScoringMonitor(scoring=["r2", "neg_root_mean_squared_error"])
+    model = quietly_fitted(small(solver=solver, reg=0.1).set_callbacks(monitor))
+    log = monitor.get_logs().data_as_pandas
+    log = log[log["task_name"] == "iteration"]
+    assert len(log) == model.n_iter_ == 5
+    for score in ("r2", "neg_root_mean_squared_error"):
+        assert log[score].iloc[-1] > log[score].iloc[0]
+    assert log["r2"].iloc[-1] == model.score(X, Y)
+
+
+def test_training_scores_of_als_never_fall():
+    monitor = ScoringMonitor(scoring="r2")
+    model = small(solver="als", reg=1e-3, max_iter=10).set_callbacks(monitor)
+    quietly_fitted(model)
+    log = monitor.get_logs().data_as_pandas
+    log = log[log["task_name"] == "iteration"]
+    assert (np.diff(log["r2"]) > 0).all()
+
+
+def test_a_scoring_monitor_sees_the_fits_of_a_search():
+    monitor = ScoringMonitor(scoring="r2")
+    search = GridSearchCV(
+        MFRegressor(2, tol=1e9).set_callbacks(monitor), {"n_factors": [1, 2]}, cv=2
+    ).fit(X, Y)
+    log = monitor.get_logs().data_as_pandas
+    per_fit = log[log["task_name"] == "iteration"].groupby("parent_task_id_path").size()
+    assert per_fit.tolist() == [search.best_estimator_.n_iter_] * 5
+
+
+@pytest.mark.parametrize("searched", [False, True], ids=["alone", "in a search"])
+def test_a_progress_bar_reaches_the_end(searched, capsys):
+    model = MFRegressor(2, tol=1e9)
+    if searched:
+        model = GridSearchCV(model, {"n_factors": [1, 2]}, cv=2)
+    model.set_callbacks(ProgressBar()).fit(X, Y)
+    printed = capsys.readouterr().out
+    assert "MFRegressor - fit" in printed
+    lines = [line for line in printed.splitlines() if "%" in line]
+    assert lines
+    assert all("100%" in line for line in lines)
+
+
+@SOLVERS
+def test_verbose_prints_each_iteration_with_its_objective(solver, capsys):
+    model = quietly_fitted(small(solver=solver, verbose=1))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == model.n_iter_
+    for n, (line, loss) in enumerate(
+        zip(lines, model.loss_curve_, strict=True), start=1
+    ):
+        match = re.fullmatch(
+            r"\[MFRegressor\] iteration (\d+) of at most 5: objective ([-.\d]+), .*",
+            line,
+        )
+        assert int(match[1]) == n
+        assert float(match[2]) == pytest.approx(loss, abs=1e-6)
+
+
+def test_nothing_is_printed_otherwise(capsys):
+    quietly_fitted(small())
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("solver", ["vb", "als"])
+def test_too_few_iterations_are_warned_of(solver):
+    with pytest.warns(
+        ConvergenceWarning,
+        match=r"MFRegressor has not converged after max_iter=2 .*tol=1e-06\. Raise",
+    ):
+        small(solver=solver, max_iter=2, tol=1e-6).fit(X, Y)
+
+
+@pytest.mark.parametrize("solver", ["vb", "als"])
+def test_a_fit_ends_when_predictions_move_by_less_than_tol(solver):
+    record = Recording()
+    model = small(solver=solver, max_iter=None, tol=1e-2, clip=False)
+    model.set_callbacks(record).fit(X, Y)
+    predictions = [found.predict(X) for found in record.fitted[:-1]]
+    moves = np.sqrt(np.mean(np.diff(predictions, axis=0) ** 2, axis=1)) / np.std(Y)
+    assert len(moves) == model.n_iter_ - 1 > 1
+    assert (moves[:-1] > 1e-2).all()
+    assert moves[-1] < 1e-2
+
+
+def test_a_chain_is_as_long_as_asked_and_does_not_warn():
+    assert small(solver="gibbs", max_iter=4).fit(X, Y).n_iter_ == 4
+
+
+@SOLVERS
+def test_the_default_settings_converge_on_ratings(solver):
+    model = MFRegressor(2, solver=solver, random_state=0).fit(X, Y)
+    assert 1 < model.n_iter_ <= 100

@@ -1,0 +1,81 @@
+"""scikit-learn's own checks, all of them, with no expected failure."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skrec import MFRegressor
+
+N_CHECKS = 59
+
+# scikit-learn skips a check unless SCIPY_ARRAY_API was set before scipy was imported,
+# hence a process of its own. Its one thread is fastest on problems this small.
+ALL_CHECKS = """
+import json
+
+from sklearn.utils.estimator_checks import check_estimator
+
+from skrec import MFRegressor
+
+
+class Continuous(MFRegressor):
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.categorical = False
+        return tags
+
+
+estimators = {
+    "vb": MFRegressor(2, solver="vb", tol=1e9),
+    "gibbs": MFRegressor(2, solver="gibbs", max_iter=2),
+    "als": MFRegressor(2, solver="als", tol=1e9),
+    "vb on continuous ids": Continuous(2, solver="vb", tol=1e9),
+}
+results = {
+    name: [
+        [result["check_name"], result["status"], repr(result["exception"])]
+        for result in check_estimator(estimator, on_skip=None, on_fail=None)
+    ]
+    for name, estimator in estimators.items()
+}
+print(json.dumps(results))
+"""
+
+
+@parametrize_with_checks(
+    [
+        MFRegressor(2, solver="vb", tol=1e9),
+        MFRegressor(2, solver="gibbs", max_iter=2),
+        MFRegressor(2, solver="als", tol=1e9),
+    ]
+)
+def test_a_check_of_scikit_learn_passes(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def results():
+    environment = {
+        "SCIPY_ARRAY_API": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ALL_CHECKS],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize("estimator", ["vb", "gibbs", "als", "vb on continuous ids"])
+def test_no_check_of_scikit_learn_is_skipped(estimator, results):
+    assert [check for check in results[estimator] if check[1] != "passed"] == []
+    assert len(results[estimator]) == N_CHECKS

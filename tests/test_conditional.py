@@ -1,0 +1,149 @@
+"""The Gaussian conditional against dense normal equations in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from skrec._conditional import Layout, Ratings, Sums, conditional, fitted_values
+
+N_ROWS, N_OTHERS, N_FACTORS = 7, 5, 3
+
+
+def random_covariance(rng, n, size):
+    root = rng.normal(size=(n, size, size))
+    return root @ root.transpose(0, 2, 1) / size
+
+
+@pytest.fixture(params=[True, False], ids=["biased", "plain"])
+def biased(request):
+    return request.param
+
+
+@pytest.fixture
+def case(biased):
+    """A side's ratings, the other side's moments, and all of it as NumPy arrays."""
+    rng = np.random.default_rng(0)
+    size = N_FACTORS + biased
+    rows, others = np.nonzero(rng.random((N_ROWS, N_OTHERS)) < 0.6)
+    rows, others = rows[rows != 3], others[rows != 3]
+    case = {
+        "rows": rows,
+        "others": others,
+        "y": rng.normal(size=len(rows)),
+        "w": rng.uniform(0.5, 2, size=len(rows)),
+        "mean": rng.normal(size=(N_OTHERS, size)),
+        "covariance": random_covariance(rng, N_OTHERS, size),
+        "precision": rng.uniform(0.5, 2, size=N_OTHERS),
+        "m": rng.normal(size=size),
+        "Lambda": random_covariance(rng, 1, size)[0] + np.eye(size),
+        "beta": rng.uniform(0.5, 2, size=N_ROWS),
+    }
+    layout = Layout(N_FACTORS, biased, torch.device("cpu"))
+    tensors = {name: torch.as_tensor(value) for name, value in case.items()}
+    ratings = Ratings.from_sorted(
+        tensors["rows"], tensors["others"], N_ROWS, tensors["w"], tensors["y"]
+    )
+    packed = layout.pack(tensors["covariance"])
+    table = layout.moments(tensors["mean"], packed) * tensors["precision"][:, None]
+    seen = layout.seen(tensors["mean"]) * tensors["precision"][:, None]
+    sums = Sums.over(ratings, table, seen, tensors["precision"], layout)
+    return case, tensors, layout, ratings, sums
+
+
+def design(case, rating, biased):
+    """E[z], Cov[z], E[c] and Cov[z, c] of the other side's row of a rating."""
+    other = case["others"][rating]
+    mean, covariance = case["mean"][other], case["covariance"][other]
+    k = N_FACTORS
+    z, S = mean[:k], covariance[:k, :k]
+    if not biased:
+        return z, S, 0.0, np.zeros(k), 0.0
+    z = np.append(z, 1)
+    S = np.pad(S, ((0, 1), (0, 1)))
+    return z, S, mean[k], np.append(covariance[:k, k], 0), covariance[k, k]
+
+
+def brute_force_posterior(case, row, biased):
+    A = case["Lambda"].copy()
+    h = case["Lambda"] @ case["m"]
+    for rating in np.flatnonzero(case["rows"] == row):
+        z, S, c, zc, _ = design(case, rating, biased)
+        weight = case["beta"][row] * case["w"][rating]
+        weight *= case["precision"][case["others"][rating]]
+        A += weight * (np.outer(z, z) + S)
+        h += weight * (z * (case["y"][rating] - c) - zc)
+    return np.linalg.solve(A, h), np.linalg.inv(A)
+
+
+def test_posterior_is_that_of_the_dense_normal_equations(case, biased):
+    arrays, tensors, _, _, sums = case
+    mean, factor = conditional(sums, tensors["beta"], tensors["m"], tensors["Lambda"])
+    for row in range(N_ROWS):
+        expected_mean, expected_covariance = brute_force_posterior(arrays, row, biased)
+        np.testing.assert_allclose(mean[row], expected_mean, rtol=1e-9)
+        np.testing.assert_allclose(
+            factor[row].mT @ factor[row], expected_covariance, rtol=1e-9, atol=1e-12
+        )
+
+
+def test_a_row_without_ratings_is_the_prior(case):
+    arrays, tensors, _, _, sums = case
+    mean, factor = conditional(sums, tensors["beta"], tensors["m"], tensors["Lambda"])
+    np.testing.assert_allclose(mean[3], arrays["m"], rtol=1e-9)
+    np.testing.assert_allclose(
+        torch.linalg.inv(factor[3].mT @ factor[3]), arrays["Lambda"], rtol=1e-9
+    )
+
+
+def test_residual_is_the_mean_over_draws_of_both_sides(case, biased):
+    arrays, _tensors, _layout, _ratings, sums = case
+    rng = np.random.default_rng(1)
+    size = N_FACTORS + biased
+    x = rng.normal(size=(N_ROWS, size))
+    T = random_covariance(rng, N_ROWS, size)
+    residual = sums.residual(torch.as_tensor(x), torch.as_tensor(T))
+    expected = np.zeros(N_ROWS)
+    for rating, row in enumerate(arrays["rows"]):
+        z, S, c, zc, cc = design(arrays, rating, biased)
+        weight = arrays["w"][rating] * arrays["precision"][arrays["others"][rating]]
+        error = arrays["y"][rating] - x[row] @ z - c
+        spread = x[row] @ S @ x[row] + z @ T[row] @ z + np.trace(S @ T[row])
+        expected[row] += weight * (error**2 + spread + 2 * x[row] @ zc + cc)
+    np.testing.assert_allclose(residual, expected, rtol=1e-9)
+
+
+def test_tiles_are_the_whole_in_parts(case):
+    _, tensors, layout, ratings, _sums = case
+    table = layout.moments(tensors["mean"], None)
+    whole = ratings.sum(table, ratings.weight)
+    for size in (1, 2, 3, N_ROWS, N_ROWS + 1):
+        parts = [tile.sum(table, tile.weight) for _, tile in ratings.tiles(size)]
+        spans = [rows for rows, _ in ratings.tiles(size)]
+        assert spans[0].start == 0
+        assert spans[-1].stop == N_ROWS
+        np.testing.assert_array_equal(torch.cat(parts), whole)
+        count = torch.cat([tile.count for _, tile in ratings.tiles(size)])
+        np.testing.assert_array_equal(count, ratings.count)
+
+
+def test_counts_are_sums_of_weights(case):
+    arrays, _, _, ratings, _ = case
+    expected = np.bincount(arrays["rows"], arrays["w"], minlength=N_ROWS)
+    np.testing.assert_allclose(ratings.count, expected)
+
+
+def test_pack_and_unpack_are_inverse(case):
+    _, tensors, layout, _, _ = case
+    packed = layout.pack(tensors["covariance"])
+    assert packed.shape == (N_OTHERS, layout.n_packed_row)
+    np.testing.assert_array_equal(layout.unpack(packed), tensors["covariance"])
+
+
+def test_fitted_values_are_predictions(case, biased):
+    arrays, tensors, layout, ratings, _ = case
+    x = np.random.default_rng(2).normal(size=(N_ROWS, N_FACTORS + biased))
+    fitted = fitted_values(ratings, torch.as_tensor(x), tensors["mean"], layout)
+    k = N_FACTORS
+    x, q = x[arrays["rows"]], arrays["mean"][arrays["others"]]
+    expected = (x[:, :k] * q[:, :k]).sum(1) + x[:, k:].sum(1) + q[:, k:].sum(1)
+    np.testing.assert_allclose(fitted, expected)

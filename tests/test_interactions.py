@@ -1,0 +1,318 @@
+"""Canonical rows: what was rated and how often counts, how it was written does not."""
+
+import datetime
+import decimal
+import string
+import uuid
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skrec import MFRegressor
+from skrec._interactions import Columns, Ids, Interactions
+
+INT64 = np.iinfo(np.int64)
+SEVERAL = {"min_size": 1, "max_size": 20}
+
+
+def as_objects(values):
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def ids_of(values):
+    return Ids.from_column(values, np.zeros(len(values), dtype=bool), "ids")
+
+
+def arrays(dtype, elements=None):
+    return hnp.arrays(dtype, st.integers(1, 20), elements=elements)
+
+
+def object_arrays(elements):
+    return st.lists(elements, **SEVERAL).map(as_objects)
+
+
+ID_ARRAYS = {
+    **{name: arrays(name) for name in ("int8", "int64", "uint64", "bool")},
+    "datetime64[ns]": arrays("int64", st.integers(INT64.min + 1, INT64.max)).map(
+        lambda nanoseconds: nanoseconds.view("datetime64[ns]")
+    ),
+    **{
+        name: arrays(name, st.floats(allow_nan=False, allow_infinity=False, width=bits))
+        for name, bits in {"float32": 32, "float64": 64}.items()
+    },
+    "fixed-width strings": arrays("<U4", st.text(string.ascii_letters, max_size=4)),
+    "strings": object_arrays(st.text(max_size=4)),
+    "bytes": object_arrays(st.binary(max_size=4)),
+    "dates": object_arrays(st.dates()),
+    "datetimes": object_arrays(st.datetimes()),
+    "UUIDs": object_arrays(st.uuids()),
+    "Decimals": object_arrays(st.decimals(allow_nan=False, allow_infinity=False)),
+}
+KINDS = pytest.mark.parametrize("kind", ID_ARRAYS)
+
+
+@KINDS
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_ids_round_trip_in_their_own_dtype(kind, data):
+    values = data.draw(ID_ARRAYS[kind])
+    ids = ids_of(values)
+    numbers, unique = ids.numbered()
+    assert unique.dtype == values.dtype
+    assert_array_equal(unique[numbers], values)
+    assert unique.tolist() == sorted(set(values.tolist()))
+    assert_array_equal(ids.numbered_in(unique), numbers)
+
+
+@KINDS
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_an_id_that_was_not_fitted_has_no_number(kind, data):
+    values = data.draw(ID_ARRAYS[kind])
+    other, fitted = values[:1], values[1:][values[1:] != values[0]]
+    assume(len(fitted))
+    _, unique = ids_of(fitted).numbered()
+    assert ids_of(other).numbered_in(unique).tolist() == [-1]
+
+
+@given(
+    values=st.lists(st.integers(-(2**63), 2**64), unique=True, **SEVERAL).map(
+        as_objects
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_distinct_python_ints_are_distinct_ids(values):
+    numbers, unique = ids_of(values).numbered()
+    assert [unique.tolist()[n] for n in numbers] == values.tolist()
+
+
+def test_a_whole_float_is_the_int_and_a_fraction_is_unknown():
+    fitted = np.array([2, 3])
+    asked = np.array([3.0, 2.5, 2.0])
+    assert ids_of(asked).numbered_in(fitted).tolist() == [1, -1, 0]
+
+
+def test_bools_and_the_numbers_0_and_1_are_the_same_ids():
+    fitted = np.array([False, True])
+    assert ids_of(np.array([1, 0])).numbered_in(fitted).tolist() == [1, 0]
+
+
+@st.composite
+def ratings(draw, max_features=1, min_weight=0):
+    """Rows of few users and items, so that pairs repeat, with a positive weight."""
+    n = draw(st.integers(1, 25))
+    small = st.integers(0, 3)
+    users, items, rating = (
+        draw(hnp.arrays(np.int64, n, elements=small)) for _ in range(3)
+    )
+    features = draw(
+        hnp.arrays(np.float64, (n, draw(st.integers(0, max_features))), elements=small)
+    )
+    weight = draw(hnp.arrays(np.int64, n, elements=st.integers(min_weight, 3)))
+    assume(weight.any())
+    X = np.column_stack([users, items, features])
+    return X, rating.astype(float), weight.astype(float)
+
+
+def canonical(X, rating, weight=None):
+    return Interactions.from_columns(Columns.from_array(X), rating, weight)
+
+
+def assert_same(first, second):
+    for field in fields(Interactions):
+        one, other = getattr(first, field.name), getattr(second, field.name)
+        assert one.dtype == other.dtype, field.name
+        assert_array_equal(one, other, err_msg=field.name)
+
+
+def as_written(data):
+    """The rows of canonical data as tuples, with their weights."""
+    rows = zip(
+        data.user_ids[data.users],
+        data.item_ids[data.items],
+        data.rating,
+        *data.features.T,
+        strict=True,
+    )
+    return dict(zip(rows, data.weight, strict=True))
+
+
+RATINGS = given(rows=ratings())
+QUICK = settings(max_examples=60, deadline=None)
+
+
+@RATINGS
+@QUICK
+def test_canonical_rows_are_the_distinct_rows_with_their_weights_summed(rows):
+    X, rating, weight = rows
+    expected = {}
+    for (user, item, *features), y, w in zip(X, rating, weight, strict=True):
+        if w > 0:
+            row = (user, item, y, *features)
+            expected[row] = expected.get(row, 0) + w
+    data = canonical(*rows)
+    assert as_written(data) == expected
+    assert len(data.rating) == len(expected)
+    assert data.shape == (len({row[0] for row in expected}), len(data.item_ids))
+    pairs = list(zip(data.users.tolist(), data.items.tolist(), strict=True))
+    assert pairs == sorted(pairs)
+
+
+@given(rows=ratings(), seed=st.integers(0, 2**32 - 1), fraction=st.booleans())
+@QUICK
+def test_the_order_of_rows_does_not_matter(rows, seed, fraction):
+    X, rating, weight = rows
+    if fraction:
+        weight = weight * 0.1
+    order = np.random.default_rng(seed).permutation(len(X))
+    assert_same(
+        canonical(X[order], rating[order], weight[order]), canonical(X, rating, weight)
+    )
+
+
+@RATINGS
+@QUICK
+def test_a_whole_weight_is_the_row_so_many_times(rows):
+    X, rating, weight = rows
+    times = weight.astype(int)
+    assert_same(
+        canonical(np.repeat(X, times, axis=0), np.repeat(rating, times)),
+        canonical(X, rating, weight),
+    )
+
+
+@RATINGS
+@QUICK
+def test_a_row_without_weight_vanishes_with_the_ids_that_only_it_holds(rows):
+    X, rating, weight = rows
+    lonely = np.full((1, X.shape[1]), 99)
+    data = canonical(
+        np.vstack([lonely, X, lonely + 1]), np.r_[5.0, rating, 5.0], np.r_[0, weight, 0]
+    )
+    assert_same(data, canonical(X, rating, weight))
+    assert 99 not in data.user_ids
+    assert 100 not in data.item_ids
+
+
+def test_two_ratings_of_one_pair_stay_two_rows():
+    data = canonical(np.array([[1, 2], [1, 2], [1, 2]]), np.array([5.0, 3.0, 5.0]))
+    assert as_written(data) == {(1, 2, 3.0): 1.0, (1, 2, 5.0): 2.0}
+
+
+def test_one_rating_with_two_features_stays_two_rows():
+    data = canonical(np.array([[1, 2, 0.5], [1, 2, 0.0]]), np.array([5.0, 5.0]))
+    assert as_written(data) == {(1, 2, 5.0, 0.0): 1.0, (1, 2, 5.0, 0.5): 1.0}
+
+
+def small(**params):
+    """An estimator that stops at once, whatever the data, and does not warn."""
+    return MFRegressor(**{"n_factors": 2, "tol": 1e9, **params})
+
+
+FEW = settings(max_examples=12, deadline=None)
+
+
+@pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
+@given(rows=ratings(min_weight=1), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=6, deadline=None)
+def test_predictions_do_not_depend_on_the_order_of_training_rows(solver, rows, seed):
+    X, rating, weight = rows
+    order = np.random.default_rng(seed).permutation(len(X))
+    model = small(solver=solver, max_iter=2, random_state=0)
+    expected = model.fit(X, rating, weight).predict(X)
+    found = model.fit(X[order], rating[order], weight[order]).predict(X)
+    assert_array_equal(found, expected)
+
+
+@given(rows=ratings())
+@FEW
+def test_each_row_is_predicted_for_itself(rows):
+    X, rating, weight = rows
+    model = small().fit(X, rating, weight)
+    alone = [model.predict(X[[row]]).item() for row in range(len(X))]
+    assert_allclose(alone, model.predict(X), rtol=1e-7, atol=1e-7)
+
+
+@given(
+    rows=ratings(max_features=0),
+    names=st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True),
+)
+@FEW
+def test_the_names_of_columns_do_not_matter(rows, names):
+    X, rating, weight = rows
+    frame = pd.DataFrame(X.astype(np.int64), columns=names)
+    expected = small().fit(X, rating, weight).predict(X)
+    assert_array_equal(small().fit(frame, rating, weight).predict(frame), expected)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@FEW
+def test_ids_that_sort_in_another_order_give_the_same_predictions(seed):
+    rng = np.random.default_rng(seed)
+    X = np.column_stack([rng.integers(0, 12, 150), rng.integers(0, 9, 150)])
+    rating = X[:, 0] % 4 + (X[:, 0] % 3) * (X[:, 1] % 3) + rng.normal(size=150)
+    users, items = rng.permutation(12), rng.permutation(9)
+    relabelled = np.column_stack([users[X[:, 0]], items[X[:, 1]]])
+    expected = small().fit(X, rating).predict(X)
+    found = small().fit(relabelled, rating).predict(relabelled)
+    assert_allclose(found, expected, atol=1e-3 * rating.std())
+
+
+@given(
+    ids=st.lists(st.integers(INT64.min, INT64.max), min_size=4, max_size=4, unique=True)
+)
+@FEW
+def test_ids_may_be_any_int64_negative_and_beyond_float_precision(ids):
+    close = [*ids, *(i - 1 for i in ids if i > INT64.min and i - 1 not in ids)]
+    X = np.array([(user, item) for user in close for item in close])
+    rating = np.arange(len(X), dtype=float)
+    model = small().fit(X, rating)
+    assert model.user_ids_.tolist() == sorted(close)
+    ranks = np.searchsorted(np.sort(close), X)
+    assert_array_equal(model.predict(X), small().fit(ranks, rating).predict(ranks))
+    assert_array_equal(model.predict(X.tolist()), model.predict(X))
+
+
+def test_the_empty_string_is_an_id():
+    X = [("", "Heat"), ("ann", ""), ("ann", "Heat")]
+    model = small().fit(X, [1.0, 4.0, 5.0])
+    assert model.user_ids_.tolist() == ["", "ann"]
+    assert model.item_ids_.tolist() == ["", "Heat"]
+    known, unknown = model.predict([("", "Heat"), ("bob", "Heat")])
+    assert known != unknown
+    assert model.recommend([""], 1).tolist() == [[""]]
+
+
+@pytest.mark.parametrize(
+    ("fitted", "unknown"),
+    [
+        ([1, 2], 3),
+        ([1.5, 2.5], 2.0),
+        (["ann", "bob"], "eve"),
+        ([uuid.UUID(int=1), uuid.UUID(int=2)], uuid.UUID(int=3)),
+        ([decimal.Decimal("0.1"), decimal.Decimal(2)], decimal.Decimal("0.2")),
+        (
+            [datetime.date(2026, 1, 1), datetime.date(2026, 1, 2)],
+            datetime.date(2026, 1, 3),
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
+def test_an_unknown_user_is_predicted_alike_whatever_the_id(fitted, unknown, solver):
+    X = [(user, item) for user in fitted for item in (0, 1, 2)]
+    rating = np.array([1.0, 2.0, 5.0, 1.0, 3.0, 5.0])
+    model = small(solver=solver, max_iter=2, random_state=0).fit(X, rating)
+    cold = model.predict([(unknown, item) for item in (0, 1, 2, 3)])
+    assert np.isfinite(cold).all()
+    assert cold[0] < cold[1] < cold[2]
+    assert model.recommend([unknown], 3).tolist() == [[2, 1, 0]]
+    assert model.user_ids_.tolist() == fitted
