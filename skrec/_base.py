@@ -458,7 +458,7 @@ class BaseRecommender(
             raise TypeError(
                 "y is a sparse matrix; it must be a dense array of ratings."
             )
-        if np.ndim(y) == 0:
+        if pd.api.types.is_scalar(y):
             raise TypeError(
                 f"y must hold one rating per row of X, got a single "
                 f"{type(y).__name__}, {shown(y)}."
