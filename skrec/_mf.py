@@ -286,6 +286,7 @@ class MFRegressor(BaseRecommender):
                 "keep both."
             )
         scale = units.row_scale(layout)
+        feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
 
         def side(noun: str, rows: Rows, fitted_ids: np.ndarray, ids: np.ndarray):
             missing = np.zeros(len(ids), dtype=bool)
@@ -311,7 +312,7 @@ class MFRegressor(BaseRecommender):
         return State(
             users=side("users", last.users, self.user_ids_, data.user_ids),
             items=side("items", last.items, self.item_ids_, data.item_ids),
-            coef=torch.as_tensor(last.coef * units.feature_scale / units.scale).to(
+            coef=torch.as_tensor(last.coef * feature_scale / units.scale).to(
                 problem.target
             ),
             noise_precision=units.scale**2 / last.noise_variance,
@@ -367,12 +368,13 @@ class Units:
         scale = np.sqrt(weight @ (data.rating - centre) ** 2)
         mean = weight @ data.features
         deviation = np.sqrt(weight @ (data.features - mean) ** 2)
-        # Rounding leaves a constant column a deviation of a few ulps.
+        # Rounding leaves a constant column a deviation of a few ulps. An infinite scale
+        # gives it a coefficient of zero.
         return cls(
             centre=centre,
             scale=float(scale) if scale > 1e-9 * abs(centre) else 1.0,
             feature_mean=mean,
-            feature_scale=np.where(deviation > 1e-9 * np.abs(mean), deviation, 1.0),
+            feature_scale=np.where(deviation > 1e-9 * np.abs(mean), deviation, np.inf),
         )
 
     def standard_ratings(self, rating: np.ndarray) -> np.ndarray:

@@ -3,13 +3,11 @@
 import datetime
 import hashlib
 import io
-import os
 import socket
 import threading
 import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,12 +21,6 @@ from scipy import sparse
 
 from skrec.datasets import _movielens, fetch_movielens, from_matrix, make_ratings
 from skrec.datasets._synthetic import _draw_pairs
-
-DATA = Path(
-    os.environ.get(
-        "SKREC_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
-    )
-)
 
 
 def rmse(error):
@@ -317,11 +309,8 @@ def cached(folder):
     )
 
 
-def test_movielens_100k(publish, tmp_path):
-    path = DATA / "ml-100k.zip"
-    if not path.exists():
-        pytest.skip("needs ml-100k.zip in ../shared/data or the folder of SKREC_DATA")
-    publish("100k", path.read_bytes())
+def test_movielens_100k(publish, tmp_path, ml_100k_archive):
+    publish("100k", ml_100k_archive.read_bytes())
     ml = fetch_movielens(data_home=tmp_path)
     assert ml.data.shape == (100_000, 2)
     assert ml.data["user"].nunique() == 943
@@ -472,6 +461,17 @@ def test_members_of_an_archive_stay_inside_it(publish, tmp_path):
     publish("20m", pack("ml-20m", CSV | hostile))
     assert len(fetch_movielens("20m", data_home=home).data) == 2
     assert cached(tmp_path) == ["a/home/movielens/ml-20m.zip"]
+
+
+def test_an_archive_of_ones_own_is_read_as_it_is(site, tmp_path):
+    path = tmp_path / "mine.zip"
+    path.write_bytes(pack("ml-20m", CSV))
+    home = tmp_path / "home"
+    assert len(fetch_movielens("20m", archive=path, data_home=home).data) == 2
+    assert site.requested == []
+    assert cached(tmp_path) == ["mine.zip"]
+    with pytest.raises(OSError, match=r"archive='.*absent\.zip' is not a zip file"):
+        fetch_movielens("20m", archive=tmp_path / "absent.zip")
 
 
 def test_a_missing_member_is_named(publish, tmp_path):

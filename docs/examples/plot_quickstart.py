@@ -14,8 +14,8 @@ GroupLens by name or read from a file::
     python docs/examples/plot_quickstart.py --movielens 100k
     python docs/examples/plot_quickstart.py --movielens path/to/ml-100k.zip
 
-A file is a MovieLens archive as published, or an ``.npz`` with the arrays ``user``,
-``item`` and ``rating``.
+A file is a MovieLens archive under its published name, or an ``.npz`` with the arrays
+``user``, ``item`` and ``rating``.
 """  # noqa: D205, D400
 
 # %%
@@ -26,10 +26,7 @@ A file is a MovieLens archive as published, or an ``.npz`` with the arrays ``use
 # synthetic ratings only, titles are known for MovieLens archives only.
 
 import argparse
-import csv
-import io
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -46,50 +43,6 @@ try:
 except ImportError:
     plt = None
 
-# Files of ratings in the MovieLens archives, their separator, and the file of titles
-# with its separator.
-LAYOUTS = {
-    "u.data": ("\t", "u.item", "|"),
-    "ratings.dat": ("::", "movies.dat", "::"),
-    "ratings.csv": (",", "movies.csv", ","),
-}
-
-
-def read_table(archive, member, separator, columns):
-    """The first columns of a table in a MovieLens archive."""
-    raw = archive.read(member)
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    if separator == "::":
-        text, separator = text.replace("::", "\t"), "\t"
-    is_csv = separator == ","
-    return pd.read_csv(
-        io.StringIO(text),
-        sep=separator,
-        header=0 if is_csv else None,
-        names=columns,
-        usecols=range(len(columns)),
-        quoting=csv.QUOTE_MINIMAL if is_csv else csv.QUOTE_NONE,
-    )
-
-
-def read_archive(path):
-    """Ratings and titles of a MovieLens archive."""
-    with zipfile.ZipFile(path) as archive:
-        members = {Path(name).name: name for name in archive.namelist()}
-        for file, (separator, title_file, title_separator) in LAYOUTS.items():
-            if file in members:
-                ratings = read_table(
-                    archive, members[file], separator, ["user", "item", "rating"]
-                )
-                titles = read_table(
-                    archive, members[title_file], title_separator, ["item", "title"]
-                )
-                return ratings, titles.set_index("item")["title"]
-    raise ValueError(f"{path} holds none of the files {', '.join(LAYOUTS)}.")
-
 
 def load(movielens):
     """Users and items, ratings, expected ratings where known, titles where known."""
@@ -104,10 +57,10 @@ def load(movielens):
             ratings = pd.DataFrame(
                 {name: arrays[name] for name in ("user", "item", "rating")}
             )
-    elif movielens.endswith(".zip"):
-        ratings, titles = read_archive(movielens)
     else:
-        release = fetch_movielens(movielens)
+        archive = movielens if movielens.endswith(".zip") else None
+        name = Path(movielens).stem.removeprefix("ml-")
+        release = fetch_movielens(name, archive=archive)
         ratings, titles = release.frame, release.movies["title"]
     return ratings[["user", "item"]], ratings["rating"].to_numpy(), None, titles
 

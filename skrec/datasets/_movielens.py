@@ -47,6 +47,7 @@ https://doi.org/10.1145/2827872
 def fetch_movielens(
     name: str = "100k",
     *,
+    archive: str | os.PathLike | None = None,
     data_home: str | os.PathLike | None = None,
     download_if_missing: bool = True,
     return_X_y: bool = False,
@@ -78,6 +79,9 @@ def fetch_movielens(
     ----------
     name : {"100k", "1m", "10m", "20m", "25m", "32m", "latest-small"}, default="100k"
         The release.
+    archive : str or path-like, default=None
+        Archive of the release that you have already. It is read as it is: nothing is
+        verified, downloaded or cached.
     data_home : str or path-like, default=None
         Folder of the cache; by default that of scikit-learn
         (:func:`sklearn.datasets.get_data_home`).
@@ -148,10 +152,15 @@ def fetch_movielens(
         raise ValueError(f"delay must be a number of at least 0, got {delay!r}.")
 
     release = _RELEASES[name]
-    path = Path(get_data_home(data_home)) / "movielens" / f"ml-{name}.zip"
-    _ensure_archive(path, release, download_if_missing, n_retries, delay)
-    with zipfile.ZipFile(path) as archive:
-        frame, users, movies = release.read(archive, release.folder)
+    if archive is None:
+        path = Path(get_data_home(data_home)) / "movielens" / f"ml-{name}.zip"
+        _ensure_archive(path, release, download_if_missing, n_retries, delay)
+    else:
+        path = Path(archive)
+        if not zipfile.is_zipfile(path):
+            raise OSError(f"archive={str(path)!r} is not a zip file that can be read.")
+    with zipfile.ZipFile(path) as file:
+        frame, users, movies = release.read(file, release.folder)
 
     feature_names, target_names = ["user", "item"], ["rating"]
     data, target = frame[feature_names], frame["rating"]
@@ -206,9 +215,9 @@ def _ensure_archive(
         except (OSError, HTTPException) as error:
             if not retries_left:
                 raise OSError(
-                    f"Could not download {url}: {error} If you can get the file "
-                    f"otherwise, put it at {path}."
-                ) from error
+                    f"Could not download {url}: {str(error).rstrip('.')}. If you can "
+                    f"get the file otherwise, put it at {path}."
+                ) from None
             warnings.warn(f"Retrying {url}: {error}", stacklevel=3)
             time.sleep(delay)
 

@@ -1,0 +1,29 @@
+"""Real ratings beside the project."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from skrec.datasets import fetch_movielens
+
+DATA = Path(
+    os.environ.get(
+        "SKREC_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+    )
+)
+
+
+@pytest.fixture(scope="session")
+def ml_100k_archive():
+    """Path of MovieLens 100K."""
+    path = DATA / "ml-100k.zip"
+    if not path.exists():
+        pytest.skip("needs ml-100k.zip in ../shared/data or the folder of SKREC_DATA")
+    return path
+
+
+@pytest.fixture(scope="session")
+def ml_100k(ml_100k_archive):
+    """Ids and ratings of MovieLens 100K, in the order of u.data."""
+    return fetch_movielens("100k", archive=ml_100k_archive, return_X_y=True)
