@@ -15,7 +15,8 @@ Everything here is arrays in, arrays out: no raw ids, no estimator.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -27,7 +28,6 @@ from scipy.special import digamma
 from torch import Tensor
 
 from ._conditional import (
-    TILE_SIZE,
     Layout,
     Ratings,
     Sums,
@@ -57,12 +57,20 @@ START_SCALE = 0.03
 # the mean would, and a half saves a third of the sweeps.
 OVER_RELAXATION = 0.5
 
-# Ratings times packed moments below which a second thread does not pay.
-SMALL_PROBLEM = 2**25
-
 # The noise keeps at least this share of the ratings' variance, where single precision
 # still tells noise from rounding.
 MIN_NOISE_VARIANCE = 1e-5
+
+
+@contextmanager
+def _single_threaded_torch() -> Iterator[None]:
+    """One torch thread, where threads that share short operations mostly wait."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,7 @@ class Problem:
     weight: float
 
     @classmethod
+    @_single_threaded_torch()
     def from_arrays(
         cls,
         user_index: np.ndarray,
@@ -267,20 +276,20 @@ class Mode:
     The objective is Σ w (y − ŷ)² + reg (Σ rows² + Σ w²).
     """
 
+    has_covariance = False
+
     def __init__(self, reg: float) -> None:
         self.reg = reg
+
+    def companion(self, previous: Tensor) -> Tensor:
+        return previous
 
     def rows(
         self, mean: Tensor, factor: Tensor, previous: Tensor
     ) -> tuple[Tensor, None]:
         return mean + OVER_RELAXATION * (mean - previous), None
 
-    def relative_precision(
-        self, count: Tensor, residual: Tensor, concentration: float
-    ) -> tuple[Tensor, None]:
-        return torch.ones_like(count), None
-
-    def learn_prior(self, side: Side, layout: Layout) -> Side:
+    def learn(self, side: Side, count: Tensor, squares: Tensor, layout: Layout) -> Side:
         return side
 
     def start(self, side: Side, layout: Layout) -> Side:
@@ -305,35 +314,34 @@ class Moments:
     The objective is minus the evidence lower bound.
     """
 
+    has_covariance = True
+
+    def companion(self, previous: Tensor) -> Tensor:
+        return previous
+
     def rows(
         self, mean: Tensor, factor: Tensor, previous: Tensor
     ) -> tuple[Tensor, Tensor]:
         return mean + OVER_RELAXATION * (mean - previous), factor.mT @ factor
 
-    def relative_precision(
-        self, count: Tensor, residual: Tensor, concentration: float
-    ) -> tuple[Tensor, Tensor]:
-        shape = concentration + count / 2
-        return shape / (concentration + residual / 2), shape
-
-    def learn_prior(self, side: Side, layout: Layout) -> Side:
-        n_rows = len(side.mean)
+    def learn(self, side: Side, count: Tensor, squares: Tensor, layout: Layout) -> Side:
         centre = side.mean.mean(0)
         deviation = side.mean - centre
         scatter = layout.unpack(side.covariance.sum(0, keepdim=True))[0]
         scatter = scatter + deviation.T @ deviation
         scatter.diagonal().add_(PRIOR_ROWS * PRIOR_VARIANCE)
+        shape = side.concentration + count / 2
+        alpha = shape / (side.concentration + squares / 2)
         # Dividing every α by their mean, which β takes over, maximises the bound among
         # all such exchanges. Without it β and a creep towards each other.
-        excess = side.relative_precision.mean()
-        alpha = side.relative_precision / excess
+        alpha /= alpha.mean()
         return replace(
             side,
             prior_mean=centre,
-            prior_precision=torch.linalg.inv(scatter / (PRIOR_ROWS + n_rows)),
+            prior_precision=torch.linalg.inv(scatter / (PRIOR_ROWS + len(deviation))),
             relative_precision=alpha,
-            concentration=_concentration(alpha, side.relative_shape),
-            table=side.table.div_(excess),
+            relative_shape=shape,
+            concentration=_concentration(alpha, shape),
         )
 
     def noise_precision(self, weight: float, residual: float) -> float:
@@ -356,13 +364,16 @@ class Draw:
     def __init__(self, random_state: np.random.RandomState) -> None:
         self.random_state = random_state
 
-    def rows(
-        self, mean: Tensor, factor: Tensor, previous: Tensor
-    ) -> tuple[Tensor, None]:
-        noise = torch.as_tensor(self.random_state.standard_normal(mean.shape)).to(mean)
-        return mean + (factor.mT @ noise[:, :, None]).squeeze(2), None
+    has_covariance = False
 
-    def learn_prior(self, side: Side, layout: Layout) -> Side:
+    def companion(self, previous: Tensor) -> Tensor:
+        normal = self.random_state.standard_normal(previous.shape)
+        return torch.as_tensor(normal).to(previous)
+
+    def rows(self, mean: Tensor, factor: Tensor, normal: Tensor) -> tuple[Tensor, None]:
+        return mean + (factor.mT @ normal[:, :, None]).squeeze(2), None
+
+    def learn(self, side: Side, count: Tensor, squares: Tensor, layout: Layout) -> Side:
         # Normal–Wishart posterior, Salakhutdinov and Mnih (2008), equation 14, with
         # prior mean 0 and the scale matrix that PRIOR_VARIANCE asks for.
         n_rows, size = side.mean.shape
@@ -379,20 +390,17 @@ class Draw:
             np.linalg.cholesky(strength * precision).T,
             self.random_state.standard_normal(size),
         )
+        shape = (side.concentration + count / 2).cpu().numpy()
+        gamma = torch.as_tensor(self.random_state.standard_gamma(shape)).to(squares)
         return replace(
             side,
+            relative_precision=gamma / (side.concentration + squares / 2),
+            relative_shape=None,
             prior_mean=torch.as_tensor(centre * n_rows / strength + deviation).to(
                 side.mean
             ),
             prior_precision=torch.as_tensor(precision).to(side.mean),
         )
-
-    def relative_precision(
-        self, count: Tensor, residual: Tensor, concentration: float
-    ) -> tuple[Tensor, None]:
-        shape = (concentration + count / 2).cpu().numpy()
-        gamma = torch.as_tensor(self.random_state.standard_gamma(shape)).to(residual)
-        return gamma / (concentration + residual / 2), None
 
     def noise_precision(self, weight: float, residual: float) -> float:
         rate = max(residual, MIN_NOISE_VARIANCE * weight)
@@ -439,33 +447,36 @@ def gibbs(
     return _sweeps(problem, start, Draw(random_state))
 
 
-@contextmanager
-def _threads_for(problem: Problem) -> Iterator[None]:
-    """One thread for a small problem, where waiting for the others costs more."""
-    threads = torch.get_num_threads()
-    if len(problem.target) * problem.layout.n_packed < SMALL_PROBLEM:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
-    while True:
-        with _threads_for(problem):
-            state = _sweep(problem, state, rule)
-        yield state
+    # A thread for each tile beats all threads for one tile after another, because
+    # torch solves small systems one by one. No tile depends on another, so the fit does
+    # not depend on the number of threads.
+    n_threads = torch.get_num_threads() if problem.target.device.type == "cpu" else 1
+    one_tile = max(len(problem.users), len(problem.items)) <= problem.layout.tile_rows
+    with ThreadPoolExecutor(n_threads) as pool:
+        tile_map = map if one_tile or n_threads == 1 else pool.map
+        while True:
+            with _single_threaded_torch():
+                state = _sweep(problem, state, rule, tile_map)
+            yield state
 
 
-def _sweep(problem: Problem, state: State, rule: Rule) -> State:
+def _sweep(problem: Problem, state: State, rule: Rule, tile_map: Callable) -> State:
     state = _update_coef(problem, state, rule)
     rest = problem.without_features(state.coef, state.coef_factor)
     users, residual = _update_side(
-        rest.users, state.users, state.items, state.noise_precision, rule, problem
+        rest.users,
+        state.users,
+        state.items,
+        state.noise_precision,
+        rule,
+        problem,
+        tile_map,
     )
     beta = rule.noise_precision(problem.weight, residual)
-    items, residual = _update_side(rest.items, state.items, users, beta, rule, problem)
+    items, residual = _update_side(
+        rest.items, state.items, users, beta, rule, problem, tile_map
+    )
     beta = rule.noise_precision(problem.weight, residual)
     state = replace(
         state,
@@ -488,17 +499,21 @@ def _update_side(
     noise_precision: float,
     rule: Rule,
     problem: Problem,
+    tile_map: Callable,
 ) -> tuple[Side, float]:
     """One side's rows given the other side, and the weighted residual they leave."""
     layout = problem.layout
-    mean = torch.empty_like(side.mean)
-    precision = torch.empty_like(side.relative_precision)
-    table = torch.empty_like(side.table)
-    covariances, shapes = [], []
-    squares = torch.empty_like(precision)
-    log_det = moved = 0.0
+    companion = rule.companion(side.mean)
     seen = layout.seen(other.mean) * other.relative_precision[:, None]
-    for rows, tile in ratings.tiles(max(1, TILE_SIZE // layout.n_packed)):
+    mean = torch.empty_like(side.mean)
+    table = torch.empty_like(side.table)
+    squares = torch.empty_like(side.relative_precision)
+    covariance = None
+    if rule.has_covariance:
+        covariance = mean.new_empty(len(mean), layout.n_packed_row)
+
+    def visit(part: tuple[slice, Ratings]) -> tuple[float, float]:
+        rows, tile = part
         sums = Sums.over(tile, other.table, seen, other.relative_precision, layout)
         centre, factor = conditional(
             sums,
@@ -506,33 +521,27 @@ def _update_side(
             side.prior_mean,
             side.prior_precision,
         )
-        mean[rows], covariance = rule.rows(centre, factor, side.mean[rows])
-        squares[rows] = sums.residual(mean[rows], covariance).clamp_(min=0)
-        moved += max(0.0, _total(sums.squared(mean[rows] - side.mean[rows])))
-        precision[rows], shape = rule.relative_precision(
-            tile.count, noise_precision * squares[rows], side.concentration
-        )
-        if covariance is not None:
-            covariance = layout.pack(covariance)
-            covariances.append(covariance)
-            shapes.append(shape)
-            log_det += 2 * _total(factor.diagonal(dim1=1, dim2=2).log())
-        torch.mul(
-            layout.moments(mean[rows], covariance),
-            precision[rows, None],
-            out=table[rows],
-        )
+        mean[rows], spread = rule.rows(centre, factor, companion[rows])
+        squares[rows] = sums.residual(mean[rows], spread)
+        if spread is not None:
+            covariance[rows] = spread = layout.pack(spread)
+        table[rows] = layout.moments(mean[rows], spread)
+        log_det = 2 * _total(factor.diagonal(dim1=1, dim2=2).log())
+        return log_det, _total(sums.squared(mean[rows] - side.mean[rows]))
+
+    tiles = ratings.tiles(layout.tile_rows)
+    log_det, moved = map(sum, zip(*tile_map(visit, tiles), strict=True))
+    squares.clamp_(min=0)
     side = replace(
         side,
         mean=mean,
-        covariance=torch.cat(covariances) if covariances else None,
+        covariance=covariance,
         log_det=log_det,
-        relative_precision=precision,
-        relative_shape=torch.cat(shapes) if shapes else None,
+        moved=max(0.0, moved),
         table=table,
-        moved=moved,
     )
-    side = rule.learn_prior(side, layout)
+    side = rule.learn(side, ratings.count, noise_precision * squares, layout)
+    table *= side.relative_precision[:, None]
     return side, _total(side.relative_precision * squares)
 
 
@@ -559,7 +568,7 @@ def _update_coef(problem: Problem, state: State, rule: Rule) -> State:
         torch.linalg.cholesky(A), identity, upper=False
     )
     coef, covariance = rule.rows(
-        (factor.T @ (factor @ h))[None], factor[None], state.coef[None]
+        (factor.T @ (factor @ h))[None], factor[None], rule.companion(state.coef[None])
     )
     if covariance is None:
         factor = None
@@ -628,6 +637,7 @@ def _total(x: Tensor) -> float:
     return float(x.sum(dtype=torch.float64))
 
 
+@_single_threaded_torch()
 def spectral_start(problem: Problem) -> State:
     """A start for any rule: the leading singular vectors of what biases leave.
 

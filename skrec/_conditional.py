@@ -27,7 +27,7 @@ from torch.nn.functional import embedding_bag
 
 # Rows are visited in tiles whose packed moments hold about this many numbers, so that
 # the work space neither grows with the number of rows nor leaves the processor's cache.
-TILE_SIZE = 2**20
+TILE_SIZE = 2**17
 
 
 class Layout:
@@ -46,6 +46,7 @@ class Layout:
         self.e_size = d + biased
         self.n_packed = self.e_size * (self.e_size + 1) // 2
         self.n_packed_row = d * (d + 1) // 2
+        self.tile_rows = max(1, TILE_SIZE // self.n_packed)
 
         rows, columns = torch.tril_indices(d, d, device=device)
         self._pack = rows * d + columns
@@ -261,7 +262,8 @@ def fitted_values(
         one = rows.new_ones(len(rows), 1)
         rows = torch.cat([rows, one], dim=1)
         others = layout.seen(others)
-    tile_rows = max(1, TILE_SIZE * len(rows) // (len(ratings.others) * layout.e_size))
+    mean_length = len(ratings.others) / len(rows)
+    tile_rows = max(1, int(TILE_SIZE / (mean_length * layout.e_size)))
     return torch.cat(
         [
             (

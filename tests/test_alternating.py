@@ -239,11 +239,8 @@ def test_moved_is_the_change_of_the_predictions():
 class FixedDraw(Draw):
     """Gibbs with everything but the rows fixed."""
 
-    def learn_prior(self, side, layout):
+    def learn(self, side, count, squares, layout):
         return side
-
-    def relative_precision(self, count, residual, concentration):
-        return torch.ones_like(count), None
 
     def noise_precision(self, weight, residual):
         return 2.0
@@ -278,9 +275,9 @@ def test_gibbs_draws_rows_from_their_gaussian():
     factor = torch.as_tensor(rng.normal(size=(1, 3, 3)))
     mean = torch.as_tensor(rng.normal(size=(1, 3)))
     n = 40_000
-    draws, covariance = Draw(np.random.RandomState(0)).rows(
-        mean.expand(n, 3), factor.expand(n, 3, 3), mean
-    )
+    rule = Draw(np.random.RandomState(0))
+    mean, factor = mean.expand(n, 3), factor.expand(n, 3, 3)
+    draws, covariance = rule.rows(mean, factor, rule.companion(mean))
     assert covariance is None
     expected = factor[0].T @ factor[0]
     np.testing.assert_allclose(draws.mean(0), mean[0], atol=0.05)
@@ -295,7 +292,8 @@ def test_gibbs_draws_the_prior_from_its_normal_wishart():
     problem, _ = make_problem(n_factors=1)
     side = Side.at(rows, problem.layout)
     rule = Draw(np.random.RandomState(0))
-    draws = [rule.learn_prior(side, problem.layout) for _ in range(4000)]
+    zeros = torch.zeros(200).double()
+    draws = [rule.learn(side, zeros, zeros, problem.layout) for _ in range(4000)]
     means = np.array([draw.prior_mean.numpy() for draw in draws])
     precisions = np.array([draw.prior_precision.numpy() for draw in draws])
 
@@ -309,6 +307,35 @@ def test_gibbs_draws_the_prior_from_its_normal_wishart():
     )
     expected = scatter / strength / (202 - 3)
     np.testing.assert_allclose(np.cov(means.T), expected, atol=0.1 * expected.max())
+
+
+def test_gibbs_draws_relative_precisions_from_their_gamma():
+    problem, _ = make_problem(n_factors=1)
+    n = 40_000
+    side = Side.at(torch.ones(n, 2).double(), problem.layout)
+    count, squares = torch.full((n,), 6.0), torch.full((n,), 4.0).double()
+    rule = Draw(np.random.RandomState(0))
+    alpha = rule.learn(side, count, squares, problem.layout).relative_precision
+    gamma = stats.gamma(side.concentration + 3, scale=1 / (side.concentration + 2))
+    assert float(alpha.mean()) == pytest.approx(gamma.mean(), rel=0.01)
+    assert float(alpha.std()) == pytest.approx(gamma.std(), rel=0.02)
+
+
+@pytest.mark.parametrize("solver", [vb, gibbs, als])
+def test_the_number_of_threads_does_not_matter(monkeypatch, solver):
+    monkeypatch.setattr("skrec._conditional.TILE_SIZE", 40)
+    args = {vb: [], gibbs: [np.random.RandomState], als: [0.3]}[solver]
+    threads, means = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            problem, _ = make_problem(n_users=60)
+            drawn = [arg(0) if callable(arg) else arg for arg in args]
+            means.append(run(solver, problem, 4, *drawn)[-1].users.mean)
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*means)
 
 
 def test_gibbs_repeats_itself_under_one_seed():
