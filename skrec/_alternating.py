@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import sparse, stats
 from scipy.optimize import brentq
 from scipy.special import digamma
 from torch import Tensor
@@ -124,7 +124,12 @@ class Problem:
         items = torch.as_tensor(item_index, device=device)
         y = torch.as_tensor(target, dtype=dtype, device=device)
         w = torch.as_tensor(weight, dtype=dtype, device=device)
-        to_items = torch.sort(items, stable=True).indices
+        # A counting sort: the transpose of a sparse matrix that holds row numbers.
+        by_user = np.searchsorted(user_index, np.arange(shape[0] + 1))
+        numbers = sparse.csr_array(
+            (np.arange(len(item_index)), item_index, by_user), shape=shape
+        )
+        to_items = torch.as_tensor(numbers.tocsc().data, device=device)
         return cls(
             users=Ratings.from_sorted(users, items, shape[0], w, y),
             items=Ratings.from_sorted(
@@ -667,8 +672,7 @@ def spectral_start(problem: Problem) -> State:
     generator = torch.Generator().manual_seed(0)
     V = torch.randn(len(items), size, generator=generator).to(y)
     for _ in range(START_ITERATIONS):
-        U = torch.linalg.qr(users.sum(V, residual)).Q
-        V = torch.linalg.qr(items.sum(U, by_item)).Q
+        V = torch.linalg.qr(items.sum(users.sum(V, residual), by_item)).Q
     _, S, W = torch.linalg.svd(users.sum(V, residual), full_matrices=False)
     mean = y.new_zeros(len(items), layout.row_size)
     mean[:, :k] = START_SCALE * math.sqrt(len(items)) * (V @ W.T)[:, :k] * S[:k].sqrt()

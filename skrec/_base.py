@@ -135,7 +135,7 @@ class BaseRecommender(
         data = Interactions.from_columns(columns, rating, weight)
         device = self._torch_device()
 
-        # `hasattr` of a fitted attribute is what a warm start stands on.
+        # A warm start reads the ids of the last fit, so this comes before the new ones.
         iterations = self._iterate(data, device)
         self._set_seen(data)
         self.rating_range_ = (float(data.rating.min()), float(data.rating.max()))
