@@ -86,7 +86,7 @@ class Ids:
     values : ndarray of shape (n_samples,)
         The ids in their own dtype.
     kind : str
-        What they are: "number", "string", "datetime64", "date", …
+        What they are: "number", "string", "date", …
     where : str
         Where they were found, for messages.
     """

@@ -58,7 +58,7 @@ class MFRegressor(BaseRecommender):
         False is the plain dot product: y = p_u·q_i + f·w + ε, without μ.
     reg : float, default=12.0
         Penalty of the squares of all factors, biases and coefficients, for standardised
-        ratings: Σ weight (y − ŷ)² + reg (Σ|p|² + Σ|q|² + Σb² + Σc² + |w|²) is
+        ratings: Σ weight (y − ŷ)² + reg (Σ p² + Σ q² + Σ b² + Σ c² + Σ w²) is
         minimised. Used by "als" only.
     max_iter : int, default=None
         Sweeps at most (vb, als) or draws kept (gibbs). None is 200 for "vb", 100 for
@@ -107,7 +107,7 @@ class MFRegressor(BaseRecommender):
         weighted residual sum of squares times β (gibbs).
     n_features_in_ : int
         Number of columns of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X had any.
 
     References
