@@ -25,7 +25,7 @@ from ._conditional import Layout
 from ._interactions import Ids, Interactions
 from ._posterior import Posterior, Rows
 
-DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 100, "als": 50}
+DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50}
 
 # A chain starts from vb's posterior after some sweeps, and forgets its first draws.
 VB_SWEEPS = 10
@@ -37,7 +37,7 @@ class MFRegressor(BaseRecommender):
 
     The model of a rating y of user u and item i, with features f of that rating, is::
 
-        y = μ + b_u + c_i + p_u·q_i + f·w + ε,      ε ~ N(0, 1 / (β α_u γ_i))
+        y = μ + b_u + c_i + p_u·q_i + f·w + ε,    ε ~ N(0, 1 / (β α_u γ_i))
 
     Each row (p_u, b_u) of a user has a Gaussian prior whose mean and covariance are
     learned, and so has each row (q_i, c_i) of an item. α_u and γ_i, of mean one, let
@@ -50,8 +50,9 @@ class MFRegressor(BaseRecommender):
         Length of p_u and q_i. 0 leaves the biases alone.
     solver : {"vb", "gibbs", "als"}, default="vb"
         - "vb": variational Bayes [1]_. Deterministic; nothing to tune.
-        - "gibbs": posterior sampling [2]_, started from "vb". The most accurate, at
-          several times the time and with every kept draw in memory.
+        - "gibbs": posterior sampling [2]_, started from "vb". More accurate than "vb"
+          where ratings are few and noisy, at many times the time and with every kept
+          draw in memory.
         - "als": penalised least squares, alternating. Needs `reg`, knows no standard
           deviations, and takes the noise to be the same everywhere.
     biased : bool, default=True
@@ -61,8 +62,8 @@ class MFRegressor(BaseRecommender):
         ratings: Σ weight (y − ŷ)² + reg (Σ p² + Σ q² + Σ b² + Σ c² + Σ w²) is
         minimised. Used by "als" only.
     max_iter : int, default=None
-        Sweeps at most (vb, als) or draws kept (gibbs). None is 200 for "vb", 100 for
-        "gibbs" and 50 for "als".
+        Sweeps at most (vb, als) or draws kept (gibbs). None is 200 for "vb" and
+        "gibbs", and 50 for "als".
     tol : float, default=0.03
         Stop when a sweep moves the predictions of the training rows by less than this:
         root mean square, in standard deviations of the ratings. Used by "vb" and "als".
