@@ -467,7 +467,10 @@ def _sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
 
 
 def _sweep(problem: Problem, state: State, rule: Rule, tile_map: Callable) -> State:
+    previous = state.coef
     state = _update_coef(problem, state, rule)
+    shift = problem.features @ (state.coef - previous)
+    moved = _total(problem.users.weight * shift.square())
     rest = problem.without_features(state.coef, state.coef_factor)
     users, residual = _update_side(
         rest.users,
@@ -493,7 +496,7 @@ def _sweep(problem: Problem, state: State, rule: Rule, tile_map: Callable) -> St
     return replace(
         state,
         objective=rule.objective(state, problem, residual) / problem.weight,
-        change=math.sqrt((users.moved + items.moved) / problem.weight),
+        change=math.sqrt((moved + users.moved + items.moved) / problem.weight),
     )
 
 

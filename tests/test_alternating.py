@@ -218,21 +218,21 @@ def test_als_ends_where_no_coordinate_can_be_improved(variant):
 
 
 def test_moved_is_the_change_of_the_predictions():
-    problem, arrays = make_problem(n_factors=3)
-    u, i, _, w, _ = arrays
-    rule_states = run(als, problem, 4, 0.3)
-    before, after = rule_states[-2:]
+    problem, (u, i, _, w, features) = make_problem(n_factors=3, n_features=2)
+    before, after = run(als, problem, 4, 0.3)[-2:]
 
-    def fitted(users, items):
+    def fitted(coef, users, items):
         x, z = users.mean.numpy()[u], items.mean.numpy()[i]
-        return (x[:, :3] * z[:, :3]).sum(1) + x[:, 3] + z[:, 3]
+        product = (x[:, :3] * z[:, :3]).sum(1) + x[:, 3] + z[:, 3]
+        return features @ coef.numpy() + product
 
-    halves = [
-        fitted(before.users, before.items),
-        fitted(after.users, before.items),
-        fitted(after.users, after.items),
+    steps = [
+        fitted(before.coef, before.users, before.items),
+        fitted(after.coef, before.users, before.items),
+        fitted(after.coef, after.users, before.items),
+        fitted(after.coef, after.users, after.items),
     ]
-    square = sum((w * np.diff(halves, axis=0)[step] ** 2).sum() for step in (0, 1))
+    square = (w * np.diff(steps, axis=0) ** 2).sum()
     assert after.change == pytest.approx(np.sqrt(square / w.sum()))
 
 
