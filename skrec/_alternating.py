@@ -366,10 +366,10 @@ class Draw:
     likelihood but for its normalisation.
     """
 
+    has_covariance = False
+
     def __init__(self, random_state: np.random.RandomState) -> None:
         self.random_state = random_state
-
-    has_covariance = False
 
     def companion(self, previous: Tensor) -> Tensor:
         normal = self.random_state.standard_normal(previous.shape)

@@ -32,7 +32,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from ._interactions import Columns, Ids, Interactions, as_numbers, shown
+from ._interactions import Columns, Ids, Interactions, as_numbers, counted, shown
 from ._topk import top_k
 
 __all__ = ["BaseRecommender", "Integral", "Interval", "Iteration", "Real", "StrOptions"]
@@ -494,11 +494,9 @@ class BaseRecommender(
                 f"{len(columns.users.values)} rows; it must hold one weight per row."
             )
         if (weight < 0).any():
-            rows = np.flatnonzero(weight < 0)
             raise ValueError(
-                f"Negative values in data passed to `sample_weight`: {len(rows)} "
-                f"(first rows: {', '.join(map(str, rows[:5]))}); weights must be at "
-                "least 0."
+                "Negative values in data passed to `sample_weight`: "
+                f"{counted(weight < 0, 'weight')}; weights must be at least 0."
             )
         if not weight.any():
             raise ValueError(
@@ -613,8 +611,8 @@ def _read_ids(values, name: str) -> Ids:
         )
     series = nw.from_native(values, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):
-        return Ids.from_column(series.to_numpy(), series.is_null().to_numpy(), name)
-    if isinstance(values, list | tuple):
+        array = series.to_numpy()
+    elif isinstance(values, list | tuple):
         array = np.empty(len(values), dtype=object)
         array[:] = values
     else:
@@ -624,8 +622,7 @@ def _read_ids(values, name: str) -> Ids:
             f"{name} must be a one-dimensional array-like of ids, got shape "
             f"{array.shape}."
         )
-    missing = pd.isna(array) if array.dtype.kind == "O" else np.zeros(len(array), bool)
-    return Ids.from_column(array, missing, name)
+    return Ids.from_column(array, name)
 
 
 def _known(values, name: str, fitted: np.ndarray) -> np.ndarray:

@@ -42,33 +42,22 @@ class Columns:
     def from_frame(cls, frame: nw.DataFrame) -> Columns:
         """Columns of a pandas, polars or pyarrow table, each in its own dtype."""
         series = [frame[:, j] for j in range(frame.shape[1])]
-        missing = [s.is_null().to_numpy() for s in series]
-        return cls.from_columns(
-            [s.to_numpy() for s in series], missing, [repr(s.name) for s in series]
-        )
+        names = [repr(column.name) for column in series]
+        return cls.from_columns([column.to_numpy() for column in series], names)
 
     @classmethod
     def from_array(cls, X: np.ndarray) -> Columns:
         """Columns of a two-dimensional array."""
-        columns = list(X.T)
-        missing = [
-            pd.isna(c) if c.dtype.kind == "O" else np.zeros(len(c), bool)
-            for c in columns
-        ]
-        return cls.from_columns(columns, missing, [""] * len(columns))
+        return cls.from_columns(list(X.T), [""] * X.shape[1])
 
     @classmethod
-    def from_columns(
-        cls, columns: list[np.ndarray], missing: list[np.ndarray], names: list[str]
-    ) -> Columns:
-        """Columns as arrays, with masks of what is missing and names for messages."""
+    def from_columns(cls, columns: list[np.ndarray], names: list[str]) -> Columns:
+        """Columns as arrays, with names for messages."""
         ids = [
             Ids.from_column(
-                column, mask, f"column {j} of X ({role}{', ' * bool(name)}{name})"
+                columns[j], f"column {j} of X ({', '.join(filter(None, described))})"
             )
-            for j, (role, column, mask, name) in enumerate(
-                zip(("users", "items"), columns, missing, names, strict=False)
-            )
+            for j, described in enumerate([("users", names[0]), ("items", names[1])])
         ]
         features = np.empty((len(columns[0]), len(columns) - 2))
         for j in range(2, len(columns)):
@@ -96,23 +85,22 @@ class Ids:
     where: str
 
     @classmethod
-    def from_column(cls, values: np.ndarray, missing: np.ndarray, where: str) -> Ids:
+    def from_column(cls, values: np.ndarray, where: str) -> Ids:
         """Ids of a column, or an error that counts what is no id."""
         if values.ndim != 1:
             raise TypeError(f"{where} holds nested ids; an id must be a single value.")
+        missing = pd.isna(values)
         if values.dtype.kind == "f":
-            missing = missing | ~np.isfinite(values)
-        elif values.dtype.kind in "mM":
-            missing = missing | np.isnat(values)
+            missing |= np.isinf(values)
         if missing.any():
             raise ValueError(
-                f"{where} holds {_count(missing, 'missing id')} (None, NaN, NaT or "
+                f"{where} holds {counted(missing, 'missing id')} (None, NaN, NaT or "
                 f"infinite); every row needs an id."
             )
         values, kind = _with_kind(values, where)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             infinite = ~np.isfinite(values)
-            raise ValueError(f"{where} holds {_count(infinite, 'infinite id')}.")
+            raise ValueError(f"{where} holds {counted(infinite, 'infinite id')}.")
         return cls(values, kind, where)
 
     def numbered(self) -> tuple[np.ndarray, np.ndarray]:
@@ -206,7 +194,7 @@ def as_numbers(values: Any, where: str, noun: str) -> np.ndarray:
     if wrong.any():
         raise ValueError(
             f"{where} must hold finite numbers, but is missing, NaN or infinite for "
-            f"{_count(wrong, noun)}."
+            f"{counted(wrong, noun)}."
         )
     return values
 
@@ -220,7 +208,7 @@ def shown(value: Any) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
-def _count(mask: np.ndarray, noun: str) -> str:
+def counted(mask: np.ndarray, noun: str) -> str:
     """The count of a mask and its first rows, in words."""
     rows = np.flatnonzero(mask)
     plural = noun if len(rows) == 1 else f"{noun}s"

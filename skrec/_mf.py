@@ -289,9 +289,10 @@ class MFRegressor(BaseRecommender):
         scale = units.row_scale(layout)
         feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
 
-        def side(noun: str, rows: Rows, fitted_ids: np.ndarray, ids: np.ndarray):
-            missing = np.zeros(len(ids), dtype=bool)
-            where = Ids.from_column(ids, missing, f"X ({noun})").numbered_in(fitted_ids)
+        def side(
+            noun: str, rows: Rows, fitted_ids: np.ndarray, ids: np.ndarray
+        ) -> Side:
+            where = Ids.from_column(ids, f"X ({noun})").numbered_in(fitted_ids)
             *_, mean = rows.means(where)
             *_, covariance = rows.covariances(where)
             tensor = partial(

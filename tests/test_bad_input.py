@@ -328,7 +328,7 @@ WEIGHTS = {
     "negative": (
         lambda: fit(sample_weight=replaced(-1)),
         ValueError,
-        r"Negative values.*`sample_weight`: 1 \(first rows: 3\).*at least 0",
+        r"Negative values.*`sample_weight`: 1 weight \(first rows: 3\).*at least 0",
     ),
     "all zero": (
         lambda: fit(sample_weight=np.zeros(N_ROWS)),

@@ -28,7 +28,7 @@ def as_objects(values):
 
 
 def ids_of(values):
-    return Ids.from_column(values, np.zeros(len(values), dtype=bool), "ids")
+    return Ids.from_column(values, "ids")
 
 
 def arrays(dtype, elements=None):
