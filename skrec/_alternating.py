@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +33,7 @@ from ._conditional import (
     conditional,
     fitted_values,
 )
+from ._threads import torch_threads
 
 # A prior for the covariance of a side's rows, worth one row: a tenth of the variance of
 # the ratings in every direction.
@@ -60,17 +60,6 @@ OVER_RELAXATION = 0.5
 # The noise keeps at least this share of the ratings' variance, where single precision
 # still tells noise from rounding.
 MIN_NOISE_VARIANCE = 1e-5
-
-
-@contextmanager
-def _single_threaded_torch() -> Iterator[None]:
-    """One torch thread, where threads that share short operations mostly wait."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ class Problem:
     weight: float
 
     @classmethod
-    @_single_threaded_torch()
+    @torch_threads(1)
     def from_arrays(
         cls,
         user_index: np.ndarray,
@@ -461,7 +450,7 @@ def _sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
     with ThreadPoolExecutor(n_threads) as pool:
         tile_map = map if one_tile or n_threads == 1 else pool.map
         while True:
-            with _single_threaded_torch():
+            with torch_threads(1):
                 state = _sweep(problem, state, rule, tile_map)
             yield state
 
@@ -645,7 +634,7 @@ def _total(x: Tensor) -> float:
     return float(x.sum(dtype=torch.float64))
 
 
-@_single_threaded_torch()
+@torch_threads(1)
 def spectral_start(problem: Problem) -> State:
     """A start for any rule: the leading singular vectors of what biases leave.
 

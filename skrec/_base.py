@@ -49,19 +49,21 @@ class Iteration:
     ----------
     objective : float
         What is being lowered, per unit of weight.
-    change : float
-        How far the iteration moved the predictions: root mean square over the training
-        rows, in standard deviations of the ratings.
+    progress : str
+        What came of the iteration, in words.
+    converged : bool
+        Whether there is nothing left to do.
     attributes : callable
         Gives the fitted attributes as if fit had ended here.
     """
 
     objective: float
-    change: float
+    progress: str
+    converged: bool
     attributes: Callable[[], dict[str, Any]]
 
 
-def _all_or_nothing(fit):
+def all_or_nothing(fit):
     """Let a failing `fit` leave the estimator as it was."""
 
     @functools.wraps(fit)
@@ -84,7 +86,7 @@ class BaseRecommender(
 
     _parameter_constraints: dict = {
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
-        "tol": [Interval(Real, 0, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
         "handle_unknown": [StrOptions({"ignore", "warn", "error"})],
         "clip": ["boolean"],
         "warm_start": ["boolean"],
@@ -100,7 +102,7 @@ class BaseRecommender(
         tags.regressor_tags.poor_score = True
         return tags
 
-    @_all_or_nothing
+    @all_or_nothing
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None):
@@ -137,8 +139,8 @@ class BaseRecommender(
 
         # A warm start reads the ids of the last fit, so this comes before the new ones.
         iterations = self._iterate(data, device)
-        self._set_seen(data)
-        self.rating_range_ = (float(data.rating.min()), float(data.rating.max()))
+        self._set_seen(data.user_ids, data.item_ids, data.users, data.items)
+        self.rating_range_ = self._rating_range(data.rating)
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         task = {"estimator": self, "X": X, "y": y, "metadata": metadata}
         context = self._init_callback_context(max_subtasks=self._max_iter())
@@ -166,28 +168,30 @@ class BaseRecommender(
                     f"{type(self).__name__} diverged: its objective is "
                     f"{iteration.objective} after iteration {len(losses)}."
                 )
-            if self.verbose:
-                print(
-                    f"[{type(self).__name__}] iteration {len(losses)} of at most "
-                    f"{max_iter}: objective {iteration.objective:.6f}, predictions "
-                    f"moved by {iteration.change:.2g}"
-                )
+            self._tell(len(losses), iteration)
             self.n_iter_ = len(losses)
             self.loss_curve_ = losses.copy()
             stopped = step.call_on_fit_task_end(
                 **task, reconstruction_attributes=iteration.attributes
             )
-            converged = self._can_converge() and iteration.change < self.tol
+            converged = iteration.converged
         if self._can_converge() and not (converged or stopped):
             warnings.warn(
                 f"{type(self).__name__} has not converged after max_iter={max_iter} "
-                "iterations: the last one still moved the predictions by "
-                f"{iteration.change:.2g} standard deviations of the ratings, more than "
-                f"tol={self.tol}. Raise max_iter or tol.",
+                f"iterations; in the last one, {iteration.progress}. Raise max_iter or "
+                "tol.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
         return iteration
+
+    def _tell(self, number: int, iteration: Iteration) -> None:
+        if self.verbose:
+            print(
+                f"[{type(self).__name__}] iteration {number} of at most "
+                f"{self._max_iter()}: objective {iteration.objective:.6f}, "
+                f"{iteration.progress}"
+            )
 
     def predict(self, X, return_std: bool = False):
         """Predict ratings.
@@ -198,8 +202,9 @@ class BaseRecommender(
             Columns as in `fit`. Ids that `fit` has not seen are answered as
             `handle_unknown` says.
         return_std : bool, default=False
-            Return the standard deviation of each predicted rating too: how far a new
-            rating would fall from the prediction, noise included.
+            Return a standard deviation of each prediction too: of a rating that would
+            be given, noise included, after MFRegressor; of the predictions of the
+            members, after NCFRegressor.
 
         Returns
         -------
@@ -225,6 +230,7 @@ class BaseRecommender(
             {"users": (columns.users, users), "items": (columns.items, items)}
         )
         y, std = self._predict(users, items, columns.features, return_std)
+        y = self._response(y)
         if self.clip:
             y = y.clip(*self.rating_range_)
         return (y, std) if return_std else y
@@ -300,6 +306,7 @@ class BaseRecommender(
         best, scores = top_k(
             score, len(rows), len(columns), n_items, seen if exclude_seen else None
         )
+        scores = np.where(best < 0, -np.inf, self._response(scores))
         items = self.item_ids_[columns[best]]
         if as_frame:
             return _long_frame(user_ids, items, scores, "user", "item")
@@ -542,15 +549,19 @@ class BaseRecommender(
             ) from error
         return torch.device(name)
 
-    def _set_seen(self, data: Interactions) -> None:
-        """Keep the ids, and which items each user has rated."""
-        self.user_ids_, self.item_ids_ = data.user_ids, data.item_ids
-        pair = np.stack([data.users, data.items])
-        first = np.ones(pair.shape[1], dtype=bool)
-        first[1:] = (pair[:, 1:] != pair[:, :-1]).any(axis=0)
-        users, items = pair[:, first]
-        self._seen_items = items.astype(np.int32)
-        self._seen_offsets = np.searchsorted(users, np.arange(len(data.user_ids) + 1))
+    def _set_seen(
+        self,
+        user_ids: np.ndarray,
+        item_ids: np.ndarray,
+        users: np.ndarray,
+        items: np.ndarray,
+    ) -> None:
+        """Keep the ids, and which items each user has rated, from sorted pairs."""
+        self.user_ids_, self.item_ids_ = user_ids, item_ids
+        first = np.ones(len(users), dtype=bool)
+        first[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+        self._seen_items = items[first].astype(np.int32)
+        self._seen_offsets = np.searchsorted(users[first], np.arange(len(user_ids) + 1))
 
     def _seen_by(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(position in `rows`, item number) of all that users have rated."""
@@ -561,13 +572,21 @@ class BaseRecommender(
         shift = np.repeat(starts - np.cumsum(counts) + counts, counts)
         return position, self._seen_items[shift + np.arange(counts.sum())]
 
+    def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
+        """What `clip` clips predictions to."""
+        return float(rating.min()), float(rating.max())
+
+    def _response(self, score: np.ndarray) -> np.ndarray:
+        """Predicted ratings, from scores that rank alike."""
+        return score
+
     @abstractmethod
     def _max_iter(self) -> int:
         """Iterations at most."""
 
     @abstractmethod
     def _can_converge(self) -> bool:
-        """Whether `tol` can stop the solver."""
+        """Whether the solver is to converge within its iterations."""
 
     @abstractmethod
     def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
@@ -581,7 +600,7 @@ class BaseRecommender(
         features: np.ndarray,
         return_std: bool,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Predicted ratings of row numbers (-1 is unknown) and their deviations."""
+        """Scores of row numbers (-1 is unknown), and deviations of the ratings."""
 
     @abstractmethod
     def _scorer(

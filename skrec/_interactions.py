@@ -7,7 +7,7 @@ stand in (user, item) order, and equal rows are one row with their weights summe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -118,6 +118,21 @@ class Ids:
                 f"{fitted!r} (the first is {shown(ids[0])})."
             )
         return _index(ids).get_indexer(_index(self.values))
+
+
+def numbered(ids: np.ndarray, among: np.ndarray, where: str = "X") -> np.ndarray:
+    """Row numbers of ids among fitted ones, -1 where they are not there."""
+    return Ids.from_column(ids, where).numbered_in(among)
+
+
+def union(fitted: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Sorted fitted ids, and those of `ids` that are not among them."""
+    new = ids[numbered(ids, fitted) < 0]
+    if new.dtype.kind in "iuf":
+        # NumPy's common type of two kinds of integers need not hold either.
+        alike = new.astype(fitted.dtype)
+        new = alike if (alike == new).all() else new
+    return np.sort(np.concatenate([fitted, new])) if len(new) else fitted
 
 
 def _index(ids: np.ndarray) -> pd.Index:
@@ -279,6 +294,16 @@ class Interactions:
             rating=rating[order],
             weight=weight,
             features=features[order],
+        )
+
+    def among(self, user_ids: np.ndarray, item_ids: np.ndarray) -> Interactions:
+        """The same rows, numbered among more ids."""
+        return replace(
+            self,
+            user_ids=user_ids,
+            item_ids=item_ids,
+            users=numbered(self.user_ids, user_ids)[self.users],
+            items=numbered(self.item_ids, item_ids)[self.items],
         )
 
     @property

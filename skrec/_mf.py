@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 
-from ._alternating import Problem, Side, State, als, gibbs, spectral_start, vb
-from ._base import (
-    BaseRecommender,
-    Integral,
-    Interval,
-    Iteration,
-    Real,
-    StrOptions,
+from ._alternating import (
+    INITIAL_CONCENTRATION,
+    Problem,
+    Side,
+    State,
+    als,
+    gibbs,
+    spectral_start,
+    vb,
 )
+from ._base import Integral, Interval, Iteration, Real, StrOptions
 from ._conditional import Layout
+from ._gradient import OPTIMIZERS
 from ._interactions import Ids, Interactions
+from ._networks import Shape
 from ._posterior import Posterior, Rows
+from ._training import NetworkRecommender
+from ._units import Units
 
-DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50}
+DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 8}
+DEFAULT_REG = {"als": 12.0, "adam": 1.0, "sgd": 1.0}
+DEFAULT_REG_CHOICES = 0.1
+DEFAULT_TOL = 0.03
 
 # A chain starts from vb's posterior after some sweeps, and forgets its first draws.
 VB_SWEEPS = 10
 BURN_IN = 10
 
 
-class MFRegressor(BaseRecommender):
+def _trains_a_network(model: MFRegressor) -> bool:
+    if model.solver in OPTIMIZERS:
+        return True
+    raise AttributeError(
+        f"partial_fit needs solver='adam' or 'sgd'; this {type(model).__name__} has "
+        f"solver={model.solver!r}."
+    )
+
+
+class MFRegressor(NetworkRecommender):
     """Matrix factorisation of ratings, as a regressor over (user, item) rows.
 
     The model of a rating y of user u and item i, with features f of that rating, is::
@@ -48,25 +67,38 @@ class MFRegressor(BaseRecommender):
     ----------
     n_factors : int, default=20
         Length of p_u and q_i. 0 leaves the biases alone.
-    solver : {"vb", "gibbs", "als"}, default="vb"
+    solver : {"vb", "gibbs", "als", "adam", "sgd"}, default="vb"
         - "vb": variational Bayes [1]_. Deterministic; nothing to tune.
         - "gibbs": posterior sampling [2]_, started from "vb". More accurate than "vb"
           where ratings are few and noisy, at many times the time and with every kept
           draw in memory.
         - "als": penalised least squares, alternating. Needs `reg`, knows no standard
           deviations, and takes the noise to be the same everywhere.
+        - "adam", "sgd": gradients of mini-batches, for other losses. As "als", but with
+          another penalty (see `reg`) and `partial_fit`.
     biased : bool, default=True
         False is the plain dot product: y = p_u·q_i + f·w + ε, without μ.
-    reg : float, default=12.0
-        Penalty of the squares of all factors, biases and coefficients, for standardised
-        ratings: Σ weight (y − ŷ)² + reg (Σ p² + Σ q² + Σ b² + Σ c² + Σ w²) is
-        minimised. Used by "als" only.
+    reg : float, default=None
+        Penalty of squares, for standardised ratings. "als" minimises
+        Σ weight (y − ŷ)² + reg (Σ p² + Σ q² + Σ b² + Σ c² + Σ w²). "adam" and "sgd"
+        minimise Σ weight · loss + reg Σ_r √W_r |r|² over rows r = (p_u, b_u), (q_i,
+        c_i) and w, with W_r the weight of the pairs that a row meets. None is 12 for
+        "als"; for "adam" and "sgd", 1 for ratings and 0.1 for what users chose. Not
+        used by "vb" and "gibbs".
+    loss : {"squared_error", "absolute_error", "huber", "log_loss", "bpr"}, \
+            default="squared_error"
+        As in `NCFRegressor`. All but the default need "adam" or "sgd".
+    n_negatives, learning_rate_init, batch_size, early_stopping, validation_fraction, \
+            n_iter_no_change
+        As in `NCFRegressor`. Used by "adam" and "sgd" only.
     max_iter : int, default=None
-        Sweeps at most (vb, als) or draws kept (gibbs). None is 200 for "vb" and
-        "gibbs", and 50 for "als".
-    tol : float, default=0.03
-        Stop when a sweep moves the predictions of the training rows by less than this:
-        root mean square, in standard deviations of the ratings. Used by "vb" and "als".
+        Sweeps at most (vb, als), draws kept (gibbs) or epochs (adam, sgd). None is 200
+        for "vb" and "gibbs", 50 for "als", and 8 for "adam" and "sgd".
+    tol : float, default=None
+        "vb" and "als" stop when a sweep moves the predictions of the training rows by
+        less than this: root mean square, in standard deviations of the ratings. "adam"
+        and "sgd" use it as `NCFRegressor` does. None is 0.03 for "vb" and "als", and
+        1e-4 for "adam" and "sgd".
     handle_unknown : {"ignore", "warn", "error"}, default="ignore"
         What to do with users and items that `fit` has not seen: answer from what is
         known (the mean, the other side), the same with a warning, or refuse.
@@ -80,7 +112,7 @@ class MFRegressor(BaseRecommender):
     device : str, default="auto"
         "auto" is CUDA where it is available, else the CPU; or a device of torch.
     random_state : int, RandomState instance or None, default=None
-        Seed of the draws. Used by "gibbs" only.
+        Seed of the draws (gibbs), or of all that is random in training (adam, sgd).
     verbose : int, default=0
         Print a line per iteration if positive.
 
@@ -97,15 +129,21 @@ class MFRegressor(BaseRecommender):
     coef_ : ndarray of shape (n_features,)
         w, in rating units per unit of the feature.
     noise_std_ : float
-        Standard deviation of ε for a user and an item of average noise.
+        Standard deviation of ε for a user and an item of average noise; of the
+        residuals of the rows last fitted, with "adam" and "sgd"; NaN where the loss is
+        not one of ratings.
     rating_range_ : tuple of float
-        Smallest and largest training rating.
+        What `clip` clips to: the smallest and largest training rating, [0, 1] with
+        "log_loss" or drawn items, and everything with "bpr".
     n_iter_ : int
         Number of iterations run.
     loss_curve_ : list of float
         After every iteration, per unit of weight and for standardised ratings: minus
-        the evidence lower bound (vb), the penalised sum of squares (als), or half the
-        weighted residual sum of squares times β (gibbs).
+        the evidence lower bound (vb), the penalised sum of squares (als), half the
+        weighted residual sum of squares times β (gibbs), or the mean loss of the
+        epoch's batches (adam, sgd).
+    validation_scores_ : list of float
+        As in `NCFRegressor`; None for the other solvers.
     n_features_in_ : int
         Number of columns of X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -135,11 +173,11 @@ class MFRegressor(BaseRecommender):
     """
 
     _parameter_constraints: dict = {
-        **BaseRecommender._parameter_constraints,
+        **NetworkRecommender._parameter_constraints,
         "n_factors": [Interval(Integral, 0, None, closed="left")],
-        "solver": [StrOptions({"vb", "gibbs", "als"})],
+        "solver": [StrOptions({"vb", "gibbs", "als", "adam", "sgd"})],
         "biased": ["boolean"],
-        "reg": [Interval(Real, 0, None, closed="neither")],
+        "reg": [Interval(Real, 0, None, closed="neither"), None],
         "store_covariance": ["boolean"],
     }
 
@@ -147,11 +185,20 @@ class MFRegressor(BaseRecommender):
         self,
         n_factors: int = 20,
         *,
-        solver: Literal["vb", "gibbs", "als"] = "vb",
+        solver: Literal["vb", "gibbs", "als", "adam", "sgd"] = "vb",
         biased: bool = True,
-        reg: float = 12.0,
+        reg: float | None = None,
+        loss: Literal[
+            "squared_error", "absolute_error", "huber", "log_loss", "bpr"
+        ] = "squared_error",
+        n_negatives: int | None = None,
+        learning_rate_init: float | None = None,
+        batch_size: int | None = None,
         max_iter: int | None = None,
-        tol: float = 0.03,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 3,
+        tol: float | None = None,
         handle_unknown: Literal["ignore", "warn", "error"] = "ignore",
         clip: bool = True,
         store_covariance: bool = True,
@@ -164,7 +211,14 @@ class MFRegressor(BaseRecommender):
         self.solver = solver
         self.biased = biased
         self.reg = reg
+        self.loss = loss
+        self.n_negatives = n_negatives
+        self.learning_rate_init = learning_rate_init
+        self.batch_size = batch_size
         self.max_iter = max_iter
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         self.handle_unknown = handle_unknown
         self.clip = clip
@@ -209,11 +263,24 @@ class MFRegressor(BaseRecommender):
         side = attribute.partition("_")[0]
         return getattr(self._posterior, f"{side}s").mean.mean(axis=0)
 
+    @available_if(_trains_a_network)
+    def partial_fit(self, X, y, sample_weight=None) -> Self:
+        return super().partial_fit(X, y, sample_weight)
+
+    partial_fit.__doc__ = NetworkRecommender.partial_fit.__doc__
+
     def _max_iter(self) -> int:
         return DEFAULT_MAX_ITER[self.solver] if self.max_iter is None else self.max_iter
 
     def _can_converge(self) -> bool:
-        return self.solver != "gibbs"
+        return self.solver in ("vb", "als")
+
+    def _reg(self) -> float:
+        if self.reg is not None:
+            return self.reg
+        if self.solver in OPTIMIZERS and self._is_implicit():
+            return DEFAULT_REG_CHOICES
+        return DEFAULT_REG[self.solver]
 
     def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
         if self.n_factors == 0 and not self.biased:
@@ -221,7 +288,14 @@ class MFRegressor(BaseRecommender):
                 "n_factors=0 and biased=False leave nothing to fit; raise n_factors or "
                 "set biased=True."
             )
-        units = Units.of(data, self.biased)
+        if self.solver in OPTIMIZERS:
+            return self._train(data, device)
+        if self.loss != "squared_error":
+            raise ValueError(
+                f"solver={self.solver!r} minimises squared errors; loss={self.loss!r} "
+                "needs solver='adam' or 'sgd'."
+            )
+        units = Units.of(data, centred=self.biased)
         problem = Problem.from_arrays(
             data.users,
             data.items,
@@ -240,7 +314,7 @@ class MFRegressor(BaseRecommender):
             else spectral_start(problem)
         )
         if self.solver == "als":
-            states = als(problem, start, self.reg)
+            states = als(problem, start, self._reg())
         elif self.solver == "vb":
             states = vb(problem, start)
         else:
@@ -249,11 +323,15 @@ class MFRegressor(BaseRecommender):
             states = gibbs(problem, start, check_random_state(self.random_state))
             states = states if continued else islice(states, BURN_IN, None)
         export = partial(_in_rating_units, units=units, layout=problem.layout)
-        return self._reports(states, export)
+        return self._sweeps(states, export, units)
 
-    def _reports(
-        self, states: Iterator[State], export: Callable[[State], Posterior]
+    def _sweeps(
+        self,
+        states: Iterator[State],
+        export: Callable[[State], Posterior],
+        units: Units,
     ) -> Iterator[Iteration]:
+        tol = DEFAULT_TOL if self.tol is None else self.tol
         draws: list[Posterior] = []
         for state in states:
             if self.solver == "gibbs":
@@ -262,15 +340,24 @@ class MFRegressor(BaseRecommender):
             else:
                 belief = partial(export, state)
             yield Iteration(
-                state.objective, state.change, partial(self._attributes, belief)
+                state.objective,
+                f"predictions moved by {state.change:.2g} standard deviations of the "
+                f"ratings, against tol={tol}",
+                self.solver != "gibbs" and state.change < tol,
+                partial(self._attributes, belief, units),
             )
 
-    def _attributes(self, belief: Callable[[], Posterior]) -> dict[str, Any]:
+    def _attributes(
+        self, belief: Callable[[], Posterior], units: Units
+    ) -> dict[str, Any]:
         posterior = belief()
         if not self.store_covariance:
             posterior = posterior.without_covariance()
         return {
             "_posterior": posterior,
+            "_units": units,
+            "_fitted_objective": ("squared_error", 0),
+            "validation_scores_": None,
             "intercept_": posterior.intercept,
             "coef_": posterior.coef,
             "noise_std_": float(np.sqrt(posterior.noise_variance)),
@@ -286,7 +373,7 @@ class MFRegressor(BaseRecommender):
                 f"{self.n_factors} and biased={self.biased}. Set warm_start=False, or "
                 "keep both."
             )
-        scale = units.row_scale(layout)
+        scale = units.row_scale(layout.n_factors, layout.row_size)
         feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
 
         def side(
@@ -317,8 +404,43 @@ class MFRegressor(BaseRecommender):
             coef=torch.as_tensor(last.coef * feature_scale / units.scale).to(
                 problem.target
             ),
-            noise_precision=units.scale**2 / last.noise_variance,
+            noise_precision=units.scale**2
+            / np.nan_to_num(last.noise_variance, nan=1.0),
         )
+
+    def _shape_of(self, data: Interactions) -> Shape:
+        return Shape(
+            *data.shape,
+            data.features.shape[1],
+            n_factors=self.n_factors,
+            biased=self.biased,
+        )
+
+    def _fitted_shape(self) -> Shape:
+        posterior = self._posterior
+        return Shape(
+            len(self.user_ids_),
+            len(self.item_ids_),
+            len(posterior.coef),
+            n_factors=posterior.n_factors,
+            biased=posterior.row_size > posterior.n_factors,
+        )
+
+    def _known_weights(self) -> dict[str, np.ndarray]:
+        return _as_weights(self._posterior, self._units)
+
+    def _network_attributes(
+        self, weights: dict[str, np.ndarray], data: Interactions, units: Units
+    ) -> dict[str, Any]:
+        posterior = _as_posterior(weights, units)
+        noise_variance = np.nan
+        if not self._is_implicit():
+            predicted = posterior.mean(data.users, data.items, data.features)
+            noise_variance = np.average(
+                (data.rating - predicted) ** 2, weights=data.weight
+            )
+        posterior = replace(posterior, noise_variance=noise_variance)
+        return self._attributes(lambda: posterior, units)
 
     def _predict(
         self,
@@ -353,48 +475,9 @@ class MFRegressor(BaseRecommender):
         return self._posterior.profiles(side)
 
 
-@dataclass(frozen=True)
-class Units:
-    """Units of ratings and features: the way to standard ones and back."""
-
-    centre: float
-    scale: float
-    feature_mean: np.ndarray
-    feature_scale: np.ndarray
-
-    @classmethod
-    def of(cls, data: Interactions, biased: bool) -> Units:
-        """Ratings to mean 0 and variance 1; without biases a rating of 0 stays 0."""
-        weight = data.weight / data.weight.sum()
-        centre = float(weight @ data.rating) if biased else 0.0
-        scale = np.sqrt(weight @ (data.rating - centre) ** 2)
-        mean = weight @ data.features
-        deviation = np.sqrt(weight @ (data.features - mean) ** 2)
-        # Rounding leaves a constant column a deviation of a few ulps. An infinite scale
-        # gives it a coefficient of zero.
-        return cls(
-            centre=centre,
-            scale=float(scale) if scale > 1e-9 * abs(centre) else 1.0,
-            feature_mean=mean,
-            feature_scale=np.where(deviation > 1e-9 * np.abs(mean), deviation, np.inf),
-        )
-
-    def standard_ratings(self, rating: np.ndarray) -> np.ndarray:
-        return (rating - self.centre) / self.scale
-
-    def standard_features(self, features: np.ndarray) -> np.ndarray:
-        return (features - self.feature_mean) / self.feature_scale
-
-    def row_scale(self, layout: Layout) -> np.ndarray:
-        """What a row (p, b) in standard units is to be multiplied with."""
-        scale = np.full(layout.row_size, self.scale, dtype=np.float32)
-        scale[: layout.n_factors] **= 0.5
-        return scale
-
-
 def _in_rating_units(state: State, units: Units, layout: Layout) -> Posterior:
     """A solver's state in rating units, as NumPy arrays."""
-    scale = units.row_scale(layout)
+    scale = units.row_scale(layout.n_factors, layout.row_size)
     square = np.outer(scale, scale)
 
     def rows(side: Side) -> Rows:
@@ -427,3 +510,63 @@ def _in_rating_units(state: State, units: Units, layout: Layout) -> Posterior:
         noise_variance=units.scale**2 * state.noise_variance,
         knows_variance=state.users.covariance is not None,
     )
+
+
+def _as_posterior(weights: dict[str, np.ndarray], units: Units) -> Posterior:
+    """A network's weights in rating units: points. The last row is of the unseen."""
+    biased, n_features = "intercept" in weights, len(units.feature_mean)
+
+    def rows(side: str) -> Rows:
+        names = [
+            name for name in (f"{side}_factors", f"{side}_bias") if name in weights
+        ]
+        tables = [weights[name] for name in names]
+        mean = np.hstack([table.reshape(len(table), -1) for table in tables])
+        row_size = mean.shape[1]
+        spread = np.cov(mean[:-1], rowvar=False, bias=True).reshape(row_size, row_size)
+        # A small multiple of the identity keeps it invertible.
+        spread += 1e-6 * np.eye(row_size)
+        scale = units.row_scale(row_size - biased, row_size)
+        mean = mean * scale
+        return Rows(
+            mean=mean[None, :-1],
+            covariance=None,
+            prior_mean=mean[None, -1],
+            prior_covariance=(spread * np.outer(scale, scale))[None],
+            dispersion=np.ones(len(mean) - 1),
+            concentration=INITIAL_CONCENTRATION,
+        )
+
+    intercept = float(weights["intercept"][0]) if biased else 0.0
+    coef = weights["coef"][0] if n_features else np.zeros(0)
+    users, items = rows("user"), rows("item")
+    return Posterior(
+        users=users,
+        items=items,
+        n_factors=users.mean.shape[2] - biased,
+        centre=units.centre + units.scale * intercept,
+        feature_mean=units.feature_mean,
+        coef=coef.astype(np.float64) * units.scale / units.feature_scale,
+        coef_covariance=np.zeros((n_features, n_features)),
+        noise_variance=np.nan,
+        knows_variance=False,
+    )
+
+
+def _as_weights(posterior: Posterior, units: Units) -> dict[str, np.ndarray]:
+    """Weights of the network that predicts what the means of a posterior predict."""
+    k, row_size = posterior.n_factors, posterior.row_size
+    weights = {}
+    for side, rows in (("user", posterior.users), ("item", posterior.items)):
+        table = np.vstack([rows.mean.mean(axis=0), rows.prior_mean.mean(axis=0)])
+        table /= units.row_scale(k, row_size)
+        if k:
+            weights[f"{side}_factors"] = table[:, None, :k]
+        if row_size > k:
+            weights[f"{side}_bias"] = table[:, k:]
+    if len(units.feature_mean):
+        feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
+        weights["coef"] = (posterior.coef * feature_scale / units.scale)[None]
+    if row_size > k:
+        weights["intercept"] = np.array([posterior.centre - units.centre]) / units.scale
+    return {name: value.astype(np.float32) for name, value in weights.items()}

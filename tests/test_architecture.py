@@ -13,14 +13,30 @@ PACKAGE = Path(skrec.__file__).parent
 
 # What each module may import from the package.
 MAY_IMPORT = {
-    "__init__": {"_mf"},
-    "_mf": {"_base", "_interactions", "_posterior", "_alternating", "_conditional"},
+    "__init__": {"_mf", "_ncf"},
+    "_mf": {
+        "_alternating",
+        "_base",
+        "_conditional",
+        "_gradient",
+        "_interactions",
+        "_networks",
+        "_posterior",
+        "_training",
+        "_units",
+    },
+    "_ncf": {"_base", "_interactions", "_networks", "_training", "_units"},
+    "_training": {"_base", "_gradient", "_interactions", "_networks", "_units"},
     "_base": {"_interactions", "_topk"},
-    "_alternating": {"_conditional"},
+    "_alternating": {"_conditional", "_threads"},
+    "_gradient": {"_networks", "_threads"},
     "_conditional": set(),
     "_interactions": set(),
+    "_networks": set(),
     "_posterior": set(),
+    "_threads": set(),
     "_topk": set(),
+    "_units": {"_interactions"},
     "datasets/__init__": {
         "datasets/_matrix",
         "datasets/_movielens",
@@ -80,7 +96,9 @@ def test_private_names_of_sklearn_are_imported_in_base_alone(module):
     assert not private or module == "_base"
 
 
-@pytest.mark.parametrize("module", ["_conditional", "_alternating", "_topk"])
+@pytest.mark.parametrize(
+    "module", ["_conditional", "_alternating", "_gradient", "_networks", "_topk"]
+)
 def test_solvers_know_neither_sklearn_nor_pandas(module):
     roots = {name.split(".")[0] for level, name, _ in imports(module) if level == 0}
     assert not roots & {"sklearn", "pandas", "narwhals"}
@@ -94,8 +112,9 @@ def test_import_leaves_torch_settings_and_seeds_alone():
         "import skrec\n"
         "from skrec.datasets import make_ratings\n"
         "X, y = make_ratings(20, 10, 60, random_state=0)\n"
-        "for solver in ('vb', 'gibbs', 'als'):\n"
+        "for solver in ('vb', 'gibbs', 'als', 'adam'):\n"
         "    skrec.MFRegressor(2, solver=solver, random_state=0).fit(X, y).predict(X)\n"
+        "skrec.NCFRegressor(2, dropout=0.5, random_state=0).fit(X, y).predict(X)\n"
         "assert torch.equal(state[0], torch.get_rng_state())\n"
         "assert (state[1] == np.random.get_state()[1]).all()\n"
         "assert threads == torch.get_num_threads()\n"

@@ -13,9 +13,10 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 
-from skrec import MFRegressor
+from skrec import MFRegressor, NCFRegressor
 
 N_ROWS, N_USERS, N_ITEMS = 60, 8, 6
 _rng = np.random.default_rng(0)
@@ -31,8 +32,25 @@ def small(**params):
     return MFRegressor(**{"n_factors": 2, "tol": 1e9, **params})
 
 
+def small_ncf(**params):
+    return NCFRegressor(
+        **{
+            "n_factors": 2,
+            "hidden_layer_sizes": (3,),
+            "n_members": 2,
+            "batch_size": 100,
+            "max_iter": 2,
+            **params,
+        }
+    )
+
+
 def fit(X=X, y=Y, sample_weight=None, **params):
     return small(**params).fit(X, y, sample_weight)
+
+
+def fit_ncf(X=X, y=Y, sample_weight=None, **params):
+    return small_ncf(**params).fit(X, y, sample_weight)
 
 
 @functools.cache
@@ -363,13 +381,18 @@ WEIGHTS = {
 }
 
 BEFORE_FIT = {
-    name: (call, NotFittedError, "MFRegressor instance is not fitted yet")
+    f"{name} of {make.__name__}": (
+        functools.partial(call, make),
+        NotFittedError,
+        f"{type(make()).__name__} instance is not fitted yet",
+    )
+    for make in (small, small_ncf)
     for name, call in {
-        "predict": lambda: small().predict(X),
-        "score": lambda: small().score(X, Y),
-        "recommend": lambda: small().recommend([1]),
-        "similar_items": lambda: small().similar_items([1]),
-        "similar_users": lambda: small().similar_users([1]),
+        "predict": lambda make: make().predict(X),
+        "score": lambda make: make().score(X, Y),
+        "recommend": lambda make: make().recommend([1]),
+        "similar_items": lambda make: make().similar_items([1]),
+        "similar_users": lambda make: make().similar_users([1]),
     }.items()
 } | {
     "user_factors_": (
@@ -441,6 +464,16 @@ PREDICT = {
         lambda: fitted(store_covariance=False).predict(X, return_std=True),
         ValueError,
         "return_std=True needs.*store_covariance=True.*store_covariance=False",
+    ),
+    "return_std of adam": (
+        lambda: fitted(solver="adam").predict(X, return_std=True),
+        ValueError,
+        "return_std=True needs.*'vb' or 'gibbs'.*solver='adam'",
+    ),
+    "return_std of one network": (
+        lambda: fit_ncf(n_members=1).predict(X, return_std=True),
+        ValueError,
+        "return_std=True.*n_members=1.*n_members of 2 or more",
     ),
     "unknown user and item, to be refused": (
         lambda: fitted(handle_unknown="error").predict([[1, 1], [99, 2], [1, 98]]),
@@ -592,29 +625,155 @@ DEVICES = {
     for name in ("nonsense", "cuda:99", "", "meta")
 }
 
-WRONG_PARAMETERS = {
-    "n_factors": (-1, 2.0, "3", None),
-    "solver": ("adam", None),
-    "biased": ("yes", None, 2),
-    "reg": (0, -1.0, "1", None, np.inf, np.nan),
-    "max_iter": (0, -3, 2.5, "3"),
-    "tol": (-1.0, None, "1", np.nan),
+CHOSEN = np.ones(N_ROWS)
+
+TRAINING = {
+    "ratings on a scale for log_loss": (
+        lambda: fit_ncf(y=replaced(2, CHOSEN), loss="log_loss"),
+        ValueError,
+        r"loss='log_loss' with n_negatives=4 needs ratings between 0 and 1.*y is "
+        r"outside for 1 rating \(first rows: 3\).*\(y > threshold\)\.astype\(float\)",
+    ),
+    "negative ratings beside drawn items": (
+        lambda: fit(y=-Y, solver="adam", n_negatives=1),
+        ValueError,
+        "loss='squared_error' with n_negatives=1 needs ratings between 0 and 1.*or use "
+        "loss='squared_error' with n_negatives=0",
+    ),
+    "bpr without drawn items": (
+        lambda: fit_ncf(y=CHOSEN, loss="bpr", n_negatives=0),
+        ValueError,
+        "loss='bpr' compares.*n_negatives must be at least 1",
+    ),
+    **{
+        f"another loss for {solver}": (
+            functools.partial(lambda solver: fit(solver=solver, loss="huber"), solver),
+            ValueError,
+            f"solver='{solver}' minimises squared.*loss='huber' needs solver='adam' or",
+        )
+        for solver in ("vb", "gibbs", "als")
+    },
+    "nothing left to train on": (
+        lambda: fit_ncf(X[:2], Y[:2], early_stopping=True, validation_fraction=0.9),
+        ValueError,
+        r"early_stopping=True holds out 2 of 2 rows.*validation_fraction=0\.9.*none to "
+        "train on.*early_stopping=False",
+    ),
+    "a learning rate that is too high": (
+        lambda: fit_ncf(learning_rate_init=1e30, max_iter=3),
+        FloatingPointError,
+        r"NCFRegressor diverged at epoch [123].*Lower learning_rate_init.*1e\+30",
+    ),
+    "nothing to fit": (
+        lambda: fit(solver="adam", n_factors=0, biased=False),
+        ValueError,
+        "n_factors=0 and biased=False leave nothing to fit",
+    ),
+    **{
+        f"hidden_layer_sizes={sizes}": (
+            functools.partial(lambda sizes: fit_ncf(hidden_layer_sizes=sizes), sizes),
+            ValueError,
+            "hidden_layer_sizes",
+        )
+        for sizes in ((0,), (4, -1), (2.5,), ("a",), (None,), [[3, 2]])
+    },
+}
+
+PARTIAL_FIT = {
+    "users of another kind": (
+        lambda: fit_ncf().partial_fit(X.astype(str), Y),
+        TypeError,
+        USERS + r"\).*'string' \(the first is '0'\).*fitted on.*'number'",
+    ),
+    "items of another kind": (
+        lambda: fit_ncf().partial_fit([[1, "Heat"]], [1.0]),
+        TypeError,
+        ITEMS + r"\).*'string' \(the first is 'Heat'\).*fitted on.*'number'",
+    ),
+    "too wide": (
+        lambda: fit_ncf().partial_fit(np.column_stack([X, Y]), Y),
+        ValueError,
+        "X has 3 features, but NCFRegressor is expecting 2",
+    ),
+    "missing rating": (
+        lambda: fit_ncf().partial_fit(X, replaced(np.nan)),
+        ValueError,
+        r"y must hold finite.* 1 rating \(first rows: 3\)",
+    ),
+    "ratings on a scale for log_loss": (
+        lambda: fit_ncf(y=CHOSEN, loss="log_loss").partial_fit(X, Y),
+        ValueError,
+        "loss='log_loss'.*needs ratings between 0 and 1",
+    ),
+    "negative weight": (
+        lambda: fit_ncf().partial_fit(X, Y, replaced(-1)),
+        ValueError,
+        "Negative values.*`sample_weight`: 1 weight",
+    ),
+    "wrong parameter": (
+        lambda: fit_ncf().set_params(reg=-1).partial_fit(X, Y),
+        ValueError,
+        "'reg' parameter of NCFRegressor must be .*Got -1",
+    ),
+    "other factors": (
+        lambda: fit_ncf().set_params(n_factors=3).partial_fit(X, Y),
+        ValueError,
+        r"cannot go on from its last fit.*: n_factors \(was 2, now 3\)",
+    ),
+}
+
+WRONG_TRAINING_PARAMETERS = {
+    "loss": ("hinge", None),
+    "n_negatives": (-1, 2.0, "4"),
+    "learning_rate_init": (0, -1e-3, "0.1", np.inf, np.nan),
+    "batch_size": (0, 16.0, "auto"),
+    "early_stopping": (None, "yes", 2),
+    "validation_fraction": (0, 1, 1.5, None),
+    "n_iter_no_change": (0, 2.5, None),
     "handle_unknown": ("raise", None),
     "clip": (None, "yes", (1, 5)),
-    "store_covariance": (None, "no"),
     "warm_start": (None, "no"),
     "device": (None, 0, torch.device("cpu")),
     "random_state": ("a", -1, 1.5),
     "verbose": (-1, "a", None),
 }
 
+WRONG_PARAMETERS = {
+    MFRegressor: WRONG_TRAINING_PARAMETERS
+    | {
+        "n_factors": (-1, 2.0, "3", None),
+        "solver": ("lbfgs", None),
+        "biased": ("yes", None, 2),
+        "reg": (0, -1.0, "1", np.inf, np.nan),
+        "max_iter": (0, -3, 2.5, "3"),
+        "tol": (-1.0, "1", np.nan),
+        "store_covariance": (None, "no"),
+    },
+    NCFRegressor: WRONG_TRAINING_PARAMETERS
+    | {
+        "n_factors": (0, -1, 2.0, "3", None),
+        "hidden_layer_sizes": (0, -1, 2.5, None, "relu"),
+        "architecture": ("deep", None),
+        "activation": ("identity", None),
+        "dropout": (-0.1, 1, 1.5, None, np.nan),
+        "n_members": (0, 2.0, None),
+        "solver": ("vb", None),
+        "reg": (-1.0, "1", np.inf, np.nan),
+        "max_iter": (0, -3, 2.5, "3", None),
+        "tol": (-1.0, None, "1", np.nan),
+    },
+}
+
 PARAMETERS = {
-    f"{name}={value!r}": (
-        functools.partial(lambda params: fit(**params), {name: value}),
+    f"{cls.__name__}({name}={value!r})": (
+        functools.partial(
+            lambda cls, params: cls(**params).fit(X, Y), cls, {name: value}
+        ),
         ValueError,
-        rf"'{name}' parameter of MFRegressor must be .*Got {re.escape(repr(value))}",
+        rf"'{name}' parameter of {cls.__name__} must be .*Got {re.escape(repr(value))}",
     )
-    for name, values in WRONG_PARAMETERS.items()
+    for cls, parameters in WRONG_PARAMETERS.items()
+    for name, values in parameters.items()
     for value in values
 }
 
@@ -629,6 +788,8 @@ CASES = {
     "recommend": RECOMMEND,
     "similar": SIMILAR,
     "device": DEVICES,
+    "training": TRAINING,
+    "partial_fit": PARTIAL_FIT,
     "parameter": PARAMETERS,
 }
 
@@ -646,8 +807,9 @@ def test_wrong_input_is_refused_in_words(call, error, match):
         call()
 
 
-def test_every_parameter_of_the_constructor_is_validated():
-    assert WRONG_PARAMETERS.keys() == MFRegressor().get_params().keys()
+@pytest.mark.parametrize("cls", WRONG_PARAMETERS)
+def test_every_parameter_of_the_constructor_is_validated(cls):
+    assert WRONG_PARAMETERS[cls].keys() == cls().get_params().keys()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -695,6 +857,12 @@ class Failing:
         self._maybe(f"end of {context.task_name} {context.task_id}")
 
 
+def two_iterations_or_more(model):
+    if isinstance(model, NCFRegressor):
+        return model.set_params(max_iter=3)
+    return model.set_params(tol=0.01, max_iter=None)
+
+
 WIDE = FRAME.assign(hour=Y)
 FAILURES = {
     "a missing id": lambda model: model.fit(with_id(None), Y),
@@ -710,10 +878,16 @@ FAILURES = {
     "warm start with other factors": lambda model: model.set_params(
         warm_start=True, n_factors=3
     ).fit(WIDE, Y),
+    "a callback in a warm start": lambda model: (
+        two_iterations_or_more(model)
+        .set_params(warm_start=True)
+        .set_callbacks(Failing("end of iteration 1"))
+        .fit(FRAME, 2 * Y)
+    ),
     **{
         f"a callback at {hook}": functools.partial(
             lambda hook, model: (
-                model.set_params(tol=0.01, max_iter=None)
+                two_iterations_or_more(model)
                 .set_callbacks(Failing(hook))
                 .fit(WIDE, 2 * Y)
             ),
@@ -748,10 +922,21 @@ def fitted_state(model):
     }
 
 
+ESTIMATORS = {
+    "vb": small(solver="vb", max_iter=2, random_state=0),
+    "als": small(solver="als", max_iter=2, random_state=0),
+    "adam": small(solver="adam", max_iter=2, random_state=0),
+    "ncf": small_ncf(random_state=0),
+}
+ESTIMATOR = pytest.mark.parametrize(
+    "estimator", ESTIMATORS.values(), ids=ESTIMATORS.keys()
+)
+
+
 @FAIL
-@pytest.mark.parametrize("solver", ["vb", "als"])
-def test_a_failed_fit_leaves_the_fitted_state_as_it_was(fail, solver):
-    model = fit(FRAME, solver=solver, max_iter=2, random_state=0)
+@ESTIMATOR
+def test_a_failed_fit_leaves_the_fitted_state_as_it_was(fail, estimator):
+    model = clone(estimator).fit(FRAME, Y)
     params, state = model.get_params(), fitted_state(model)
     predictions = model.predict(FRAME)
     items = model.recommend(n_items=3, exclude_seen=False)
@@ -770,8 +955,9 @@ def test_a_failed_fit_leaves_the_fitted_state_as_it_was(fail, solver):
     [fail for name, fail in FAILURES.items() if "warm" not in name],
     ids=[name for name in FAILURES if "warm" not in name],
 )
-def test_a_failed_first_fit_leaves_the_estimator_unfitted(fail):
-    model = small()
+@ESTIMATOR
+def test_a_failed_first_fit_leaves_the_estimator_unfitted(fail, estimator):
+    model = clone(estimator)
     with pytest.raises(ERRORS):
         fail(model)
     assert not fitted_state(model)
@@ -787,7 +973,8 @@ def test_warm_start_refuses_another_number_of_factors():
         model.set_params(n_factors=3).fit(X, Y)
 
 
-def test_warm_start_refuses_ids_of_another_kind():
-    model = fit(warm_start=True)
+@ESTIMATOR
+def test_warm_start_refuses_ids_of_another_kind(estimator):
+    model = clone(estimator).set_params(warm_start=True).fit(X, Y)
     with pytest.raises(TypeError, match=r"users.*'string'.*fitted on.*'number'"):
         model.fit(X.astype(str), Y)

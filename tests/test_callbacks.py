@@ -6,22 +6,26 @@ import warnings
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
-from skrec import MFRegressor
+from skrec import MFRegressor, NCFRegressor
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(40, 30, 900, noise=0.1, levels=None, random_state=0)
 SOLVERS = pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
+ALL = pytest.mark.parametrize("solver", ["vb", "gibbs", "als", "adam", "ncf"])
 
 
-def small(**params):
+def small(solver="vb", **params):
     """Five iterations, or as many as `max_iter` says, and no complaint about it."""
-    return MFRegressor(
-        **{"n_factors": 2, "max_iter": 5, "tol": 0.0, "random_state": 0, **params}
-    )
+    params = {"n_factors": 2, "max_iter": 5, "tol": 0.0, "random_state": 0, **params}
+    if solver == "ncf":
+        network = {"hidden_layer_sizes": (3,), "n_members": 2, "batch_size": 200}
+        return NCFRegressor(**network, **params)
+    return MFRegressor(solver=solver, **params)
 
 
 def quietly_fitted(model):
@@ -56,7 +60,7 @@ class Recording:
         )
 
 
-@SOLVERS
+@ALL
 def test_a_callback_hears_of_the_fit_and_of_every_iteration_in_order(solver):
     record = Recording()
     model = quietly_fitted(small(solver=solver).set_callbacks(record))
@@ -76,15 +80,17 @@ def test_a_callback_is_given_the_training_rows_and_weights():
         assert metadata["sample_weight"] is weight
 
 
-@SOLVERS
+@ALL
 def test_a_callback_stops_the_fit_without_a_warning(solver):
-    record = Recording(stop_after=3)
-    model = small(solver=solver).set_callbacks(record).fit(X, Y)
+    model = small(solver).set_callbacks(Recording(stop_after=3)).fit(X, Y)
     assert model.n_iter_ == len(model.loss_curve_) == 3
-    three = quietly_fitted(small(solver=solver, max_iter=3))
-    assert_array_equal(model.predict(X), three.predict(X))
+    record = Recording()
+    whole = quietly_fitted(small(solver).set_callbacks(record))
+    assert_array_equal(model.predict(X), record.fitted[2].predict(X))
+    assert not np.array_equal(model.predict(X), whole.predict(X))
 
 
+# The learning rate of the others depends on how many iterations are to come.
 @SOLVERS
 def test_the_estimator_given_to_a_callback_is_a_fit_that_ended_there(solver):
     record = Recording()
@@ -104,7 +110,7 @@ def test_the_estimator_given_to_a_callback_is_a_fit_that_ended_there(solver):
         assert found.loss_curve_ == expected.loss_curve_
 
 
-@SOLVERS
+@ALL
 def test_the_estimator_given_to_a_callback_recommends_during_the_fit(solver):
     class Recommending(Recording):
         def on_fit_task_end(self, estimator, context, *, fitted_estimator):
@@ -119,9 +125,10 @@ def test_the_estimator_given_to_a_callback_recommends_during_the_fit(solver):
     assert not np.array_equal(record.ended[0], record.ended[-1])
 
 
-def test_a_callback_stops_the_fits_of_a_search():
+@pytest.mark.parametrize("solver", ["vb", "ncf"])
+def test_a_callback_stops_the_fits_of_a_search(solver):
     search = GridSearchCV(
-        small().set_callbacks(Recording(stop_after=3)),
+        small(solver).set_callbacks(Recording(stop_after=3)),
         {"n_factors": [1, 2]},
         scoring={"n_iter": lambda model, X, y: model.n_iter_},
         refit="n_iter",
@@ -131,13 +138,14 @@ def test_a_callback_stops_the_fits_of_a_search():
     assert search.best_estimator_.n_iter_ == 3
 
 
-def test_the_fit_does_not_depend_on_being_watched():
-    expected = quietly_fitted(small(solver="gibbs"))
-    watched = quietly_fitted(small(solver="gibbs").set_callbacks(Recording()))
+@pytest.mark.parametrize("solver", ["gibbs", "adam", "ncf"])
+def test_the_fit_does_not_depend_on_being_watched(solver):
+    expected = quietly_fitted(small(solver))
+    watched = quietly_fitted(small(solver).set_callbacks(Recording()))
     assert_array_equal(watched.predict(X), expected.predict(X))
 
 
-@SOLVERS
+@ALL
 def test_a_scoring_monitor_logs_each_iteration_and_the_fit_gets_better(solver):
     monitor = ScoringMonitor(scoring=["r2", "neg_root_mean_squared_error"])
     model = quietly_fitted(small(solver=solver, reg=0.1).set_callbacks(monitor))
@@ -158,10 +166,13 @@ def test_training_scores_of_als_never_fall():
     assert (np.diff(log["r2"]) > 0).all()
 
 
-def test_a_scoring_monitor_sees_the_fits_of_a_search():
+@pytest.mark.parametrize(
+    "model", [MFRegressor(2, tol=1e9), small("ncf")], ids=["mf", "ncf"]
+)
+def test_a_scoring_monitor_sees_the_fits_of_a_search(model):
     monitor = ScoringMonitor(scoring="r2")
     search = GridSearchCV(
-        MFRegressor(2, tol=1e9).set_callbacks(monitor), {"n_factors": [1, 2]}, cv=2
+        clone(model).set_callbacks(monitor), {"n_factors": [1, 2]}, cv=2
     ).fit(X, Y)
     log = monitor.get_logs().data_as_pandas
     per_fit = log[log["task_name"] == "iteration"].groupby("parent_task_id_path").size()
@@ -169,19 +180,22 @@ def test_a_scoring_monitor_sees_the_fits_of_a_search():
 
 
 @pytest.mark.parametrize("searched", [False, True], ids=["alone", "in a search"])
-def test_a_progress_bar_reaches_the_end(searched, capsys):
-    model = MFRegressor(2, tol=1e9)
+@pytest.mark.parametrize(
+    "model", [MFRegressor(2, tol=1e9), small("ncf")], ids=["mf", "ncf"]
+)
+def test_a_progress_bar_reaches_the_end(model, searched, capsys):
+    model, name = clone(model), type(model).__name__
     if searched:
         model = GridSearchCV(model, {"n_factors": [1, 2]}, cv=2)
     model.set_callbacks(ProgressBar()).fit(X, Y)
     printed = capsys.readouterr().out
-    assert "MFRegressor - fit" in printed
+    assert f"{name} - fit" in printed
     lines = [line for line in printed.splitlines() if "%" in line]
     assert lines
     assert all("100%" in line for line in lines)
 
 
-@SOLVERS
+@ALL
 def test_verbose_prints_each_iteration_with_its_objective(solver, capsys):
     model = quietly_fitted(small(solver=solver, verbose=1))
     lines = capsys.readouterr().out.splitlines()
@@ -190,15 +204,17 @@ def test_verbose_prints_each_iteration_with_its_objective(solver, capsys):
         zip(lines, model.loss_curve_, strict=True), start=1
     ):
         match = re.fullmatch(
-            r"\[MFRegressor\] iteration (\d+) of at most 5: objective ([-.\d]+), .*",
+            rf"\[{type(model).__name__}\] iteration (\d+) of at most 5: "
+            r"objective ([-.\d]+), .*",
             line,
         )
         assert int(match[1]) == n
         assert float(match[2]) == pytest.approx(loss, abs=1e-6)
 
 
-def test_nothing_is_printed_otherwise(capsys):
-    quietly_fitted(small())
+@ALL
+def test_nothing_is_printed_otherwise(solver, capsys):
+    quietly_fitted(small(solver))
     assert capsys.readouterr() == ("", "")
 
 

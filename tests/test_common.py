@@ -8,7 +8,7 @@ import sys
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skrec import MFRegressor
+from skrec import MFRegressor, NCFRegressor
 
 N_CHECKS = 59
 
@@ -19,21 +19,39 @@ import json
 
 from sklearn.utils.estimator_checks import check_estimator
 
-from skrec import MFRegressor
+from skrec import MFRegressor, NCFRegressor
 
 
-class Continuous(MFRegressor):
+class Continuous:
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.categorical = False
         return tags
 
 
+class ContinuousMF(Continuous, MFRegressor):
+    pass
+
+
+class ContinuousNCF(Continuous, NCFRegressor):
+    pass
+
+
+small = {
+    "n_factors": 2,
+    "hidden_layer_sizes": (4,),
+    "n_members": 2,
+    "batch_size": 100,
+    "max_iter": 2,
+}
 estimators = {
     "vb": MFRegressor(2, solver="vb", tol=1e9),
     "gibbs": MFRegressor(2, solver="gibbs", max_iter=2),
     "als": MFRegressor(2, solver="als", tol=1e9),
-    "vb on continuous ids": Continuous(2, solver="vb", tol=1e9),
+    "adam": MFRegressor(2, solver="adam", max_iter=2),
+    "ncf": NCFRegressor(**small),
+    "vb on continuous ids": ContinuousMF(2, solver="vb", tol=1e9),
+    "ncf on continuous ids": ContinuousNCF(**small),
 }
 results = {
     name: [
@@ -51,6 +69,8 @@ print(json.dumps(results))
         MFRegressor(2, solver="vb", tol=1e9),
         MFRegressor(2, solver="gibbs", max_iter=2),
         MFRegressor(2, solver="als", tol=1e9),
+        MFRegressor(2, solver="adam", max_iter=2),
+        NCFRegressor(2, (4,), n_members=2, batch_size=100, max_iter=2),
     ]
 )
 def test_a_check_of_scikit_learn_passes(estimator, check):
@@ -75,7 +95,18 @@ def results():
     return json.loads(run.stdout)
 
 
-@pytest.mark.parametrize("estimator", ["vb", "gibbs", "als", "vb on continuous ids"])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        "vb",
+        "gibbs",
+        "als",
+        "adam",
+        "ncf",
+        "vb on continuous ids",
+        "ncf on continuous ids",
+    ],
+)
 def test_no_check_of_scikit_learn_is_skipped(estimator, results):
     assert [check for check in results[estimator] if check[1] != "passed"] == []
     assert len(results[estimator]) == N_CHECKS

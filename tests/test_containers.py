@@ -33,7 +33,7 @@ from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from skrec import MFRegressor
+from skrec import MFRegressor, NCFRegressor
 from skrec.datasets import make_ratings
 
 N_USERS, N_ITEMS, N_ROWS = 30, 40, 300
@@ -48,9 +48,21 @@ def small(**params):
     return MFRegressor(**{"n_factors": 2, "tol": 1e9, **params})
 
 
+def small_ncf(**params):
+    network = {"n_factors": 2, "hidden_layer_sizes": (3,), "n_members": 2}
+    return NCFRegressor(
+        **{**network, "batch_size": 100, "max_iter": 1, "random_state": 0, **params}
+    )
+
+
 @pytest.fixture(scope="module")
 def baseline():
     return small().fit(X, Y)
+
+
+@pytest.fixture(scope="module")
+def ncf_baseline():
+    return small_ncf().fit(X, Y)
 
 
 def names(ids, prefix="id"):
@@ -129,6 +141,16 @@ def test_a_container_gives_the_predictions_of_the_int_array(container, baseline)
     model = small().fit(container, Y)
     assert_array_equal(model.predict(container), baseline.predict(X))
     assert_array_equal(model.item_factors_, baseline.item_factors_)
+
+
+@CONTAINER
+def test_a_network_does_not_see_the_container(container, ncf_baseline):
+    model = small_ncf().fit(container, Y)
+    assert_array_equal(model.predict(container), ncf_baseline.predict(X))
+    model.partial_fit(container[:20], Y[:20])
+    expected = small_ncf().fit(X, Y).partial_fit(X[:20], Y[:20])
+    assert_array_equal(model.predict(container), expected.predict(X))
+    assert model.user_ids_.dtype == small().fit(container, Y).user_ids_.dtype
 
 
 @CONTAINER
@@ -389,22 +411,29 @@ COPIES = {
 }
 
 
-@pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
+MODELS = {
+    solver: small(solver=solver, max_iter=2, random_state=0)
+    for solver in ("vb", "gibbs", "als", "adam")
+} | {"ncf": small_ncf()}
+MODEL = pytest.mark.parametrize("name", MODELS)
+
+
+@MODEL
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES.keys())
-def test_a_copy_answers_as_the_original(copied, solver):
+def test_a_copy_answers_as_the_original(copied, name):
     frame = FRAME.assign(user=names(USERS), hour=np.arange(N_ROWS) % 24)
-    model = small(solver=solver, max_iter=2, random_state=0).fit(frame, Y)
+    model = clone(MODELS[name]).fit(frame, Y)
     twin = copied(model)
     assert_array_equal(twin.predict(frame), model.predict(frame))
     assert_array_equal(twin.recommend(n_items=3), model.recommend(n_items=3))
     assert_array_equal(twin.similar_items([1], 3), model.similar_items([1], 3))
-    if solver != "als":
+    if name not in ("als", "adam"):
         assert_array_equal(
             twin.predict(frame, return_std=True), model.predict(frame, return_std=True)
         )
 
 
-@pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
-def test_a_pickle_holds_nothing_of_torch(solver):
-    model = small(solver=solver, max_iter=2, random_state=0).fit(FRAME, Y)
+@MODEL
+def test_a_pickle_holds_nothing_of_torch(name):
+    model = clone(MODELS[name]).fit(FRAME, Y)
     assert b"torch" not in pickle.dumps(model)

@@ -17,6 +17,7 @@ from skrec import MFRegressor
 from skrec.datasets import make_ratings
 
 SOLVERS = ["vb", "gibbs", "als"]
+ALL = [*SOLVERS, "adam"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def ratings():
     return make_ratings(80, 60, 2400, random_state=0)
 
 
-@pytest.fixture(scope="module", params=SOLVERS)
+@pytest.fixture(scope="module", params=ALL)
 def fitted(request, ratings):
     model = MFRegressor(4, solver=request.param, clip=False, random_state=0)
     return model.fit(*ratings)
@@ -54,7 +55,7 @@ def by_attributes(model, X):
     return model.intercept_ + model.user_biases_[u] + model.item_biases_[i] + product
 
 
-@pytest.mark.parametrize("solver", ["vb", "als"])
+@pytest.mark.parametrize("solver", ["vb", "als", "adam", "sgd"])
 def test_public_attributes_are_arrays_that_predict(ratings, solver):
     model = MFRegressor(4, solver=solver).fit(*ratings)
     assert type(model.user_factors_) is np.ndarray
@@ -64,8 +65,11 @@ def test_public_attributes_are_arrays_that_predict(ratings, solver):
     assert_allclose(model.predict(ratings[0]), expected.clip(1, 5), rtol=1e-5)
 
 
-def test_plain_model_is_the_dot_product(ratings):
-    model = MFRegressor(3, biased=False, clip=False).fit(*ratings)
+@pytest.mark.parametrize(("solver", "reg"), [("vb", None), ("adam", 0.1)])
+def test_plain_model_is_the_dot_product(ratings, solver, reg):
+    model = MFRegressor(
+        3, solver=solver, biased=False, reg=reg, clip=False, random_state=0
+    ).fit(*ratings)
     assert model.intercept_ == 0
     assert not model.user_biases_.any()
     assert_allclose(
@@ -139,7 +143,7 @@ def test_similar_users_compares_taste_profiles(ratings):
     assert_allclose(scores, -np.sort(-cosines, axis=1)[:, :3], atol=1e-4)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL)
 @pytest.mark.parametrize(("low", "high"), [(-10, 10), (0, 100), (1e-6, 5e-6)])
 def test_the_scale_of_the_ratings_needs_no_setting(ratings, solver, low, high):
     X, y = ratings
@@ -149,7 +153,7 @@ def test_the_scale_of_the_ratings_needs_no_setting(ratings, solver, low, high):
     assert_allclose(scaled.predict(X), expected, atol=1e-4 * (high - low))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL)
 def test_further_columns_are_linear_terms(ratings, solver):
     X, y = ratings
     rng = np.random.default_rng(0)
@@ -157,7 +161,8 @@ def test_further_columns_are_linear_terms(ratings, solver):
     X = X.assign(hour=hour, weight=weight, constant=7.0)
     model = MFRegressor(2, solver=solver, clip=False, random_state=0)
     model.fit(X, y + 0.3 * hour - 0.1 * weight)
-    assert_allclose(model.coef_[:2], [0.3, -0.1], atol=0.01)
+    atol = 0.02 if solver == "adam" else 0.01
+    assert_allclose(model.coef_[:2], [0.3, -0.1], atol=atol)
     assert abs(model.coef_[2]) < 1e-6
     later = model.predict(X.assign(hour=hour + 1))
     assert_allclose(later - model.predict(X), model.coef_[0], rtol=1e-4)
@@ -197,7 +202,7 @@ def test_noisy_users_are_known_as_such():
     assert std[~noisy].mean() < 0.7
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL)
 def test_weight_two_is_the_row_twice(ratings, solver):
     X, y = ratings
     twice = np.arange(len(y)) % 3 == 0
@@ -207,14 +212,14 @@ def test_weight_two_is_the_row_twice(ratings, solver):
     assert_allclose(weighted, repeated.predict(X), rtol=1e-6)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL)
 def test_a_constant_rating_is_predicted(solver):
     X, _ = make_ratings(10, 8, 40, random_state=0)
     model = MFRegressor(2, solver=solver, max_iter=50, random_state=0)
     assert_allclose(model.fit(X, np.full(40, 3.5)).predict(X), 3.5)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL)
 def test_one_rating_is_enough(solver):
     model = MFRegressor(solver=solver, max_iter=50, random_state=0)
     model.fit([["ann", "Heat"]], [4.0])
@@ -238,8 +243,9 @@ def test_vb_and_als_repeat_themselves_without_a_seed(ratings):
         assert_array_equal(*[model.predict(ratings[0]) for model in fits])
 
 
-def test_gibbs_repeats_itself_under_a_seed(ratings):
-    model = MFRegressor(3, solver="gibbs", max_iter=5)
+@pytest.mark.parametrize("solver", ["gibbs", "adam", "sgd"])
+def test_what_is_random_repeats_itself_under_a_seed(ratings, solver):
+    model = MFRegressor(3, solver=solver, max_iter=5)
     first, again, other = (
         clone(model).set_params(random_state=seed).fit(*ratings).predict(ratings[0])
         for seed in (1, 1, 2)
@@ -286,10 +292,11 @@ class RecordOperators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL)
 def test_no_sparse_product_is_needed_of_torch(ratings, solver):
     with RecordOperators() as record:
-        model = MFRegressor(2, solver=solver, max_iter=20, random_state=0)
+        max_iter = 2 if solver == "adam" else 20
+        model = MFRegressor(2, solver=solver, max_iter=max_iter, random_state=0)
         model.fit(*ratings)
         model.recommend(as_frame=True)
     assert "mm" in record.names

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.base import RegressorMixin
 from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
@@ -83,7 +84,8 @@ def print_table(rows: Sequence[Row]) -> None:
 def print_environment() -> None:
     """Print what the figures depend on besides the code."""
     parts = [f"Python {platform.python_version()}", f"skrec {skrec.__version__}"]
-    for package in ["torch", "scikit-learn", "pandas", "scikit-surprise", "cmfrec"]:
+    peers = ["scikit-surprise", "cmfrec", "fastai"]
+    for package in ["torch", "scikit-learn", "pandas", *peers]:
         try:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -130,13 +132,17 @@ def x_y(ratings: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     return ratings[["user", "item"]], ratings["rating"]
 
 
-def mf_regressor(split: Split, **params) -> Outcome:
+def regressor(split: Split, model: RegressorMixin) -> Outcome:
     """Time the whole `fit(X, y)`, ids and validation included."""
     (X, y), (X_test, y_test) = map(x_y, split)
     start = time.perf_counter()
-    model = MFRegressor(**params).fit(X, y)
+    model.fit(X, y)
     seconds = time.perf_counter() - start
     return Outcome(root_mean_squared_error(y_test, model.predict(X_test)), seconds)
+
+
+def mf_regressor(split: Split, **params) -> Outcome:
+    return regressor(split, MFRegressor(**params))
 
 
 # The peers are imported where they are used, so that other measurements neither need

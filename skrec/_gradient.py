@@ -1,0 +1,394 @@
+"""The mini-batch loop: a generator, one record per epoch.
+
+Rows, shuffling and drawn items live on the device of the network. Knows neither
+scikit-learn nor raw ids.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ._networks import ITEM_TABLES, USER_TABLES, NeuMF
+from ._threads import torch_threads
+
+OPTIMIZERS = {
+    "adam": partial(torch.optim.Adam, betas=(0.9, 0.99), fused=True),
+    "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True, fused=True),
+}
+
+# Share of the steps in which the learning rate rises.
+WARM_UP = 0.1
+
+# Where a step has fewer numbers than this, threads mostly wait for each other.
+MIN_NUMBERS_PER_THREAD = 2**19
+
+# Rows scored at a time outside of training.
+TILE_SIZE = 2**14
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows as tensors on one device.
+
+    Attributes
+    ----------
+    users, items : Tensor of shape (n,), dtype int64
+    features : Tensor of shape (n, n_features)
+    target, weight : Tensor of shape (n,)
+    """
+
+    users: Tensor
+    items: Tensor
+    features: Tensor
+    target: Tensor
+    weight: Tensor
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __getitem__(self, rows: Tensor | slice) -> Samples:
+        return Samples(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Samples beside items drawn for their users, which those users have not seen.
+
+    Attributes
+    ----------
+    users : Tensor of shape (n,)
+    items : Tensor of shape (n, 1 + n_negatives)
+        The item of the sample first.
+    features : Tensor of shape (n, n_features)
+    target, weight : Tensor of shape (n, 1 + n_negatives)
+        A drawn item has target 0, and no weight if its user has seen it.
+    """
+
+    users: Tensor
+    items: Tensor
+    features: Tensor
+    target: Tensor
+    weight: Tensor
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __getitem__(self, rows: Tensor | slice) -> Pairs:
+        return Pairs(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to descend.
+
+    The objective, with W = Σ w of all pairs and W_r of those of row or weight r, is as
+    follows. Drawn items enter W_r as expected, be they seen or not::
+
+        (1 / W) (Σ w loss(score, target) + reg Σ_r √W_r |r|²)
+
+    Rows that many pairs touch are held less tightly than a penalty of each pair would,
+    and more than a penalty of each row. Weights of layers, which all pairs touch, are
+    penalised alike; biases of layers are not.
+
+    Attributes
+    ----------
+    loss : str
+        A key of LOSSES.
+    n_negatives : int
+        Items drawn for each sample.
+    optimizer : str
+        A key of OPTIMIZERS.
+    learning_rate : float
+        The highest: it rises linearly for a tenth of the steps, then falls as a cosine.
+    batch_size : int
+        Samples of a step, not counting what is drawn for them.
+    n_epochs : int
+    reg : float
+    dropout : float
+    """
+
+    loss: str
+    n_negatives: int
+    optimizer: str
+    learning_rate: float
+    batch_size: int
+    n_epochs: int
+    reg: float
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after an epoch.
+
+    Attributes
+    ----------
+    loss : float
+        Mean loss of the epoch's batches, of all members, per unit of weight.
+    validation_score : float or None
+        Minus the loss of the held out rows, scored by the mean of the members.
+    seconds : float
+        Without the time of the validation.
+    """
+
+    loss: float
+    validation_score: float | None
+    seconds: float
+
+
+def _bpr(score: Tensor, target: Tensor) -> Tensor:
+    loss = target[:, :1] * F.softplus(score[:, 1:] - score[:, :1])
+    return F.pad(loss, (0, 0, 1, 0))
+
+
+# (score, target) of shape (n, 1 + n_negatives, n_members or 1) to losses of that shape.
+LOSSES = {
+    "squared_error": lambda score, target: (score - target).square(),
+    "absolute_error": lambda score, target: (score - target).abs(),
+    "huber": lambda score, target: F.huber_loss(
+        *torch.broadcast_tensors(score, target), reduction="none"
+    ),
+    "log_loss": lambda score, target: F.softplus(score) - target * score,
+    "bpr": _bpr,
+}
+
+
+def descend(
+    network: NeuMF,
+    samples: Samples,
+    plan: Plan,
+    generator: torch.Generator,
+    held_out: Samples | None = None,
+    seen: Tensor | None = None,
+    *,
+    rows_only: bool = False,
+) -> Iterator[Epoch]:
+    """Train `network` in place, an epoch at a time.
+
+    Parameters
+    ----------
+    network : NeuMF
+    samples : Samples
+        At least one.
+    plan : Plan
+    generator : Generator
+        On the device of the samples.
+    held_out : Samples
+        What to score after every epoch.
+    seen : Tensor of shape (n_seen,), dtype int64
+        Sorted user * n_items + item of what is never drawn, if the plan draws.
+    rows_only : bool
+        Train nothing but rows, and penalise how far they are from where they were.
+
+    Yields
+    ------
+    Epoch
+        `plan.n_epochs` times.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, if a batch did not fit into the memory and was split.
+    """
+    descent = _Descent(network, samples, plan, generator, seen, rows_only)
+    validation = None if held_out is None else descent.draw(held_out)
+    for _ in range(plan.n_epochs):
+        start = time.perf_counter()
+        with torch_threads(descent.n_threads):
+            loss = descent.epoch()
+        seconds = time.perf_counter() - start
+        score = None if validation is None else -descent.loss_of_mean(validation)
+        yield Epoch(loss, score, seconds)
+
+
+class _Descent:
+    """State of the loop: the optimizer, its step, and how small batches must be."""
+
+    def __init__(
+        self,
+        network: NeuMF,
+        samples: Samples,
+        plan: Plan,
+        generator: torch.Generator,
+        seen: Tensor | None,
+        rows_only: bool,
+    ) -> None:
+        self.network, self.samples, self.plan = network, samples, plan
+        self.generator, self.seen = generator, seen
+        self.tables = network.tables(USER_TABLES), network.tables(ITEM_TABLES)
+        rows = [table for tables in self.tables for table in tables]
+        network.requires_grad_(not rows_only)
+        for table in rows:
+            table.requires_grad_()
+        self.anchors = {t: t.detach().clone() for t in rows} if rows_only else {}
+        self.dense = [] if rows_only else network.dense()
+        self.optimizer = OPTIMIZERS[plan.optimizer](
+            rows if rows_only else network.parameters()
+        )
+        self.n_batches = math.ceil(len(samples) / plan.batch_size)
+        self.n_steps = plan.n_epochs * self.n_batches
+        self.step = 0
+        self.n_parts = 1
+
+        weight = samples.weight
+        total = (1 + plan.n_negatives) * weight.sum()
+        drawn = plan.n_negatives * weight.sum() / network.shape.n_items
+        user_weight = torch.zeros(network.shape.n_users).to(weight)
+        user_weight.index_add_(0, samples.users, (1 + plan.n_negatives) * weight)
+        item_weight = torch.zeros(network.shape.n_items).to(weight) + drawn
+        item_weight.index_add_(0, samples.items, weight)
+        # A pair of weight w brings w / √W_r of the penalty of row r. The row behind the
+        # last, of what is not seen, has no weight.
+        self.penalty = [
+            plan.reg * _inverse_root(F.pad(row_weight, (0, 1)))
+            for row_weight in (user_weight, item_weight)
+        ]
+        self.dense_penalty = float(plan.reg * _inverse_root(total))
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that speed a step up."""
+        rows = min(self.plan.batch_size, len(self.samples))
+        pairs = rows * (1 + self.plan.n_negatives)
+        shape = self.network.shape
+        width = shape.n_factors + shape.n_embedding + sum(shape.hidden_layer_sizes)
+        numbers = pairs * shape.n_members * width
+        return max(1, min(torch.get_num_threads(), numbers // MIN_NUMBERS_PER_THREAD))
+
+    def epoch(self) -> float:
+        """Mean loss of one pass over the samples, in random order."""
+        device = self.samples.users.device
+        order = torch.randperm(
+            len(self.samples), generator=self.generator, device=device
+        )
+        total = torch.zeros(2, device=device)
+        for rows in order.tensor_split(self.n_batches):
+            total += self.update(self.draw(self.samples[rows]))
+        loss, weight = total.tolist()
+        return loss / (weight * self.network.shape.n_members)
+
+    def draw(self, samples: Samples) -> Pairs:
+        """Samples with items drawn beside them."""
+        n, n_items = self.plan.n_negatives, self.network.shape.n_items
+        items, target = samples.items[:, None], samples.target[:, None]
+        weight = samples.weight[:, None]
+        if n:
+            drawn = torch.randint(
+                n_items,
+                (len(samples), n),
+                generator=self.generator,
+                device=items.device,
+            )
+            key = samples.users[:, None] * n_items + drawn
+            where = torch.searchsorted(self.seen, key).clamp_(max=len(self.seen) - 1)
+            unseen = self.seen[where] != key
+            items = torch.cat([items, drawn], dim=1)
+            target = F.pad(target, (0, n))
+            weight = torch.cat([weight, weight * unseen], dim=1)
+        return Pairs(samples.users, items, samples.features, target, weight)
+
+    def update(self, pairs: Pairs) -> Tensor:
+        """One step. Returns the sums of losses over members, and of weights."""
+        self.optimizer.param_groups[0]["lr"] = self.plan.learning_rate * _schedule(
+            (self.step + 1) / (self.n_steps + 1)
+        )
+        state = self.generator.get_state() if self.plan.dropout else None
+        while True:
+            try:
+                sums = self.accumulate(pairs)
+                break
+            except torch.OutOfMemoryError:
+                if self.n_parts >= len(pairs):
+                    raise
+                if self.n_parts == 1:
+                    warnings.warn(
+                        f"A batch of {len(pairs)} rows does not fit into the memory of "
+                        f"{pairs.users.device}; it is split, and gradients are summed. "
+                        "A smaller batch_size spares the second attempt.",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                self.n_parts *= 2
+                if state is not None:
+                    self.generator.set_state(state)
+        self.optimizer.step()
+        self.step += 1
+        return sums
+
+    def accumulate(self, pairs: Pairs) -> Tensor:
+        """Gradients of the objective on a batch, part by part."""
+        self.optimizer.zero_grad()
+        # Weights may be too small for single precision.
+        weight = pairs.weight.sum().clamp_min(torch.finfo(torch.float32).tiny)
+        loss = torch.zeros_like(weight)
+        part_size = math.ceil(len(pairs) / self.n_parts)
+        for start in range(0, len(pairs), part_size):
+            part = pairs[start : start + part_size]
+            part_loss = self.losses(part).sum() / weight
+            part_loss.backward()
+            loss += part_loss.detach()
+        self.penalise(pairs, weight)
+        return torch.stack([loss * weight, weight])
+
+    def losses(self, pairs: Pairs) -> Tensor:
+        """Weighted losses of shape (n, 1 + n_negatives, n_members)."""
+        score = self.network(
+            pairs.users, pairs.items, pairs.features, self.plan.dropout, self.generator
+        )
+        loss = LOSSES[self.plan.loss](score, pairs.target[..., None])
+        return loss * pairs.weight[..., None]
+
+    @torch.no_grad()
+    def penalise(self, pairs: Pairs, weight: Tensor) -> None:
+        """Add the gradient of the penalty of all that a batch touches."""
+        if not self.plan.reg:
+            return
+        for tables, penalty, rows, row_weight in zip(
+            self.tables,
+            self.penalty,
+            (pairs.users, pairs.items),
+            (pairs.weight.sum(1), pairs.weight),
+            strict=True,
+        ):
+            touched = torch.zeros_like(penalty)
+            touched.index_add_(0, rows.flatten(), row_weight.flatten())
+            slope = 2 * touched * penalty / weight
+            for table in tables:
+                anchor = self.anchors.get(table)
+                away = table if anchor is None else table - anchor
+                table.grad.flatten(1).addcmul_(slope[:, None], away.flatten(1))
+        for parameter in self.dense:
+            parameter.grad.add_(parameter, alpha=2 * self.dense_penalty)
+
+    @torch.no_grad()
+    def loss_of_mean(self, pairs: Pairs) -> float:
+        """Loss per unit of weight of the mean of the members."""
+        total = 0.0
+        for start in range(0, len(pairs), TILE_SIZE):
+            part = pairs[start : start + TILE_SIZE]
+            score = self.network(part.users, part.items, part.features)
+            loss = LOSSES[self.plan.loss](
+                score.mean(-1, keepdim=True), part.target[..., None]
+            )
+            total += float((loss[..., 0] * part.weight).sum())
+        return total / float(pairs.weight.sum())
+
+
+def _schedule(progress: float) -> float:
+    """Share of the highest learning rate after a share of the steps."""
+    if progress < WARM_UP:
+        return progress / WARM_UP
+    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+def _inverse_root(weight: Tensor) -> Tensor:
+    return torch.where(weight > 0, weight.rsqrt(), 0)

@@ -1,0 +1,393 @@
+"""What the estimators that train a network share: options, iterations, partial_fit.
+
+Canonical rows become tensors and a plan, epochs of the gradient loop become iterations
+of an estimator. What the network is and what is kept of it are hooks.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import torch
+from scipy.special import expit
+from sklearn.utils import check_random_state
+
+from ._base import (
+    BaseRecommender,
+    Integral,
+    Interval,
+    Iteration,
+    Real,
+    StrOptions,
+    all_or_nothing,
+)
+from ._gradient import LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
+from ._interactions import Columns, Interactions, counted, numbered, union
+from ._networks import ITEM_TABLES, USER_TABLES, NeuMF, Shape, first_weights
+from ._units import Units
+
+# Losses whose scores are no ratings.
+RANKING_LOSSES = ("log_loss", "bpr")
+
+DEFAULT_N_NEGATIVES = 4
+DEFAULT_LEARNING_RATE = {"adam": 0.02, "sgd": 0.1}
+DEFAULT_TOL = 1e-4
+
+# Without a batch_size: so many steps an epoch, with so many rows at least and at most.
+STEPS_PER_EPOCH = 40
+MIN_BATCH_SIZE, MAX_BATCH_SIZE = 16, 8192
+
+
+class NetworkRecommender(BaseRecommender):
+    """Template of an estimator that trains a network."""
+
+    _parameter_constraints: dict = {
+        **BaseRecommender._parameter_constraints,
+        "loss": [StrOptions(set(LOSSES))],
+        "n_negatives": [Interval(Integral, 0, None, closed="left"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither"), None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def _train(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
+        """Iterations that start at random weights, or where the last fit ended."""
+        units = self._units_of(data)
+        known = None
+        if self.warm_start and self._is_fitted():
+            known = self._grown_weights(data)
+        random_state = check_random_state(self.random_state)
+        network = self._network(data, known, random_state)
+        return self._epochs(network, data, _pairs(data), units, random_state, device)
+
+    @all_or_nothing
+    def partial_fit(self, X, y, sample_weight=None) -> Self:
+        """Learn from further ratings, of known and of new users and items.
+
+        The rows of the users and items that occur, and those of drawn items, are
+        trained for `max_iter` passes over the further ratings, held to where they were
+        by `reg`. All else stays, and nothing is held out for `early_stopping`. Before
+        the first `fit` this is `fit`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, 2 + n_features)
+            Columns as in `fit`.
+        y : array-like of shape (n_samples,)
+            The ratings.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator. `user_ids_` and `item_ids_` have grown.
+
+        Raises
+        ------
+        ValueError
+            As `fit`, if X is not as wide as in `fit`, or if parameters of the network
+            or the loss have changed.
+        TypeError
+            As `fit`, and if ids are of another kind than in `fit`.
+        """
+        self._validate_params()
+        if not self._is_fitted():
+            return self.fit(X, y, sample_weight)
+        if self._objective != self._fitted_objective:
+            raise ValueError(
+                "partial_fit continues a fit of loss and n_negatives "
+                f"{self._fitted_objective}, but now they are {self._objective}. Set "
+                "them back, or fit anew."
+            )
+        columns = self._read_columns(X, reset=False)
+        columns.users.numbered_in(self.user_ids_)
+        columns.items.numbered_in(self.item_ids_)
+        rating = self._read_ratings(y, columns)
+        weight = self._read_weights(sample_weight, columns)
+        data = Interactions.from_columns(columns, rating, weight)
+        device = self._torch_device()
+
+        user_ids = union(self.user_ids_, data.user_ids)
+        item_ids = union(self.item_ids_, data.item_ids)
+        data = data.among(user_ids, item_ids)
+        users, items = self._seen_by(np.arange(len(self.user_ids_)))
+        users = numbered(self.user_ids_, user_ids)[users]
+        items = numbered(self.item_ids_, item_ids)[items]
+        pairs = np.concatenate([users * len(item_ids) + items, _pairs(data)])
+        pairs.sort()
+
+        random_state = check_random_state(self.random_state)
+        known = self._grown_weights(data)
+        network = self._network(data, known, random_state)
+        self._set_seen(user_ids, item_ids, *np.divmod(pairs, len(item_ids)))
+        low, high = self._rating_range(data.rating)
+        self.rating_range_ = (
+            min(low, self.rating_range_[0]),
+            max(high, self.rating_range_[1]),
+        )
+        losses = []
+        for iteration in self._epochs(
+            network, data, pairs, self._units, random_state, device, rows_only=True
+        ):
+            losses.append(iteration.objective)
+            self._tell(len(losses), iteration)
+        vars(self).update(iteration.attributes())
+        self.n_iter_ += len(losses)
+        self.loss_curve_ = [*self.loss_curve_, *losses]
+        return self
+
+    def _network(
+        self,
+        data: Interactions,
+        known: dict[str, np.ndarray] | None,
+        random_state: np.random.RandomState,
+    ) -> NeuMF:
+        """A network at known weights, or at random ones."""
+        shape = self._shape_of(data)
+        seed = random_state.randint(2**31 - shape.n_members)
+        if known is None:
+            seeds = range(seed, seed + shape.n_members)
+            return NeuMF(shape, first_weights(shape, seeds))
+        fitted = self._fitted_shape()
+        changed = [
+            f"{field.name} (was {getattr(fitted, field.name)!r}, now "
+            f"{getattr(shape, field.name)!r})"
+            for field in fields(shape)
+            if field.name not in ("n_users", "n_items")
+            and getattr(shape, field.name) != getattr(fitted, field.name)
+        ]
+        if changed:
+            raise ValueError(
+                f"This {type(self).__name__} cannot go on from its last fit, which had "
+                f"another network: {', '.join(changed)}. Fit anew with "
+                "warm_start=False, or keep the network."
+            )
+        # A copy, since training works in place and may fail.
+        weights = {name: torch.tensor(value) for name, value in known.items()}
+        return NeuMF(shape, weights)
+
+    def _epochs(
+        self,
+        network: NeuMF,
+        data: Interactions,
+        pairs: np.ndarray,
+        units: Units,
+        random_state: np.random.RandomState,
+        device: torch.device,
+        *,
+        rows_only: bool = False,
+    ) -> Iterator[Iteration]:
+        network = network.to(device)
+        generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
+        tensor = partial(torch.as_tensor, device=device)
+        samples = Samples(
+            users=tensor(data.users),
+            items=tensor(data.items),
+            features=tensor(units.standard_features(data.features)).float(),
+            target=tensor(units.standard_ratings(data.rating)).float(),
+            weight=tensor(data.weight / data.weight.mean()).float(),
+        )
+        held_out = None
+        if self.early_stopping and not rows_only:
+            held_out, samples = self._split(samples, random_state)
+        plan = self._plan(len(samples))
+        epochs = descend(
+            network,
+            samples,
+            plan,
+            generator,
+            held_out,
+            tensor(pairs),
+            rows_only=rows_only,
+        )
+        return self._reports(epochs, network, data, units)
+
+    def _reports(
+        self, epochs: Iterator[Epoch], network: NeuMF, data: Interactions, units: Units
+    ) -> Iterator[Iteration]:
+        tol = DEFAULT_TOL if self.tol is None else self.tol
+        scores: list[float] = []
+        best, best_weights, n_worse = -np.inf, None, 0
+        for number, epoch in enumerate(epochs, 1):
+            self._check_convergence(number, epoch, network)
+            progress = f"{epoch.seconds:.2f} s"
+            export = partial(_exported, network)
+            if epoch.validation_score is not None:
+                score = epoch.validation_score
+                scores.append(score)
+                n_worse = 0 if score > best + tol else n_worse + 1
+                if score > best:
+                    best, best_weights = score, _exported(network)
+                progress += f", validation score {score:.6f}"
+                export = partial(dict, best_weights)
+            yield Iteration(
+                epoch.loss,
+                progress,
+                n_worse >= self.n_iter_no_change,
+                partial(self._attributes_of, export, data, units, scores.copy()),
+            )
+
+    def _check_convergence(self, number: int, epoch: Epoch, network: NeuMF) -> None:
+        known = [epoch.loss, epoch.validation_score or 0.0]
+        finite = all(bool(p.square().sum().isfinite()) for p in network.parameters())
+        if not (finite and np.isfinite(known).all()):
+            raise FloatingPointError(
+                f"{type(self).__name__} diverged at epoch {number}: its loss is "
+                f"{epoch.loss}, or its weights are too large to multiply. Lower "
+                f"learning_rate_init, which was {self._learning_rate()}."
+            )
+
+    def _attributes_of(self, export, data, units, scores) -> dict[str, Any]:
+        return {
+            **self._network_attributes(export(), data, units),
+            "_units": units,
+            "_fitted_objective": self._objective,
+            "validation_scores_": scores or None,
+        }
+
+    def _split(
+        self, samples: Samples, random_state: np.random.RandomState
+    ) -> tuple[Samples, Samples]:
+        """A share of the rows to validate on, and the rest."""
+        order = torch.as_tensor(random_state.permutation(len(samples)))
+        n_held_out = int(np.ceil(self.validation_fraction * len(samples)))
+        if n_held_out == len(samples):
+            raise ValueError(
+                f"early_stopping=True holds out {n_held_out} of {len(samples)} rows "
+                f"(validation_fraction={self.validation_fraction}), which leaves none "
+                "to train on. Lower it, or set early_stopping=False."
+            )
+        order = order.to(samples.users.device)
+        held_out, rest = order[:n_held_out], order[n_held_out:].sort().values
+        return samples[held_out], samples[rest]
+
+    def _plan(self, n_samples: int) -> Plan:
+        batch_size = self.batch_size
+        if batch_size is None:
+            batch_size = n_samples // STEPS_PER_EPOCH
+            batch_size = min(max(batch_size, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
+        return Plan(
+            loss=self.loss,
+            n_negatives=self._n_negatives(),
+            optimizer=self.solver,
+            learning_rate=self._learning_rate(),
+            batch_size=batch_size,
+            n_epochs=self._max_iter(),
+            reg=self._reg(),
+            dropout=getattr(self, "dropout", 0.0),
+        )
+
+    def _learning_rate(self) -> float:
+        if self.learning_rate_init is None:
+            return DEFAULT_LEARNING_RATE[self.solver]
+        return self.learning_rate_init
+
+    def _n_negatives(self) -> int:
+        if self.n_negatives is not None:
+            return self.n_negatives
+        return DEFAULT_N_NEGATIVES if self.loss in RANKING_LOSSES else 0
+
+    def _is_implicit(self) -> bool:
+        """Whether ratings are 1 where a pair was observed, and 0 where it was not."""
+        return self.loss in RANKING_LOSSES or self._n_negatives() > 0
+
+    @property
+    def _objective(self) -> tuple[str, int]:
+        return self.loss, self._n_negatives()
+
+    def _read_ratings(self, y, columns: Columns) -> np.ndarray:
+        rating = super()._read_ratings(y, columns)
+        if self.solver in OPTIMIZERS:
+            self._check_ratings(rating)
+        return rating
+
+    def _units_of(self, data: Interactions) -> Units:
+        scaled = not self._is_implicit()
+        return Units.of(
+            data, centred=scaled and self._shape_of(data).biased, scaled=scaled
+        )
+
+    def _check_ratings(self, rating: np.ndarray) -> None:
+        if self.loss == "bpr" and self._n_negatives() == 0:
+            raise ValueError(
+                "loss='bpr' compares what a user has chosen with drawn items; "
+                "n_negatives must be at least 1."
+            )
+        outside = (rating < 0) | (rating > 1)
+        if self._is_implicit() and outside.any():
+            raise ValueError(
+                f"loss={self.loss!r} with n_negatives={self._n_negatives()} needs "
+                "ratings between 0 and 1 (1 for what a user has chosen), but y is "
+                f"outside for {counted(outside, 'rating')}. For ratings on another "
+                "scale pass (y > threshold).astype(float), or use "
+                "loss='squared_error' with n_negatives=0."
+            )
+
+    def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
+        if self.loss == "bpr":
+            return -np.inf, np.inf
+        return (0.0, 1.0) if self._is_implicit() else super()._rating_range(rating)
+
+    def _response(self, score: np.ndarray) -> np.ndarray:
+        return expit(score) if self._fitted_objective[0] == "log_loss" else score
+
+    def _grown_weights(self, data: Interactions) -> dict[str, np.ndarray]:
+        """Weights of the last fit; new ids take the row of the unseen."""
+        weights = self._known_weights()
+        for noun, names, ids, fitted in (
+            ("users", USER_TABLES, data.user_ids, self.user_ids_),
+            ("items", ITEM_TABLES, data.item_ids, self.item_ids_),
+        ):
+            rows = np.append(numbered(ids, fitted, f"X ({noun})"), -1)
+            for name in weights.keys() & set(names):
+                weights[name] = weights[name][rows]
+        return weights
+
+    @abstractmethod
+    def _shape_of(self, data: Interactions) -> Shape:
+        """Sizes of the network."""
+
+    @abstractmethod
+    def _reg(self) -> float:
+        """Penalty in the objective of `Plan`."""
+
+    def _is_fitted(self) -> bool:
+        return hasattr(self, "_units")
+
+    @abstractmethod
+    def _fitted_shape(self) -> Shape:
+        """Sizes of the network of the last fit, if it had been one."""
+
+    @abstractmethod
+    def _known_weights(self) -> dict[str, np.ndarray]:
+        """A new dictionary of what the last fit has learned, in its units."""
+
+    @abstractmethod
+    def _network_attributes(
+        self, weights: dict[str, np.ndarray], data: Interactions, units: Units
+    ) -> dict[str, Any]:
+        """Fitted attributes."""
+
+
+def _exported(network: NeuMF) -> dict[str, np.ndarray]:
+    """Weights as arrays. The row of the unseen becomes the mean of the others."""
+    weights = {
+        name: parameter.detach().cpu().numpy().copy()
+        for name, parameter in network.named_parameters()
+    }
+    for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
+        weights[name][-1] = weights[name][:-1].mean(axis=0)
+    return weights
+
+
+def _pairs(data: Interactions) -> np.ndarray:
+    """user * n_items + item of all rows, which are sorted."""
+    return data.users * len(data.item_ids) + data.items

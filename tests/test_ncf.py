@@ -1,0 +1,517 @@
+"""NCFRegressor: what a user relies on, on ratings of known make and on real ones."""
+
+import os
+import pickle
+import subprocess
+import sys
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import expit
+from sklearn.base import clone
+from sklearn.metrics import root_mean_squared_error
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from skrec import MFRegressor, NCFRegressor
+from skrec.datasets import make_ratings
+
+N_USERS, N_ITEMS = 40, 30
+X, Y = make_ratings(N_USERS, N_ITEMS, 600, random_state=0)
+CHOSEN = (Y > 3).astype(float)
+HOUR = np.random.default_rng(0).uniform(0, 24, len(Y))
+TIMED = X.assign(hour=HOUR, constant=7.0)
+
+ARCHITECTURES = pytest.mark.parametrize("architecture", ["neumf", "gmf", "mlp"])
+ACTIVATIONS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "logistic": expit,
+    "silu": lambda x: x * expit(x),
+}
+
+
+def small(**params):
+    return NCFRegressor(
+        **{
+            "n_factors": 3,
+            "hidden_layer_sizes": (4,),
+            "n_members": 3,
+            "batch_size": 100,
+            "max_iter": 5,
+            "clip": False,
+            "random_state": 0,
+            **params,
+        }
+    )
+
+
+def by_hand(model, X):
+    """Predictions of every member, from the fitted arrays and the equation."""
+    weights = {name: w.astype(np.float64) for name, w in model._weights.items()}
+    units, act = model._units, ACTIVATIONS[model.activation]
+    u, i = (
+        pd.Index(ids).get_indexer(X.iloc[:, column])
+        for column, ids in enumerate((model.user_ids_, model.item_ids_))
+    )
+    features = X.iloc[:, 2:].to_numpy(dtype=float)
+    features = (features - units.feature_mean) / units.feature_scale
+    predictions = []
+    for m in range(model.n_members):
+
+        def product(x, name, m=m):
+            return x @ weights[name][m] if name in weights else 0
+
+        score = weights["intercept"][m] + weights["user_bias"][u, m]
+        score += weights["item_bias"][i, m]
+        score += product(features, "coef")
+        if "user_factors" in weights:
+            p, q = weights["user_factors"][u, m], weights["item_factors"][i, m]
+            score += (p * q).sum(axis=1)
+        if "user_embedding" in weights:
+            hidden = product(weights["user_embedding"][u, m], "user_weight")
+            hidden += product(weights["item_embedding"][i, m], "item_weight")
+            hidden += product(features, "feature_weight")
+            hidden += weights["bias_0"][m]
+            layer = 1
+            while f"weight_{layer}" in weights:
+                hidden = product(act(hidden), f"weight_{layer}")
+                hidden += weights[f"bias_{layer}"][m]
+                layer += 1
+            score += hidden[:, 0]
+        predictions.append(units.centre + units.scale * score)
+    return np.array(predictions)
+
+
+VARIANTS = {
+    "default": {},
+    "gmf": {"architecture": "gmf"},
+    "mlp": {"architecture": "mlp"},
+    "two layers": {"hidden_layer_sizes": [4, 3], "activation": "tanh"},
+    "no hidden layer": {"hidden_layer_sizes": []},
+    "a number": {"hidden_layer_sizes": 3, "activation": "silu"},
+    "an array": {"hidden_layer_sizes": np.array([3, 2]), "activation": "logistic"},
+    "dropout": {"dropout": 0.5},
+}
+
+
+@pytest.mark.parametrize("params", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("rows", [X, TIMED], ids=["pairs", "features"])
+def test_predict_is_the_mean_of_the_members(params, rows):
+    model = small(**params).fit(rows, Y)
+    asked = pd.concat([rows, rows[:3].assign(user=-1), rows[:3].assign(item=-1)])
+    members = by_hand(model, asked)
+    mean, std = model.predict(asked, return_std=True)
+    assert mean.dtype == std.dtype == np.float64
+    assert_allclose(mean, members.mean(axis=0), rtol=1e-9)
+    assert_allclose(std, members.std(axis=0, ddof=1), rtol=1e-9, atol=1e-12)
+    assert (std > 0).all()
+
+
+def test_the_spread_of_log_loss_is_that_of_probabilities():
+    model = small(loss="log_loss", n_negatives=0).fit(X, CHOSEN)
+    members = by_hand(model, X)
+    mean, std = model.predict(X, return_std=True)
+    assert_allclose(mean, expit(members.mean(axis=0)), rtol=1e-9)
+    assert_allclose(std, expit(members).std(axis=0, ddof=1), rtol=1e-9)
+
+
+def test_one_network_knows_no_spread():
+    model = small(n_members=1).fit(X, Y)
+    assert_allclose(model.predict(X), by_hand(model, X)[0], rtol=1e-9)
+    with pytest.raises(ValueError, match=r"return_std=True.*n_members=1"):
+        model.predict(X, return_std=True)
+
+
+def test_tiles_of_predict_do_not_matter(monkeypatch):
+    model = small().fit(TIMED, Y)
+    mean, std = model.predict(TIMED, return_std=True)
+    monkeypatch.setattr("skrec._ncf.TILE_SIZE", 100)
+    tiled_mean, tiled_std = model.predict(TIMED, return_std=True)
+    assert_allclose(tiled_mean, mean, rtol=1e-12)
+    assert_allclose(tiled_std, std, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@ARCHITECTURES
+def test_training_ratings_are_learned(architecture, solver):
+    params = {"architecture": architecture, "solver": solver, "max_iter": 15}
+    model = small(batch_size=64, n_members=2, **params).fit(X, Y)
+    assert model.score(X, Y) > 0.15
+    assert model.loss_curve_[-1] < model.loss_curve_[0]
+    assert model.n_iter_ == len(model.loss_curve_) == 15
+
+
+def test_predictions_are_clipped_to_the_training_ratings():
+    wide = small(reg=0.0, max_iter=40).fit(X, Y)
+    assert wide.predict(X).max() > 5
+    clipped = clone(wide).set_params(clip=True).fit(X, Y)
+    assert clipped.rating_range_ == (1, 5)
+    assert_array_equal(clipped.predict(X), wide.predict(X).clip(1, 5))
+
+
+class NothingOfTorch(pickle.Pickler):
+    def persistent_id(self, obj):
+        assert not type(obj).__module__.startswith("torch"), f"{obj!r} is of torch"
+
+
+@pytest.mark.parametrize("params", [{}, {"early_stopping": True}, {"dropout": 0.5}])
+def test_a_fitted_model_holds_nothing_of_torch(params):
+    with pytest.raises(AssertionError, match="is of torch"):
+        NothingOfTorch(BytesIO()).dump({"device": [torch.device("cpu")]})
+    model = small(**params).fit(TIMED, Y)
+    model.recommend(as_frame=True)
+    NothingOfTorch(BytesIO()).dump(vars(model.partial_fit(TIMED, Y)))
+
+
+def test_a_pickle_predicts_the_same_without_a_gpu(tmp_path):
+    model = small(device="auto").fit(X, Y)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    X.to_pickle(tmp_path / "X.pkl")
+    code = (
+        "import pickle, sys, numpy as np, pandas as pd\n"
+        "model = pickle.load(open('model.pkl', 'rb'))\n"
+        "np.save('predictions.npy', model.predict(pd.read_pickle('X.pkl')))\n"
+    )
+    environment = {
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        check=True,
+    )
+    predictions = np.load(tmp_path / "predictions.npy")
+    assert_allclose(predictions, model.predict(X), rtol=1e-9)
+
+
+RECOMMENDERS = {
+    "neumf": {},
+    "gmf": {"architecture": "gmf"},
+    "mlp": {"architecture": "mlp", "hidden_layer_sizes": (4, 3)},
+    "log_loss": {"loss": "log_loss", "n_negatives": 0},
+    "bpr": {"loss": "bpr"},
+}
+
+
+@pytest.fixture(
+    scope="module", params=RECOMMENDERS.values(), ids=list(RECOMMENDERS.keys())
+)
+def fitted(request):
+    y = CHOSEN if "loss" in request.param else Y
+    return small(**request.param).fit(X, y)
+
+
+@pytest.fixture(params=["one tile", "many tiles"])
+def tiles(request, monkeypatch):
+    if request.param == "many tiles":
+        monkeypatch.setattr("skrec._ncf.TILE_SIZE", 500)
+        monkeypatch.setattr("skrec._topk.TILE_SIZE", 100)
+
+
+def scores_of(model, users):
+    """Predictions for all items, a row per user."""
+    pairs = {
+        "user": np.repeat(users, len(model.item_ids_)),
+        "item": np.tile(model.item_ids_, len(users)),
+    }
+    return model.predict(pd.DataFrame(pairs)).reshape(len(users), -1)
+
+
+def allowed_scores(model, users):
+    scores = scores_of(model, users)
+    for row, user in enumerate(users):
+        rated = X["item"][X["user"] == user]
+        scores[row, np.searchsorted(model.item_ids_, rated)] = -np.inf
+    return scores
+
+
+@pytest.mark.usefixtures("tiles")
+def test_recommend_is_the_order_of_predict_without_what_was_rated(fitted):
+    users = fitted.user_ids_
+    scores = allowed_scores(fitted, users)
+    frame = fitted.recommend(n_items=N_ITEMS, as_frame=True)
+    assert len(frame) == np.isfinite(scores).sum()
+    best = -np.sort(-scores, axis=1)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6}
+    assert_allclose(frame["score"], best[best > -np.inf], **tolerance)
+    found = np.searchsorted(users, frame["user"]), frame["item"].to_numpy()
+    where = np.searchsorted(fitted.item_ids_, found[1])
+    assert_allclose(frame["score"], scores[found[0], where], **tolerance)
+
+
+@pytest.mark.usefixtures("tiles")
+def test_recommend_chooses_among_candidates_for_any_users(fitted):
+    users, candidates = np.array([7, -1, 3]), np.array([20, 3, 17, 8])
+    items, scores = fitted.recommend(
+        users, 4, candidates=candidates, exclude_seen=False, return_scores=True
+    )
+    where = np.searchsorted(fitted.item_ids_, items)
+    expected = np.take_along_axis(scores_of(fitted, users), where, axis=1)
+    assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert (np.sort(items, axis=1) == np.sort(candidates)).all()
+
+
+@ARCHITECTURES
+def test_recommend_scores_at_the_mean_of_further_columns(architecture):
+    weight = np.random.default_rng(1).integers(1, 4, len(Y))
+    model = small(architecture=architecture).fit(TIMED, Y + HOUR, weight)
+    items, scores = model.recommend(n_items=2, exclude_seen=False, return_scores=True)
+    asked = pd.DataFrame(
+        {
+            "user": np.repeat(model.user_ids_, 2),
+            "item": items.ravel(),
+            "hour": np.average(HOUR, weights=weight),
+            "constant": 7.0,
+        }
+    )
+    assert_allclose(scores.ravel(), model.predict(asked), rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    """Even users like even items, odd users odd ones."""
+    u, i = np.divmod(np.arange(24 * 20), 20)
+    kept = np.random.default_rng(0).random(len(u)) < 0.6
+    rows = pd.DataFrame({"user": u, "item": i})[kept]
+    return rows, np.where(u % 2 == i % 2, 5.0, 1.0)[kept]
+
+
+@ARCHITECTURES
+def test_similar_items_and_users_are_of_the_same_block(architecture, blocks):
+    model = small(architecture=architecture, max_iter=40, batch_size=64).fit(*blocks)
+    for ids, similar in (
+        (model.item_ids_, model.similar_items),
+        (model.user_ids_, model.similar_users),
+    ):
+        found, scores = similar(ids, 3, return_scores=True)
+        assert (found % 2 == ids[:, None] % 2).mean() > 0.9
+        assert not (found == ids[:, None]).any()
+        assert (np.diff(scores, axis=1) <= 1e-6).all()
+        assert (np.abs(scores) < 1 + 1e-5).all()
+
+
+def test_similar_items_compares_scores_about_their_means(fitted):
+    scores = scores_of(fitted, fitted.user_ids_)
+    if fitted.loss == "log_loss":
+        scores = np.log(scores / (1 - scores))
+    scores = scores - scores.mean(axis=0) - scores.mean(axis=1, keepdims=True)
+    cosines = np.corrcoef(scores, rowvar=False)
+    np.fill_diagonal(cosines, -np.inf)
+    _, found = fitted.similar_items(fitted.item_ids_, 3, return_scores=True)
+    assert_allclose(found, -np.sort(-cosines, axis=1)[:, :3], atol=2e-3)
+
+
+SIGNAL = np.random.default_rng(2).uniform(-2, 2, len(Y))
+EFFECTS = {"linear": 2 * SIGNAL, "square": 2 * SIGNAL**2}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "effect"),
+    [
+        ("gmf", "linear"),
+        ("neumf", "linear"),
+        ("mlp", "linear"),
+        ("neumf", "square"),
+        ("mlp", "square"),
+    ],
+)
+def test_further_columns_matter(architecture, effect):
+    y = Y + EFFECTS[effect]
+    train = np.arange(len(y)) % 5 > 0
+    model = small(
+        architecture=architecture,
+        hidden_layer_sizes=(16,),
+        n_members=2,
+        batch_size=48,
+        max_iter=12,
+    )
+    without, with_it = (
+        root_mean_squared_error(
+            y[~train],
+            clone(model).fit(rows[train], y[train]).predict(rows[~train]),
+        )
+        for rows in (X, X.assign(signal=SIGNAL, constant=7.0))
+    )
+    assert with_it < 0.7 * without
+
+
+def test_a_product_cannot_bend():
+    y = Y + EFFECTS["square"]
+    rows = X.assign(signal=SIGNAL)
+    model = small(architecture="gmf").fit(rows, y)
+    low, middle, high = (
+        model.predict(rows.assign(signal=signal)) for signal in (-2, 0, 2)
+    )
+    assert_allclose(middle, (low + high) / 2, rtol=1e-6)
+
+
+def test_an_unknown_id_of_gmf_gets_the_mean_of_all_users_or_items():
+    model = small(architecture="gmf").fit(X, Y)
+    scores = scores_of(model, model.user_ids_)
+    unknown = scores_of(model, [-1])[0]
+    assert_allclose(unknown, scores.mean(axis=0), rtol=1e-5)
+    items = pd.DataFrame({"user": model.user_ids_, "item": -1})
+    assert_allclose(model.predict(items), scores.mean(axis=1), rtol=1e-5)
+    assert_allclose(model.predict(items.assign(user=-1)), scores.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["neumf", "mlp"])
+def test_an_unknown_id_gets_an_answer_in_the_middle(architecture):
+    model = small(architecture=architecture, max_iter=15).fit(X, Y)
+    scores = scores_of(model, model.user_ids_)
+    distance = scores_of(model, [-1])[0] - scores.mean(axis=0)
+    assert np.abs(distance).max() < scores.std(axis=0).min()
+    items = pd.DataFrame({"user": model.user_ids_, "item": -1})
+    distance = model.predict(items) - scores.mean(axis=1)
+    assert np.abs(distance).max() < scores.std(axis=1).min()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_fit_repeats_itself_under_a_seed(dropout):
+    first, again, other = (
+        small(dropout=dropout, random_state=seed).fit(X, Y).predict(X)
+        for seed in (1, 1, 2)
+    )
+    assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+    first, again = (
+        small(dropout=dropout, random_state=np.random.RandomState(1)).fit(X, Y)
+        for _ in range(2)
+    )
+    assert_array_equal(first.predict(X), again.predict(X))
+
+
+def test_dropout_changes_the_fit():
+    assert not np.allclose(
+        small().fit(X, Y).predict(X), small(dropout=0.5).fit(X, Y).predict(X), 1e-3
+    )
+
+
+def test_the_first_member_is_the_fit_of_one_network():
+    ensemble, alone = small().fit(TIMED, Y), small(n_members=1).fit(TIMED, Y)
+    first = by_hand(ensemble, TIMED)[0]
+    assert_allclose(alone.predict(TIMED), first, rtol=1e-3)
+    assert np.abs(by_hand(ensemble, TIMED)[1] - first).max() > 0.05
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_how_rows_are_written_does_not_matter(early_stopping):
+    weight = np.arange(len(Y)) % 3
+    model = small(early_stopping=early_stopping)
+    expected = clone(model).fit(TIMED, Y, sample_weight=weight).predict(TIMED)
+    rows = np.random.default_rng(0).permutation(np.repeat(np.arange(len(Y)), weight))
+    repeated = clone(model).fit(TIMED.iloc[rows], Y[rows])
+    assert_array_equal(repeated.predict(TIMED), expected)
+    alike = clone(model).fit(TIMED, Y).predict(TIMED)
+    assert np.abs(alike - expected).max() > 0.01
+
+
+@pytest.mark.parametrize(("low", "high"), [(-10, 10), (0, 1e-6), (1e3, 2e3)])
+def test_the_scale_of_the_ratings_needs_no_setting(low, high):
+    model = small(clip=True)
+    expected = low + (high - low) * model.fit(TIMED, Y).predict(TIMED)
+    scaled = model.fit(TIMED, low + (high - low) * Y).predict(TIMED)
+    assert_allclose(scaled, expected, rtol=1e-3, atol=1e-3 * (high - low))
+
+
+def test_a_constant_rating_is_predicted():
+    predictions = small(clip=True).fit(X, np.full(len(Y), 3.5)).predict(X)
+    assert_allclose(predictions, 3.5)
+
+
+def test_one_rating_is_enough():
+    model = small(clip=True).fit([["ann", "Heat"]], [4.0])
+    assert_allclose(model.predict([["ann", "Heat"], ["bob", "Alien"]]), 4.0)
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_fit_does_not_go_on_with_another_activation(warm_start):
+    model = small(warm_start=warm_start).fit(X, Y).set_params(activation="tanh")
+    with pytest.raises(ValueError, match="activation"):
+        (model.fit if warm_start else model.partial_fit)(X, Y)
+
+
+def test_parameters_survive_clone_and_set_params():
+    model = NCFRegressor(
+        5, [8, 4], architecture="mlp", activation="tanh", dropout=0.1, n_members=3
+    )
+    params = model.get_params()
+    assert params["hidden_layer_sizes"] == [8, 4]
+    assert clone(model).get_params() == params
+    assert NCFRegressor().set_params(**params).get_params() == params
+
+
+def test_a_search_over_a_pipeline_ends_with_a_fit_of_the_best():
+    pipe = make_pipeline(FunctionTransformer(), small())
+    name = "ncfregressor__n_factors"
+    search = GridSearchCV(pipe, {name: [1, 4]}, cv=KFold(2)).fit(TIMED, Y)
+    best = small(n_factors=search.best_params_[name]).fit(TIMED, Y)
+    assert_array_equal(search.predict(TIMED), best.predict(TIMED))
+
+
+def test_cross_validation_scores_the_held_out_rows():
+    folds = KFold(2, shuffle=True, random_state=0)
+    expected = [
+        small().fit(X.iloc[train], Y[train]).score(X.iloc[test], Y[test])
+        for train, test in folds.split(X)
+    ]
+    assert_allclose(cross_val_score(small(), X, Y, cv=folds), expected)
+
+
+@pytest.fixture(scope="module")
+def real_split(ml_100k):
+    """The first fold of KFold(5, shuffle=True, random_state=0) on u.data's order."""
+    X, y = ml_100k
+    train, test = next(KFold(5, shuffle=True, random_state=0).split(X))
+    return X.iloc[train], y.iloc[train], X.iloc[test], y.iloc[test]
+
+
+@pytest.fixture(scope="module")
+def real_model(real_split):
+    return NCFRegressor(n_members=2, max_iter=6, random_state=0).fit(*real_split[:2])
+
+
+class TestMovieLens100K:
+    def test_tastes_predict_better_than_biases(self, real_model, real_split):
+        biases = MFRegressor(n_factors=0).fit(*real_split[:2])
+        error, error_of_biases = (
+            root_mean_squared_error(real_split[3], model.predict(real_split[2]))
+            for model in (real_model, biases)
+        )
+        assert error < error_of_biases - 0.02
+
+    def test_sequels_are_alike(self, real_model):
+        star_wars, empire, jedi = 50, 172, 181
+        similar = real_model.similar_items([star_wars], n_items=5)[0]
+        assert {empire, jedi} <= set(similar)
+
+    def test_recommendations_are_new_to_the_user(self, real_model, real_split):
+        frame = real_model.recommend(n_items=10, as_frame=True)
+        assert len(frame) == 10 * len(real_model.user_ids_)
+        assert frame.merge(real_split[0], on=["user", "item"]).empty
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_fit_answers_alike_on_every_device(device):
+    model = small(device=device).fit(TIMED, Y)
+    answers = [
+        model.set_params(device=where).predict(TIMED, return_std=True)
+        for where in ("cpu", "cuda")
+    ]
+    for on_cpu, on_cuda in zip(*answers, strict=True):
+        assert_allclose(on_cuda, on_cpu, rtol=1e-5)
+    scores = [
+        model.set_params(device=where).recommend(n_items=3, return_scores=True)[1]
+        for where in ("cpu", "cuda")
+    ]
+    assert_allclose(*scores, rtol=1e-4)

@@ -1,0 +1,393 @@
+"""The network against its formula, pair by pair, in float64."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import functional_call
+
+from skrec._networks import (
+    ACTIVATIONS,
+    INITIAL_SCALE,
+    ITEM_TABLES,
+    USER_TABLES,
+    NeuMF,
+    Shape,
+    first_weights,
+)
+
+TABLES = USER_TABLES + ITEM_TABLES
+
+NEUMF = Shape(
+    n_users=5,
+    n_items=4,
+    n_features=2,
+    n_factors=3,
+    n_embedding=2,
+    hidden_layer_sizes=(4, 3),
+    activation="tanh",
+    n_members=3,
+)
+
+VARIANTS = {
+    "neumf": NEUMF,
+    "product alone": replace(NEUMF, n_embedding=0, hidden_layer_sizes=()),
+    "perceptron alone": replace(NEUMF, n_factors=0),
+    "biases alone": replace(NEUMF, n_factors=0, n_embedding=0, hidden_layer_sizes=()),
+    "no features": replace(NEUMF, n_features=0),
+    "no biases": replace(NEUMF, biased=False),
+    "nothing but products": replace(NEUMF, n_features=0, n_embedding=0, biased=False),
+    "no hidden layer": replace(NEUMF, hidden_layer_sizes=()),
+    "one hidden layer": replace(NEUMF, hidden_layer_sizes=(6,)),
+    "three hidden layers": replace(NEUMF, hidden_layer_sizes=(2, 5, 1)),
+    "one member": replace(NEUMF, n_members=1),
+}
+
+FUNCTIONS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "logistic": lambda x: 1 / (1 + np.exp(-x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
+def shape(request):
+    return request.param
+
+
+def random_network(shape, seed=0):
+    """A network whose every weight is about 1, biases and unseen rows included."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        name: torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        for name, value in first_weights(shape, range(shape.n_members)).items()
+    }
+    return NeuMF(shape, weights)
+
+
+def random_pairs(shape, n=6, n_candidates=3, seed=0):
+    """Row numbers, -1 and the row after the last among them, and features."""
+    rng = np.random.default_rng(seed)
+    users = rng.integers(-1, shape.n_users + 1, n)
+    items = rng.integers(-1, shape.n_items + 1, (n, n_candidates))
+    features = rng.normal(size=(n, shape.n_features))
+    return [torch.from_numpy(array) for array in (users, items, features)]
+
+
+def arrays_of(network):
+    return {name: p.detach().numpy() for name, p in network.named_parameters()}
+
+
+def brute_force_score(shape, weights, user, item, f, m):
+    score = 0.0
+    if shape.n_factors:
+        p, q = weights["user_factors"][user, m], weights["item_factors"][item, m]
+        score += p @ q
+    if shape.biased:
+        score += weights["user_bias"][user, m] + weights["item_bias"][item, m]
+        score += weights["intercept"][m]
+    if shape.n_features:
+        score += f @ weights["coef"][m]
+    if shape.n_embedding:
+        r, s = weights["user_embedding"][user, m], weights["item_embedding"][item, m]
+        hidden = r @ weights["user_weight"][m] + s @ weights["item_weight"][m]
+        if shape.n_features:
+            hidden = hidden + f @ weights["feature_weight"][m]
+        hidden = hidden + weights["bias_0"][m, 0]
+        for layer in range(1, len(shape.hidden_layer_sizes) + 1):
+            hidden = FUNCTIONS[shape.activation](hidden)
+            hidden = hidden @ weights[f"weight_{layer}"][m]
+            hidden = hidden + weights[f"bias_{layer}"][m, 0]
+        score += hidden.item()
+    return score
+
+
+def brute_force(network, users, items, features):
+    shape, weights = network.shape, arrays_of(network)
+    scores = np.empty((*items.shape, shape.n_members))
+    for n, j, m in np.ndindex(*scores.shape):
+        scores[n, j, m] = brute_force_score(
+            shape, weights, users[n], items[n, j], features[n].numpy(), m
+        )
+    return scores
+
+
+def test_forward_is_the_formula_of_every_pair_and_member(shape):
+    network, pairs = random_network(shape), random_pairs(shape)
+    scores = network(*pairs).detach()
+    np.testing.assert_allclose(scores, brute_force(network, *pairs), rtol=1e-10)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_forward_applies_the_activation(activation):
+    shape = replace(NEUMF, activation=activation)
+    network, pairs = random_network(shape), random_pairs(shape)
+    scores = network(*pairs).detach()
+    np.testing.assert_allclose(scores, brute_force(network, *pairs), rtol=1e-10)
+
+
+@st.composite
+def shapes(draw):
+    small = st.integers(0, 3)
+    n_factors, n_embedding = draw(small), draw(small)
+    return Shape(
+        n_users=draw(st.integers(1, 4)),
+        n_items=draw(st.integers(1, 4)),
+        n_features=draw(small),
+        n_factors=n_factors,
+        n_embedding=n_embedding,
+        hidden_layer_sizes=tuple(draw(st.lists(st.integers(1, 4), max_size=3))),
+        activation=draw(st.sampled_from(sorted(ACTIVATIONS))),
+        # A row holds something.
+        biased=n_factors + n_embedding == 0 or draw(st.booleans()),
+        n_members=draw(st.integers(1, 3)),
+    )
+
+
+@settings(deadline=None)
+@given(shapes(), st.integers(1, 4), st.integers(1, 3), st.integers(0, 99))
+def test_forward_is_the_formula_at_any_shape(shape, n, n_candidates, seed):
+    network = random_network(shape, seed)
+    pairs = random_pairs(shape, n, n_candidates, seed)
+    scores = network(*pairs).detach()
+    assert scores.shape == (n, n_candidates, shape.n_members)
+    np.testing.assert_allclose(
+        scores, brute_force(network, *pairs), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_row_minus_one_is_the_row_after_the_last(shape):
+    network = random_network(shape)
+    features = torch.ones(1, shape.n_features).double()
+    scores = [
+        network(torch.tensor([user]), torch.tensor([[item]]), features)
+        for user, item in ((-1, -1), (shape.n_users, shape.n_items))
+    ]
+    assert torch.equal(*scores)
+    known = network(torch.tensor([0]), torch.tensor([[0]]), features)
+    assert not torch.isclose(scores[0], known).any()
+
+
+def test_halves_take_row_numbers_of_any_shape(shape):
+    network = random_network(shape)
+    rows = torch.arange(24).reshape(2, 3, 4) % shape.n_items
+    half, flat = (network.half("item", x) for x in (rows, rows.flatten()))
+    for name in ("factors", "hidden", "bias"):
+        part, of_flat = getattr(half, name), getattr(flat, name)
+        assert (part is None) == (of_flat is None)
+        if part is not None:
+            assert part.shape[:3] == rows.shape
+            torch.testing.assert_close(part.flatten(0, 2), of_flat)
+
+
+def test_rows_that_are_taken_often_get_what_others_get():
+    network = random_network(NEUMF)
+    rows = torch.arange(100 * NEUMF.n_items) % NEUMF.n_items
+    often = network.half("item", rows).hidden
+    seldom = network.half("item", rows[: NEUMF.n_items]).hidden
+    torch.testing.assert_close(often[-NEUMF.n_items :], seldom)
+
+
+def grid_of_halves(network):
+    """Every user, and every item, computed once; ready to be broadcast."""
+    user = network.half("user", torch.arange(network.shape.n_users)[:, None])
+    return user, network.half("item", torch.arange(network.shape.n_items))
+
+
+def grid_of_pairs(shape):
+    users = torch.arange(shape.n_users)
+    return users, torch.arange(shape.n_items).expand(shape.n_users, -1)
+
+
+@pytest.mark.parametrize("n_features", [0, 2])
+def test_broadcast_halves_give_what_forward_gives(shape, n_features):
+    shape = replace(shape, n_features=n_features)
+    network = random_network(shape)
+    features = torch.randn(shape.n_users, n_features, dtype=torch.float64)
+    user, item = grid_of_halves(network)
+    scores = network.inner(user, item)
+    if shape.n_embedding:
+        scores = scores + network.perceptron(
+            user.hidden, item.hidden, features[:, None]
+        )
+    if n_features:
+        scores = scores + (features @ network.coef.T)[:, None]
+    torch.testing.assert_close(scores, network(*grid_of_pairs(shape), features))
+
+
+@pytest.mark.parametrize("name", ["neumf", "no hidden layer", "no features"])
+def test_perceptron_without_features_is_that_of_zeros(name):
+    shape = VARIANTS[name]
+    network = random_network(shape)
+    user, item = grid_of_halves(network)
+    scores = network.inner(user, item) + network.perceptron(user.hidden, item.hidden)
+    zeros = torch.zeros(shape.n_users, shape.n_features).double()
+    torch.testing.assert_close(scores, network(*grid_of_pairs(shape), zeros))
+
+
+def test_a_member_alone_scores_as_it_does_among_others(shape):
+    network, pairs = random_network(shape), random_pairs(shape)
+    scores = network(*pairs)
+    for m in range(shape.n_members):
+        weights = {
+            name: p.detach().narrow(int(name in TABLES), m, 1)
+            for name, p in network.named_parameters()
+        }
+        alone = NeuMF(replace(shape, n_members=1), weights)
+        torch.testing.assert_close(alone(*pairs)[..., 0], scores[..., m])
+
+
+def test_dense_is_what_every_pair_meets_but_biases():
+    network = random_network(NEUMF)
+    dense = {id(parameter) for parameter in network.dense()}
+    names = {name for name, p in network.named_parameters() if id(p) in dense}
+    layers = {"user_weight", "item_weight", "feature_weight", "weight_1", "weight_2"}
+    assert names == layers | {"coef"}
+    assert len(dense) == len(network.dense())
+
+
+def test_first_weights_of_a_member_depend_on_its_seed_alone(shape):
+    shape = replace(shape, n_members=3)
+    together = first_weights(shape, [7, 8, 9])
+    shuffled = first_weights(shape, [9, 7, 8])
+    alone = first_weights(replace(shape, n_members=1), [8])
+    for name, value in together.items():
+        axis = int(name in TABLES)
+        assert torch.equal(value.select(axis, 0), shuffled[name].select(axis, 1))
+        assert torch.equal(value.select(axis, 1), alone[name].select(axis, 0))
+        assert torch.equal(value.select(axis, 2), shuffled[name].select(axis, 0))
+
+
+def test_first_weights_of_other_seeds_are_others():
+    weights = first_weights(replace(NEUMF, n_members=2), [0, 1])
+    for name in ("user_factors", "user_weight", "feature_weight", "weight_1"):
+        axis = int(name in TABLES)
+        assert not torch.equal(
+            weights[name].select(axis, 0), weights[name].select(axis, 1)
+        )
+
+
+def test_first_weights_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    first_weights(NEUMF, range(3))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_first_weights_are_zero_but_for_factors_and_layers(shape):
+    weights = first_weights(shape, range(shape.n_members))
+    for names, n_rows in ((USER_TABLES, shape.n_users), (ITEM_TABLES, shape.n_items)):
+        for name in weights.keys() & set(names):
+            assert weights[name].shape[:2] == (n_rows + 1, shape.n_members)
+            assert weights[name].any() != ("bias" in name)
+    for name in weights.keys() - set(TABLES):
+        assert weights[name].any() == ("weight" in name)
+
+
+def test_first_weights_have_their_scale():
+    sizes = (300, 200)
+    shape = Shape(400, 300, 50, 20, 100, sizes)
+    weights = first_weights(shape, [0])
+    for name in TABLES:
+        if "bias" not in name:
+            drawn = weights[name][:-1]
+            assert drawn.std().item() == pytest.approx(INITIAL_SCALE, rel=0.05)
+    # The first layer has both embeddings and the features as its inputs.
+    first = [weights[f"{side}_weight"] for side in ("user", "item", "feature")]
+    layers = [torch.cat(first, dim=1), weights["weight_1"], weights["weight_2"]]
+    for layer, (n_in, n_out) in zip(layers, pairwise((250, *sizes, 1)), strict=True):
+        assert layer.shape == (1, n_in, n_out)
+        assert layer.std().item() == pytest.approx(np.sqrt(2 / n_in), rel=0.15)
+
+
+def test_dropout_is_off_by_default():
+    network, pairs = random_network(NEUMF), random_pairs(NEUMF)
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    scores = network(*pairs)
+    assert torch.equal(scores, network(*pairs, generator=generator))
+    assert torch.equal(scores, network(*pairs, 0.0, generator))
+    assert torch.equal(before, generator.get_state())
+
+
+def test_dropout_draws_from_the_given_generator_alone():
+    network, pairs = random_network(NEUMF), random_pairs(NEUMF)
+    generator = torch.Generator().manual_seed(0)
+    state, before = torch.get_rng_state(), generator.get_state()
+    first, second = (network(*pairs, 0.5, generator) for _ in range(2))
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(first, second)
+    generator.set_state(before)
+    assert torch.equal(first, network(*pairs, 0.5, generator))
+
+
+def test_dropout_leaves_the_product_alone():
+    shape = VARIANTS["product alone"]
+    network, pairs = random_network(shape), random_pairs(shape)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(network(*pairs), network(*pairs, 0.5, generator))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_dropout_silences_its_share_and_keeps_the_mean(share):
+    n, shape = 40_000, replace(NEUMF, hidden_layer_sizes=(6,), n_members=2)
+    network = random_network(shape)
+    weights = arrays_of(network)
+    pair = torch.tensor([1]), torch.tensor([[2]]), torch.ones(1, 2).double()
+    generator = torch.Generator().manual_seed(0)
+    many = [x.expand(n, *x.shape[1:]) for x in pair]
+    draws = network(*many, share, generator)[:, 0].detach().numpy()
+    # A unit that adds x is x / (1 - share) or nothing.
+    r, s = weights["user_embedding"][1], weights["item_embedding"][2]
+    hidden = np.einsum("mj,mjh->mh", r, weights["user_weight"])
+    hidden += np.einsum("mj,mjh->mh", s, weights["item_weight"])
+    hidden += weights["feature_weight"].sum(1) + weights["bias_0"][:, 0]
+    added = np.tanh(hidden) * weights["weight_1"][..., 0]
+    variance = (added**2).sum(1) * share / (1 - share)
+    mean = network(*pair)[0, 0].detach().numpy()
+    assert (np.abs(draws.mean(0) - mean) < 4 * np.sqrt(variance / n)).all()
+    np.testing.assert_allclose(draws.var(0), variance, rtol=0.05)
+    # Units and members are silenced one by one.
+    assert abs(np.corrcoef(draws.T)[0, 1]) < 4 / np.sqrt(n)
+
+
+def test_gradient_of_the_factorisation_is_the_closed_form():
+    shape = replace(NEUMF, n_embedding=0, hidden_layer_sizes=())
+    network = random_network(shape)
+    weights = arrays_of(network)
+    users, items, features = random_pairs(shape, n=20, n_candidates=2)
+    y = np.random.default_rng(1).normal(size=(20, 2, 1))
+    scores = network(users, items, features)
+    (scores - torch.from_numpy(y)).square().sum().backward()
+
+    error = 2 * (brute_force(network, users, items, features) - y)
+    expected = {name: np.zeros_like(value) for name, value in weights.items()}
+    for n, j, m in np.ndindex(*error.shape):
+        user, item, e = users[n], items[n, j], error[n, j, m]
+        expected["user_factors"][user, m] += e * weights["item_factors"][item, m]
+        expected["item_factors"][item, m] += e * weights["user_factors"][user, m]
+        expected["user_bias"][user, m] += e
+        expected["item_bias"][item, m] += e
+        expected["intercept"][m] += e
+        expected["coef"][m] += e * features[n].numpy()
+    for name, parameter in network.named_parameters():
+        np.testing.assert_allclose(
+            parameter.grad, expected[name], rtol=1e-9, atol=1e-9, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_are_the_limits_of_differences(activation):
+    shape = Shape(2, 3, 1, 2, 2, (3, 2), activation, n_members=2)
+    network, pairs = random_network(shape), random_pairs(shape, 3, 2)
+    names, values = zip(*network.named_parameters(), strict=True)
+
+    def scores(*values):
+        weights = dict(zip(names, values, strict=True))
+        return functional_call(network, weights, tuple(pairs))
+
+    assert torch.autograd.gradcheck(scores, values)

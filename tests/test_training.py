@@ -1,0 +1,573 @@
+"""What the estimators that train a network share: losses, stopping, learning on."""
+
+import pickle
+import re
+from contextlib import nullcontext
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.metrics import roc_auc_score, root_mean_squared_error
+from sklearn.model_selection import KFold, learning_curve
+from sklearn.utils import check_random_state
+
+from skrec import MFRegressor, NCFRegressor
+from skrec._training import NetworkRecommender
+from skrec.datasets import make_ratings
+
+X, Y = make_ratings(40, 30, 600, random_state=0)
+CHOSEN = (Y > 3).astype(float)
+
+SETTINGS = {
+    "n_factors": 2,
+    "solver": "adam",
+    "batch_size": 64,
+    "max_iter": 8,
+    "clip": False,
+    "random_state": 0,
+}
+ESTIMATORS = {
+    "mf": MFRegressor(**SETTINGS),
+    "ncf": NCFRegressor(hidden_layer_sizes=(4,), n_members=2, **SETTINGS),
+}
+
+
+@pytest.fixture(params=ESTIMATORS.values(), ids=list(ESTIMATORS.keys()))
+def estimator(request):
+    return clone(request.param)
+
+
+def fitted_state(model):
+    """All that fit has set, to the byte."""
+    return {
+        name: pickle.dumps(value)
+        for name, value in vars(model).items()
+        if name not in model.get_params()
+    }
+
+
+class Recording:
+    """A callback that keeps the fits that ended after each epoch."""
+
+    def __init__(self):
+        self.fitted = []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        if context.task_name == "iteration":
+            self.fitted.append(fitted_estimator)
+
+
+# Users from 34 on and items from 26 on are new; known items from 18 on get ratings too.
+NEW = ((X["user"] >= 34) & (X["item"] >= 18)).to_numpy()
+OLD = ((X["user"] < 34) & (X["item"] < 26)).to_numpy()
+
+
+def grown(estimator):
+    """A fit to the old rows, and the same after partial_fit of the new ones."""
+    before = clone(estimator).fit(X[OLD], Y[OLD])
+    after = pickle.loads(pickle.dumps(before)).partial_fit(X[NEW], Y[NEW])
+    return before, after
+
+
+def test_partial_fit_before_fit_is_fit(estimator):
+    weight = np.arange(len(Y)) % 3
+    expected = clone(estimator).fit(X, Y, weight)
+    found = clone(estimator).partial_fit(X, Y, weight)
+    assert fitted_state(found) == fitted_state(expected)
+
+
+def test_partial_fit_learns_new_users_and_items(estimator):
+    before, after = grown(estimator)
+    assert_array_equal(after.user_ids_, np.unique(X["user"][OLD | NEW]))
+    assert_array_equal(after.item_ids_, np.unique(X["item"][OLD | NEW]))
+    error, error_before = (
+        root_mean_squared_error(Y[NEW], model.predict(X[NEW]))
+        for model in (after, before)
+    )
+    assert error < error_before - 0.02
+
+
+def test_partial_fit_leaves_the_others_as_they_were(estimator):
+    before, after = grown(estimator)
+    untouched = X[OLD & (X["item"] < 18)]
+    assert_allclose(after.predict(untouched), before.predict(untouched), rtol=1e-6)
+    touched = X[OLD & (X["item"] >= 18)]
+    moved = np.abs(after.predict(touched) - before.predict(touched))
+    assert 0 < moved.mean() < 0.2
+
+
+def test_partial_fit_recommends_what_is_new_to_old_and_new_users(estimator):
+    _, after = grown(estimator)
+    frame = after.recommend(n_items=len(after.item_ids_), as_frame=True)
+    rated = X[OLD | NEW].drop_duplicates()
+    assert len(frame) == len(after.user_ids_) * len(after.item_ids_) - len(rated)
+    assert frame.merge(rated, on=["user", "item"]).empty
+    assert set(frame["user"]) >= {0, 39}
+
+
+def test_partial_fit_knows_no_rows_without_weight(estimator):
+    model = estimator.fit(X[OLD], Y[OLD])
+    weight = np.where(X["user"][NEW] == 39, 0, 1)
+    model.partial_fit(X[NEW], Y[NEW], weight)
+    assert 38 in model.user_ids_
+    assert 39 not in model.user_ids_
+
+
+def test_partial_fit_weighs_rows(estimator):
+    model = estimator.fit(X[OLD], Y[OLD])
+    twice = np.arange(NEW.sum()) % 2 == 0
+    weighted, repeated, plain = (
+        pickle.loads(pickle.dumps(model)).partial_fit(*rows).predict(X[NEW])
+        for rows in (
+            (X[NEW], Y[NEW], 1 + twice),
+            (pd.concat([X[NEW], X[NEW][twice]]), np.append(Y[NEW], Y[NEW][twice])),
+            (X[NEW], Y[NEW]),
+        )
+    )
+    assert_array_equal(weighted, repeated)
+    assert np.abs(weighted - plain).max() > 1e-3
+
+
+def test_partial_fit_goes_on_counting(estimator):
+    before, after = grown(estimator)
+    assert before.n_iter_ == len(before.loss_curve_) == 8
+    assert after.n_iter_ == len(after.loss_curve_) == 16
+    assert after.loss_curve_[:8] == before.loss_curve_
+    assert after.loss_curve_[-1] < after.loss_curve_[8]
+
+
+def test_partial_fit_widens_the_range_of_ratings(estimator):
+    model = estimator.fit(X[OLD], Y[OLD])
+    assert model.rating_range_ == (1, 5)
+    assert model.partial_fit(X[:1], [9.0]).rating_range_ == (1, 9)
+    assert model.partial_fit(X[:1], [2.0]).rating_range_ == (1, 9)
+
+
+def test_partial_fit_leaves_the_effects_of_features(estimator):
+    rows = X.assign(hour=np.arange(len(Y)) % 24)
+    model = estimator.fit(rows[OLD], Y[OLD])
+    asked = rows[OLD & (X["item"] < 18)]
+    before = model.predict(asked)
+    model.partial_fit(rows[NEW], Y[NEW])
+    assert_allclose(model.predict(asked), before, rtol=1e-6)
+
+
+def test_partial_fit_learns_of_drawn_items(estimator):
+    model = estimator.set_params(loss="log_loss", n_negatives=2)
+    model.fit(X[OLD], np.ones(OLD.sum()))
+    before = model.predict(X[NEW])
+    model.partial_fit(X[NEW], np.ones(NEW.sum()))
+    assert model.predict(X[NEW]).mean() > before.mean()
+    assert model.rating_range_ == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "y", "error"),
+    [
+        (X.astype(str), Y, TypeError),
+        (X.assign(item="Heat"), Y, TypeError),
+        (X.assign(hour=1.0), Y, ValueError),
+        (X, np.full(len(Y), np.nan), ValueError),
+    ],
+    ids=["users of another kind", "items of another kind", "too wide", "no ratings"],
+)
+def test_a_failed_partial_fit_changes_nothing(estimator, rows, y, error):
+    model = estimator.fit(X, Y)
+    state = fitted_state(model)
+    with pytest.raises(error):
+        model.partial_fit(rows, y)
+    assert fitted_state(model) == state
+
+
+def test_partial_fit_keeps_ids_apart_that_floats_cannot():
+    far = 2**60
+    rows = X.assign(user=X["user"] + far)
+    model = clone(ESTIMATORS["mf"]).fit(rows.astype(np.int64), Y)
+    model.partial_fit(rows[:5].astype(np.uint64), Y[:5])
+    assert [int(user) - far for user in model.user_ids_] == list(range(40))
+
+
+def test_partial_fit_of_parts_is_a_learning_curve(estimator):
+    folds = KFold(2)
+    sizes, _, scores = learning_curve(
+        estimator,
+        X,
+        Y,
+        cv=folds,
+        train_sizes=[0.5, 1.0],
+        exploit_incremental_learning=True,
+    )
+    train, test = next(folds.split(X))
+    model, half = clone(estimator), sizes[0]
+    for n, rows in enumerate((train[:half], train[half:])):
+        model.partial_fit(X.iloc[rows], Y[rows])
+        assert scores[n, 0] == model.score(X.iloc[test], Y[test])
+
+
+@pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
+def test_other_solvers_have_no_partial_fit(solver):
+    model = MFRegressor(solver=solver)
+    assert not hasattr(model, "partial_fit")
+    with pytest.raises(AttributeError, match="has no attribute 'partial_fit'") as error:
+        model.partial_fit(X, Y)
+    assert re.fullmatch(
+        "partial_fit needs solver='adam' or 'sgd'; this MFRegressor has "
+        f"solver='{solver}'.",
+        str(error.value.__cause__),
+    )
+    assert hasattr(model.set_params(solver="sgd"), "partial_fit")
+
+
+def test_partial_fit_goes_on_from_another_solver():
+    model = MFRegressor(2, solver="vb", tol=1e9, clip=False).fit(X[OLD], Y[OLD])
+    untouched = X[OLD & (X["item"] < 18)]
+    before = model.predict(untouched)
+    model.set_params(solver="adam", tol=None).partial_fit(X[NEW], Y[NEW])
+    assert_allclose(model.predict(untouched), before, rtol=1e-5)
+    assert 39 in model.user_ids_
+
+
+@pytest.fixture
+def stopped(estimator):
+    """A fit to noise, which nothing can be learned from, and what it went through."""
+    noise = np.random.default_rng(0).permutation(Y)
+    record = Recording()
+    model = estimator.set_params(
+        early_stopping=True, n_iter_no_change=2, tol=0.0, max_iter=60, reg=1e-3
+    )
+    return model.set_callbacks(record).fit(X, noise), record.fitted
+
+
+def test_early_stopping_stops_on_noise(stopped):
+    model, _ = stopped
+    scores = model.validation_scores_
+    assert model.n_iter_ == len(scores) == len(model.loss_curve_) < 60
+    assert model.n_iter_ == np.argmax(scores) + 1 + 2
+
+
+def test_early_stopping_keeps_the_best_weights(stopped):
+    model, fits = stopped
+    best = np.argmax(model.validation_scores_)
+    assert best < len(fits) - 1
+    assert_array_equal(model.predict(X), fits[best].predict(X))
+    assert fits[best].validation_scores_ == model.validation_scores_[: best + 1]
+
+
+def test_the_best_validation_score_is_that_of_the_fit(estimator, monkeypatch):
+    parts = []
+
+    def split(self, samples, random_state, split=NetworkRecommender._split):
+        parts.append(split(self, samples, random_state))
+        return parts[0]
+
+    monkeypatch.setattr(NetworkRecommender, "_split", split)
+    weight = 1 + np.arange(len(Y)) % 3
+    model = estimator.set_params(early_stopping=True, validation_fraction=0.2)
+    model.fit(X, Y, weight)
+    ((held_out, rest),) = parts
+    assert len(held_out) == 120
+    assert len(rest) == 480
+    users, items, target, weight_of_row = (
+        getattr(held_out, name).numpy()
+        for name in ("users", "items", "target", "weight")
+    )
+    rows = {"user": model.user_ids_[users], "item": model.item_ids_[items]}
+    mean = np.average(Y, weights=weight)
+    std = np.sqrt(np.average((Y - mean) ** 2, weights=weight))
+    predicted = (model.predict(pd.DataFrame(rows)) - mean) / std
+    score = -np.average((target - predicted) ** 2, weights=weight_of_row)
+    assert max(model.validation_scores_) == pytest.approx(score, rel=1e-4)
+
+
+def test_early_stopping_waits_while_ratings_are_learned(estimator):
+    model = estimator.set_params(early_stopping=True, n_iter_no_change=50)
+    model.fit(X, Y)
+    assert model.n_iter_ == 8
+    assert max(model.validation_scores_) > model.validation_scores_[0]
+
+
+def test_validation_scores_are_those_of_the_last_fit(estimator):
+    model = estimator.set_params(early_stopping=True).fit(X, Y)
+    assert model.validation_scores_
+    model.set_params(early_stopping=False).fit(X, Y)
+    assert model.validation_scores_ is None
+
+
+@pytest.mark.parametrize("loss", ["log_loss", "bpr"])
+def test_early_stopping_works_with_drawn_items(estimator, loss):
+    model = estimator.set_params(loss=loss, early_stopping=True)
+    model.fit(X[CHOSEN > 0], np.ones(int(CHOSEN.sum())))
+    assert np.isfinite(model.validation_scores_).all()
+    assert max(model.validation_scores_) < 0
+
+
+def test_verbose_tells_the_validation_score(estimator, capsys):
+    model = estimator.set_params(early_stopping=True, verbose=1).fit(X, Y)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == model.n_iter_
+    for line, score in zip(lines, model.validation_scores_, strict=True):
+        assert line.endswith(f"validation score {score:.6f}")
+
+
+def test_a_warm_start_goes_on_where_the_last_fit_ended(estimator):
+    cold = estimator.fit(X, Y).loss_curve_
+    late = X["user"] >= 35
+    model = clone(estimator).set_params(warm_start=True).fit(X[~late], Y[~late])
+    warm = model.fit(X, Y).loss_curve_
+    assert warm[0] < cold[0] - 0.02
+    assert len(model.user_ids_) == 40
+    assert model.fit(X[~late], Y[~late]).user_ids_.tolist() == list(range(35))
+
+
+@pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
+def test_a_warm_start_goes_on_from_another_solver(solver):
+    model = clone(ESTIMATORS["mf"])
+    cold = model.fit(X, Y).loss_curve_
+    other = {"solver": solver, "max_iter": 20, "tol": 1e9, "warm_start": True}
+    model = clone(model).set_params(**other).fit(X, Y)
+    model.set_params(solver="adam", max_iter=8).fit(X, Y)
+    assert model.loss_curve_[0] < cold[0] - 0.02
+    back = model.set_params(**other).fit(X, Y)
+    assert np.isfinite(back.predict(X)).all()
+    assert back.score(X, Y) > 0.1
+
+
+def test_a_warm_start_refuses_another_architecture(estimator):
+    model = estimator.set_params(warm_start=True).fit(X, Y)
+    with pytest.raises(
+        ValueError,
+        match=r"cannot go on from its last fit.*: n_factors \(was 2, now 3\).*"
+        r"warm_start=False",
+    ):
+        model.set_params(n_factors=3).fit(X, Y)
+
+
+def test_a_warm_start_with_another_loss_is_in_its_units(estimator):
+    model = estimator.set_params(warm_start=True).fit(X, Y)
+    model.set_params(loss="log_loss", n_negatives=0).fit(X, CHOSEN)
+    assert min(model.loss_curve_) > 0
+    assert model.predict(X).mean() == pytest.approx(CHOSEN.mean(), abs=0.1)
+
+
+def test_squared_errors_can_go_on_from_drawn_items():
+    model = clone(ESTIMATORS["mf"]).set_params(loss="log_loss", warm_start=True)
+    model.fit(X[CHOSEN > 0], np.ones(int(CHOSEN.sum())))
+    model.set_params(loss="squared_error", solver="vb", tol=1e9).fit(X, Y)
+    assert model.score(X, Y) > 0
+
+
+OUTLIERS = np.where(np.random.default_rng(0).random(len(Y)) < 0.1, 100.0, Y)
+
+
+def test_outliers_matter_less_to_a_robust_loss(estimator):
+    errors = {
+        loss: root_mean_squared_error(
+            Y, clone(estimator).set_params(loss=loss).fit(X, OUTLIERS).predict(X)
+        )
+        for loss in ("squared_error", "huber", "absolute_error")
+    }
+    assert errors["absolute_error"] < errors["huber"] < errors["squared_error"]
+    assert errors["absolute_error"] < 1.5
+    assert errors["squared_error"] > 5
+
+
+def test_absolute_errors_find_the_median():
+    rows = [["user", "item"]] * 5
+    y = [0.0, 1.0, 2.0, 10.0, 100.0]
+    params = SETTINGS | {"n_factors": 0, "max_iter": 300, "reg": 1e-6}
+    model = MFRegressor(**params)
+    assert model.fit(rows, y).predict(rows[:1]) == pytest.approx(22.6, abs=0.1)
+    model.set_params(loss="absolute_error")
+    assert model.fit(rows, y).predict(rows[:1]) == pytest.approx(2, abs=0.3)
+
+
+def test_log_loss_predicts_frequencies(estimator):
+    share = np.where(X["item"] < 15, 0.2, 0.9)
+    y = (np.random.default_rng(0).random(len(X)) < share).astype(float)
+    model = estimator.set_params(
+        loss="log_loss", n_negatives=0, clip=True, reg=0.1, max_iter=20
+    ).fit(X, y)
+    predicted = model.predict(X)
+    assert model.rating_range_ == (0, 1)
+    assert ((predicted > 0) & (predicted < 1)).all()
+    assert predicted.mean() == pytest.approx(y.mean(), abs=0.03)
+    for level in (0.2, 0.9):
+        group = share == level
+        assert predicted[group].mean() == pytest.approx(y[group].mean(), abs=0.15)
+    _, scores = model.recommend(exclude_seen=False, return_scores=True)
+    assert ((scores > 0) & (scores < 1)).all()
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    """Even users choose even items, odd users odd ones; some choices are held out."""
+    u, i = np.divmod(np.arange(24 * 20), 20)
+    rows = pd.DataFrame({"user": u, "item": i})
+    chosen = u % 2 == i % 2
+    kept = chosen & (np.random.default_rng(0).random(len(u)) < 0.7)
+    return rows[kept], rows[~kept], chosen[~kept]
+
+
+@pytest.mark.parametrize(
+    ("loss", "reg"), [("bpr", None), ("log_loss", 0.1), ("squared_error", 0.1)]
+)
+def test_drawn_items_teach_what_a_user_would_choose(estimator, blocks, loss, reg):
+    train, test, chosen = blocks
+    reg = estimator.reg if reg is None else reg
+    model = estimator.set_params(loss=loss, n_negatives=4, reg=reg, max_iter=40)
+    model.fit(train, np.ones(len(train)))
+    assert roc_auc_score(chosen, model.predict(test)) > 0.9
+    best = model.recommend(n_items=1)[:, 0]
+    assert (best % 2 == model.user_ids_ % 2).mean() > 0.9
+
+
+def test_without_drawn_items_ones_are_all_there_is(estimator, blocks):
+    model = estimator.fit(blocks[0], np.ones(len(blocks[0])))
+    assert_allclose(model.predict(blocks[1]), 1, atol=0.1)
+
+
+def test_an_item_that_the_user_has_chosen_does_not_count_as_drawn(estimator):
+    u, i = np.divmod(np.arange(8 * 6), 6)
+    model = estimator.set_params(loss="log_loss", n_negatives=3, max_iter=40)
+    model.fit(np.column_stack([u, i]), np.ones(len(u)))
+    assert (model.predict(np.column_stack([u, i])) > 0.7).all()
+
+
+def test_weights_count_with_drawn_items(estimator):
+    rows, y = X[CHOSEN > 0], np.ones(int(CHOSEN.sum()))
+    weight = np.where(rows["item"] < 15, 10, 1)
+    model = estimator.set_params(loss="log_loss")
+    plain, weighted = (
+        clone(model).fit(rows, y, sample_weight).predict(rows[weight == 10]).mean()
+        for sample_weight in (None, weight)
+    )
+    assert weighted > plain
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_fit_that_diverges_says_so_and_leaves_the_last(
+    estimator, warm_start, early_stopping
+):
+    model = estimator.set_params(
+        warm_start=warm_start, early_stopping=early_stopping
+    ).fit(X, Y)
+    state, predictions = fitted_state(model), model.predict(X)
+    model.set_params(learning_rate_init=1e30)
+    for fit in (model.fit, model.partial_fit):
+        with pytest.raises(
+            FloatingPointError, match=r"diverged.* at epoch \d.*learning_rate_init"
+        ):
+            fit(X, Y)
+        assert fitted_state(model) == state
+    assert_array_equal(model.predict(X), predictions)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_fit_that_diverges_in_its_last_step_says_so(estimator, early_stopping):
+    model = estimator.set_params(
+        learning_rate_init=1e30, max_iter=1, early_stopping=early_stopping
+    )
+    with pytest.raises(FloatingPointError, match="learning_rate_init"):
+        model.fit(X[:10], Y[:10])
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("fails", [False, True])
+def test_global_seeds_and_threads_are_left_alone(estimator, fails):
+    state = torch.get_rng_state()
+    numpy_state = check_random_state(None).get_state()[1].copy()
+    if isinstance(estimator, NCFRegressor):
+        estimator.set_params(dropout=0.5)
+    model = estimator.set_params(loss="log_loss", early_stopping=True).fit(X, CHOSEN)
+    model.set_params(learning_rate_init=1e30 if fails else None)
+    for fit in (model.fit, model.partial_fit):
+        with pytest.raises(FloatingPointError) if fails else nullcontext():
+            fit(X, CHOSEN)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_array_equal(check_random_state(None).get_state()[1], numpy_state)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_settings_of_the_descent_reach_it(estimator, solver):
+    model = estimator.set_params(solver=solver, max_iter=2)
+    expected = clone(model).fit(X, Y).predict(X)
+    for params in ({"batch_size": 600}, {"learning_rate_init": 1e-3}, {"reg": 50.0}):
+        found = clone(model).set_params(**params).fit(X, Y).predict(X)
+        assert np.abs(found - expected).max() > 1e-3
+
+
+def test_a_high_penalty_leaves_the_mean(estimator):
+    model = estimator.set_params(reg=1e4, max_iter=30).fit(X, Y)
+    assert_allclose(model.predict(X), Y.mean(), atol=0.1)
+
+
+def test_an_epoch_of_default_batches_is_about_forty_steps(estimator, monkeypatch):
+    sizes = []
+
+    def plan(self, n_samples, plan=NetworkRecommender._plan):
+        sizes.append(plan(self, n_samples).batch_size)
+        return plan(self, n_samples)
+
+    monkeypatch.setattr(NetworkRecommender, "_plan", plan)
+    model = estimator.set_params(batch_size=None, max_iter=1)
+    rows, y = make_ratings(100, 100, 4000, random_state=0)
+    model.fit(rows, y)
+    model.fit(rows[:50], y[:50])
+    assert sizes == [100, 16]
+
+
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device"
+)
+
+
+@needs_cuda
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("loss", ["squared_error", "log_loss", "bpr"])
+def test_one_fit_answers_alike_on_every_device(estimator, device, loss):
+    y = Y if loss == "squared_error" else CHOSEN
+    model = estimator.set_params(device=device, loss=loss).fit(X, y)
+    model.partial_fit(X[:9], y[:9])
+    answers = [
+        model.set_params(device=where).predict(X[:200]) for where in ("cpu", "cuda")
+    ]
+    assert_allclose(*answers, rtol=1e-5, atol=1e-7)
+    scores = [
+        model.set_params(device=where).recommend(
+            n_items=3, exclude_seen=False, return_scores=True
+        )[1]
+        for where in ("cpu", "cuda")
+    ]
+    assert_allclose(*scores, rtol=1e-4, atol=1e-6)
+
+
+@needs_cuda
+def test_a_fit_on_cuda_is_as_good_as_one_on_the_cpu(estimator):
+    scores = [
+        clone(estimator).set_params(device=device, early_stopping=True).fit(X, Y)
+        for device in ("cpu", "cuda")
+    ]
+    on_cpu, on_cuda = (model.score(X, Y) for model in scores)
+    assert on_cuda == pytest.approx(on_cpu, abs=0.1)
