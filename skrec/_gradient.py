@@ -29,7 +29,7 @@ OPTIMIZERS = {
 WARM_UP = 0.1
 
 # Where a step has fewer numbers than this, threads mostly wait for each other.
-MIN_NUMBERS_PER_THREAD = 2**19
+MIN_NUMBERS_PER_THREAD = 2**18
 
 # Rows scored at a time outside of training.
 TILE_SIZE = 2**14
@@ -37,13 +37,16 @@ TILE_SIZE = 2**14
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows as tensors on one device.
+    """Rows as tensors on one device, perhaps beside items drawn for their users.
 
     Attributes
     ----------
-    users, items : Tensor of shape (n,), dtype int64
+    users : Tensor of shape (n,), dtype int64
+    items : Tensor of shape (n,) or (n, 1 + n_negatives), dtype int64
+        The item of the row first.
     features : Tensor of shape (n, n_features)
-    target, weight : Tensor of shape (n,)
+    target, weight : Tensor of the shape of `items`
+        A drawn item has target 0, and no weight if its user has seen it.
     """
 
     users: Tensor
@@ -57,33 +60,6 @@ class Samples:
 
     def __getitem__(self, rows: Tensor | slice) -> Samples:
         return Samples(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Samples beside items drawn for their users, which those users have not seen.
-
-    Attributes
-    ----------
-    users : Tensor of shape (n,)
-    items : Tensor of shape (n, 1 + n_negatives)
-        The item of the sample first.
-    features : Tensor of shape (n, n_features)
-    target, weight : Tensor of shape (n, 1 + n_negatives)
-        A drawn item has target 0, and no weight if its user has seen it.
-    """
-
-    users: Tensor
-    items: Tensor
-    features: Tensor
-    target: Tensor
-    weight: Tensor
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-    def __getitem__(self, rows: Tensor | slice) -> Pairs:
-        return Pairs(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -276,8 +252,8 @@ class _Descent:
         loss, weight = total.tolist()
         return loss / (weight * self.network.shape.n_members)
 
-    def draw(self, samples: Samples) -> Pairs:
-        """Samples with items drawn beside them."""
+    def draw(self, samples: Samples) -> Samples:
+        """Rows with items drawn beside them."""
         n, n_items = self.plan.n_negatives, self.network.shape.n_items
         items, target = samples.items[:, None], samples.target[:, None]
         weight = samples.weight[:, None]
@@ -294,9 +270,9 @@ class _Descent:
             items = torch.cat([items, drawn], dim=1)
             target = F.pad(target, (0, n))
             weight = torch.cat([weight, weight * unseen], dim=1)
-        return Pairs(samples.users, items, samples.features, target, weight)
+        return Samples(samples.users, items, samples.features, target, weight)
 
-    def update(self, pairs: Pairs) -> Tensor:
+    def update(self, pairs: Samples) -> Tensor:
         """One step. Returns the sums of losses over members, and of weights."""
         self.optimizer.param_groups[0]["lr"] = self.plan.learning_rate * _schedule(
             (self.step + 1) / (self.n_steps + 1)
@@ -324,7 +300,7 @@ class _Descent:
         self.step += 1
         return sums
 
-    def accumulate(self, pairs: Pairs) -> Tensor:
+    def accumulate(self, pairs: Samples) -> Tensor:
         """Gradients of the objective on a batch, part by part."""
         self.optimizer.zero_grad()
         # Weights may be too small for single precision.
@@ -339,7 +315,7 @@ class _Descent:
         self.penalise(pairs, weight)
         return torch.stack([loss * weight, weight])
 
-    def losses(self, pairs: Pairs) -> Tensor:
+    def losses(self, pairs: Samples) -> Tensor:
         """Weighted losses of shape (n, 1 + n_negatives, n_members)."""
         score = self.network(
             pairs.users, pairs.items, pairs.features, self.plan.dropout, self.generator
@@ -348,7 +324,7 @@ class _Descent:
         return loss * pairs.weight[..., None]
 
     @torch.no_grad()
-    def penalise(self, pairs: Pairs, weight: Tensor) -> None:
+    def penalise(self, pairs: Samples, weight: Tensor) -> None:
         """Add the gradient of the penalty of all that a batch touches."""
         if not self.plan.reg:
             return
@@ -370,7 +346,7 @@ class _Descent:
             parameter.grad.add_(parameter, alpha=2 * self.dense_penalty)
 
     @torch.no_grad()
-    def loss_of_mean(self, pairs: Pairs) -> float:
+    def loss_of_mean(self, pairs: Samples) -> float:
         """Loss per unit of weight of the mean of the members."""
         total = 0.0
         for start in range(0, len(pairs), TILE_SIZE):

@@ -278,7 +278,7 @@ class MFRegressor(NetworkRecommender):
     def _reg(self) -> float:
         if self.reg is not None:
             return self.reg
-        if self.solver in OPTIMIZERS and self._is_implicit():
+        if self._is_implicit():
             return DEFAULT_REG_CHOICES
         return DEFAULT_REG[self.solver]
 

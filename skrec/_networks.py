@@ -204,14 +204,19 @@ class NeuMF(nn.Module):
             repeated = features.unsqueeze(-2).expand(*features.shape[:-1], members, -1)
             hidden = hidden + _dense(repeated, self.feature_weight)
         *leading, members, size = hidden.shape
-        hidden = hidden.reshape(-1, members, size).transpose(0, 1)
-        for layer in range(1, len(self.shape.hidden_layer_sizes) + 1):
+        n_layers = len(self.shape.hidden_layer_sizes)
+        for layer in range(1, n_layers + 1):
             hidden = _drop(act(hidden), dropout, generator)
+            if layer == 1:
+                # Not before the activation: in place on a view costs copies.
+                hidden = hidden.reshape(-1, members, size).transpose(0, 1)
             hidden = torch.baddbmm(
                 self.get_parameter(f"bias_{layer}"),
                 hidden,
                 self.get_parameter(f"weight_{layer}"),
             )
+        if n_layers == 0:
+            return hidden.squeeze(-1)
         return hidden.squeeze(-1).T.reshape(*leading, members)
 
 

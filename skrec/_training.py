@@ -297,7 +297,8 @@ class NetworkRecommender(BaseRecommender):
 
     def _is_implicit(self) -> bool:
         """Whether ratings are 1 where a pair was observed, and 0 where it was not."""
-        return self.loss in RANKING_LOSSES or self._n_negatives() > 0
+        chosen = self.loss in RANKING_LOSSES or self._n_negatives() > 0
+        return chosen and self.solver in OPTIMIZERS
 
     @property
     def _objective(self) -> tuple[str, int]:
@@ -305,8 +306,7 @@ class NetworkRecommender(BaseRecommender):
 
     def _read_ratings(self, y, columns: Columns) -> np.ndarray:
         rating = super()._read_ratings(y, columns)
-        if self.solver in OPTIMIZERS:
-            self._check_ratings(rating)
+        self._check_ratings(rating)
         return rating
 
     def _units_of(self, data: Interactions) -> Units:

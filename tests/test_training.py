@@ -571,3 +571,10 @@ def test_a_fit_on_cuda_is_as_good_as_one_on_the_cpu(estimator):
     ]
     on_cpu, on_cuda = (model.score(X, Y) for model in scores)
     assert on_cuda == pytest.approx(on_cpu, abs=0.1)
+
+
+def test_options_of_the_network_leave_other_solvers_alone():
+    plain = MFRegressor(3).fit(X, Y)
+    other = MFRegressor(3, n_negatives=4, batch_size=7).fit(X, Y)
+    assert_array_equal(plain.predict(X), other.predict(X))
+    assert other.rating_range_ == (Y.min(), Y.max())
