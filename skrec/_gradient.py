@@ -58,8 +58,13 @@ class Samples:
     def __len__(self) -> int:
         return len(self.users)
 
-    def __getitem__(self, rows: Tensor | slice) -> Samples:
+    def __getitem__(self, rows: slice) -> Samples:
         return Samples(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def take(self, rows: Tensor) -> Samples:
+        """Numbered rows; index_select is several times as fast as indexing."""
+        tensors = (getattr(self, field.name) for field in fields(self))
+        return Samples(*(tensor.index_select(0, rows) for tensor in tensors))
 
 
 @dataclass(frozen=True)
@@ -248,7 +253,7 @@ class _Descent:
         )
         total = torch.zeros(2, device=device)
         for rows in order.tensor_split(self.n_batches):
-            total += self.update(self.draw(self.samples[rows]))
+            total += self.update(self.draw(self.samples.take(rows)))
         loss, weight = total.tolist()
         return loss / (weight * self.network.shape.n_members)
 

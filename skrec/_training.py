@@ -267,7 +267,7 @@ class NetworkRecommender(BaseRecommender):
             )
         order = order.to(samples.users.device)
         held_out, rest = order[:n_held_out], order[n_held_out:].sort().values
-        return samples[held_out], samples[rest]
+        return samples.take(held_out), samples.take(rest)
 
     def _plan(self, n_samples: int) -> Plan:
         batch_size = self.batch_size

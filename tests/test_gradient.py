@@ -310,7 +310,7 @@ def test_weight_two_is_the_row_twice(loss):
     samples = make_samples()
     chosen = torch.arange(24) % 3 == 0
     doubled = replace(samples, weight=samples.weight * (1 + chosen.float()))
-    repeated = samples[torch.cat([torch.arange(24), chosen.nonzero()[:, 0]])]
+    repeated = samples.take(torch.cat([torch.arange(24), chosen.nonzero()[:, 0]]))
     plan = replace(PLAN, loss=loss, n_epochs=10, reg=0.5)
     losses = [
         [epoch.loss for epoch in run(network, rows, plan)]
