@@ -74,7 +74,7 @@ class Plan:
     The objective, with W = Σ w of all pairs and W_r of those of row or weight r, is as
     follows. Drawn items enter W_r as expected, be they seen or not::
 
-        (1 / W) (Σ w loss(score, target) + reg Σ_r √W_r |r|²)
+        (1 / W) (Σ w loss(score, target) + reg Σ_r √W_r ‖r‖²)
 
     Rows that many pairs touch are held less tightly than a penalty of each pair would,
     and more than a penalty of each row. Weights of layers, which all pairs touch, are

@@ -81,7 +81,7 @@ class MFRegressor(NetworkRecommender):
     reg : float, default=None
         Penalty of squares, for standardised ratings. "als" minimises
         Σ weight (y − ŷ)² + reg (Σ p² + Σ q² + Σ b² + Σ c² + Σ w²). "adam" and "sgd"
-        minimise Σ weight · loss + reg Σ_r √W_r |r|² over rows r = (p_u, b_u), (q_i,
+        minimise Σ weight · loss + reg Σ_r √W_r ‖r‖² over rows r = (p_u, b_u), (q_i,
         c_i) and w, with W_r the weight of the pairs that a row meets. None is 12 for
         "als"; for "adam" and "sgd", 1 for ratings and 0.1 for what users chose. Not
         used by "vb" and "gibbs".

@@ -36,7 +36,7 @@ class NCFRegressor(NetworkRecommender):
     that meet a row (p, r, b) or a layer's weights r, and W that of all pairs, each
     minimises::
 
-        (1 / W) (Σ weight · loss(y, s) + reg Σ_r √W_r |r|²)
+        (1 / W) (Σ weight · loss(y, s) + reg Σ_r √W_r ‖r‖²)
 
     Ratings are standardised inside, so their scale needs no setting.
 

@@ -391,3 +391,15 @@ def test_gradients_are_the_limits_of_differences(activation):
         return functional_call(network, weights, tuple(pairs))
 
     assert torch.autograd.gradcheck(scores, values)
+
+
+def test_parameters_are_contiguous_whatever_the_weights():
+    weights = first_weights(NEUMF, range(NEUMF.n_members))
+    strided = {
+        name: value.mT.contiguous().mT
+        for name, value in weights.items()
+        if value.dim() > 1
+    }
+    network = NeuMF(NEUMF, weights | strided)
+    assert any(not value.is_contiguous() for value in strided.values())
+    assert all(parameter.is_contiguous() for parameter in network.parameters())
