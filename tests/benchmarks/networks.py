@@ -147,6 +147,29 @@ def ml_100k(args: argparse.Namespace) -> list[Row]:
     ]
 
 
+def members(args: argparse.Namespace) -> list[Row]:
+    """Numbers of members, compared on a tenth held out of a training set."""
+    train = next(folds(load_ml_100k())).train
+    order = np.random.RandomState(0).permutation(len(train))
+    held_out, rest = np.split(order, [len(train) // 10])
+    split = Split(train.iloc[rest], train.iloc[held_out])
+    contestants = {
+        f"n_members={n}": partial(
+            regressor,
+            model=NCFRegressor(n_members=n, random_state=0, device=args.device),
+        )
+        for n in (1, 2, 4, 8, 16)
+    }
+    return [
+        row
+        for name, outcome in compare(contestants, [split]).items()
+        for row in (
+            Row(f"{name}, ML-100K, held out of training: RMSE", outcome.rmse),
+            Row(f"{name}, ML-100K, held out of training: fit, s", outcome.seconds),
+        )
+    ]
+
+
 def ml_1m(args: argparse.Namespace) -> list[Row]:
     adam = MFRegressor(solver="adam", random_state=0, device=args.device)
     peer = f"{FASTAI} n_factors=50"
@@ -451,6 +474,11 @@ def parse_args() -> argparse.Namespace:
         help="how many of the five folds to run (default: 5)",
     )
     command.set_defaults(run=ml_100k)
+
+    command = commands.add_parser(
+        "members", parents=[common], help="accuracy and time of n_members"
+    )
+    command.set_defaults(run=members)
 
     command = commands.add_parser(
         "ml-1m",
