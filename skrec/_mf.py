@@ -35,7 +35,7 @@ from ._units import Units
 DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 8}
 DEFAULT_REG = {"als": 12.0, "adam": 1.0, "sgd": 1.0}
 DEFAULT_REG_CHOICES = 0.1
-DEFAULT_TOL = 0.03
+DEFAULT_CHANGE_TOL = 0.03
 
 # A chain starts from vb's posterior after some sweeps, and forgets its first draws.
 VB_SWEEPS = 10
@@ -331,7 +331,7 @@ class MFRegressor(NetworkRecommender):
         export: Callable[[State], Posterior],
         units: Units,
     ) -> Iterator[Iteration]:
-        tol = DEFAULT_TOL if self.tol is None else self.tol
+        tol = DEFAULT_CHANGE_TOL if self.tol is None else self.tol
         draws: list[Posterior] = []
         for state in states:
             if self.solver == "gibbs":

@@ -246,9 +246,7 @@ class NCFRegressor(NetworkRecommender):
             data.features.shape[1],
             n_factors=0 if self.architecture == "mlp" else self.n_factors,
             n_embedding=0 if self.architecture == "gmf" else self.n_factors,
-            hidden_layer_sizes=(sizes,)
-            if isinstance(sizes, Integral)
-            else tuple(sizes),
+            hidden_layer_sizes=sizes,
             activation=self.activation,
             n_members=self.n_members,
         )

@@ -234,6 +234,7 @@ def first_weights(shape: Shape, seeds: Iterable[int]) -> dict[str, Tensor]:
 
 
 def _member(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """First weights without the axis of members."""
 
     def normal(*sizes: int, scale: float) -> Tensor:
         return scale * torch.randn(*sizes, generator=generator)

@@ -108,6 +108,7 @@ class NetworkRecommender(BaseRecommender):
                 "them back, or fit anew."
             )
         columns = self._read_columns(X, reset=False)
+        # Ids of another kind are refused while it is known where they stand.
         columns.users.numbered_in(self.user_ids_)
         columns.items.numbered_in(self.item_ids_)
         rating = self._read_ratings(y, columns)

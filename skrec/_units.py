@@ -26,7 +26,7 @@ class Units:
 
     @classmethod
     def of(cls, data: Interactions, *, centred: bool, scaled: bool = True) -> Units:
-        """Ratings to mean 0 and variance 1, as far as they are to be touched."""
+        """Ratings to mean 0 (if `centred`) and mean square 1 (if `scaled`)."""
         weight = data.weight / data.weight.sum()
         centre = float(weight @ data.rating) if centred else 0.0
         scale = np.sqrt(weight @ (data.rating - centre) ** 2) if scaled else 1.0
