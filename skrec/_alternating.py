@@ -17,7 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ from ._conditional import (
     Sums,
     conditional,
     fitted_values,
+    inverse,
 )
 from ._threads import torch_threads
 
@@ -164,15 +167,16 @@ class Side:
     log_det : float
         Sum of the log determinants of the covariances.
     prior_mean, prior_precision : Tensor
-        m and Λ.
+        m and Λ, which rows share.
     relative_precision : Tensor of shape (n_rows,)
         α (users) or γ (items).
     relative_shape : Tensor of shape (n_rows,) or None
         Shape of the Gamma posterior with mean `relative_precision`; None for points.
     concentration : float
         a.
-    table : Tensor of shape (n_rows, n_packed)
-        Relative precision times packed moments: what the other side sums over.
+    before : Side or None
+        What was believed of these rows before the ratings at hand, instead of what
+        rows share.
     moved : float
         Sum over the ratings of the squared change of the predictions that the last
         update of these rows made, weighted.
@@ -186,8 +190,8 @@ class Side:
     relative_precision: Tensor
     relative_shape: Tensor | None
     concentration: float
-    table: Tensor
     moved: float = 0.0
+    before: Side | None = None
 
     @classmethod
     def at(
@@ -199,6 +203,7 @@ class Side:
         prior_mean: Tensor | None = None,
         prior_precision: Tensor | None = None,
         relative_precision: Tensor | None = None,
+        relative_shape: Tensor | None = None,
         concentration: float = INITIAL_CONCENTRATION,
     ) -> Side:
         """Rows at `mean`; what else is not known yet is at its start."""
@@ -208,7 +213,6 @@ class Side:
             prior_precision = torch.eye(layout.row_size).to(mean)
         if relative_precision is None:
             relative_precision = mean.new_ones(len(mean))
-        table = layout.moments(mean, covariance) * relative_precision[:, None]
         return cls(
             mean=mean,
             covariance=covariance,
@@ -216,10 +220,16 @@ class Side:
             prior_mean=prior_mean,
             prior_precision=prior_precision,
             relative_precision=relative_precision,
-            relative_shape=None,
+            relative_shape=relative_shape,
             concentration=concentration,
-            table=table,
         )
+
+    def prior(self, rows: slice, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Mean and precision of the prior, of each row or of all."""
+        if self.before is None:
+            return self.prior_mean, self.prior_precision
+        covariance = layout.unpack(self.before.covariance[rows])
+        return self.before.mean[rows], inverse(covariance)
 
     @property
     def relative_variance(self) -> Tensor:
@@ -243,6 +253,8 @@ class State:
         R, where RᵀR is the posterior covariance of w; None for a point.
     coef_precision : float
         λ.
+    coef_prior : tuple of Tensor of shape (n_features,) and (n_features, n_features)
+        Mean and precision of w before further ratings; None is 0 and λ I.
     noise_precision : float
         β.
     noise_variance : float
@@ -258,6 +270,7 @@ class State:
     coef: Tensor
     coef_factor: Tensor | None = None
     coef_precision: float = 1.0
+    coef_prior: tuple[Tensor, Tensor] | None = None
     noise_precision: float = 1.0
     noise_variance: float = 1.0
     objective: float = math.nan
@@ -270,7 +283,7 @@ class Mode:
     The objective is Σ w (y − ŷ)² + reg (Σ rows² + Σ w²).
     """
 
-    has_covariance = False
+    has_covariance, is_certain = False, True
 
     def __init__(self, reg: float) -> None:
         self.reg = reg
@@ -308,7 +321,7 @@ class Moments:
     The objective is minus the evidence lower bound.
     """
 
-    has_covariance = True
+    has_covariance, is_certain = True, False
 
     def companion(self, previous: Tensor) -> Tensor:
         return previous
@@ -355,7 +368,7 @@ class Draw:
     likelihood but for its normalisation.
     """
 
-    has_covariance = False
+    has_covariance, is_certain = False, True
 
     def __init__(self, random_state: np.random.RandomState) -> None:
         self.random_state = random_state
@@ -408,7 +421,70 @@ class Draw:
         return state.noise_precision * residual / 2
 
 
-Rule = Mode | Moments | Draw
+class Revision:
+    """Rule of `revise`: what was believed of a row is its prior.
+
+    What is shared by rows stays, but for the noise, which is that of all ratings. The
+    objective is as of `Draw`.
+    """
+
+    has_covariance = True
+
+    def __init__(
+        self, *, is_certain: bool, past_weight: float, past_variance: float
+    ) -> None:
+        self.is_certain = is_certain
+        self.past_weight = past_weight
+        self.past_variance = past_variance
+
+    def companion(self, previous: Tensor) -> Tensor:
+        return previous
+
+    def rows(
+        self, mean: Tensor, factor: Tensor, previous: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return mean, factor.mT @ factor
+
+    def learn(self, side: Side, count: Tensor, squares: Tensor, layout: Layout) -> Side:
+        if self.is_certain:
+            return side
+        before = side.before
+        shape = before.relative_shape + count / 2
+        rate = before.relative_shape / before.relative_precision + squares / 2
+        return replace(side, relative_precision=shape / rate, relative_shape=shape)
+
+    def noise_precision(self, weight: float, residual: float) -> float:
+        past = self.past_weight * self.past_variance
+        return (self.past_weight + weight) / (past + residual)
+
+    def coef_precision(self, n_features: int, square: float) -> float:
+        return math.nan
+
+    def objective(self, state: State, problem: Problem, residual: float) -> float:
+        return state.noise_precision * residual / 2
+
+
+class Spread:
+    """Rule of `with_covariance`: rows stay, and get the covariance of a Gaussian."""
+
+    has_covariance = is_certain = True
+
+    def companion(self, previous: Tensor) -> Tensor:
+        return previous
+
+    def rows(
+        self, mean: Tensor, factor: Tensor, previous: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return previous, factor.mT @ factor
+
+    def learn(self, side: Side, count: Tensor, squares: Tensor, layout: Layout) -> Side:
+        return side
+
+    def coef_precision(self, n_features: int, square: float) -> float:
+        return math.nan
+
+
+Rule = Mode | Moments | Draw | Revision | Spread
 
 
 def als(problem: Problem, start: State, reg: float) -> Iterator[State]:
@@ -441,14 +517,100 @@ def gibbs(
     return _sweeps(problem, start, Draw(random_state))
 
 
-def _sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
-    # A thread for each tile beats all threads for one tile after another, because
-    # torch solves small systems one by one. No tile depends on another, so the fit does
-    # not depend on the number of threads.
+def revise(
+    problem: Problem,
+    start: State,
+    *,
+    is_certain: bool,
+    past_weight: float,
+    max_sweeps: int,
+    tol: float,
+) -> State:
+    """What is believed after further ratings, by what was believed before them.
+
+    `start` holds the rows that these ratings meet, with the covariances and the noise
+    that `past_weight` of past ratings have left; they are the prior in every sweep.
+    Given the other side, a row is thus what all ratings together would make of it. With
+    `is_certain` the other side is taken for its points, as als takes it.
+
+    Users come first, and come again until what was new to the items has moved the
+    predictions by no more than `tol`: for new users among known items, once is enough.
+    """
+    precision = inverse(start.coef_factor.T @ start.coef_factor)
+    first = replace(
+        start,
+        users=replace(start.users, before=start.users),
+        items=replace(start.items, before=start.items),
+        coef_prior=(start.coef, precision),
+    )
+    rule = Revision(
+        is_certain=is_certain,
+        past_weight=past_weight,
+        past_variance=1 / start.noise_precision,
+    )
+    for state in islice(_sweeps(problem, first, rule), max_sweeps):
+        if math.sqrt(state.items.moved / problem.weight) <= tol:
+            break
+    return replace(state, noise_variance=1 / state.noise_precision)
+
+
+def mode_as_belief(state: State) -> State:
+    """What als has found as the mode of a posterior.
+
+    The penalised sum of squares is that of noise of variance σ², which the residuals
+    show, and of rows and coefficients of precision reg / σ².
+    """
+    variance = max(state.noise_variance, MIN_NOISE_VARIANCE)
+
+    def scaled(side: Side) -> Side:
+        return replace(side, prior_precision=side.prior_precision / variance)
+
+    return replace(
+        state,
+        users=scaled(state.users),
+        items=scaled(state.items),
+        coef_precision=state.coef_precision / variance,
+        noise_precision=1 / variance,
+    )
+
+
+def with_covariance(problem: Problem, state: State) -> State:
+    """The same points, with the covariance of each given all others."""
+    rule = Spread()
+    with _tile_map(problem) as tile_map, torch_threads(1):
+        state = _update_coef(problem, state, rule)
+        rest = problem.without_features(state.coef, None)
+
+        def spread(ratings: Ratings, side: Side, other: Side) -> Side:
+            beta = state.noise_precision
+            return _update_side(ratings, side, other, beta, rule, problem, tile_map)[0]
+
+        return replace(
+            state,
+            users=spread(rest.users, state.users, state.items),
+            items=spread(rest.items, state.items, state.users),
+        )
+
+
+@contextmanager
+def _tile_map(problem: Problem) -> Iterator[Callable]:
+    """A map over tiles of rows, which are independent.
+
+    A thread for each tile beats all threads for one tile after another, because torch
+    solves small systems one by one. The fit does not depend on the number of threads.
+    """
     n_threads = torch.get_num_threads() if problem.target.device.type == "cpu" else 1
-    one_tile = max(len(problem.users), len(problem.items)) <= problem.layout.tile_rows
+    n_rows = max(len(problem.users), len(problem.items))
+    one_tile = n_rows <= problem.layout.tile_rows(n_rows)
+    if one_tile or n_threads == 1:
+        yield map
+        return
     with ThreadPoolExecutor(n_threads) as pool:
-        tile_map = map if one_tile or n_threads == 1 else pool.map
+        yield pool.map
+
+
+def _sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
+    with _tile_map(problem) as tile_map:
         while True:
             with torch_threads(1):
                 state = _sweep(problem, state, rule, tile_map)
@@ -502,8 +664,8 @@ def _update_side(
     layout = problem.layout
     companion = rule.companion(side.mean)
     seen = layout.seen(other.mean) * other.relative_precision[:, None]
+    moments = _moments(other, rule, layout, tile_map)
     mean = torch.empty_like(side.mean)
-    table = torch.empty_like(side.table)
     squares = torch.empty_like(side.relative_precision)
     covariance = None
     if rule.has_covariance:
@@ -511,22 +673,20 @@ def _update_side(
 
     def visit(part: tuple[slice, Ratings]) -> tuple[float, float]:
         rows, tile = part
-        sums = Sums.over(tile, other.table, seen, other.relative_precision, layout)
+        sums = Sums.over(tile, moments, seen, other.relative_precision, layout)
         centre, factor = conditional(
             sums,
             noise_precision * side.relative_precision[rows],
-            side.prior_mean,
-            side.prior_precision,
+            *side.prior(rows, layout),
         )
         mean[rows], spread = rule.rows(centre, factor, companion[rows])
-        squares[rows] = sums.residual(mean[rows], spread)
         if spread is not None:
-            covariance[rows] = spread = layout.pack(spread)
-        table[rows] = layout.moments(mean[rows], spread)
+            covariance[rows] = layout.pack(spread)
+        squares[rows] = sums.residual(mean[rows], None if rule.is_certain else spread)
         log_det = 2 * _total(factor.diagonal(dim1=1, dim2=2).log())
         return log_det, _total(sums.squared(mean[rows] - side.mean[rows]))
 
-    tiles = ratings.tiles(layout.tile_rows)
+    tiles = ratings.tiles(layout.tile_rows(len(ratings)))
     log_det, moved = map(sum, zip(*tile_map(visit, tiles), strict=True))
     squares.clamp_(min=0)
     side = replace(
@@ -535,11 +695,26 @@ def _update_side(
         covariance=covariance,
         log_det=log_det,
         moved=max(0.0, moved),
-        table=table,
     )
     side = rule.learn(side, ratings.count, noise_precision * squares, layout)
-    table *= side.relative_precision[:, None]
     return side, _total(side.relative_precision * squares)
+
+
+def _moments(side: Side, rule: Rule, layout: Layout, tile_map: Callable) -> Tensor:
+    """Relative precision times packed moments: what the other side sums over."""
+    table = side.mean.new_empty(len(side.mean), layout.n_packed)
+    step = layout.tile_rows(len(table))
+
+    def visit(start: int) -> None:
+        rows = slice(start, start + step)
+        covariance = None
+        if side.covariance is not None and not rule.is_certain:
+            covariance = side.covariance[rows]
+        moments = layout.moments(side.mean[rows], covariance)
+        torch.mul(moments, side.relative_precision[rows, None], out=table[rows])
+
+    list(tile_map(visit, range(0, len(table), step)))
+    return table
 
 
 def _update_coef(problem: Problem, state: State, rule: Rule) -> State:
@@ -557,10 +732,14 @@ def _update_coef(problem: Problem, state: State, rule: Rule) -> State:
         * items.relative_precision[i]
     )
     fitted = fitted_values(problem.users, users.mean, items.mean, problem.layout)
-    A = (features.T * precision) @ features
-    A.diagonal().add_(state.coef_precision)
+    identity = torch.eye(n_features).to(features)
+    prior_mean = torch.zeros_like(state.coef)
+    prior_precision = state.coef_precision * identity
+    if state.coef_prior is not None:
+        prior_mean, prior_precision = state.coef_prior
+    A = (features.T * precision) @ features + prior_precision
     h = features.T @ (precision * (problem.target - fitted))
-    identity = torch.eye(n_features).to(A)
+    h += prior_precision @ prior_mean
     factor = torch.linalg.solve_triangular(
         torch.linalg.cholesky(A), identity, upper=False
     )

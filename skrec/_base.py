@@ -14,7 +14,7 @@ from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import narwhals.stable.v1 as nw
 import numpy as np
@@ -32,8 +32,19 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from ._interactions import Columns, Ids, Interactions, as_numbers, counted, shown
-from ._topk import top_k
+from ._interactions import (
+    Columns,
+    Ids,
+    Interactions,
+    as_numbers,
+    counted,
+    id_columns,
+    numbered,
+    object_array,
+    shown,
+    union,
+)
+from ._topk import Fill, inner_products, top_k
 
 __all__ = ["BaseRecommender", "Integral", "Interval", "Iteration", "Real", "StrOptions"]
 
@@ -153,6 +164,75 @@ class BaseRecommender(
         )
         return self
 
+    @all_or_nothing
+    def partial_fit(self, X, y, sample_weight=None) -> Self:
+        """Learn from further ratings, of known and of new users and items.
+
+        Only the rows of users and items that occur are revised, so the time follows the
+        further ratings. What all rows share, such as their prior or the weights of a
+        network's layers, stays as `fit` has learned it. Before the first `fit` this is
+        `fit`.
+
+        After the solvers "vb" and "als", what was believed of a row is its prior, and
+        given the other side its posterior is that of all ratings together. "adam" and
+        "sgd" train the rows, and those of drawn items, for `max_iter` passes over the
+        further ratings, held to where they were by `reg`; nothing is held out for
+        `early_stopping`. "gibbs" has no `partial_fit`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, 2 + n_features)
+            Columns as in `fit`.
+        y : array-like of shape (n_samples,)
+            The ratings. One that was given before counts again.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator. `user_ids_` and `item_ids_` have grown.
+
+        Raises
+        ------
+        ValueError
+            As `fit`, if X is not as wide as in `fit`, if parameters of the model or the
+            loss have changed, or if a fit of "vb" or "als" has stored no covariances.
+        TypeError
+            As `fit`, and if ids are of another kind than in `fit`.
+        """
+        self._validate_params()
+        if not hasattr(self, "user_ids_"):
+            return self.fit(X, y, sample_weight)
+        self._check_can_continue()
+        columns = self._read_columns(X, reset=False)
+        # Ids of another kind are refused while it is known where they stand.
+        columns.users.numbered_in(self.user_ids_)
+        columns.items.numbered_in(self.item_ids_)
+        rating = self._read_ratings(y, columns)
+        weight = self._read_weights(sample_weight, columns)
+        data = Interactions.from_columns(columns, rating, weight)
+
+        user_ids = union(self.user_ids_, data.user_ids)
+        item_ids = union(self.item_ids_, data.item_ids)
+        grown = data.among(user_ids, item_ids)
+        users, items = self._seen_by(np.arange(len(self.user_ids_)))
+        users = numbered(self.user_ids_, user_ids)[users]
+        items = numbered(self.item_ids_, item_ids)[items]
+        pairs = np.concatenate([users * len(item_ids) + items, grown.pairs])
+        # Two sorted runs, which a stable sort merges.
+        pairs.sort(kind="stable")
+
+        attributes = self._learned_further(data, grown, pairs, self._torch_device())
+        vars(self).update(attributes)
+        self._set_seen(user_ids, item_ids, *np.divmod(pairs, len(item_ids)))
+        low, high = self._rating_range(data.rating)
+        self.rating_range_ = (
+            min(low, self.rating_range_[0]),
+            max(high, self.rating_range_[1]),
+        )
+        return self
+
     def _run(self, iterations: Iterator[Iteration], context, task) -> Iteration:
         """Iterate until `tol`, `max_iter` or a callback says stop."""
         max_iter = self._max_iter()
@@ -241,14 +321,16 @@ class BaseRecommender(
         n_items: int = 10,
         *,
         exclude_seen: bool = True,
+        never_exclude=None,
         candidates=None,
         return_scores: bool = False,
         as_frame: bool = False,
     ):
         """The items that users would rate highest, best first.
 
-        Ties go to the item that comes first in `item_ids_`. A user that was not in the
-        training rows gets what is known: the items by their own merit.
+        Ties go to the candidate that comes first. A user that was not in the training
+        rows gets what is known: the items by their own merit. Whatever the numbers of
+        users and items, scores are held for some of them at a time: 64 MiB in all.
 
         Parameters
         ----------
@@ -258,8 +340,11 @@ class BaseRecommender(
             Length of each list.
         exclude_seen : bool, default=True
             Leave out what a user has rated in the training rows.
+        never_exclude : array-like of shape (n_rows, 2 or more), default=None
+            Rows of user and item to be kept all the same, such as rows of the training
+            on which the model is to be scored.
         candidates : array-like of shape (n_candidates,), default=None
-            Raw item ids to choose from; None is all items of `item_ids_`.
+            Raw item ids to choose from; None is all items, in the order of `item_ids_`.
         return_scores : bool, default=False
             Return scores too: predicted ratings, not clipped, at the mean of any
             further columns of X.
@@ -283,30 +368,33 @@ class BaseRecommender(
             is unknown, or if (without `as_frame`) a user has too few candidates left.
         """
         check_is_fitted(self)
-        if users is None:
-            user_ids, rows = self.user_ids_, np.arange(len(self.user_ids_))
-        else:
-            ids = _read_ids(users, "users")
-            user_ids, rows = ids.values, ids.numbered_in(self.user_ids_)
-            self._handle_unknown({"users": (ids, rows)})
+        user_ids, rows = self._user_rows(users)
         columns = np.arange(len(self.item_ids_))
         if candidates is not None:
-            columns = np.unique(_known(candidates, "candidates", self.item_ids_))
+            columns = pd.unique(_known(candidates, "candidates", self.item_ids_))
         _check_n_items(n_items, len(columns), "candidates")
 
         column_of_item = np.full(len(self.item_ids_), -1)
         column_of_item[columns] = np.arange(len(columns))
+        kept = self._pairs_among_known(never_exclude)
 
         def seen(tile: slice) -> tuple[np.ndarray, np.ndarray]:
-            users, items = self._seen_by(rows[tile])
+            position, items = self._seen_by(rows[tile])
             where = column_of_item[items]
-            return users[where >= 0], where[where >= 0]
+            pairs = rows[tile][position] * len(self.item_ids_) + items
+            left_out = (where >= 0) & ~_occurs(pairs, kept)
+            return position[left_out], where[left_out]
 
-        score = self._scorer(rows, columns, self._torch_device())
+        device = self._torch_device()
         best, scores = top_k(
-            score, len(rows), len(columns), n_items, seen if exclude_seen else None
+            self._scorer(rows, columns, device),
+            len(rows),
+            len(columns),
+            n_items,
+            seen if exclude_seen else None,
+            device,
         )
-        scores = np.where(best < 0, -np.inf, self._response(scores))
+        scores = np.where(best < 0, -np.inf, self._ratings(scores))
         items = self.item_ids_[columns[best]]
         if as_frame:
             return _long_frame(user_ids, items, scores, "user", "item")
@@ -398,6 +486,60 @@ class BaseRecommender(
         """
         return self._similar("user", users, n_users, return_scores, as_frame)
 
+    def item_index_vectors(self) -> np.ndarray:
+        """Vectors of all items, for an index of the largest inner products.
+
+        The inner product of a row of `user_index_vectors` and a row of these is, but
+        for a constant, the score by which `recommend` ranks; biases are in it. An
+        approximate index of such vectors finds a user's best items among millions
+        without looking at each. It knows nothing of what a user has rated: ask it for
+        more than is wanted, and leave that out.
+
+        Returns
+        -------
+        vectors : ndarray of shape (n_items, size), dtype float32
+            In the order of `item_ids_`.
+
+        Raises
+        ------
+        ValueError
+            If scores are no inner products: after NCFRegressor with a perceptron.
+        """
+        check_is_fitted(self)
+        return self._vectors("item", np.arange(len(self.item_ids_)))
+
+    def user_index_vectors(self, users=None) -> np.ndarray:
+        """Vectors of users to query an index of `item_index_vectors` with.
+
+        Parameters
+        ----------
+        users : array-like of shape (n_users,), default=None
+            Raw user ids; None is all users of `user_ids_`, in that order.
+
+        Returns
+        -------
+        vectors : ndarray of shape (n_users, size), dtype float32
+            A user that was not in the training rows has what is known: a vector that
+            ranks items by their own merit.
+
+        Raises
+        ------
+        ValueError
+            As `item_index_vectors`, or if `handle_unknown="error"` and a user is
+            unknown.
+        """
+        check_is_fitted(self)
+        return self._vectors("user", self._user_rows(users)[1])
+
+    def _user_rows(self, users) -> tuple[np.ndarray, np.ndarray]:
+        """Raw ids and row numbers of users; None is all of them."""
+        if users is None:
+            return self.user_ids_, np.arange(len(self.user_ids_))
+        ids = _read_ids(users, "users")
+        rows = ids.numbered_in(self.user_ids_)
+        self._handle_unknown({"users": (ids, rows)}, stacklevel=4)
+        return ids.values, rows
+
     def _similar(self, side, queries, n, return_scores, as_frame):
         check_is_fitted(self)
         ids = getattr(self, f"{side}_ids_")
@@ -411,11 +553,12 @@ class BaseRecommender(
             return np.arange(tile.stop - tile.start), rows[tile]
 
         best, scores = top_k(
-            lambda tile: profiles[rows[tile]] @ profiles.T,
+            lambda tile: inner_products(profiles[rows[tile]], profiles),
             len(rows),
             len(ids),
             n,
             itself,
+            profiles.device,
         )
         if as_frame:
             return _long_frame(ids[rows], ids[best], scores, side, f"similar_{side}")
@@ -443,8 +586,7 @@ class BaseRecommender(
                 )
             return Columns.from_frame(frame)
         if isinstance(X, list | tuple):
-            # np.array would turn a row ("ann", 7) into two strings.
-            X = _object_array(X)
+            X = object_array(X)
         X = validate_data(
             self,
             X,
@@ -511,7 +653,9 @@ class BaseRecommender(
             )
         return weight
 
-    def _handle_unknown(self, found: dict[str, tuple[Ids, np.ndarray]]) -> None:
+    def _handle_unknown(
+        self, found: dict[str, tuple[Ids, np.ndarray]], stacklevel: int = 3
+    ) -> None:
         """Say what `handle_unknown` asks to be said of ids that fit has not seen."""
         if self.handle_unknown == "ignore":
             return
@@ -532,7 +676,7 @@ class BaseRecommender(
         warnings.warn(
             f"Found {message}; they are answered from what is known.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
     def _torch_device(self) -> torch.device:
@@ -572,13 +716,23 @@ class BaseRecommender(
         shift = np.repeat(starts - np.cumsum(counts) + counts, counts)
         return position, self._seen_items[shift + np.arange(counts.sum())]
 
+    def _pairs_among_known(self, X) -> np.ndarray:
+        """user * n_items + item of rows of known ids, sorted."""
+        if X is None:
+            return np.empty(0, dtype=np.int64)
+        users, items = id_columns(X, "never_exclude")
+        users = users.numbered_in(self.user_ids_)
+        items = items.numbered_in(self.item_ids_)
+        known = (users >= 0) & (items >= 0)
+        return np.sort(users[known] * len(self.item_ids_) + items[known])
+
     def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
         """What `clip` clips predictions to."""
         return float(rating.min()), float(rating.max())
 
-    def _response(self, score: np.ndarray) -> np.ndarray:
-        """Predicted ratings, from scores that rank alike."""
-        return score
+    def _response(self, y: np.ndarray) -> np.ndarray:
+        """Predicted ratings, from what `_predict` gives."""
+        return y
 
     @abstractmethod
     def _max_iter(self) -> int:
@@ -593,6 +747,24 @@ class BaseRecommender(
         """Endless iterations of the solver."""
 
     @abstractmethod
+    def _check_can_continue(self) -> None:
+        """Refuse a partial_fit that the last fit does not allow."""
+
+    @abstractmethod
+    def _learned_further(
+        self,
+        data: Interactions,
+        grown: Interactions,
+        pairs: np.ndarray,
+        device: torch.device,
+    ) -> dict[str, Any]:
+        """Fitted attributes after further rows.
+
+        `data` numbers these rows among their own ids, `grown` among all ids; `pairs`
+        holds user * n_items + item of these and all earlier rows, sorted.
+        """
+
+    @abstractmethod
     def _predict(
         self,
         users: np.ndarray,
@@ -605,20 +777,23 @@ class BaseRecommender(
     @abstractmethod
     def _scorer(
         self, rows: np.ndarray, columns: np.ndarray, device: torch.device
-    ) -> Callable[[slice], torch.Tensor]:
-        """Takes a slice of user `rows` (-1 is unknown) to scores of item `columns`."""
+    ) -> Callable[[slice], Fill]:
+        """Takes a slice of user `rows` (-1 is unknown) to scores of item `columns`.
+
+        What they are only has to rank.
+        """
+
+    @abstractmethod
+    def _ratings(self, scores: np.ndarray) -> np.ndarray:
+        """Predicted ratings, from what `_scorer` gives."""
+
+    @abstractmethod
+    def _vectors(self, side: Literal["user", "item"], rows: np.ndarray) -> np.ndarray:
+        """Vectors whose inner products rank as scores do."""
 
     @abstractmethod
     def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
         """Vectors whose cosine says how alike two users or two items are."""
-
-
-def _object_array(rows: list | tuple) -> np.ndarray:
-    """Rows as an object array, or as NumPy sees them where they are ragged."""
-    try:
-        return np.array(rows, dtype=object)
-    except ValueError:
-        return np.array(rows)
 
 
 def _read_ids(values, name: str) -> Ids:
@@ -656,6 +831,12 @@ def _known(values, name: str, fitted: np.ndarray) -> np.ndarray:
             f"training rows, such as {first}."
         )
     return rows
+
+
+def _occurs(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Which values occur among sorted ones."""
+    where = np.searchsorted(among, values)
+    return np.append(among, -1)[where] == values
 
 
 def _check_n_items(n: int, available: int, noun: str, name: str = "n_items") -> None:

@@ -29,6 +29,9 @@ from torch.nn.functional import embedding_bag
 # the work space neither grows with the number of rows nor leaves the processor's cache.
 TILE_SIZE = 2**17
 
+# What a few threads can share evenly, and what is not worth sharing.
+MIN_TILES, MIN_TILE_ROWS = 4, 32
+
 
 class Layout:
     """Where the coordinates of a row stand in e and in packed symmetric matrices.
@@ -46,7 +49,6 @@ class Layout:
         self.e_size = d + biased
         self.n_packed = self.e_size * (self.e_size + 1) // 2
         self.n_packed_row = d * (d + 1) // 2
-        self.tile_rows = max(1, TILE_SIZE // self.n_packed)
 
         rows, columns = torch.tril_indices(d, d, device=device)
         self._pack = rows * d + columns
@@ -55,6 +57,11 @@ class Layout:
         self._unpack[columns, rows] = torch.arange(len(rows), device=device)
         rows, columns = torch.tril_indices(self.e_size, self.e_size, device=device)
         self._pack_e = rows * self.e_size + columns
+
+    def tile_rows(self, n_rows: int) -> int:
+        """Rows of a tile, so that tables from a certain size on have several."""
+        share = max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES))
+        return max(1, min(share, TILE_SIZE // self.n_packed))
 
     def pack(self, matrices: Tensor) -> Tensor:
         """Lower triangles of matrices over x, shape (n_rows, n_packed_row)."""
@@ -230,9 +237,9 @@ def conditional(
         Sums over the ratings of each row.
     noise_precision : Tensor of shape (n_rows,)
         β of each row.
-    prior_mean : Tensor of shape (row_size,)
+    prior_mean : Tensor of shape (row_size,) or (n_rows, row_size)
         m.
-    prior_precision : Tensor of shape (row_size, row_size)
+    prior_precision : Tensor of shape (row_size, row_size) or (n_rows, ...)
         Λ.
 
     Returns
@@ -244,14 +251,23 @@ def conditional(
     """
     A = noise_precision[:, None, None] * sums.G + prior_precision
     # Rounding can make a sum of moments indefinite by a few ulps of its size.
-    size = len(prior_mean)
+    size = prior_mean.shape[-1]
     A.diagonal(dim1=1, dim2=2).mul_(1 + 4 * size * torch.finfo(A.dtype).eps)
-    h = noise_precision[:, None] * sums.g + prior_precision @ prior_mean
+    h = noise_precision[:, None] * sums.g
+    h += (prior_precision @ prior_mean[..., None]).squeeze(-1)
     L = torch.linalg.cholesky(A)
     identity = torch.eye(size, dtype=A.dtype, device=A.device)
     factor = torch.linalg.solve_triangular(L, identity, upper=False)
     mean = (factor.mT @ (factor @ h[:, :, None])).squeeze(2)
     return mean, factor
+
+
+def inverse(matrices: Tensor) -> Tensor:
+    """Inverses of positive definite matrices, faster than by their LU factors."""
+    L = torch.linalg.cholesky(matrices)
+    identity = torch.eye(matrices.shape[-1], dtype=L.dtype, device=L.device)
+    factor = torch.linalg.solve_triangular(L, identity, upper=False)
+    return factor.mT @ factor
 
 
 def fitted_values(

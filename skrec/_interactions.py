@@ -120,6 +120,47 @@ class Ids:
         return _index(ids).get_indexer(_index(self.values))
 
 
+def as_table(X: Any, name: str) -> nw.DataFrame:
+    """Rows in any container as a table of users, items and further columns."""
+    if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
+        # narwhals refuses equal names.
+        X = X.set_axis(range(X.shape[1]), axis=1)
+    table = nw.from_native(X, eager_only=True, pass_through=True)
+    if not isinstance(table, nw.DataFrame):
+        # np.asarray would turn a row ("ann", 7) into two strings; pandas does not.
+        rows = list(X) if isinstance(X, list | tuple) else np.asarray(X)
+        if isinstance(rows, np.ndarray) and rows.ndim != 2:
+            raise ValueError(
+                f"{name} must be an array-like of shape (n_samples, 2 + n_features), "
+                f"got {type(X).__name__} of shape {rows.shape}."
+            )
+        table = nw.from_native(pd.DataFrame(rows), eager_only=True)
+    if table.shape[1] < 2:
+        raise ValueError(
+            f"{name} needs a column of users and a column of items, got shape "
+            f"{table.shape}."
+        )
+    return table
+
+
+def id_columns(X: Any, name: str) -> tuple[Ids, Ids]:
+    """Users and items of rows in any container, whatever else its columns hold."""
+    table = as_table(X, name)
+    users, items = (
+        Ids.from_column(table[:, j].to_numpy(), f"column {j} of {name}") for j in (0, 1)
+    )
+    return users, items
+
+
+def object_array(rows: list | tuple) -> np.ndarray:
+    """Rows as an object array, or as NumPy sees them where they are ragged."""
+    try:
+        # Without the dtype a row ("ann", 7) becomes two strings.
+        return np.array(rows, dtype=object)
+    except ValueError:
+        return np.array(rows)
+
+
 def numbered(ids: np.ndarray, among: np.ndarray, where: str = "X") -> np.ndarray:
     """Row numbers of ids among fitted ones, -1 where they are not there."""
     return Ids.from_column(ids, where).numbered_in(among)
@@ -305,6 +346,11 @@ class Interactions:
             users=numbered(self.user_ids, user_ids)[self.users],
             items=numbered(self.item_ids, item_ids)[self.items],
         )
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """user * n_items + item of all rows, which are sorted."""
+        return self.users * len(self.item_ids) + self.items
 
     @property
     def shape(self) -> tuple[int, int]:

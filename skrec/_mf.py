@@ -20,15 +20,19 @@ from ._alternating import (
     State,
     als,
     gibbs,
+    mode_as_belief,
+    revise,
     spectral_start,
     vb,
+    with_covariance,
 )
 from ._base import Integral, Interval, Iteration, Real, StrOptions
-from ._conditional import Layout
+from ._conditional import Ratings
 from ._gradient import OPTIMIZERS
-from ._interactions import Ids, Interactions
+from ._interactions import Ids, Interactions, numbered
 from ._networks import Shape
 from ._posterior import Posterior, Rows
+from ._topk import Fill, inner_products
 from ._training import NetworkRecommender
 from ._units import Units
 
@@ -41,13 +45,19 @@ DEFAULT_CHANGE_TOL = 0.03
 VB_SWEEPS = 10
 BURN_IN = 10
 
+# Sweeps over further ratings move rows about priors that know much already; they may
+# end that many times earlier.
+REVISION_TOL = 2.0
 
-def _trains_a_network(model: MFRegressor) -> bool:
-    if model.solver in OPTIMIZERS:
+MIN_COEF_VARIANCE = 1e-9
+
+
+def _learns_further(model: MFRegressor) -> bool:
+    if model.solver != "gibbs":
         return True
     raise AttributeError(
-        f"partial_fit needs solver='adam' or 'sgd'; this {type(model).__name__} has "
-        f"solver={model.solver!r}."
+        f"This {type(model).__name__} has solver='gibbs', whose draws of known rows "
+        "cannot be revised without their ratings; partial_fit needs another solver."
     )
 
 
@@ -263,7 +273,7 @@ class MFRegressor(NetworkRecommender):
         side = attribute.partition("_")[0]
         return getattr(self._posterior, f"{side}s").mean.mean(axis=0)
 
-    @available_if(_trains_a_network)
+    @available_if(_learns_further)
     def partial_fit(self, X, y, sample_weight=None) -> Self:
         return super().partial_fit(X, y, sample_weight)
 
@@ -282,6 +292,10 @@ class MFRegressor(NetworkRecommender):
             return DEFAULT_REG_CHOICES
         return DEFAULT_REG[self.solver]
 
+    def _tol(self) -> float:
+        """How far a sweep may move predictions and be the last one."""
+        return DEFAULT_CHANGE_TOL if self.tol is None else self.tol
+
     def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
         if self.n_factors == 0 and not self.biased:
             raise ValueError(
@@ -296,17 +310,7 @@ class MFRegressor(NetworkRecommender):
                 "needs solver='adam' or 'sgd'."
             )
         units = Units.of(data, centred=self.biased)
-        problem = Problem.from_arrays(
-            data.users,
-            data.items,
-            data.shape,
-            units.standard_ratings(data.rating),
-            data.weight,
-            units.standard_features(data.features),
-            n_factors=self.n_factors,
-            biased=self.biased,
-            device=device,
-        )
+        problem = self._problem(data, units, device)
         continued = self.warm_start and hasattr(self, "_posterior")
         start = (
             self._continued(problem, data, units)
@@ -322,8 +326,31 @@ class MFRegressor(NetworkRecommender):
                 start = next(islice(vb(problem, start), VB_SWEEPS - 1, None))
             states = gibbs(problem, start, check_random_state(self.random_state))
             states = states if continued else islice(states, BURN_IN, None)
-        export = partial(_in_rating_units, units=units, layout=problem.layout)
-        return self._sweeps(states, export, units)
+        return self._sweeps(states, partial(self._belief, problem, units), units)
+
+    def _problem(
+        self, data: Interactions, units: Units, device: torch.device
+    ) -> Problem:
+        return Problem.from_arrays(
+            data.users,
+            data.items,
+            data.shape,
+            units.standard_ratings(data.rating),
+            data.weight,
+            units.standard_features(data.features),
+            n_factors=self.n_factors,
+            biased=self.biased,
+            device=device,
+        )
+
+    def _belief(self, problem: Problem, units: Units, state: State) -> Posterior:
+        """What a sweep has left, in rating units."""
+        if self.solver == "als":
+            state = mode_as_belief(state)
+            if self.store_covariance:
+                state = with_covariance(problem, state)
+        belief = _in_rating_units(state, units, problem)
+        return replace(belief, knows_variance=self.solver == "vb")
 
     def _sweeps(
         self,
@@ -331,7 +358,7 @@ class MFRegressor(NetworkRecommender):
         export: Callable[[State], Posterior],
         units: Units,
     ) -> Iterator[Iteration]:
-        tol = DEFAULT_CHANGE_TOL if self.tol is None else self.tol
+        tol = self._tol()
         draws: list[Posterior] = []
         for state in states:
             if self.solver == "gibbs":
@@ -368,13 +395,16 @@ class MFRegressor(NetworkRecommender):
         last, layout = self._posterior, problem.layout
         if (last.n_factors, last.row_size) != (layout.n_factors, layout.row_size):
             raise ValueError(
-                f"warm_start=True continues a fit of n_factors={last.n_factors} and "
-                f"biased={last.row_size > last.n_factors}, but now n_factors="
-                f"{self.n_factors} and biased={self.biased}. Set warm_start=False, or "
-                "keep both."
+                f"The last fit, which is to be continued, had n_factors="
+                f"{last.n_factors} and biased={last.row_size > last.n_factors}, but "
+                f"now n_factors={self.n_factors} and biased={self.biased}. Keep both, "
+                "or fit anew with warm_start=False."
             )
         scale = units.row_scale(layout.n_factors, layout.row_size)
-        feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
+        coef_scale = np.nan_to_num(units.feature_scale, posinf=0) / units.scale
+        # Coefficients of constant features are known to be zero, nearly.
+        coef_covariance = last.coef_covariance * np.outer(coef_scale, coef_scale)
+        coef_covariance += MIN_COEF_VARIANCE * np.eye(len(coef_scale))
 
         def side(
             noun: str, rows: Rows, fitted_ids: np.ndarray, ids: np.ndarray
@@ -388,25 +418,64 @@ class MFRegressor(NetworkRecommender):
                 device=problem.target.device,
             )
             prior_covariance = rows.prior_covariance[-1] / np.outer(scale, scale)
+            alpha, shape = rows.relative_precisions(where)
             return Side.at(
                 tensor(mean / scale),
                 layout,
                 covariance=layout.pack(tensor(covariance / np.outer(scale, scale))),
                 prior_mean=tensor(rows.prior_mean[-1] / scale),
                 prior_precision=tensor(np.linalg.inv(prior_covariance)),
-                relative_precision=tensor(1 / rows.dispersions(where)),
+                relative_precision=tensor(alpha),
+                relative_shape=tensor(shape),
                 concentration=rows.concentration,
             )
 
         return State(
             users=side("users", last.users, self.user_ids_, data.user_ids),
             items=side("items", last.items, self.item_ids_, data.item_ids),
-            coef=torch.as_tensor(last.coef * feature_scale / units.scale).to(
+            coef=torch.as_tensor(last.coef * coef_scale).to(problem.target),
+            coef_factor=torch.as_tensor(np.linalg.cholesky(coef_covariance).T).to(
                 problem.target
             ),
             noise_precision=units.scale**2
             / np.nan_to_num(last.noise_variance, nan=1.0),
         )
+
+    def _check_can_continue(self) -> None:
+        if self.solver in OPTIMIZERS:
+            super()._check_can_continue()
+        elif self._posterior.users.covariance is None:
+            raise ValueError(
+                f"partial_fit with solver={self.solver!r} revises what the last fit "
+                "believed, and needs its covariances: fit with solver='vb' or 'als' "
+                "and store_covariance=True."
+            )
+
+    def _learned_further(
+        self,
+        data: Interactions,
+        grown: Interactions,
+        pairs: np.ndarray,
+        device: torch.device,
+    ) -> dict[str, Any]:
+        if self.solver in OPTIMIZERS:
+            return super()._learned_further(data, grown, pairs, device)
+        last, units = self._posterior, self._units
+        problem = self._problem(data, units, device)
+        state = revise(
+            problem,
+            self._continued(problem, data, units),
+            is_certain=not last.knows_variance,
+            past_weight=last.users.count.sum(),
+            max_sweeps=self._max_iter(),
+            tol=REVISION_TOL * self._tol(),
+        )
+        posterior = last.merged(
+            _in_rating_units(state, units, problem),
+            [numbered(ids, grown.user_ids) for ids in (self.user_ids_, data.user_ids)],
+            [numbered(ids, grown.item_ids) for ids in (self.item_ids_, data.item_ids)],
+        )
+        return self._attributes(lambda: posterior, units)
 
     def _shape_of(self, data: Interactions) -> Shape:
         return Shape(
@@ -462,10 +531,18 @@ class MFRegressor(NetworkRecommender):
 
     def _scorer(
         self, rows: np.ndarray, columns: np.ndarray, device: torch.device
-    ) -> Callable[[slice], torch.Tensor]:
-        users = torch.from_numpy(self._posterior.vectors("user", rows)).to(device)
-        items = torch.from_numpy(self._posterior.vectors("item", columns)).to(device)
-        return lambda tile: users[tile] @ items.T + self._posterior.centre
+    ) -> Callable[[slice], Fill]:
+        def vectors(side: str, rows: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(self._vectors(side, rows)).to(device)
+
+        items = vectors("item", columns)
+        return lambda tile: inner_products(vectors("user", rows[tile]), items)
+
+    def _vectors(self, side: Literal["user", "item"], rows: np.ndarray) -> np.ndarray:
+        return self._posterior.vectors(side, rows)
+
+    def _ratings(self, scores: np.ndarray) -> np.ndarray:
+        return self._response(scores + self._posterior.centre)
 
     def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
         if self._posterior.n_factors == 0:
@@ -475,12 +552,13 @@ class MFRegressor(NetworkRecommender):
         return self._posterior.profiles(side)
 
 
-def _in_rating_units(state: State, units: Units, layout: Layout) -> Posterior:
+def _in_rating_units(state: State, units: Units, problem: Problem) -> Posterior:
     """A solver's state in rating units, as NumPy arrays."""
+    layout = problem.layout
     scale = units.row_scale(layout.n_factors, layout.row_size)
     square = np.outer(scale, scale)
 
-    def rows(side: Side) -> Rows:
+    def rows(side: Side, ratings: Ratings) -> Rows:
         covariance = None
         if side.covariance is not None:
             covariance = layout.unpack(side.covariance).cpu().numpy()[None] * square
@@ -490,6 +568,7 @@ def _in_rating_units(state: State, units: Units, layout: Layout) -> Posterior:
             covariance=covariance,
             prior_mean=side.prior_mean.cpu().numpy()[None] * scale,
             prior_covariance=prior_covariance[None] * square,
+            count=ratings.count.double().cpu().numpy(),
             dispersion=side.relative_variance.double().cpu().numpy(),
             concentration=side.concentration,
         )
@@ -500,8 +579,8 @@ def _in_rating_units(state: State, units: Units, layout: Layout) -> Posterior:
     if state.coef_factor is not None:
         root = state.coef_factor.double().cpu().numpy() * coef_scale
     return Posterior(
-        users=rows(state.users),
-        items=rows(state.items),
+        users=rows(state.users, problem.users),
+        items=rows(state.items, problem.items),
         n_factors=layout.n_factors,
         centre=units.centre,
         feature_mean=units.feature_mean,
@@ -533,6 +612,7 @@ def _as_posterior(weights: dict[str, np.ndarray], units: Units) -> Posterior:
             covariance=None,
             prior_mean=mean[None, -1],
             prior_covariance=(spread * np.outer(scale, scale))[None],
+            count=np.zeros(len(mean) - 1),
             dispersion=np.ones(len(mean) - 1),
             concentration=INITIAL_CONCENTRATION,
         )

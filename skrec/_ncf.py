@@ -11,6 +11,7 @@ import torch
 from ._base import Integral, Interval, Iteration, Real, StrOptions
 from ._interactions import Interactions
 from ._networks import ACTIVATIONS, NeuMF, Shape
+from ._topk import Fill
 from ._training import NetworkRecommender
 from ._units import Units
 
@@ -301,29 +302,57 @@ class NCFRegressor(NetworkRecommender):
 
     def _scorer(
         self, rows: np.ndarray, columns: np.ndarray, device: torch.device
-    ) -> Callable[[slice], torch.Tensor]:
-        network = self._fitted_network(device, torch.float32)
-        units, shape = self._units, self._shape
-        users = network.half("user", torch.from_numpy(rows).to(device))
+    ) -> Callable[[slice], Fill]:
+        network, shape = self._fitted_network(device, torch.float32), self._shape
         items = network.half("item", torch.from_numpy(columns).to(device))
-        user_bias = users.bias.mean(-1)
         item_bias = items.bias.mean(-1) + network.intercept.mean()
-        step = max(1, TILE_SIZE // (_numbers_of_a_pair(shape) * len(columns)))
 
-        def score(tile: slice) -> torch.Tensor:
-            scores = user_bias[tile, None] + item_bias
-            if shape.n_factors:
-                # Members side by side: a sum of inner products is an inner product.
-                p, q = users.factors[tile].flatten(1), items.factors.flatten(1)
-                scores.addmm_(p, q.T, alpha=1 / shape.n_members)
-            if shape.n_embedding:
-                for start in range(0, len(scores), step):
-                    some = users.hidden[tile][start : start + step, None]
-                    deep = network.perceptron(some, items.hidden)
-                    scores[start : start + step] += deep.mean(-1)
-            return scores * units.scale + units.centre
+        def score(tile: slice) -> Fill:
+            users = network.half("user", torch.from_numpy(rows[tile]).to(device))
+            user_bias = users.bias.mean(-1)
+
+            def fill(columns: slice, out: torch.Tensor) -> None:
+                torch.add(user_bias[:, None], item_bias[columns], out=out)
+                if shape.n_factors:
+                    # Members side by side: a sum of inner products is an inner product.
+                    p, q = users.factors.flatten(1), items.factors[columns].flatten(1)
+                    out.addmm_(p, q.T, alpha=1 / shape.n_members)
+                if shape.n_embedding:
+                    n_pairs = max(1, TILE_SIZE // _numbers_of_a_pair(shape))
+                    width = min(n_pairs, out.shape[1])
+                    for hidden, part in zip(
+                        items.hidden[columns].split(width),
+                        out.split(width, dim=1),
+                        strict=True,
+                    ):
+                        height = n_pairs // width
+                        for some, piece in zip(
+                            users.hidden[:, None].split(height),
+                            part.split(height),
+                            strict=True,
+                        ):
+                            piece += network.perceptron(some, hidden).mean(-1)
+
+            return fill
 
         return score
+
+    def _ratings(self, scores: np.ndarray) -> np.ndarray:
+        return self._response(self._units.centre + self._units.scale * scores)
+
+    def _vectors(self, side: Literal["user", "item"], rows: np.ndarray) -> np.ndarray:
+        if self._shape.n_embedding:
+            raise ValueError(
+                "Scores of a perceptron are no inner products; index vectors need a "
+                "fit with architecture='gmf'."
+            )
+        factors = self._weights[f"{side}_factors"][rows].reshape(len(rows), -1)
+        bias = self._weights[f"{side}_bias"][rows].mean(axis=1, keepdims=True)
+        ends = [bias, np.ones_like(bias)]
+        scale = np.float32(np.sqrt(self._shape.n_members))
+        return np.hstack(
+            [factors / scale, *(ends if side == "user" else reversed(ends))]
+        )
 
     def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
         """Scores against some of the other side, less what all or none share."""
@@ -333,8 +362,11 @@ class NCFRegressor(NetworkRecommender):
             rows = _spread(rows)
         else:
             columns = _spread(columns)
-        score = self._scorer(rows, columns, self._torch_device())
-        scores = score(slice(0, len(rows))).double().cpu().numpy()
+        device = self._torch_device()
+        scores = torch.empty(len(rows), len(columns), device=device)
+        score = self._scorer(rows, columns, device)
+        score(slice(None))(slice(None), scores)
+        scores = scores.double().cpu().numpy()
         scores -= scores.mean(axis=0)
         scores -= scores.mean(axis=1, keepdims=True)
         return (scores.T if side == "item" else scores).astype(np.float32)

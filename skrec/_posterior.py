@@ -27,6 +27,8 @@ class Rows:
         None for points and draws, and where it was not to be stored.
     prior_mean : ndarray of shape (n_draws, row_size)
     prior_covariance : ndarray of shape (n_draws, row_size, row_size)
+    count : ndarray of shape (n_rows,)
+        Weight of the ratings that each row was learned from.
     dispersion : ndarray of shape (n_rows,)
         Factor of the noise variance of each row's ratings.
     concentration : float
@@ -37,6 +39,7 @@ class Rows:
     covariance: np.ndarray | None
     prior_mean: np.ndarray
     prior_covariance: np.ndarray
+    count: np.ndarray
     dispersion: np.ndarray
     concentration: float
 
@@ -48,6 +51,7 @@ class Rows:
             covariance=draws[0].covariance if len(draws) == 1 else None,
             prior_mean=np.concatenate([draw.prior_mean for draw in draws]),
             prior_covariance=np.concatenate([draw.prior_covariance for draw in draws]),
+            count=draws[0].count,
             dispersion=np.mean([draw.dispersion for draw in draws], axis=0),
             concentration=draws[0].concentration,
         )
@@ -75,6 +79,39 @@ class Rows:
     def dispersions(self, rows: np.ndarray) -> np.ndarray:
         """Dispersions of rows; a row never seen has the mean one."""
         return np.where(rows < 0, self.dispersion.mean(), self.dispersion[rows])
+
+    def relative_precisions(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means and shapes of the Gamma distributions behind the dispersions of rows.
+
+        A dispersion is E[1 / α]. A row never seen has the prior.
+        """
+        a = self.concentration
+        shape = a + np.where(rows < 0, 0, self.count[rows]) / 2
+        dispersion = np.where(rows < 0, a / (a - 1), self.dispersion[rows])
+        return shape / ((shape - 1) * dispersion), shape
+
+    def merged(
+        self, revised: Rows, places: np.ndarray, revised_places: np.ndarray
+    ) -> Rows:
+        """These rows at their places in a larger table, some of them revised."""
+        n_rows = 1 + max(places.max(), revised_places.max())
+
+        def table(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+            merged = np.empty((n_rows, *ours.shape[1:]), dtype=ours.dtype)
+            merged[places] = ours
+            merged[revised_places] = theirs
+            return merged
+
+        count = np.zeros(n_rows)
+        count[places] = self.count
+        count[revised_places] += revised.count
+        return replace(
+            self,
+            mean=table(self.mean[0], revised.mean[0])[None],
+            covariance=table(self.covariance[0], revised.covariance[0])[None],
+            count=count,
+            dispersion=table(self.dispersion, revised.dispersion),
+        )
 
 
 @dataclass(frozen=True)
@@ -141,6 +178,20 @@ class Posterior:
             users=replace(self.users, covariance=None),
             items=replace(self.items, covariance=None),
             knows_variance=self.knows_variance and self.users.covariance is None,
+        )
+
+    def merged(
+        self,
+        revised: Posterior,
+        user_places: Sequence[np.ndarray],
+        item_places: Sequence[np.ndarray],
+    ) -> Posterior:
+        """The same belief but for what is `revised`, given the places of both."""
+        return replace(
+            revised,
+            users=self.users.merged(revised.users, *user_places),
+            items=self.items.merged(revised.items, *item_places),
+            knows_variance=self.knows_variance,
         )
 
     def mean(self, u: np.ndarray, i: np.ndarray, features: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The best candidates of every user: tiled scores, exclusion, top-k.
+"""The best columns of every row: tiled scores, exclusion, top-k.
 
 Knows arrays only. Ties go to the lower column, so that equal scores give the same list
 on every machine and for every tile size.
@@ -6,76 +6,155 @@ on every machine and for every tile size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# Scores held at a time. It bounds the memory whatever the numbers of users and items.
-TILE_SIZE = 2**23
+# Bytes of work space, whatever the numbers of rows and columns.
+TILE_BYTES = 2**26
+
+# More rows than this at a time do not make a matrix product faster.
+MAX_TILE_ROWS = 512
+
+# Columns at a time. More of them leave the work space to so few rows that a matrix
+# product is slow.
+MAX_TILE_COLUMNS = 2**17
+
+# Columns of which the best is looked at first: reading it off is vectorised, and few
+# blocks are looked into.
+MAX_BLOCK = 64
+
+# Bytes of a key and of what it is made from.
+KEY_BYTES = 40
+
+LOW_BITS = 2**32 - 1
+
+# Takes a slice of columns and a tensor, into which it writes their scores.
+Fill = Callable[[slice, Tensor], object]
 
 
 def top_k(
-    score: Callable[[slice], Tensor],
+    score: Callable[[slice], Fill],
     n_rows: int,
     n_columns: int,
     k: int,
     excluded: Callable[[slice], tuple[np.ndarray, np.ndarray]] | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best columns of every row, best first.
 
     Parameters
     ----------
     score : callable
-        Takes a slice of rows to their scores, of shape (n, n_columns).
+        Takes a slice of rows to what writes their scores.
     n_rows, n_columns, k : int
         k is at most n_columns.
     excluded : callable, optional
         Takes a slice of rows to (row within it, column) of what may not be taken.
+    device : device, default="cpu"
+        Where scores are written.
 
     Returns
     -------
     columns : ndarray of shape (n_rows, k), dtype int64
         -1 where a row has fewer than k columns left.
-    scores : ndarray of shape (n_rows, k)
+    scores : ndarray of shape (n_rows, k), dtype float32
         -inf there.
     """
     columns = np.empty((n_rows, k), dtype=np.int64)
     scores = np.empty((n_rows, k), dtype=np.float32)
-    step = max(1, TILE_SIZE // max(1, n_columns))
-    for start in range(0, n_rows, step):
-        tile = slice(start, min(start + step, n_rows))
-        tile_scores = score(tile)
+    width = min(n_columns, MAX_TILE_COLUMNS)
+    block = _block(width, k)
+    row_bytes = 4 * (width + block) + KEY_BYTES * (width // block + k * block)
+    height = min(n_rows, MAX_TILE_ROWS, max(1, TILE_BYTES // row_bytes))
+    # Memory used again need not be fetched from the system, which takes long.
+    space = torch.empty(height * (width + block), device=device)
+    for start in range(0, n_rows, height):
+        rows = slice(start, min(start + height, n_rows))
+        fill, left_out, best = score(rows), None, None
         if excluded is not None:
-            index = tuple(
-                torch.as_tensor(i).to(tile_scores.device) for i in excluded(tile)
-            )
-            tile_scores[index] = -torch.inf
-        best, where = _stable_top_k(tile_scores, k)
-        where[best == -torch.inf] = -1
-        columns[tile] = where.cpu().numpy()
-        scores[tile] = best.cpu().numpy()
+            left_out = [torch.as_tensor(i).to(device) for i in excluded(rows)]
+        for first in range(0, n_columns, width):
+            some = slice(first, min(first + width, n_columns))
+            tile = _tile(fill, rows.stop - start, some, left_out, block, space)
+            keys = _best_keys(tile, first, k, block)
+            best = keys if best is None else _largest(torch.cat([best, keys], 1), k)
+        where, found = _decoded(best)
+        columns[rows] = where.masked_fill(found == -torch.inf, -1).cpu().numpy()
+        scores[rows] = found.cpu().numpy()
     return columns, scores
 
 
-def _stable_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """torch.topk along rows, with ties in the order of the columns."""
-    n_columns = scores.shape[1]
-    best, where = torch.topk(scores, min(k + 1, n_columns))
-    # Among equals topk takes any. Where the first one left out equals the last one
-    # taken the whole row decides; elsewhere sorting what was taken does.
-    if n_columns > k:
-        tied = torch.nonzero(best[:, k] == best[:, k - 1]).squeeze(1)
-        best, where = best[:, :k], where[:, :k]
-    else:
-        tied = where.new_empty(0)
-    order = where.argsort(dim=1)
-    best, where = best.gather(1, order), where.gather(1, order)
-    order = best.argsort(dim=1, descending=True, stable=True)
-    best, where = best.gather(1, order), where.gather(1, order)
-    if len(tied):
-        order = scores[tied].argsort(dim=1, descending=True, stable=True)[:, :k]
-        where[tied] = order
-        best[tied] = scores[tied].gather(1, order)
-    return best, where
+def inner_products(queries: Tensor, vectors: Tensor) -> Fill:
+    """Writes the inner products of queries and vectors."""
+    return lambda columns, out: torch.mm(queries, vectors[columns].T, out=out)
+
+
+def _block(n_columns: int, k: int) -> int:
+    """A power of two that keeps both blocks and the columns of k blocks few."""
+    size = min(MAX_BLOCK, max(1, 2 * math.sqrt(n_columns / k)))
+    return 2 ** int(math.log2(size))
+
+
+def _tile(
+    fill: Fill,
+    n_rows: int,
+    columns: slice,
+    left_out: list[Tensor] | None,
+    block: int,
+    space: Tensor,
+) -> Tensor:
+    """Scores of columns, in whole blocks; -inf is what may not be taken."""
+    n_columns = columns.stop - columns.start
+    width = -(-n_columns // block) * block
+    tile = space[: n_rows * width].view(n_rows, width)
+    fill(columns, tile[:, :n_columns])
+    tile[:, n_columns:] = -torch.inf
+    if left_out is not None:
+        row, column = left_out
+        here = (column >= columns.start) & (column < columns.stop)
+        tile[row[here], column[here] - columns.start] = -torch.inf
+    return tile
+
+
+def _best_keys(tile: Tensor, first: int, k: int, block: int) -> Tensor:
+    """Keys of the k best columns of a tile whose first column has number `first`.
+
+    They are in the k blocks with the best maxima, ties going to the lower block: each
+    of these holds a column that is better than all of any other block, or as good and
+    lower.
+    """
+    n_rows, width = tile.shape
+    n_blocks = width // block
+    numbers = torch.arange(n_blocks, device=tile.device)
+    maxima = tile.view(n_rows, n_blocks, block).amax(2)
+    blocks, _ = _decoded(_largest(_keys(maxima, numbers), k))
+    rows = torch.arange(n_rows, device=tile.device)[:, None]
+    scores = tile.view(-1, block)[(rows * n_blocks + blocks).flatten()]
+    within = torch.arange(block, device=tile.device)
+    columns = first + blocks[:, :, None] * block + within
+    return _largest(_keys(scores.view(n_rows, -1), columns.flatten(1)), k)
+
+
+def _keys(scores: Tensor, columns: Tensor) -> Tensor:
+    """Integers, the larger the score, and of equal scores the lower the column."""
+    # -0.0 becomes 0.0. Bits of positive floats are in their order, and those of
+    # negative floats in reverse.
+    bits = (scores + 0.0).view(torch.int32)
+    bits = bits ^ (bits >> 31 & 0x7FFFFFFF)
+    return bits.long() << 32 | LOW_BITS - columns
+
+
+def _decoded(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns and scores that keys were made from."""
+    bits = (keys >> 32).int()
+    bits = bits ^ (bits >> 31 & 0x7FFFFFFF)
+    return LOW_BITS - (keys & LOW_BITS), bits.view(torch.float32)
+
+
+def _largest(keys: Tensor, k: int) -> Tensor:
+    """The k largest keys of each row, largest first."""
+    return keys.topk(min(k, keys.shape[1])).values

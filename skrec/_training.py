@@ -1,4 +1,4 @@
-"""What the estimators that train a network share: options, iterations, partial_fit.
+"""What the estimators that train a network share: options and iterations.
 
 Canonical rows become tensors and a plan, epochs of the gradient loop become iterations
 of an estimator. What the network is and what is kept of it are hooks.
@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +24,9 @@ from ._base import (
     Iteration,
     Real,
     StrOptions,
-    all_or_nothing,
 )
 from ._gradient import LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
-from ._interactions import Columns, Interactions, counted, numbered, union
+from ._interactions import Columns, Interactions, counted, numbered
 from ._networks import ITEM_TABLES, USER_TABLES, NeuMF, Shape, first_weights
 from ._units import Units
 
@@ -65,85 +64,36 @@ class NetworkRecommender(BaseRecommender):
             known = self._grown_weights(data)
         random_state = check_random_state(self.random_state)
         network = self._network(data, known, random_state)
-        return self._epochs(network, data, _pairs(data), units, random_state, device)
+        return self._epochs(network, data, data.pairs, units, random_state, device)
 
-    @all_or_nothing
-    def partial_fit(self, X, y, sample_weight=None) -> Self:
-        """Learn from further ratings, of known and of new users and items.
-
-        The rows of the users and items that occur, and those of drawn items, are
-        trained for `max_iter` passes over the further ratings, held to where they were
-        by `reg`. All else stays, and nothing is held out for `early_stopping`. Before
-        the first `fit` this is `fit`.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, 2 + n_features)
-            Columns as in `fit`.
-        y : array-like of shape (n_samples,)
-            The ratings.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights.
-
-        Returns
-        -------
-        self : object
-            The fitted estimator. `user_ids_` and `item_ids_` have grown.
-
-        Raises
-        ------
-        ValueError
-            As `fit`, if X is not as wide as in `fit`, or if parameters of the network
-            or the loss have changed.
-        TypeError
-            As `fit`, and if ids are of another kind than in `fit`.
-        """
-        self._validate_params()
-        if not self._is_fitted():
-            return self.fit(X, y, sample_weight)
+    def _check_can_continue(self) -> None:
         if self._objective != self._fitted_objective:
             raise ValueError(
                 "partial_fit continues a fit of loss and n_negatives "
                 f"{self._fitted_objective}, but now they are {self._objective}. Set "
                 "them back, or fit anew."
             )
-        columns = self._read_columns(X, reset=False)
-        # Ids of another kind are refused while it is known where they stand.
-        columns.users.numbered_in(self.user_ids_)
-        columns.items.numbered_in(self.item_ids_)
-        rating = self._read_ratings(y, columns)
-        weight = self._read_weights(sample_weight, columns)
-        data = Interactions.from_columns(columns, rating, weight)
-        device = self._torch_device()
 
-        user_ids = union(self.user_ids_, data.user_ids)
-        item_ids = union(self.item_ids_, data.item_ids)
-        data = data.among(user_ids, item_ids)
-        users, items = self._seen_by(np.arange(len(self.user_ids_)))
-        users = numbered(self.user_ids_, user_ids)[users]
-        items = numbered(self.item_ids_, item_ids)[items]
-        pairs = np.concatenate([users * len(item_ids) + items, _pairs(data)])
-        pairs.sort()
-
+    def _learned_further(
+        self,
+        data: Interactions,
+        grown: Interactions,
+        pairs: np.ndarray,
+        device: torch.device,
+    ) -> dict[str, Any]:
         random_state = check_random_state(self.random_state)
-        known = self._grown_weights(data)
-        network = self._network(data, known, random_state)
-        self._set_seen(user_ids, item_ids, *np.divmod(pairs, len(item_ids)))
-        low, high = self._rating_range(data.rating)
-        self.rating_range_ = (
-            min(low, self.rating_range_[0]),
-            max(high, self.rating_range_[1]),
-        )
+        network = self._network(grown, self._grown_weights(grown), random_state)
         losses = []
         for iteration in self._epochs(
-            network, data, pairs, self._units, random_state, device, rows_only=True
+            network, grown, pairs, self._units, random_state, device, rows_only=True
         ):
             losses.append(iteration.objective)
             self._tell(len(losses), iteration)
-        vars(self).update(iteration.attributes())
-        self.n_iter_ += len(losses)
-        self.loss_curve_ = [*self.loss_curve_, *losses]
-        return self
+        return {
+            **iteration.attributes(),
+            "n_iter_": self.n_iter_ + len(losses),
+            "loss_curve_": [*self.loss_curve_, *losses],
+        }
 
     def _network(
         self,
@@ -387,8 +337,3 @@ def _exported(network: NeuMF) -> dict[str, np.ndarray]:
     for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
         weights[name][-1] = weights[name][:-1].mean(axis=0)
     return weights
-
-
-def _pairs(data: Interactions) -> np.ndarray:
-    """user * n_items + item of all rows, which are sorted."""
-    return data.users * len(data.item_ids) + data.items

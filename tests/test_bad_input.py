@@ -968,7 +968,7 @@ def test_a_failed_first_fit_leaves_the_estimator_unfitted(fail, estimator):
 def test_warm_start_refuses_another_number_of_factors():
     model = fit(warm_start=True)
     with pytest.raises(
-        ValueError, match=r"warm_start=True.*n_factors=2.*now n_factors=3.*keep both"
+        ValueError, match=r"had n_factors=2.*now n_factors=3.*Keep both.*warm_start=F"
     ):
         model.set_params(n_factors=3).fit(X, Y)
 

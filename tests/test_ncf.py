@@ -213,7 +213,8 @@ def fitted(request):
 def tiles(request, monkeypatch):
     if request.param == "many tiles":
         monkeypatch.setattr("skrec._ncf.TILE_SIZE", 500)
-        monkeypatch.setattr("skrec._topk.TILE_SIZE", 100)
+        monkeypatch.setattr("skrec._topk.TILE_BYTES", 2000)
+        monkeypatch.setattr("skrec._topk.MAX_TILE_COLUMNS", 7)
 
 
 def scores_of(model, users):
