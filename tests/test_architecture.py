@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "_gradient": {"_networks", "_threads"},
     "_conditional": set(),
     "_interactions": set(),
+    "metrics": {"_interactions"},
     "_networks": set(),
     "_posterior": set(),
     "_threads": set(),
