@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "_conditional": set(),
     "_interactions": set(),
     "metrics": {"_interactions"},
+    "model_selection": {"_interactions"},
     "_networks": set(),
     "_posterior": set(),
     "_threads": set(),
