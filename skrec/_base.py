@@ -176,8 +176,9 @@ class BaseRecommender(
         After the solvers "vb" and "als", what was believed of a row is its prior, and
         given the other side its posterior is that of all ratings together. "adam" and
         "sgd" train the rows, and those of drawn items, for `max_iter` passes over the
-        further ratings, held to where they were by `reg`; nothing is held out for
-        `early_stopping`. "gibbs" has no `partial_fit`.
+        further ratings. A row is held to where it was, the more firmly the more ratings
+        it was learned from; nothing is held out for `early_stopping`. "gibbs" has no
+        `partial_fit`.
 
         Parameters
         ----------

@@ -31,6 +31,11 @@ WARM_UP = 0.1
 # Where a step has fewer numbers than this, threads mostly wait for each other.
 MIN_NUMBERS_PER_THREAD = 2**18
 
+# How firmly a past rating holds a row to where it was when only further ratings train
+# it. About the mean square of a standardised factor, which is how firmly the squared
+# error of that rating would.
+PAST_PENALTY = 0.3
+
 # Rows scored at a time outside of training.
 TILE_SIZE = 2**14
 
@@ -168,7 +173,9 @@ def descend(
     seen : Tensor of shape (n_seen,), dtype int64
         Sorted user * n_items + item of what is never drawn, if the plan draws.
     rows_only : bool
-        Train nothing but rows, and penalise how far they are from where they were.
+        Train nothing but rows, and penalise how far they are from where they were: with
+        the `reg` of the plan, and with what the `seen` pairs that are no samples say,
+        as if each had pulled a row by PAST_PENALTY times its squared distance.
 
     Yields
     ------
@@ -220,19 +227,23 @@ class _Descent:
         self.step = 0
         self.n_parts = 1
 
+        # A pair of weight w brings w / √W_r of the penalty of row r.
         weight = samples.weight
+        row_weights = self.row_weights(samples.users, samples.items, weight)
+        self.penalty = [plan.reg * _inverse_root(w) for w in row_weights]
+        if rows_only and seen is not None:
+            n_items = network.shape.n_items
+            every = seen.div(n_items, rounding_mode="floor"), seen % n_items
+            past, ours = (
+                self.row_weights(*rows, torch.ones(len(rows[0])).to(weight))
+                for rows in (every, (samples.users, samples.items))
+            )
+            for penalty, w, n_past, n_ours in zip(
+                self.penalty, row_weights, past, ours, strict=True
+            ):
+                held = PAST_PENALTY * (n_past - n_ours).clamp_min(0)
+                penalty += torch.where(w > 0, held / w, 0)
         total = (1 + plan.n_negatives) * weight.sum()
-        drawn = plan.n_negatives * weight.sum() / network.shape.n_items
-        user_weight = torch.zeros(network.shape.n_users).to(weight)
-        user_weight.index_add_(0, samples.users, (1 + plan.n_negatives) * weight)
-        item_weight = torch.zeros(network.shape.n_items).to(weight) + drawn
-        item_weight.index_add_(0, samples.items, weight)
-        # A pair of weight w brings w / √W_r of the penalty of row r. The row behind the
-        # last, of what is not seen, has no weight.
-        self.penalty = [
-            plan.reg * _inverse_root(F.pad(row_weight, (0, 1)))
-            for row_weight in (user_weight, item_weight)
-        ]
         self.dense_penalty = float(plan.reg * _inverse_root(total))
 
     @property
@@ -244,6 +255,16 @@ class _Descent:
         width = shape.n_factors + shape.n_embedding + sum(shape.hidden_layer_sizes)
         numbers = pairs * shape.n_members * width
         return max(1, min(torch.get_num_threads(), numbers // MIN_NUMBERS_PER_THREAD))
+
+    def row_weights(self, users: Tensor, items: Tensor, weight: Tensor) -> list[Tensor]:
+        """W_r of users and of items; the row behind the last, of the unseen, has 0."""
+        n, shape = self.plan.n_negatives, self.network.shape
+        drawn = n * weight.sum() / shape.n_items
+        user_weight = torch.zeros(shape.n_users).to(weight)
+        user_weight.index_add_(0, users, (1 + n) * weight)
+        item_weight = torch.zeros(shape.n_items).to(weight) + drawn
+        item_weight.index_add_(0, items, weight)
+        return [F.pad(user_weight, (0, 1)), F.pad(item_weight, (0, 1))]
 
     def epoch(self) -> float:
         """Mean loss of one pass over the samples, in random order."""
@@ -331,7 +352,7 @@ class _Descent:
     @torch.no_grad()
     def penalise(self, pairs: Samples, weight: Tensor) -> None:
         """Add the gradient of the penalty of all that a batch touches."""
-        if not self.plan.reg:
+        if not (self.plan.reg or self.anchors):
             return
         for tables, penalty, rows, row_weight in zip(
             self.tables,

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from skrec._gradient import LOSSES, OPTIMIZERS, Plan, Samples, descend
+from skrec._gradient import (
+    LOSSES,
+    OPTIMIZERS,
+    PAST_PENALTY,
+    Plan,
+    Samples,
+    descend,
+)
 from skrec._networks import ITEM_TABLES, USER_TABLES, NeuMF, Shape, first_weights
 
 TABLES = USER_TABLES + ITEM_TABLES
@@ -265,9 +272,14 @@ def test_gradients_of_batches_average_to_that_of_the_objective(steps):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("rows_only", [False, True])
-def test_descent_ends_where_the_closed_form_of_biases_does(optimizer, rows_only):
+@pytest.mark.parametrize(
+    ("rows_only", "n_past"), [(False, 0), (False, 20), (True, 0), (True, 20)]
+)
+def test_descent_ends_where_the_closed_form_of_biases_does(
+    optimizer, rows_only, n_past
+):
     network, samples = make_network(BIASES), make_samples()
+    past = make_samples(n_past, seed=1)
     plan = replace(PLAN, optimizer=optimizer, learning_rate=0.1, n_epochs=250, reg=0.3)
     u, i, f, y, w = (
         getattr(samples, field.name).double().numpy() for field in fields(samples)
@@ -275,6 +287,7 @@ def test_descent_ends_where_the_closed_form_of_biases_does(optimizer, rows_only)
     n_users, n_items = SHAPE.n_users, SHAPE.n_items
     b, c = np.eye(n_users)[u.astype(int)], np.eye(n_items)[i.astype(int)]
     root = np.sqrt(np.concatenate([w @ b, w @ c, [w.sum(), 0]]))
+    seen = torch.cat([keys_of(s.users, s.items) for s in (samples, past)])
     design = np.hstack([b, c, f, np.ones((len(y), 1))])
     before = {
         name: value.double().numpy() for name, value in weights_of(network).items()
@@ -282,10 +295,15 @@ def test_descent_ends_where_the_closed_form_of_biases_does(optimizer, rows_only)
     start = np.vstack([before[f"{side}_bias"][:-1] for side in ("user", "item")])
     start = np.vstack([start, before["coef"].T, before["intercept"]])
 
-    run(network, samples, plan, rows_only=rows_only)
+    run(network, samples, plan, rows_only=rows_only, seen=seen.sort().values)
     after = {name: value.numpy() for name, value in weights_of(network).items()}
     free = slice(0, n_users + n_items) if rows_only else slice(None)
     precision = design.T * w @ design + 0.3 * np.diag(root)
+    if rows_only:
+        # Rows of which the samples say nothing stay anyhow.
+        n_past = [np.bincount(past.users, minlength=n_users)]
+        n_past += [np.bincount(past.items, minlength=n_items), [0, 0]]
+        precision += PAST_PENALTY * np.diag(np.concatenate(n_past) * (root > 0))
     for m in range(2):
         if rows_only:
             # Rows are held to where they were, all else is fixed.
