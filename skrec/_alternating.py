@@ -536,11 +536,19 @@ def revise(
     Users come first, and come again until what was new to the items has moved the
     predictions by no more than `tol`: for new users among known items, once is enough.
     """
+
+    def believed(side: Side) -> Side:
+        if is_certain:
+            # als takes the noise to be the same everywhere.
+            one = torch.ones_like(side.relative_precision)
+            side = replace(side, relative_precision=one, relative_shape=None)
+        return replace(side, before=side)
+
     precision = inverse(start.coef_factor.T @ start.coef_factor)
     first = replace(
         start,
-        users=replace(start.users, before=start.users),
-        items=replace(start.items, before=start.items),
+        users=believed(start.users),
+        items=believed(start.items),
         coef_prior=(start.coef, precision),
     )
     rule = Revision(
@@ -622,7 +630,8 @@ def _sweep(problem: Problem, state: State, rule: Rule, tile_map: Callable) -> St
     state = _update_coef(problem, state, rule)
     shift = problem.features @ (state.coef - previous)
     moved = _total(problem.users.weight * shift.square())
-    rest = problem.without_features(state.coef, state.coef_factor)
+    factor = None if rule.is_certain else state.coef_factor
+    rest = problem.without_features(state.coef, factor)
     users, residual = _update_side(
         rest.users,
         state.users,

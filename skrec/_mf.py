@@ -304,11 +304,7 @@ class MFRegressor(NetworkRecommender):
             )
         if self.solver in OPTIMIZERS:
             return self._train(data, device)
-        if self.loss != "squared_error":
-            raise ValueError(
-                f"solver={self.solver!r} minimises squared errors; loss={self.loss!r} "
-                "needs solver='adam' or 'sgd'."
-            )
+        self._check_loss()
         units = Units.of(data, centred=self.biased)
         problem = self._problem(data, units, device)
         continued = self.warm_start and hasattr(self, "_posterior")
@@ -327,6 +323,13 @@ class MFRegressor(NetworkRecommender):
             states = gibbs(problem, start, check_random_state(self.random_state))
             states = states if continued else islice(states, BURN_IN, None)
         return self._sweeps(states, partial(self._belief, problem, units), units)
+
+    def _check_loss(self) -> None:
+        if self.loss != "squared_error":
+            raise ValueError(
+                f"solver={self.solver!r} minimises squared errors; loss={self.loss!r} "
+                "needs solver='adam' or 'sgd'."
+            )
 
     def _problem(
         self, data: Interactions, units: Units, device: torch.device
@@ -398,7 +401,7 @@ class MFRegressor(NetworkRecommender):
                 f"The last fit, which is to be continued, had n_factors="
                 f"{last.n_factors} and biased={last.row_size > last.n_factors}, but "
                 f"now n_factors={self.n_factors} and biased={self.biased}. Keep both, "
-                "or fit anew with warm_start=False."
+                "or fit anew without warm_start."
             )
         scale = units.row_scale(layout.n_factors, layout.row_size)
         coef_scale = np.nan_to_num(units.feature_scale, posinf=0) / units.scale
@@ -444,7 +447,9 @@ class MFRegressor(NetworkRecommender):
     def _check_can_continue(self) -> None:
         if self.solver in OPTIMIZERS:
             super()._check_can_continue()
-        elif self._posterior.users.covariance is None:
+            return
+        self._check_loss()
+        if self._posterior.users.covariance is None:
             raise ValueError(
                 f"partial_fit with solver={self.solver!r} revises what the last fit "
                 "believed, and needs its covariances: fit with solver='vb' or 'als' "
@@ -462,14 +467,22 @@ class MFRegressor(NetworkRecommender):
             return super()._learned_further(data, grown, pairs, device)
         last, units = self._posterior, self._units
         problem = self._problem(data, units, device)
-        state = revise(
-            problem,
-            self._continued(problem, data, units),
-            is_certain=not last.knows_variance,
-            past_weight=last.users.count.sum(),
-            max_sweeps=self._max_iter(),
-            tol=REVISION_TOL * self._tol(),
-        )
+        start = self._continued(problem, data, units)
+        try:
+            state = revise(
+                problem,
+                start,
+                is_certain=not last.knows_variance,
+                past_weight=last.users.count.sum(),
+                max_sweeps=self._max_iter(),
+                tol=REVISION_TOL * self._tol(),
+            )
+        except torch.linalg.LinAlgError as error:
+            raise FloatingPointError(
+                "Further ratings, features or weights are so far from those of the fit "
+                "that single precision cannot hold them together; look for a wrong "
+                "unit, or fit anew."
+            ) from error
         posterior = last.merged(
             _in_rating_units(state, units, problem),
             [numbered(ids, grown.user_ids) for ids in (self.user_ids_, data.user_ids)],
@@ -523,9 +536,9 @@ class MFRegressor(NetworkRecommender):
             return mean, None
         if not self._posterior.knows_variance:
             raise ValueError(
-                "return_std=True needs a fit with solver='vb' or 'gibbs' and "
-                f"store_covariance=True; this one had solver={self.solver!r} and "
-                f"store_covariance={self.store_covariance}."
+                "return_std=True needs a fit with solver='vb' and "
+                "store_covariance=True, or with solver='gibbs', which the last one was "
+                "not."
             )
         return mean, np.sqrt(self._posterior.variance(users, items, features))
 

@@ -1,13 +1,17 @@
 """Solvers against brute force in float64."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from skrec._alternating import (
+    MIN_NOISE_VARIANCE,
     PRIOR_ROWS,
     PRIOR_VARIANCE,
     Draw,
@@ -17,8 +21,11 @@ from skrec._alternating import (
     _sweeps,
     als,
     gibbs,
+    mode_as_belief,
+    revise,
     spectral_start,
     vb,
+    with_covariance,
 )
 
 
@@ -381,3 +388,302 @@ def test_cuda_gives_what_the_cpu_gives(solver):
     for side in ("users", "items"):
         means = [getattr(state, side).mean.cpu() for state in states]
         np.testing.assert_allclose(means[0], means[1], rtol=1e-8, atol=1e-10)
+
+
+def points(side):
+    return replace(side, covariance=None)
+
+
+def random_belief(problem, *, is_certain, seed=0):
+    """What some past ratings might have left: every row knows something else."""
+    rng = np.random.default_rng(seed)
+    layout, d = problem.layout, problem.layout.row_size
+
+    def side(n_rows):
+        root = rng.normal(size=(n_rows, d, d + 2)) / np.sqrt(16 * d + 32)
+        gamma = {} if is_certain else {"relative_shape": rng.uniform(3, 9, n_rows)}
+        if not is_certain:
+            gamma["relative_precision"] = rng.uniform(0.5, 2, n_rows)
+        return Side.at(
+            torch.as_tensor(rng.normal(size=(n_rows, d)) / 2),
+            layout,
+            covariance=layout.pack(torch.as_tensor(root @ root.transpose(0, 2, 1))),
+            **{name: torch.as_tensor(value) for name, value in gamma.items()},
+        )
+
+    n_features = problem.features.shape[1]
+    return State(
+        users=side(len(problem.users)),
+        items=side(len(problem.items)),
+        coef=torch.as_tensor(rng.normal(size=n_features)),
+        coef_factor=torch.as_tensor(rng.normal(size=(n_features, n_features)) / 3),
+        noise_precision=3.0,
+    )
+
+
+def brute_force_sums(problem, target, weight, own, others, n_rows, other):
+    """Σ w E[z zᵀ] and Σ w E[z (y − c)] of every row, one rating at a time.
+
+    `other` holds the means and covariances of the other side.
+    """
+    k, d = problem.layout.n_factors, problem.layout.row_size
+    G, g = np.zeros((n_rows, d, d)), np.zeros((n_rows, d))
+    for n, (row, i) in enumerate(zip(own, others, strict=True)):
+        mean, covariance = other[0][i], other[1][i]
+        z, spread, offset, along = mean.copy(), covariance.copy(), 0.0, np.zeros(d)
+        if problem.layout.biased:
+            # z = (q, 1) has a part that is certain, and goes along with c.
+            offset, along[:k] = mean[k], covariance[:k, k]
+            z[k], spread[k], spread[:, k] = 1, 0, 0
+        G[row] += weight[n] * (np.outer(z, z) + spread)
+        g[row] += weight[n] * (z * (target[n] - offset) - along)
+    return G, g
+
+
+def gaussian(precision, information):
+    """Means and covariances."""
+    covariance = np.linalg.inv(precision)
+    return np.einsum("njk,nk->nj", covariance, information), covariance
+
+
+def assert_gaussian(side, layout, expected):
+    for found, moment in zip(as_arrays(side, layout), expected, strict=True):
+        np.testing.assert_allclose(found, moment, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("is_certain", [True, False])
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    n_factors=st.integers(0, 3),
+    biased=st.booleans(),
+    share=st.sampled_from([0.1, 0.5, 0.9]),
+)
+def test_further_ratings_leave_users_with_the_posterior_of_all_ratings(
+    is_certain, seed, n_factors, biased, share
+):
+    assume(n_factors or biased)
+    problem, (u, i, y, w, features) = make_problem(
+        seed, n_factors=n_factors, biased=biased
+    )
+    layout, n_users = problem.layout, len(problem.users)
+    shared = random_belief(problem, is_certain=is_certain, seed=seed)
+    m, precision = (
+        shared.users.mean[0].numpy(),
+        np.linalg.inv(as_arrays(shared.users, layout)[1][0]),
+    )
+    alpha = shared.users.relative_precision.numpy()
+    gamma = shared.items.relative_precision.numpy()
+    items = shared.items
+    items = as_arrays(points(items) if is_certain else items, layout)
+
+    def posterior_of(rows):
+        G, g = brute_force_sums(
+            problem, y[rows], (w * gamma[i])[rows], u[rows], i[rows], n_users, items
+        )
+        beta = 3 * alpha
+        return gaussian(
+            beta[:, None, None] * G + precision, beta[:, None] * g + precision @ m
+        )
+
+    # Users of whom all ratings are further ones start at what rows share.
+    is_new = np.random.default_rng(seed).random(len(y)) < share
+    is_new[0] = True
+    mean, covariance = map(torch.as_tensor, posterior_of(~is_new))
+    further = Problem.from_arrays(
+        u[is_new],
+        i[is_new],
+        (n_users, len(problem.items)),
+        y[is_new],
+        w[is_new],
+        features[is_new],
+        n_factors=n_factors,
+        biased=biased,
+        device=torch.device("cpu"),
+        dtype=torch.float64,
+    )
+    past = replace(shared.users, mean=mean, covariance=layout.pack(covariance))
+    state = revise(
+        further,
+        replace(shared, users=past),
+        is_certain=is_certain,
+        past_weight=w[~is_new].sum(),
+        max_sweeps=1,
+        tol=0.0,
+    )
+    assert_gaussian(state.users, layout, posterior_of(np.full(len(y), True)))
+
+
+@pytest.fixture(params=[True, False], ids=["certain", "uncertain"])
+def revised(variant, request):
+    """A converged revision: the problem, its arrays, before, after."""
+    problem, arrays = make_problem(**variant)
+    start = random_belief(problem, is_certain=request.param)
+    state = revise(
+        problem,
+        start,
+        is_certain=request.param,
+        past_weight=50.0,
+        max_sweeps=80,
+        tol=0.0,
+    )
+    return problem, arrays, start, state, request.param
+
+
+def test_what_was_believed_of_rows_is_their_prior(revised):
+    problem, (u, i, y, w, features), start, state, is_certain = revised
+    target = y - features @ state.coef.numpy()
+    alpha = state.users.relative_precision.numpy()
+    gamma = state.items.relative_precision.numpy()
+    for side, before, own, own_alpha, other, others, other_alpha in (
+        (state.users, start.users, u, alpha, state.items, i, gamma),
+        (state.items, start.items, i, gamma, state.users, u, alpha),
+    ):
+        G, g = brute_force_sums(
+            problem,
+            target,
+            w * other_alpha[others],
+            own,
+            others,
+            len(own_alpha),
+            as_arrays(points(other) if is_certain else other, problem.layout),
+        )
+        mean, covariance = as_arrays(before, problem.layout)
+        precision = np.linalg.inv(covariance)
+        beta = state.noise_precision * own_alpha
+        expected = gaussian(
+            beta[:, None, None] * G + precision,
+            beta[:, None] * g + np.einsum("njk,nk->nj", precision, mean),
+        )
+        assert_gaussian(side, problem.layout, expected)
+
+
+def test_what_was_believed_of_coefficients_is_their_prior():
+    problem, (u, i, y, w, features) = make_problem(n_features=2)
+    start = random_belief(problem, is_certain=False)
+    state = revise(
+        problem, start, is_certain=False, past_weight=9.0, max_sweeps=80, tol=0.0
+    )
+    x, z = state.users.mean.numpy()[u], state.items.mean.numpy()[i]
+    fitted = (x[:, :2] * z[:, :2]).sum(1) + x[:, 2] + z[:, 2]
+    precision = w * state.users.relative_precision.numpy()[u]
+    precision *= state.items.relative_precision.numpy()[i] * state.noise_precision
+    before = start.coef_factor.numpy()
+    before = np.linalg.inv(before.T @ before)
+    A = (features.T * precision) @ features + before
+    h = features.T @ (precision * (y - fitted)) + before @ start.coef.numpy()
+    np.testing.assert_allclose(state.coef, np.linalg.solve(A, h), rtol=1e-6)
+    found = state.coef_factor.numpy()
+    np.testing.assert_allclose(found.T @ found, np.linalg.inv(A), rtol=1e-6)
+
+
+def test_noise_and_relative_precisions_are_those_of_all_ratings(revised):
+    problem, arrays, start, state, is_certain = revised
+    u, i, _, w, _ = arrays
+    seen = state
+    if is_certain:
+        users, items = points(state.users), points(state.items)
+        seen = replace(state, users=users, items=items, coef_factor=None)
+    squares = w * residuals(problem, arrays, seen)
+    alpha = state.users.relative_precision.numpy()
+    gamma = state.items.relative_precision.numpy()
+    residual = (squares * alpha[u] * gamma[i]).sum()
+    variance = (50 / start.noise_precision + residual) / (50 + w.sum())
+    assert state.noise_variance == pytest.approx(variance)
+    assert state.noise_precision == pytest.approx(1 / variance)
+    if is_certain:
+        assert (alpha == 1).all()
+        assert (gamma == 1).all()
+        return
+    for side, before, own, theirs in (
+        (state.users, start.users, u, gamma[i]),
+        (state.items, start.items, i, alpha[u]),
+    ):
+        shape = before.relative_shape.numpy()
+        rate = shape / before.relative_precision.numpy()
+        n_rows = len(shape)
+        shape = shape + np.bincount(own, w, n_rows) / 2
+        rate = rate + np.bincount(own, squares * theirs, n_rows) / variance / 2
+        np.testing.assert_allclose(side.relative_shape, shape, rtol=1e-6)
+        np.testing.assert_allclose(side.relative_precision, shape / rate, rtol=1e-6)
+
+
+def test_a_revision_ends_once_the_items_stay():
+    problem, _ = make_problem()
+    start = random_belief(problem, is_certain=False)
+
+    def means(**kwargs):
+        state = revise(problem, start, is_certain=False, past_weight=50.0, **kwargs)
+        return state.users.mean
+
+    once = means(max_sweeps=1, tol=0.0)
+    assert torch.equal(means(max_sweeps=9, tol=1e9), once)
+    assert not torch.equal(means(max_sweeps=9, tol=1e-9), once)
+    np.testing.assert_allclose(
+        means(max_sweeps=80, tol=1e-9), means(max_sweeps=120, tol=0.0), atol=1e-7
+    )
+
+
+def test_a_revision_depends_neither_on_tiles_nor_on_threads(monkeypatch):
+    problem, _ = make_problem(n_users=60, n_features=1)
+    start = random_belief(problem, is_certain=False)
+    threads, states = torch.get_num_threads(), []
+    try:
+        for tile_size, n_threads in ((2**17, 1), (40, 1), (40, 3)):
+            monkeypatch.setattr("skrec._conditional.TILE_SIZE", tile_size)
+            torch.set_num_threads(n_threads)
+            states.append(
+                revise(
+                    problem,
+                    start,
+                    is_certain=False,
+                    past_weight=50.0,
+                    max_sweeps=3,
+                    tol=0.0,
+                )
+            )
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(threads)
+    whole, tiled, threaded = states
+    assert torch.equal(tiled.users.mean, threaded.users.mean)
+    for name in ("mean", "covariance"):
+        found, expected = getattr(tiled.users, name), getattr(whole.users, name)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_covariances_of_als_are_its_normal_equations_times_the_noise(variant):
+    problem, (u, i, y, w, features) = make_problem(**variant)
+    sweep = run(als, problem, 5, 0.3)[-1]
+    state = with_covariance(problem, mode_as_belief(sweep))
+    variance = sweep.noise_variance
+    assert 1 / state.noise_precision == pytest.approx(variance)
+    for noun, own, others, other in (
+        ("users", u, i, sweep.items),
+        ("items", i, u, sweep.users),
+    ):
+        side = getattr(state, noun)
+        assert torch.equal(side.mean, getattr(sweep, noun).mean)
+        n_rows, d = side.mean.shape
+        rows = as_arrays(other, problem.layout)
+        G, _ = brute_force_sums(problem, y, w, own, others, n_rows, rows)
+        expected = variance * np.linalg.inv(G + 0.3 * np.eye(d))
+        found = problem.layout.unpack(side.covariance)
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-12)
+        prior = np.linalg.inv(side.prior_precision)
+        np.testing.assert_allclose(prior, variance / 0.3 * np.eye(d))
+    assert torch.equal(state.coef, sweep.coef)
+    if features.shape[1]:
+        expected = variance * np.linalg.inv(
+            (features.T * w) @ features + 0.3 * np.eye(2)
+        )
+        found = state.coef_factor.T @ state.coef_factor
+        np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_als_believes_in_some_noise_where_residuals_vanish():
+    problem, _ = make_problem()
+    state = replace(run(als, problem, 1, 0.3)[-1], noise_variance=0.0)
+    assert mode_as_belief(state).noise_precision == pytest.approx(
+        1 / MIN_NOISE_VARIANCE
+    )

@@ -458,17 +458,17 @@ PREDICT = {
     "return_std of als": (
         lambda: fitted(solver="als").predict(X, return_std=True),
         ValueError,
-        "return_std=True needs.*'vb' or 'gibbs'.*solver='als'",
+        "return_std=True needs a fit with solver='vb'.*or with solver='gibbs'",
     ),
     "return_std without covariance": (
         lambda: fitted(store_covariance=False).predict(X, return_std=True),
         ValueError,
-        "return_std=True needs.*store_covariance=True.*store_covariance=False",
+        "return_std=True needs.*store_covariance=True.*which the last one was not",
     ),
     "return_std of adam": (
         lambda: fitted(solver="adam").predict(X, return_std=True),
         ValueError,
-        "return_std=True needs.*'vb' or 'gibbs'.*solver='adam'",
+        "return_std=True needs a fit with solver='vb'.*or with solver='gibbs'",
     ),
     "return_std of one network": (
         lambda: fit_ncf(n_members=1).predict(X, return_std=True),
@@ -968,7 +968,7 @@ def test_a_failed_first_fit_leaves_the_estimator_unfitted(fail, estimator):
 def test_warm_start_refuses_another_number_of_factors():
     model = fit(warm_start=True)
     with pytest.raises(
-        ValueError, match=r"had n_factors=2.*now n_factors=3.*Keep both.*warm_start=F"
+        ValueError, match=r"had n_factors=2.*now n_factors=3.*Keep both.*out warm_start"
     ):
         model.set_params(n_factors=3).fit(X, Y)
 
