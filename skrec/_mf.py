@@ -85,7 +85,7 @@ class MFRegressor(NetworkRecommender):
         - "als": penalised least squares, alternating. Needs `reg`, knows no standard
           deviations, and takes the noise to be the same everywhere.
         - "adam", "sgd": gradients of mini-batches, for other losses. As "als", but with
-          another penalty (see `reg`) and `partial_fit`.
+          another penalty (see `reg`).
     biased : bool, default=True
         False is the plain dot product: y = p_u·q_i + f·w + ε, without μ.
     reg : float, default=None
@@ -116,7 +116,8 @@ class MFRegressor(NetworkRecommender):
         Clip predictions to the range of the training ratings.
     store_covariance : bool, default=True
         Keep the posterior covariances, of (n_users + n_items) (n_factors + 1)² numbers,
-        which `predict(return_std=True)` needs after "vb".
+        which `predict(return_std=True)` needs after "vb", and `partial_fit` after "vb"
+        and "als".
     warm_start : bool, default=False
         Start from the last fit. Users and items are recognised by their ids.
     device : str, default="auto"

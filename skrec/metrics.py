@@ -751,7 +751,7 @@ def _warn_if_undefined(rankings: Rankings, stacklevel: int) -> None:
     if not rankings.n_relevant.any():
         warnings.warn(
             "The score is undefined and set to nan: there is no user with a relevant "
-            "row to rank.",
+            "row to rank (candidates='test' leaves out users with a single test row).",
             UndefinedMetricWarning,
             stacklevel=stacklevel,
         )
@@ -783,7 +783,7 @@ class RankingScorer:
         :func:`average_precision_at_k`, :func:`reciprocal_rank` and
         :func:`hit_rate_at_k`. With a name the scorer returns a number; with a list, a
         dict whose keys are such as "ndcg@10", which are also what ``refit=`` of a
-        search takes and what follows "mean_test_" in its `cv_results_`. Within a dict
+        search takes and what follows ``mean_test_`` in its `cv_results_`. Within a dict
         of several scorers, scikit-learn takes only scorers that return a number.
     k : int, default=10
         Length of the lists, for every metric.
@@ -853,7 +853,7 @@ class RankingScorer:
         if not names or not all(isinstance(n, str) and n in METRICS for n in names):
             raise ValueError(
                 "metrics must be a name or a list of at least one name among "
-                f"{', '.join(METRICS)}; got {self.metrics!r}."
+                f"{', '.join(METRICS)}, without k; got {self.metrics!r}."
             )
         _check_k(self.k)
         if self.candidates not in ("unseen", "test"):

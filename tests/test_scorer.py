@@ -405,8 +405,8 @@ def test_no_relevant_row_warns_and_is_nan(fitted):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"metrics": "auc"}, "ndcg, precision, recall, map, mrr, hit_rate; got 'auc'"),
-        ({"metrics": ["ndcg", "auc"]}, r"hit_rate; got \['ndcg', 'auc'\]"),
+        ({"metrics": "auc"}, "mrr, hit_rate, without k; got 'auc'"),
+        ({"metrics": ["ndcg", "auc"]}, r"without k; got \['ndcg', 'auc'\]"),
         ({"metrics": []}, r"at least one name .*; got \[\]"),
         ({"metrics": None}, "got None"),
         ({"metrics": [["ndcg"]]}, "at least one name"),
