@@ -84,7 +84,7 @@ def print_table(rows: Sequence[Row]) -> None:
 def print_environment() -> None:
     """Print what the figures depend on besides the code."""
     parts = [f"Python {platform.python_version()}", f"skrec {skrec.__version__}"]
-    peers = ["scikit-surprise", "cmfrec", "fastai"]
+    peers = ["scikit-surprise", "cmfrec", "fastai", "implicit"]
     for package in ["torch", "scikit-learn", "pandas", *peers]:
         try:
             parts.append(f"{package} {version(package)}")

@@ -1,0 +1,413 @@
+"""What a figure depends on besides the model: metric, candidates, split, ties, chance.
+
+The figures of the page "Evaluating recommenders". A row is relevant where its rating is
+4 or 5. Whatever is chosen is chosen by cross-validation within a training set. Progress
+goes to stderr, tables to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from _common import (
+    DATA,
+    Split,
+    first_tenth,
+    folds,
+    load_ml_100k,
+    load_npz,
+    print_environment,
+    set_threads,
+    x_y,
+)
+from sklearn.base import RegressorMixin, clone
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import root_mean_squared_error
+from sklearn.model_selection import GridSearchCV, KFold
+
+from skrec import MFRegressor, NCFRegressor
+from skrec.metrics import RankingScorer, hit_rate_at_k, ndcg_at_k, novelty
+from skrec.model_selection import (
+    ColdStartKFold,
+    LeaveLastOut,
+    TemporalSplit,
+    UserHoldout,
+)
+
+LIKED = 4
+RANKED = {
+    candidates: RankingScorer(
+        ["ndcg", "recall"], candidates=candidates, relevance_threshold=LIKED
+    )
+    for candidates in ("unseen", "test")
+}
+RMSE, UNSEEN, RECALL, TEST = "RMSE", "NDCG, unseen", "recall, unseen", "NDCG, test"
+BITS = "bits"
+
+GRID = {"reg": [1, 3, 10, 30], "biased": [True, False]}
+INNER_FOLDS = KFold(3, shuffle=True, random_state=0)
+
+# What a model is fitted to.
+TARGETS: dict[str, Callable[[pd.DataFrame, pd.Series], pd.Series]] = {
+    "ratings": lambda X, y: y,
+    "1 if liked": lambda X, y: (y >= LIKED).astype(float),
+    "1": lambda X, y: pd.Series(1.0, index=y.index),
+    "rows of the item": lambda X, y: X.groupby("item")["item"].transform("size"),
+}
+
+
+class Contestant(NamedTuple):
+    """A model, and the key of TARGETS that it is fitted to."""
+
+    model: RegressorMixin
+    target: str = "ratings"
+
+
+BIASES, VB, BPR = "biases", "vb", "bpr"
+CONTESTANTS = {
+    # Biases that nothing holds back become the counts that they are fitted to.
+    "counts": Contestant(
+        MFRegressor(0, solver="als", reg=1e-6, tol=1e-5),
+        "rows of the item",
+    ),
+    BIASES: Contestant(MFRegressor(0)),
+    VB: Contestant(MFRegressor()),
+    BPR: Contestant(
+        MFRegressor(solver="adam", loss="bpr", random_state=0), "1 if liked"
+    ),
+    "bpr, all": Contestant(MFRegressor(solver="adam", loss="bpr", random_state=0), "1"),
+}
+NCF = {
+    "ncf": Contestant(
+        NCFRegressor(n_members=2, loss="log_loss", random_state=0), "1 if liked"
+    )
+}
+
+Scores = dict[str, float]
+
+
+def scores(model: RegressorMixin, X: pd.DataFrame, y: pd.Series) -> Scores:
+    """All measures of a fitted model; scikit-learn takes it as a scorer."""
+    unseen, test = (RANKED[candidates](model, X, y) for candidates in RANKED)
+    return {
+        RMSE: root_mean_squared_error(y, model.predict(X)),
+        UNSEEN: unseen["ndcg@10"],
+        RECALL: unseen["recall@10"],
+        TEST: test["ndcg@10"],
+    }
+
+
+def scored(contestant: Contestant, split: Split) -> Scores:
+    (X, y), test = x_y(split.train), x_y(split.test)
+    model = clone(contestant.model).fit(X, TARGETS[contestant.target](X, y))
+    found = scores(model, *test)
+    found[BITS] = novelty(model.recommend(split.test["user"].unique()), X)
+    if contestant.target != "ratings":
+        found[RMSE] = np.nan
+    return found
+
+
+def compared(
+    contestants: dict[str, Contestant], splits: Sequence[Split]
+) -> dict[str, list[Scores]]:
+    """Scores of each contestant on each split."""
+    found: dict[str, list[Scores]] = {name: [] for name in contestants}
+    for split in splits:
+        for name, contestant in contestants.items():
+            start = time.perf_counter()
+            found[name].append(scored(contestant, split))
+            tell(name, found[name][-1], start)
+    return found
+
+
+def tell(name: str, found: Scores, start: float) -> None:
+    figures = ", ".join(f"{measure} {figure:.4f}" for measure, figure in found.items())
+    seconds = time.perf_counter() - start
+    print(f"{name}: {figures}, {seconds:.1f} s", file=sys.stderr)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a simple table of reStructuredText, to be pasted into a page."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["=" * width for width in widths]
+    for cells in [rule, header, rule, *rows, rule]:
+        print("  ".join(map(str.ljust, cells, widths)).rstrip())
+    print()
+
+
+def mean_and_deviation(figures: Sequence[float]) -> str:
+    """Mean and standard deviation over splits."""
+    if np.isnan(figures).any():
+        return "\\"
+    mean = decimals(np.mean(figures))
+    return (
+        mean if len(figures) == 1 else f"{mean} ± {decimals(np.std(figures, ddof=1))}"
+    )
+
+
+def decimals(figure: float) -> str:
+    text = f"{figure:.3f}"
+    return text.replace("0.", ".", 1) if abs(figure) < 1 else text
+
+
+def print_scores(
+    found: dict[str, list[Scores]], contestants: dict[str, Contestant]
+) -> None:
+    measures = [RMSE, UNSEEN, RECALL, TEST, BITS]
+    print_table(
+        ["model", "fitted to", *measures],
+        [
+            [
+                name,
+                contestants[name].target,
+                *(mean_and_deviation([s[m] for s in of_splits]) for m in measures),
+            ]
+            for name, of_splits in found.items()
+        ],
+    )
+
+
+def chosen(split: Split, number: int) -> dict[str, Contestant]:
+    """Settings of als that cross-validation within the training set finds best."""
+    search = GridSearchCV(
+        MFRegressor(solver="als", store_covariance=False),
+        GRID,
+        scoring=scores,
+        refit=False,
+        cv=INNER_FOLDS,
+    ).fit(*x_y(split.train))
+    results = pd.DataFrame(search.cv_results_)
+    best = {
+        "als, by RMSE": results[f"mean_test_{RMSE}"].idxmin(),
+        "als, by NDCG": results[f"mean_test_{UNSEEN}"].idxmax(),
+    }
+    for name, row in best.items():
+        print(f"fold {number}, {name}: {results['params'][row]}", file=sys.stderr)
+    if number == 0:
+        print("Cross-validation within the training set of fold 0:\n")
+        results = results.sort_values(f"mean_test_{RMSE}")
+        measures = [RMSE, UNSEEN, TEST]
+        print_table(
+            [*GRID, *measures],
+            [
+                [str(row.params[name]) for name in GRID]
+                + [decimals(getattr(row, f"mean_test_{m}")) for m in measures]
+                for _, row in results.iterrows()
+            ],
+        )
+    return {
+        name: Contestant(MFRegressor(solver="als", **results["params"][row]))
+        for name, row in best.items()
+    }
+
+
+def models(args: argparse.Namespace) -> None:
+    """Models by several measures; the noise of these."""
+    splits = list(folds(load_ml_100k()))
+    found: dict[str, list[Scores]] = {}
+    for number, split in enumerate(splits):
+        contestants = {**CONTESTANTS, **NCF, **chosen(split, number)}
+        for name, (scores_of_fold,) in compared(contestants, [split]).items():
+            found.setdefault(name, []).append(scores_of_fold)
+    print("Mean and standard deviation over 5 folds:\n")
+    print_scores(found, contestants)
+
+    print("Bits of the relevant test rows, as if they were lists:\n")
+    liked = [split.test["item"][split.test["rating"] >= LIKED] for split in splits]
+    bits = [novelty(liked[i], splits[i].train[["user", "item"]]) for i in range(5)]
+    print(mean_and_deviation(bits), end="\n\n")
+
+    print("Pairs of models, differences fold by fold:\n")
+    print_table(
+        ["model", "less model", RMSE, UNSEEN, TEST],
+        [
+            [
+                name,
+                other,
+                *(
+                    mean_and_deviation(
+                        [
+                            ours[m] - theirs[m]
+                            for ours, theirs in zip(
+                                found[name], found[other], strict=True
+                            )
+                        ]
+                    )
+                    for m in (RMSE, UNSEEN, TEST)
+                ),
+            ]
+            for name, other in (
+                (VB, "als, by RMSE"),
+                ("als, by NDCG", "als, by RMSE"),
+                (BPR, "ncf"),
+            )
+        ],
+    )
+
+    print("bpr with five seeds on fold 0:\n")
+    seeds = {
+        f"{BPR}, {seed}": Contestant(
+            clone(CONTESTANTS[BPR].model).set_params(random_state=seed), "1 if liked"
+        )
+        for seed in range(5)
+    }
+    of_seeds = compared(seeds, splits[:1]).values()
+    print_scores({BPR: [of_seed for (of_seed,) in of_seeds]}, CONTESTANTS)
+
+
+def ml_1m(args: argparse.Namespace) -> None:
+    """Models on one split."""
+    split = first_tenth(load_npz(DATA / "ml-1m.npz"))
+    contestants = {name: CONTESTANTS[name] for name in ("counts", BIASES, VB, BPR)}
+    print_scores(compared(contestants, [split]), contestants)
+
+
+def splits(args: argparse.Namespace) -> None:
+    """One model on the splits of all splitters."""
+    # LeaveLastOut tests one row per user, which leaves nothing to rank among these.
+    warnings.simplefilter("ignore", UndefinedMetricWarning)
+    ratings, times = load_ml_100k(), timestamps()
+    timed = {"timestamps": times}
+    span = pd.Series(times).groupby(ratings["user"]).agg(np.ptp)
+    print(f"Users whose ratings lie within an hour: {np.mean(span <= 3600):.0%}\n")
+    splitters = {
+        "KFold": (KFold(5, shuffle=True, random_state=0), {}),
+        "LeaveLastOut": (LeaveLastOut(5), timed),
+        "TemporalSplit": (TemporalSplit(5), timed),
+        "UserHoldout": (UserHoldout(5, given=10, random_state=0), timed),
+        "ColdStartKFold, by user": (ColdStartKFold(5, random_state=0), {}),
+        "ColdStartKFold, by item": (ColdStartKFold(5, by="item", random_state=0), {}),
+    }
+    rows = []
+    for name, (cv, metadata) in splitters.items():
+        parts = [
+            Split(ratings.iloc[train], ratings.iloc[test])
+            for train, test in cv.split(ratings, **metadata)
+        ]
+        counts, vb = compared(
+            {name: CONTESTANTS[name] for name in ("counts", VB)}, parts
+        ).values()
+        rows.append(
+            [
+                name,
+                f"{np.mean([len(part.test) for part in parts]):.0f}",
+                *(
+                    f"{np.mean([unknown(part, column) for part in parts]):.0%}"
+                    for column in ("user", "item")
+                ),
+                *(
+                    mean_and_deviation([scores[m] for scores in vb])
+                    for m in (RMSE, UNSEEN, TEST)
+                ),
+                mean_and_deviation([scores[UNSEEN] for scores in counts]),
+            ]
+        )
+    print_table(
+        [
+            "splitter",
+            "test rows",
+            "unknown users",
+            "unknown items",
+            RMSE,
+            UNSEEN,
+            TEST,
+            f"{UNSEEN}, counts",
+        ],
+        rows,
+    )
+
+
+def timestamps() -> np.ndarray:
+    with (
+        zipfile.ZipFile(DATA / "ml-100k.zip") as archive,
+        archive.open("ml-100k/u.data") as file,
+    ):
+        return np.loadtxt(file, dtype=np.int64, usecols=3)
+
+
+def unknown(split: Split, column: str) -> float:
+    """Share of test rows whose id has no training row."""
+    return float((~split.test[column].isin(split.train[column])).mean())
+
+
+def ties(args: argparse.Namespace) -> None:
+    """What a model is worth that says the same of all rows."""
+    _, test = next(folds(load_ml_100k()))
+    n_users, n_others = 943, 99
+    tables = {
+        "NDCG, test rows, best rating first": (
+            ndcg_at_k,
+            test.sort_values("rating", ascending=False, kind="stable"),
+        ),
+        "NDCG, test rows, worst rating first": (
+            ndcg_at_k,
+            test.sort_values("rating", kind="stable"),
+        ),
+        "hit rate, the item before 99 others": (
+            hit_rate_at_k,
+            pd.DataFrame(
+                {
+                    "user": np.repeat(np.arange(n_users), 1 + n_others),
+                    "rating": np.tile([5] + [0] * n_others, n_users),
+                }
+            ),
+        ),
+    }
+    print_table(
+        ["measure", "order of rows", "permutation"],
+        [
+            [
+                name,
+                *(
+                    decimals(
+                        metric(
+                            table["rating"],
+                            by,
+                            table["user"],
+                            relevance_threshold=LIKED,
+                        )
+                    )
+                    for by in (-np.arange(len(table)), np.zeros(len(table)))
+                ),
+            ]
+            for name, (metric, table) in tables.items()
+        ],
+    )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = {"ties": ties, "splits": splits, "models": models, "ml-1m": ml_1m}
+    parser.add_argument(
+        "figures", nargs="*", help=f"which (default: all): {', '.join(commands)}"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="default: all"
+    )
+    args = parser.parse_args()
+    strangers = set(args.figures) - set(commands)
+    if strangers:
+        parser.error(f"there are no figures of {', '.join(sorted(strangers))}")
+    args.run = [commands[name] for name in args.figures or commands]
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    set_threads(args.threads)
+    print_environment()
+    for run in args.run:
+        run(args)
+
+
+if __name__ == "__main__":
+    main()
