@@ -34,7 +34,7 @@ from ._conditional import (
     Sums,
     conditional,
     fitted_values,
-    inverse,
+    updated,
 )
 from ._threads import torch_threads
 
@@ -223,13 +223,6 @@ class Side:
             relative_shape=relative_shape,
             concentration=concentration,
         )
-
-    def prior(self, rows: slice, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Mean and precision of the prior, of each row or of all."""
-        if self.before is None:
-            return self.prior_mean, self.prior_precision
-        covariance = layout.unpack(self.before.covariance[rows])
-        return self.before.mean[rows], inverse(covariance)
 
     @property
     def relative_variance(self) -> Tensor:
@@ -544,7 +537,7 @@ def revise(
             side = replace(side, relative_precision=one, relative_shape=None)
         return replace(side, before=side)
 
-    precision = inverse(start.coef_factor.T @ start.coef_factor)
+    precision = torch.linalg.inv(start.coef_factor.T @ start.coef_factor)
     first = replace(
         start,
         users=believed(start.users),
@@ -683,16 +676,21 @@ def _update_side(
     def visit(part: tuple[slice, Ratings]) -> tuple[float, float]:
         rows, tile = part
         sums = Sums.over(tile, moments, seen, other.relative_precision, layout)
-        centre, factor = conditional(
-            sums,
-            noise_precision * side.relative_precision[rows],
-            *side.prior(rows, layout),
-        )
+        beta, log_det = noise_precision * side.relative_precision[rows], math.nan
+        if side.before is None:
+            centre, factor = conditional(
+                sums, beta, side.prior_mean, side.prior_precision
+            )
+            log_det = 2 * _total(factor.diagonal(dim1=1, dim2=2).log())
+        else:
+            covariance_before = layout.unpack(side.before.covariance[rows])
+            centre, factor = updated(
+                sums, beta, side.before.mean[rows], covariance_before
+            )
         mean[rows], spread = rule.rows(centre, factor, companion[rows])
         if spread is not None:
             covariance[rows] = layout.pack(spread)
         squares[rows] = sums.residual(mean[rows], None if rule.is_certain else spread)
-        log_det = 2 * _total(factor.diagonal(dim1=1, dim2=2).log())
         return log_det, _total(sums.squared(mean[rows] - side.mean[rows]))
 
     tiles = ratings.tiles(layout.tile_rows(len(ratings)))

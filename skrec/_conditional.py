@@ -237,9 +237,9 @@ def conditional(
         Sums over the ratings of each row.
     noise_precision : Tensor of shape (n_rows,)
         β of each row.
-    prior_mean : Tensor of shape (row_size,) or (n_rows, row_size)
+    prior_mean : Tensor of shape (row_size,)
         m.
-    prior_precision : Tensor of shape (row_size, row_size) or (n_rows, ...)
+    prior_precision : Tensor of shape (row_size, row_size)
         Λ.
 
     Returns
@@ -251,10 +251,9 @@ def conditional(
     """
     A = noise_precision[:, None, None] * sums.G + prior_precision
     # Rounding can make a sum of moments indefinite by a few ulps of its size.
-    size = prior_mean.shape[-1]
+    size = len(prior_mean)
     A.diagonal(dim1=1, dim2=2).mul_(1 + 4 * size * torch.finfo(A.dtype).eps)
-    h = noise_precision[:, None] * sums.g
-    h += (prior_precision @ prior_mean[..., None]).squeeze(-1)
+    h = noise_precision[:, None] * sums.g + prior_precision @ prior_mean
     L = torch.linalg.cholesky(A)
     identity = torch.eye(size, dtype=A.dtype, device=A.device)
     factor = torch.linalg.solve_triangular(L, identity, upper=False)
@@ -262,12 +261,37 @@ def conditional(
     return mean, factor
 
 
-def inverse(matrices: Tensor) -> Tensor:
-    """Inverses of positive definite matrices, faster than by their LU factors."""
-    L = torch.linalg.cholesky(matrices)
-    identity = torch.eye(matrices.shape[-1], dtype=L.dtype, device=L.device)
-    factor = torch.linalg.solve_triangular(L, identity, upper=False)
-    return factor.mT @ factor
+def updated(
+    sums: Sums, noise_precision: Tensor, prior_mean: Tensor, prior_covariance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Posterior of each row where each has a prior of its own.
+
+    With the prior covariance LLᵀ and CCᵀ = I + β LᵀGL, the posterior covariance is RᵀR
+    for R = C⁻¹Lᵀ, and no covariance has to be inverted.
+
+    Parameters
+    ----------
+    sums : Sums
+        Sums over the further ratings of each row.
+    noise_precision : Tensor of shape (n_rows,)
+        β of each row.
+    prior_mean : Tensor of shape (n_rows, row_size)
+    prior_covariance : Tensor of shape (n_rows, row_size, row_size)
+
+    Returns
+    -------
+    mean : Tensor of shape (n_rows, row_size)
+    factor : Tensor of shape (n_rows, row_size, row_size)
+        R.
+    """
+    L = torch.linalg.cholesky(prior_covariance)
+    K = noise_precision[:, None, None] * (L.mT @ sums.G @ L)
+    K.diagonal(dim1=1, dim2=2).add_(1)
+    factor = torch.linalg.solve_triangular(torch.linalg.cholesky(K), L.mT, upper=False)
+    h = sums.g - (sums.G @ prior_mean[:, :, None]).squeeze(2)
+    h = noise_precision[:, None] * h
+    mean = prior_mean + (factor.mT @ (factor @ h[:, :, None])).squeeze(2)
+    return mean, factor
 
 
 def fitted_values(

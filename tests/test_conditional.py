@@ -1,10 +1,19 @@
 """The Gaussian conditional against dense normal equations in float64."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from skrec._conditional import Layout, Ratings, Sums, conditional, fitted_values
+from skrec._conditional import (
+    Layout,
+    Ratings,
+    Sums,
+    conditional,
+    fitted_values,
+    updated,
+)
 
 N_ROWS, N_OTHERS, N_FACTORS = 7, 5, 3
 
@@ -84,6 +93,25 @@ def test_posterior_is_that_of_the_dense_normal_equations(case, biased):
         np.testing.assert_allclose(
             factor[row].mT @ factor[row], expected_covariance, rtol=1e-9, atol=1e-12
         )
+
+
+def test_a_prior_of_each_row_makes_of_parts_what_one_prior_makes_of_the_whole(case):
+    _, tensors, layout, ratings, _ = case
+    prior = tensors["m"], tensors["Lambda"]
+    moments = layout.moments(tensors["mean"], layout.pack(tensors["covariance"]))
+    seen, one = layout.seen(tensors["mean"]), torch.ones(N_OTHERS).double()
+
+    def sums_of(share):
+        part = replace(ratings, weight=ratings.weight * share)
+        return Sums.over(part, moments, seen, one, layout)
+
+    expected, whole = conditional(sums_of(1), tensors["beta"], *prior)
+    mean, first = conditional(sums_of(0.3), tensors["beta"], *prior)
+    mean, second = updated(sums_of(0.7), tensors["beta"], mean, first.mT @ first)
+    np.testing.assert_allclose(mean, expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        second.mT @ second, whole.mT @ whole, rtol=1e-9, atol=1e-12
+    )
 
 
 def test_a_row_without_ratings_is_the_prior(case):
