@@ -640,10 +640,9 @@ def real(ml_100k):
 def errors(solver, real, first, further, test):
     """Of the first fit, after partial_fit, and of a fit to all at once."""
     rows, ratings = real
-    model = MFRegressor(solver=solver).fit(rows[first], ratings[first])
-    refitted = MFRegressor(solver=solver).fit(
-        rows[first | further], ratings[first | further]
-    )
+    model = MFRegressor(solver=solver, random_state=0)
+    refitted = clone(model).fit(rows[first | further], ratings[first | further])
+    model = model.fit(rows[first], ratings[first])
 
     def rmse(model):
         return root_mean_squared_error(ratings[test], model.predict(rows[test]))
@@ -659,6 +658,7 @@ def held_back(ids, n, rng):
     return np.isin(ids, rng.choice(np.unique(ids), n, replace=False))
 
 
+@pytest.mark.parametrize("solver", ["vb", "als", "adam"])
 def test_users_folded_in_are_predicted_as_well_as_by_a_refit(real, solver):
     rng = np.random.default_rng(0)
     users = real[0].iloc[:, 0]
