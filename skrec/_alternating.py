@@ -7,7 +7,8 @@ Model, for ratings y of mean zero and variance one:
 rows (p_u, b_u) ~ N(m, Λ⁻¹), likewise for items, relative precisions α_u and γ_i ~
 Gamma(a, a), coefficients w ~ N(0, I / λ). A sweep updates the coefficients, the user
 rows, the item rows. What a solver makes of a conditional is its rule: `Mode` takes the
-mode, `Moments` mean and covariance, `Draw` a draw.
+mode, `Moments` mean and covariance, `Draw` a draw, `Revision` what further ratings make
+of what was believed before them, and `Spread` the covariance alone.
 
 Everything here is arrays in, arrays out: no raw ids, no estimator.
 """
@@ -163,7 +164,7 @@ class Side:
     mean : Tensor of shape (n_rows, row_size)
         Posterior means, or points.
     covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2) or None
-        Packed posterior covariances; None for points.
+        Packed posterior covariances; None where the rule has none.
     log_det : float
         Sum of the log determinants of the covariances.
     prior_mean, prior_precision : Tensor

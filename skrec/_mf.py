@@ -45,8 +45,8 @@ DEFAULT_CHANGE_TOL = 0.03
 VB_SWEEPS = 10
 BURN_IN = 10
 
-# Sweeps over further ratings move rows about priors that know much already; they may
-# end that many times earlier.
+# How many times as far as in a fit the items may move predictions in the last sweep
+# over further ratings: what they know already sees to it that little more will follow.
 REVISION_TOL = 2.0
 
 MIN_COEF_VARIANCE = 1e-9
@@ -353,8 +353,9 @@ class MFRegressor(NetworkRecommender):
             state = mode_as_belief(state)
             if self.store_covariance:
                 state = with_covariance(problem, state)
-        belief = _in_rating_units(state, units, problem)
-        return replace(belief, knows_variance=self.solver == "vb")
+        return _in_rating_units(
+            state, units, problem, knows_variance=self.solver == "vb"
+        )
 
     def _sweeps(
         self,
@@ -485,7 +486,7 @@ class MFRegressor(NetworkRecommender):
                 "unit, or fit anew."
             ) from error
         posterior = last.merged(
-            _in_rating_units(state, units, problem),
+            _in_rating_units(state, units, problem, knows_variance=last.knows_variance),
             [numbered(ids, grown.user_ids) for ids in (self.user_ids_, data.user_ids)],
             [numbered(ids, grown.item_ids) for ids in (self.item_ids_, data.item_ids)],
         )
@@ -566,7 +567,9 @@ class MFRegressor(NetworkRecommender):
         return self._posterior.profiles(side)
 
 
-def _in_rating_units(state: State, units: Units, problem: Problem) -> Posterior:
+def _in_rating_units(
+    state: State, units: Units, problem: Problem, *, knows_variance: bool
+) -> Posterior:
     """A solver's state in rating units, as NumPy arrays."""
     layout = problem.layout
     scale = units.row_scale(layout.n_factors, layout.row_size)
@@ -601,7 +604,7 @@ def _in_rating_units(state: State, units: Units, problem: Problem) -> Posterior:
         coef=coef,
         coef_covariance=root.T @ root,
         noise_variance=units.scale**2 * state.noise_variance,
-        knows_variance=state.users.covariance is not None,
+        knows_variance=knows_variance,
     )
 
 

@@ -24,7 +24,7 @@ class Rows:
     ----------
     mean : ndarray of shape (n_draws, n_rows, row_size)
     covariance : ndarray of shape (n_draws, n_rows, row_size, row_size) or None
-        None for points and draws, and where it was not to be stored.
+        None for draws, and where it was not to be stored.
     prior_mean : ndarray of shape (n_draws, row_size)
     prior_covariance : ndarray of shape (n_draws, row_size, row_size)
     count : ndarray of shape (n_rows,)
@@ -129,7 +129,8 @@ class Posterior:
     coef_covariance : ndarray of shape (n_features, n_features)
     noise_variance : float
     knows_variance : bool
-        Whether rows come with covariances or as draws.
+        Whether the covariances or the draws are those of a posterior; around points
+        they only say how firmly a row is held.
     """
 
     users: Rows
@@ -191,7 +192,6 @@ class Posterior:
             revised,
             users=self.users.merged(revised.users, *user_places),
             items=self.items.merged(revised.items, *item_places),
-            knows_variance=self.knows_variance,
         )
 
     def mean(self, u: np.ndarray, i: np.ndarray, features: np.ndarray) -> np.ndarray:
