@@ -12,7 +12,7 @@ import functools
 import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -24,6 +24,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
@@ -32,8 +33,10 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from ._descriptions import Description
 from ._interactions import (
     Columns,
+    Described,
     Ids,
     Interactions,
     as_numbers,
@@ -116,7 +119,7 @@ class BaseRecommender(
     @all_or_nothing
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, *, user_features=None, item_features=None):
         """Fit the model to ratings.
 
         Parameters
@@ -128,6 +131,13 @@ class BaseRecommender(
             The ratings, on any scale.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of 2 is the row twice, 0 is no row.
+        user_features, item_features : DataFrame or matrix, default=None
+            What is known of users and of items besides: a frame indexed by raw id, or
+            a matrix that has row i for the id i. A frame of a library without indices
+            has ids in its first column. Numbers are taken as they are, and of other
+            columns every value becomes a column of 0 and 1.
+            Every id of `X` needs a row; what is said of other ids is kept, and used
+            when something is asked about them.
 
         Returns
         -------
@@ -138,7 +148,7 @@ class BaseRecommender(
         ------
         ValueError
             If an id, a feature, a rating or a weight is missing or infinite, if lengths
-            differ, or if no row has a positive weight.
+            differ, if no row has a positive weight, or if an id is not described.
         TypeError
             If the ids of a column are of several kinds, nested, or X is sparse.
         """
@@ -146,13 +156,20 @@ class BaseRecommender(
         rating = self._read_ratings(y, columns)
         weight = self._read_weights(sample_weight, columns)
         data = Interactions.from_columns(columns, rating, weight)
+        data, descriptions = _described(data, user_features, item_features)
         device = self._torch_device()
 
         # A warm start reads the ids of the last fit, so this comes before the new ones.
         iterations = self._iterate(data, device)
         self._set_seen(data.user_ids, data.item_ids, data.users, data.items)
+        self._descriptions = descriptions
         self.rating_range_ = self._rating_range(data.rating)
-        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        metadata = {
+            "sample_weight": sample_weight,
+            "user_features": user_features,
+            "item_features": item_features,
+        }
+        metadata = {k: v for k, v in metadata.items() if v is not None} or None
         task = {"estimator": self, "X": X, "y": y, "metadata": metadata}
         context = self._init_callback_context(max_subtasks=self._max_iter())
         context.call_on_fit_task_begin(**task)
@@ -165,7 +182,9 @@ class BaseRecommender(
         return self
 
     @all_or_nothing
-    def partial_fit(self, X, y, sample_weight=None) -> Self:
+    def partial_fit(
+        self, X, y, sample_weight=None, *, user_features=None, item_features=None
+    ) -> Self:
         """Learn from further ratings, of known and of new users and items.
 
         Only the rows of users and items that occur are revised, so the time follows the
@@ -188,6 +207,9 @@ class BaseRecommender(
             The ratings. One that was given before counts again.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
+        user_features, item_features : DataFrame or matrix, default=None
+            As in `fit`, of new users and items. Of those that are not described, here
+            or in `fit`, nothing is known but their ratings.
 
         Returns
         -------
@@ -204,7 +226,13 @@ class BaseRecommender(
         """
         self._validate_params()
         if not hasattr(self, "user_ids_"):
-            return self.fit(X, y, sample_weight)
+            return self.fit(
+                X,
+                y,
+                sample_weight,
+                user_features=user_features,
+                item_features=item_features,
+            )
         self._check_can_continue()
         columns = self._read_columns(X, reset=False)
         # Ids of another kind are refused while it is known where they stand.
@@ -213,18 +241,26 @@ class BaseRecommender(
         rating = self._read_ratings(y, columns)
         weight = self._read_weights(sample_weight, columns)
         data = Interactions.from_columns(columns, rating, weight)
-
+        users, user_rows = self._numbered(
+            "user", Ids.from_column(data.user_ids, "X (users)"), user_features
+        )
+        items, item_rows = self._numbered(
+            "item", Ids.from_column(data.item_ids, "X (items)"), item_features
+        )
         user_ids = union(self.user_ids_, data.user_ids)
         item_ids = union(self.item_ids_, data.item_ids)
         grown = data.among(user_ids, item_ids)
-        users, items = self._seen_by(np.arange(len(self.user_ids_)))
-        users = numbered(self.user_ids_, user_ids)[users]
-        items = numbered(self.item_ids_, item_ids)[items]
-        pairs = np.concatenate([users * len(item_ids) + items, grown.pairs])
+        seen_users, seen_items = self._seen_by(np.arange(len(self.user_ids_)))
+        seen_users = numbered(self.user_ids_, user_ids)[seen_users]
+        seen_items = numbered(self.item_ids_, item_ids)[seen_items]
+        pairs = np.concatenate([seen_users * len(item_ids) + seen_items, grown.pairs])
         # Two sorted runs, which a stable sort merges.
         pairs.sort(kind="stable")
 
-        attributes = self._learned_further(data, grown, pairs, self._torch_device())
+        model = self._knowing(user_rows, item_rows)
+        attributes = model._learned_further(
+            data, users, items, grown, pairs, self._torch_device()
+        )
         vars(self).update(attributes)
         self._set_seen(user_ids, item_ids, *np.divmod(pairs, len(item_ids)))
         low, high = self._rating_range(data.rating)
@@ -274,7 +310,9 @@ class BaseRecommender(
                 f"{iteration.progress}"
             )
 
-    def predict(self, X, return_std: bool = False):
+    def predict(
+        self, X, return_std: bool = False, *, user_features=None, item_features=None
+    ):
         """Predict ratings.
 
         Parameters
@@ -286,6 +324,9 @@ class BaseRecommender(
             Return a standard deviation of each prediction too: of a rating that would
             be given, noise included, after MFRegressor; of the predictions of the
             members, after NCFRegressor.
+        user_features, item_features : DataFrame or matrix, default=None
+            As in `fit`, of ids that have no ratings. Such ids are predicted from what
+            is said of them here or was said in `fit`.
 
         Returns
         -------
@@ -298,23 +339,50 @@ class BaseRecommender(
         ------
         ValueError
             If an id or a feature is missing or infinite, if X is not as wide as in
-            `fit`, if `handle_unknown="error"` and an id is unknown, or if the fit knows
-            no standard deviation.
+            `fit`, if `handle_unknown="error"` and an id is unknown, if features are
+            given that `fit` was not given, or if the fit knows no standard deviation.
         TypeError
             If ids are of another kind than in `fit`, such as strings for numbers.
         """
         check_is_fitted(self)
         columns = self._read_columns(X, reset=False)
-        users = columns.users.numbered_in(self.user_ids_)
-        items = columns.items.numbered_in(self.item_ids_)
+        users, user_rows = self._numbered("user", columns.users, user_features)
+        items, item_rows = self._numbered("item", columns.items, item_features)
         self._handle_unknown(
             {"users": (columns.users, users), "items": (columns.items, items)}
         )
-        y, std = self._predict(users, items, columns.features, return_std)
+        model = self._knowing(user_rows, item_rows)
+        y, std = model._predict(users, items, columns.features, return_std)
         y = self._response(y)
         if self.clip:
             y = y.clip(*self.rating_range_)
         return (y, std) if return_std else y
+
+    def score(
+        self, X, y, sample_weight=None, *, user_features=None, item_features=None
+    ) -> float:
+        """R², the share of the variance of ratings that predictions explain.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, 2 + n_features)
+            Columns as in `fit`.
+        y : array-like of shape (n_samples,)
+            The ratings.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights.
+        user_features, item_features : DataFrame or matrix, default=None
+            As in `predict`.
+
+        Returns
+        -------
+        score : float
+            1 − Σ w (y − ŷ)² / Σ w (y − ȳ)².
+        """
+        predicted = self.predict(
+            X, user_features=user_features, item_features=item_features
+        )
+        return r2_score(y, predicted, sample_weight=sample_weight)
 
     def recommend(
         self,
@@ -326,12 +394,15 @@ class BaseRecommender(
         candidates=None,
         return_scores: bool = False,
         as_frame: bool = False,
+        user_features=None,
+        item_features=None,
     ):
         """The items that users would rate highest, best first.
 
         Ties go to the candidate that comes first. A user that was not in the training
-        rows gets what is known: the items by their own merit. Whatever the numbers of
-        users and items, scores are held for some of them at a time: 64 MiB in all.
+        rows gets what is known: the items that suit their features, or else the items
+        by their own merit. Whatever the numbers of users and items, scores are held for
+        some of them at a time: 64 MiB in all.
 
         Parameters
         ----------
@@ -346,11 +417,14 @@ class BaseRecommender(
             on which the model is to be scored.
         candidates : array-like of shape (n_candidates,), default=None
             Raw item ids to choose from; None is all items, in the order of `item_ids_`.
+            An item without ratings can be a candidate if it is described.
         return_scores : bool, default=False
             Return scores too: predicted ratings, not clipped, at the mean of any
             further columns of X.
         as_frame : bool, default=False
             Return a long frame.
+        user_features, item_features : DataFrame or matrix, default=None
+            As in `predict`, of users and candidates that have no ratings.
 
         Returns
         -------
@@ -369,14 +443,14 @@ class BaseRecommender(
             is unknown, or if (without `as_frame`) a user has too few candidates left.
         """
         check_is_fitted(self)
-        user_ids, rows = self._user_rows(users)
-        columns = np.arange(len(self.item_ids_))
-        if candidates is not None:
-            columns = pd.unique(_known(candidates, "candidates", self.item_ids_))
+        user_ids, rows, user_rows = self._user_rows(users, user_features)
+        item_ids, columns, item_rows = self._candidates(candidates, item_features)
         _check_n_items(n_items, len(columns), "candidates")
+        model = self._knowing(user_rows, item_rows)
 
         column_of_item = np.full(len(self.item_ids_), -1)
-        column_of_item[columns] = np.arange(len(columns))
+        rated = np.flatnonzero(columns >= 0)
+        column_of_item[columns[rated]] = rated
         kept = self._pairs_among_known(never_exclude)
 
         def seen(tile: slice) -> tuple[np.ndarray, np.ndarray]:
@@ -388,7 +462,7 @@ class BaseRecommender(
 
         device = self._torch_device()
         best, scores = top_k(
-            self._scorer(rows, columns, device),
+            model._scorer(rows, columns, device),
             len(rows),
             len(columns),
             n_items,
@@ -396,7 +470,7 @@ class BaseRecommender(
             device,
         )
         scores = np.where(best < 0, -np.inf, self._ratings(scores))
-        items = self.item_ids_[columns[best]]
+        items = item_ids[best]
         if as_frame:
             return _long_frame(user_ids, items, scores, "user", "item")
         short = np.flatnonzero(best[:, -1] < 0)
@@ -509,19 +583,21 @@ class BaseRecommender(
         check_is_fitted(self)
         return self._vectors("item", np.arange(len(self.item_ids_)))
 
-    def user_index_vectors(self, users=None) -> np.ndarray:
+    def user_index_vectors(self, users=None, *, user_features=None) -> np.ndarray:
         """Vectors of users to query an index of `item_index_vectors` with.
 
         Parameters
         ----------
         users : array-like of shape (n_users,), default=None
             Raw user ids; None is all users of `user_ids_`, in that order.
+        user_features : DataFrame or matrix, default=None
+            As in `predict`, of users that have no ratings.
 
         Returns
         -------
         vectors : ndarray of shape (n_users, size), dtype float32
             A user that was not in the training rows has what is known: a vector that
-            ranks items by their own merit.
+            ranks items as their features do, or else by the items' own merit.
 
         Raises
         ------
@@ -530,16 +606,73 @@ class BaseRecommender(
             unknown.
         """
         check_is_fitted(self)
-        return self._vectors("user", self._user_rows(users)[1])
+        _, rows, user_rows = self._user_rows(users, user_features)
+        return self._knowing(user_rows, None)._vectors("user", rows)
 
-    def _user_rows(self, users) -> tuple[np.ndarray, np.ndarray]:
-        """Raw ids and row numbers of users; None is all of them."""
+    def _user_rows(
+        self, users, features
+    ) -> tuple[np.ndarray, np.ndarray, sparse.csr_array | None]:
+        """Raw ids and row numbers of users, as `_numbered`; None is all of them."""
         if users is None:
-            return self.user_ids_, np.arange(len(self.user_ids_))
+            return self.user_ids_, np.arange(len(self.user_ids_)), None
         ids = _read_ids(users, "users")
-        rows = ids.numbered_in(self.user_ids_)
+        rows, described = self._numbered("user", ids, features)
         self._handle_unknown({"users": (ids, rows)}, stacklevel=4)
-        return ids.values, rows
+        return ids.values, rows, described
+
+    def _candidates(
+        self, candidates, features
+    ) -> tuple[np.ndarray, np.ndarray, sparse.csr_array | None]:
+        """Raw ids and row numbers of candidates, each once; None is all items."""
+        if candidates is None:
+            self._is_described("item", features)
+            return self.item_ids_, np.arange(len(self.item_ids_)), None
+        ids = _read_ids(candidates, "candidates")
+        rows, described = self._numbered("item", ids, features)
+        _check_known("candidates", ids, rows != -1)
+        _, first = np.unique(rows, return_index=True)
+        first.sort()
+        return ids.values[first], rows[first], described
+
+    def _is_described(self, side: str, features) -> bool:
+        """Whether `fit` was told of features of users or of items."""
+        if features is not None and side not in self._descriptions:
+            raise ValueError(
+                f"{side}_features were not given to fit, so this "
+                f"{type(self).__name__} cannot say what they mean."
+            )
+        return side in self._descriptions
+
+    def _numbered(
+        self, side: str, ids: Ids, features
+    ) -> tuple[np.ndarray, sparse.csr_array | None]:
+        """Row number of each id, and the features of those that have no ratings.
+
+        -1 is an id of which nothing is known, and -2 - j one that stands in row j of
+        the features.
+        """
+        rows = ids.numbered_in(getattr(self, f"{side}_ids_"))
+        unknown = np.flatnonzero(rows < 0)
+        if not (self._is_described(side, features) and len(unknown)):
+            return rows, None
+        place, asked = pd.factorize(ids.values[unknown])
+        found, matrix = self._descriptions[side].rows_of(
+            np.asarray(asked), features, f"{side}_features"
+        )
+        number = np.full(len(found), -1)
+        number[found] = -2 - np.arange(matrix.shape[0])
+        rows[unknown] = number[place]
+        return rows, matrix if matrix.shape[0] else None
+
+    def _places_of_columns(self, data: Interactions) -> dict[str, np.ndarray]:
+        """Where columns that describe ids stood in the last fit; -1 is new."""
+        known = getattr(self, "_descriptions", {})
+        return {
+            side: pd.Index(known[side].encoder.names).get_indexer(described.names)
+            if side in known
+            else np.full(len(described.names), -1)
+            for side, described in data.described.items()
+        }
 
     def _similar(self, side, queries, n, return_scores, as_frame):
         check_is_fitted(self)
@@ -661,9 +794,9 @@ class BaseRecommender(
         if self.handle_unknown == "ignore":
             return
         unknown = {
-            noun: ids.values[rows < 0]
+            noun: ids.values[rows == -1]
             for noun, (ids, rows) in found.items()
-            if (rows < 0).any()
+            if (rows == -1).any()
         }
         if not unknown:
             return
@@ -710,9 +843,9 @@ class BaseRecommender(
 
     def _seen_by(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(position in `rows`, item number) of all that users have rated."""
-        starts = np.where(rows < 0, 0, self._seen_offsets[rows])
-        stops = np.where(rows < 0, 0, self._seen_offsets[rows + 1])
-        counts = stops - starts
+        known = np.maximum(rows, 0)
+        starts = self._seen_offsets[known]
+        counts = np.where(rows < 0, 0, self._seen_offsets[known + 1] - starts)
         position = np.repeat(np.arange(len(rows)), counts)
         shift = np.repeat(starts - np.cumsum(counts) + counts, counts)
         return position, self._seen_items[shift + np.arange(counts.sum())]
@@ -755,14 +888,26 @@ class BaseRecommender(
     def _learned_further(
         self,
         data: Interactions,
+        users: np.ndarray,
+        items: np.ndarray,
         grown: Interactions,
         pairs: np.ndarray,
         device: torch.device,
     ) -> dict[str, Any]:
         """Fitted attributes after further rows.
 
-        `data` numbers these rows among their own ids, `grown` among all ids; `pairs`
-        holds user * n_items + item of these and all earlier rows, sorted.
+        `data` numbers these rows among their own ids, which have the row numbers
+        `users` and `items` in this estimator, `grown` among all ids; `pairs` holds
+        user * n_items + item of these and all earlier rows, sorted.
+        """
+
+    @abstractmethod
+    def _knowing(
+        self, users: sparse.csr_array | None, items: sparse.csr_array | None
+    ) -> Self:
+        """A copy of this estimator that also knows rows by their features alone.
+
+        Their row numbers are -2 - j for row j of a matrix.
         """
 
     @abstractmethod
@@ -824,14 +969,35 @@ def _known(values, name: str, fitted: np.ndarray) -> np.ndarray:
     """Row numbers of ids that must all be known."""
     ids = _read_ids(values, name)
     rows = ids.numbered_in(fitted)
-    unknown = ids.values[rows < 0]
+    _check_known(name, ids, rows >= 0)
+    return rows
+
+
+def _check_known(name: str, ids: Ids, known: np.ndarray) -> None:
+    unknown = ids.values[~known]
     if len(unknown):
         first = ", ".join(map(shown, unknown[:MAX_IDS_SHOWN]))
         raise ValueError(
-            f"{name} must be known, but {len(unknown)} of {len(rows)} were not in the "
+            f"{name} must be known, but {len(unknown)} of {len(known)} were not in the "
             f"training rows, such as {first}."
         )
-    return rows
+
+
+def _described(
+    data: Interactions, user_features, item_features
+) -> tuple[Interactions, dict[str, Description]]:
+    """Training rows with what is said of their ids, and what is said of others."""
+    described, descriptions = {}, {}
+    for side, ids, features in (
+        ("user", data.user_ids, user_features),
+        ("item", data.item_ids, item_features),
+    ):
+        if features is not None:
+            where = f"{side}_features"
+            description, matrix = Description.of(features, ids, where)
+            descriptions[side] = description
+            described[side] = Described(description.encoder.names, matrix)
+    return replace(data, described=described), descriptions
 
 
 def _occurs(values: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -11,6 +11,10 @@ and the posterior of x is N(A⁻¹h, A⁻¹) where
 
     A = β G + Λ         h = β g + Λ m.
 
+m may differ from row to row (see `_features`). With unobserved pairs that count as
+ratings of 0, of weight α, G, g and s also have the sums over all of the other side's
+rows: α Σ E[z zᵀ], −α Σ E[c z] and α Σ E[c²], the same for every row.
+
 The expected residual sum of squares of the row is s − 2 E[x]·g + ⟨E[x xᵀ], G⟩. Without
 biases e is q, and there is no offset.
 """
@@ -30,7 +34,10 @@ from torch.nn.functional import embedding_bag
 TILE_SIZE = 2**17
 
 # What a few threads can share evenly, and what is not worth sharing.
-MIN_TILES, MIN_TILE_ROWS = 4, 32
+MIN_TILES, MIN_TILE_ROWS = 4, 512
+
+# Matrices of more rows than this are taken apart before LAPACK has them.
+MAX_LAPACK_SIZE = 24
 
 
 class Layout:
@@ -67,6 +74,13 @@ class Layout:
         """Lower triangles of matrices over x, shape (n_rows, n_packed_row)."""
         return matrices.flatten(1).index_select(1, self._pack)
 
+    def pack_dual(self, matrix: Tensor) -> Tensor:
+        """What a packed symmetric matrix meets in the trace of its product with this.
+
+        Entries off the diagonal, which stand once, count twice.
+        """
+        return self.pack((2 * matrix - matrix.diagonal().diag())[None])[0]
+
     def unpack(self, packed: Tensor) -> Tensor:
         """Matrices over x, shape (n_rows, row_size, row_size), from their triangles."""
         d = self.row_size
@@ -96,27 +110,61 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Ratings:
-    """The ratings as the rows of one side see them, in compressed sparse rows.
+class Links:
+    """Which others each row meets, in compressed sparse rows.
 
     Attributes
     ----------
     offsets : Tensor of shape (n_rows + 1,)
-        Where each row's ratings begin.
-    others : Tensor of shape (n_ratings,)
-        The row of the other side that each rating belongs to.
-    weight, target, target_square : Tensor of shape (n_ratings,)
-        Weight of each rating, E[y] and E[y²].
-    count : Tensor of shape (n_rows,)
-        Sum of the weights of each row.
+        Where each row's links begin.
+    others : Tensor of shape (n_links,)
+        The row of another table that each link leads to.
     """
 
     offsets: Tensor
     others: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of links of each row."""
+        return self.offsets.diff()
+
+    def sum(self, table: Tensor, weight: Tensor) -> Tensor:
+        """Σ weight · table[other] over the links of every row."""
+        # A sparse matrix product in effect. As an embedding bag it is fast without
+        # MKL, runs on every device, and is no beta feature.
+        return embedding_bag(
+            self.others,
+            table,
+            self.offsets,
+            mode="sum",
+            per_sample_weights=weight,
+            include_last_offset=True,
+        )
+
+
+@dataclass(frozen=True)
+class Ratings(Links):
+    """The ratings as the rows of one side see them.
+
+    Attributes
+    ----------
+    weight, target, target_square : Tensor of shape (n_ratings,)
+        Weight of each rating, E[y] and E[y²].
+    count : Tensor of shape (n_rows,)
+        Sum of the weights of each row, unobserved pairs among them.
+    features : tuple of Block
+        What is known of the rows besides.
+    """
+
     weight: Tensor
     target: Tensor
     target_square: Tensor
     count: Tensor
+    features: tuple = ()
 
     @classmethod
     def from_sorted(
@@ -133,27 +181,6 @@ class Ratings:
             target=target,
             target_square=target.square(),
             count=total[offsets].diff().to(weight.dtype),
-        )
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> Tensor:
-        """Number of ratings of each row."""
-        return self.offsets.diff()
-
-    def sum(self, table: Tensor, weight: Tensor) -> Tensor:
-        """Σ weight · table[other] over the ratings of every row."""
-        # A sparse matrix product in effect. As an embedding bag it is fast without
-        # MKL, runs on every device, and is no beta feature.
-        return embedding_bag(
-            self.others,
-            table,
-            self.offsets,
-            mode="sum",
-            per_sample_weights=weight,
-            include_last_offset=True,
         )
 
     def tiles(self, size: int) -> Iterator[tuple[slice, Ratings]]:
@@ -192,13 +219,14 @@ class Sums:
         seen: Tensor,
         precision: Tensor,
         layout: Layout,
+        everywhere: Tensor | float = 0.0,
     ) -> Sums:
         """Sum over each row's ratings what the other side's rows show of themselves.
 
         `moments` is E[e eᵀ], packed, and `seen` is E[e], both times the relative
-        `precision` of the row.
+        `precision` of the row. `everywhere` is α times the sum of `moments`.
         """
-        moments = ratings.sum(moments, ratings.weight)
+        moments = ratings.sum(moments, ratings.weight) + everywhere
         products = ratings.sum(seen, ratings.weight * ratings.target)
         squares = ratings.weight * ratings.target_square
         squares = ratings.sum(precision[:, None], squares).squeeze(1)
@@ -213,7 +241,7 @@ class Sums:
 
     def squared(self, rows: Tensor) -> Tensor:
         """Sum of squares of what `rows` add to the predictions."""
-        return (rows * (self.G @ rows[:, :, None]).squeeze(2)).sum(1)
+        return (rows * times(self.G, rows)).sum(1)
 
     def residual(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
         """Expected residual sum of squares of rows with full covariances."""
@@ -221,6 +249,17 @@ class Sums:
         if covariance is not None:
             residual += (covariance * self.G).sum((1, 2))
         return residual
+
+
+def total(x: Tensor) -> float:
+    """Sum of all, in double precision."""
+    return float(x.sum(dtype=torch.float64))
+
+
+def times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """The product of each matrix and its vector."""
+    # On small matrices twice as fast as a batched matrix product.
+    return (matrices * vectors[:, None, :]).sum(2)
 
 
 def conditional(
@@ -237,7 +276,7 @@ def conditional(
         Sums over the ratings of each row.
     noise_precision : Tensor of shape (n_rows,)
         β of each row.
-    prior_mean : Tensor of shape (row_size,)
+    prior_mean : Tensor of shape (row_size,) or (n_rows, row_size)
         m.
     prior_precision : Tensor of shape (row_size, row_size)
         Λ.
@@ -249,16 +288,35 @@ def conditional(
     factor : Tensor of shape (n_rows, row_size, row_size)
         R = L⁻¹ for the Cholesky factor A = LLᵀ, so that A⁻¹ = RᵀR.
     """
-    A = noise_precision[:, None, None] * sums.G + prior_precision
+    A = noise_precision[:, None, None] * sums.G
+    A += prior_precision
     # Rounding can make a sum of moments indefinite by a few ulps of its size.
-    size = len(prior_mean)
+    size = len(prior_precision)
     A.diagonal(dim1=1, dim2=2).mul_(1 + 4 * size * torch.finfo(A.dtype).eps)
-    h = noise_precision[:, None] * sums.g + prior_precision @ prior_mean
-    L = torch.linalg.cholesky(A)
-    identity = torch.eye(size, dtype=A.dtype, device=A.device)
-    factor = torch.linalg.solve_triangular(L, identity, upper=False)
-    mean = (factor.mT @ (factor @ h[:, :, None])).squeeze(2)
-    return mean, factor
+    h = noise_precision[:, None] * sums.g + prior_mean @ prior_precision
+    factor = inverse_root(A)
+    return times(factor.mT, times(factor, h)), factor
+
+
+def inverse_root(A: Tensor) -> Tensor:
+    """L⁻¹ for the Cholesky factors A = LLᵀ of positive definite matrices."""
+    size = A.shape[-1]
+    if size <= MAX_LAPACK_SIZE:
+        identity = torch.eye(size, dtype=A.dtype, device=A.device)
+        return torch.linalg.solve_triangular(
+            torch.linalg.cholesky(A), identity, upper=False
+        )
+    # By halves, since LAPACK is slow on matrices of this size one by one, and batched
+    # matrix products are not.
+    half = size // 2
+    head = inverse_root(A[:, :half, :half])
+    below = A[:, half:, :half] @ head.mT
+    tail = inverse_root(torch.baddbmm(A[:, half:, half:], below, below.mT, alpha=-1))
+    root = torch.zeros_like(A)
+    root[:, :half, :half] = head
+    root[:, half:, half:] = tail
+    torch.neg(tail @ (below @ head), out=root[:, half:, :half])
+    return root
 
 
 def updated(
@@ -288,10 +346,8 @@ def updated(
     K = noise_precision[:, None, None] * (L.mT @ sums.G @ L)
     K.diagonal(dim1=1, dim2=2).add_(1)
     factor = torch.linalg.solve_triangular(torch.linalg.cholesky(K), L.mT, upper=False)
-    h = sums.g - (sums.G @ prior_mean[:, :, None]).squeeze(2)
-    h = noise_precision[:, None] * h
-    mean = prior_mean + (factor.mT @ (factor @ h[:, :, None])).squeeze(2)
-    return mean, factor
+    h = noise_precision[:, None] * (sums.g - times(sums.G, prior_mean))
+    return prior_mean + times(factor.mT, times(factor, h)), factor
 
 
 def fitted_values(

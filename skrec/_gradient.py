@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._networks import ITEM_TABLES, USER_TABLES, NeuMF
+from ._networks import ITEM_TABLES, TABLES, USER_TABLES, NeuMF
 from ._threads import torch_threads
 
 OPTIMIZERS = {
@@ -35,6 +35,9 @@ MIN_NUMBERS_PER_THREAD = 2**18
 # it. About the mean square of a standardised factor, which is how firmly the squared
 # error of that rating would.
 PAST_PENALTY = 0.3
+
+# How much more a feature is penalised than a row that as many pairs meet.
+FEATURE_PENALTY = 10.0
 
 # Rows scored at a time outside of training.
 TILE_SIZE = 2**14
@@ -245,6 +248,18 @@ class _Descent:
                 penalty += torch.where(w > 0, held / w, 0)
         total = (1 + plan.n_negatives) * weight.sum()
         self.dense_penalty = float(plan.reg * _inverse_root(total))
+        # A feature meets the pairs of all rows that have it.
+        self.feature_penalty = [
+            (
+                network.feature_tables(side),
+                FEATURE_PENALTY
+                * plan.reg
+                * network.features[side].moment(row_weight, 2).sqrt()
+                / total,
+            )
+            for side, row_weight in zip(TABLES, row_weights, strict=True)
+            if side in network.features
+        ]
 
     @property
     def n_threads(self) -> int:
@@ -368,6 +383,9 @@ class _Descent:
                 anchor = self.anchors.get(table)
                 away = table if anchor is None else table - anchor
                 table.grad.flatten(1).addcmul_(slope[:, None], away.flatten(1))
+        for tables, penalty in self.feature_penalty:
+            for table in tables:
+                table.grad.flatten(1).addcmul_(2 * penalty[:, None], table.flatten(1))
         for parameter in self.dense:
             parameter.grad.add_(parameter, alpha=2 * self.dense_penalty)
 

@@ -7,13 +7,14 @@ stand in (user, item) order, and equal rows are one row with their weights summe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
 import narwhals.stable.v1 as nw
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 N_ROWS_SHOWN = 5
 
@@ -274,6 +275,21 @@ def counted(mask: np.ndarray, noun: str) -> str:
 
 
 @dataclass(frozen=True)
+class Described:
+    """What is said of the ids of one side, in columns of numbers.
+
+    Attributes
+    ----------
+    names : list of str
+        Of the columns.
+    matrix : csr_array of shape (n_ids, n_columns)
+    """
+
+    names: list[str]
+    matrix: sparse.csr_array
+
+
+@dataclass(frozen=True)
 class Interactions:
     """Canonical training rows.
 
@@ -285,6 +301,8 @@ class Interactions:
         Row numbers of each rating's user and item.
     rating, weight : ndarray of shape (n_rows,), dtype float64
     features : ndarray of shape (n_rows, n_further_columns), dtype float64
+    described : dict of str to Described
+        What is said of the ids of a "user" and of an "item", if anything.
     """
 
     user_ids: np.ndarray
@@ -294,6 +312,7 @@ class Interactions:
     rating: np.ndarray
     weight: np.ndarray
     features: np.ndarray
+    described: dict[str, Described] = field(default_factory=dict)
 
     @classmethod
     def from_columns(
@@ -345,6 +364,7 @@ class Interactions:
             item_ids=item_ids,
             users=numbered(self.user_ids, user_ids)[self.users],
             items=numbered(self.item_ids, item_ids)[self.items],
+            described={},
         )
 
     @property

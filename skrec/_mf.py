@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -10,14 +11,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
 from ._alternating import (
-    INITIAL_CONCENTRATION,
-    Problem,
-    Side,
-    State,
     als,
     gibbs,
     mode_as_belief,
@@ -27,11 +25,12 @@ from ._alternating import (
     with_covariance,
 )
 from ._base import Integral, Interval, Iteration, Real, StrOptions
-from ._conditional import Ratings
+from ._conversion import as_posterior, as_state, as_weights, in_rating_units
 from ._gradient import OPTIMIZERS
-from ._interactions import Ids, Interactions, numbered
+from ._interactions import Interactions, numbered
 from ._networks import Shape
-from ._posterior import Posterior, Rows
+from ._posterior import Posterior
+from ._sides import Problem, State
 from ._topk import Fill, inner_products
 from ._training import NetworkRecommender
 from ._units import Units
@@ -39,17 +38,15 @@ from ._units import Units
 DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 8}
 DEFAULT_REG = {"als": 12.0, "adam": 1.0, "sgd": 1.0}
 DEFAULT_REG_CHOICES = 0.1
-DEFAULT_CHANGE_TOL = 0.03
+DEFAULT_FALL_TOL = 1e-3
 
 # A chain starts from vb's posterior after some sweeps, and forgets its first draws.
 VB_SWEEPS = 10
 BURN_IN = 10
 
-# How many times as far as in a fit the items may move predictions in the last sweep
-# over further ratings: what they know already sees to it that little more will follow.
-REVISION_TOL = 2.0
-
-MIN_COEF_VARIANCE = 1e-9
+# How far the items may move predictions in the last sweep over further ratings: root
+# mean square, in standard deviations of the ratings.
+REVISION_TOL = 0.06
 
 
 def _learns_further(model: MFRegressor) -> bool:
@@ -75,7 +72,7 @@ class MFRegressor(NetworkRecommender):
 
     Parameters
     ----------
-    n_factors : int, default=20
+    n_factors : int, default=16
         Length of p_u and q_i. 0 leaves the biases alone.
     solver : {"vb", "gibbs", "als", "adam", "sgd"}, default="vb"
         - "vb": variational Bayes [1]_. Deterministic; nothing to tune.
@@ -189,16 +186,18 @@ class MFRegressor(NetworkRecommender):
         "solver": [StrOptions({"vb", "gibbs", "als", "adam", "sgd"})],
         "biased": ["boolean"],
         "reg": [Interval(Real, 0, None, closed="neither"), None],
+        "implicit_features": ["boolean", None],
         "store_covariance": ["boolean"],
     }
 
     def __init__(
         self,
-        n_factors: int = 20,
+        n_factors: int = 16,
         *,
         solver: Literal["vb", "gibbs", "als", "adam", "sgd"] = "vb",
         biased: bool = True,
         reg: float | None = None,
+        implicit_features: bool | None = None,
         loss: Literal[
             "squared_error", "absolute_error", "huber", "log_loss", "bpr"
         ] = "squared_error",
@@ -222,6 +221,7 @@ class MFRegressor(NetworkRecommender):
         self.solver = solver
         self.biased = biased
         self.reg = reg
+        self.implicit_features = implicit_features
         self.loss = loss
         self.n_negatives = n_negatives
         self.learning_rate_init = learning_rate_init
@@ -275,8 +275,16 @@ class MFRegressor(NetworkRecommender):
         return getattr(self._posterior, f"{side}s").mean.mean(axis=0)
 
     @available_if(_learns_further)
-    def partial_fit(self, X, y, sample_weight=None) -> Self:
-        return super().partial_fit(X, y, sample_weight)
+    def partial_fit(
+        self, X, y, sample_weight=None, *, user_features=None, item_features=None
+    ) -> Self:
+        return super().partial_fit(
+            X,
+            y,
+            sample_weight,
+            user_features=user_features,
+            item_features=item_features,
+        )
 
     partial_fit.__doc__ = NetworkRecommender.partial_fit.__doc__
 
@@ -294,8 +302,8 @@ class MFRegressor(NetworkRecommender):
         return DEFAULT_REG[self.solver]
 
     def _tol(self) -> float:
-        """How far a sweep may move predictions and be the last one."""
-        return DEFAULT_CHANGE_TOL if self.tol is None else self.tol
+        """By how little a sweep lowers the objective that is the last one."""
+        return DEFAULT_FALL_TOL if self.tol is None else self.tol
 
     def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
         if self.n_factors == 0 and not self.biased:
@@ -307,7 +315,9 @@ class MFRegressor(NetworkRecommender):
             return self._train(data, device)
         self._check_loss()
         units = Units.of(data, centred=self.biased)
-        problem = self._problem(data, units, device)
+        problem = self._problem(
+            data, units, device, implicit_features=self._has_implicit_features()
+        )
         continued = self.warm_start and hasattr(self, "_posterior")
         start = (
             self._continued(problem, data, units)
@@ -333,7 +343,12 @@ class MFRegressor(NetworkRecommender):
             )
 
     def _problem(
-        self, data: Interactions, units: Units, device: torch.device
+        self,
+        data: Interactions,
+        units: Units,
+        device: torch.device,
+        *,
+        implicit_features: bool = False,
     ) -> Problem:
         return Problem.from_arrays(
             data.users,
@@ -345,7 +360,17 @@ class MFRegressor(NetworkRecommender):
             n_factors=self.n_factors,
             biased=self.biased,
             device=device,
+            implicit_features=implicit_features,
+            **{
+                f"{side}_features": described.matrix
+                for side, described in data.described.items()
+            },
         )
+
+    def _has_implicit_features(self) -> bool:
+        if self.implicit_features is not None:
+            return self.implicit_features
+        return self.solver in ("vb", "gibbs")
 
     def _belief(self, problem: Problem, units: Units, state: State) -> Posterior:
         """What a sweep has left, in rating units."""
@@ -353,7 +378,7 @@ class MFRegressor(NetworkRecommender):
             state = mode_as_belief(state)
             if self.store_covariance:
                 state = with_covariance(problem, state)
-        return _in_rating_units(
+        return in_rating_units(
             state, units, problem, knows_variance=self.solver == "vb"
         )
 
@@ -365,7 +390,9 @@ class MFRegressor(NetworkRecommender):
     ) -> Iterator[Iteration]:
         tol = self._tol()
         draws: list[Posterior] = []
+        previous = np.inf
         for state in states:
+            fall, previous = previous - state.objective, state.objective
             if self.solver == "gibbs":
                 draws.append(export(state))
                 belief = partial(Posterior.average, draws)
@@ -373,9 +400,8 @@ class MFRegressor(NetworkRecommender):
                 belief = partial(export, state)
             yield Iteration(
                 state.objective,
-                f"predictions moved by {state.change:.2g} standard deviations of the "
-                f"ratings, against tol={tol}",
-                self.solver != "gibbs" and state.change < tol,
+                f"it fell by {fall:.2g}, against tol={tol}",
+                self.solver != "gibbs" and fall < tol,
                 partial(self._attributes, belief, units),
             )
 
@@ -396,54 +422,14 @@ class MFRegressor(NetworkRecommender):
         }
 
     def _continued(self, problem: Problem, data: Interactions, units: Units) -> State:
-        """A start where the last fit ended; new rows start at its prior."""
-        last, layout = self._posterior, problem.layout
-        if (last.n_factors, last.row_size) != (layout.n_factors, layout.row_size):
-            raise ValueError(
-                f"The last fit, which is to be continued, had n_factors="
-                f"{last.n_factors} and biased={last.row_size > last.n_factors}, but "
-                f"now n_factors={self.n_factors} and biased={self.biased}. Keep both, "
-                "or fit anew without warm_start."
-            )
-        scale = units.row_scale(layout.n_factors, layout.row_size)
-        coef_scale = np.nan_to_num(units.feature_scale, posinf=0) / units.scale
-        # Coefficients of constant features are known to be zero, nearly.
-        coef_covariance = last.coef_covariance * np.outer(coef_scale, coef_scale)
-        coef_covariance += MIN_COEF_VARIANCE * np.eye(len(coef_scale))
-
-        def side(
-            noun: str, rows: Rows, fitted_ids: np.ndarray, ids: np.ndarray
-        ) -> Side:
-            where = Ids.from_column(ids, f"X ({noun})").numbered_in(fitted_ids)
-            *_, mean = rows.means(where)
-            *_, covariance = rows.covariances(where)
-            tensor = partial(
-                torch.as_tensor,
-                dtype=problem.target.dtype,
-                device=problem.target.device,
-            )
-            prior_covariance = rows.prior_covariance[-1] / np.outer(scale, scale)
-            alpha, shape = rows.relative_precisions(where)
-            return Side.at(
-                tensor(mean / scale),
-                layout,
-                covariance=layout.pack(tensor(covariance / np.outer(scale, scale))),
-                prior_mean=tensor(rows.prior_mean[-1] / scale),
-                prior_precision=tensor(np.linalg.inv(prior_covariance)),
-                relative_precision=tensor(alpha),
-                relative_shape=tensor(shape),
-                concentration=rows.concentration,
-            )
-
-        return State(
-            users=side("users", last.users, self.user_ids_, data.user_ids),
-            items=side("items", last.items, self.item_ids_, data.item_ids),
-            coef=torch.as_tensor(last.coef * coef_scale).to(problem.target),
-            coef_factor=torch.as_tensor(np.linalg.cholesky(coef_covariance).T).to(
-                problem.target
-            ),
-            noise_precision=units.scale**2
-            / np.nan_to_num(last.noise_variance, nan=1.0),
+        """A start where the last fit ended."""
+        return as_state(
+            self._posterior,
+            problem,
+            units,
+            numbered(data.user_ids, self.user_ids_, "X (users)"),
+            numbered(data.item_ids, self.item_ids_, "X (items)"),
+            self._places_of_columns(data),
         )
 
     def _check_can_continue(self) -> None:
@@ -461,15 +447,17 @@ class MFRegressor(NetworkRecommender):
     def _learned_further(
         self,
         data: Interactions,
+        users: np.ndarray,
+        items: np.ndarray,
         grown: Interactions,
         pairs: np.ndarray,
         device: torch.device,
     ) -> dict[str, Any]:
         if self.solver in OPTIMIZERS:
-            return super()._learned_further(data, grown, pairs, device)
+            return super()._learned_further(data, users, items, grown, pairs, device)
         last, units = self._posterior, self._units
         problem = self._problem(data, units, device)
-        start = self._continued(problem, data, units)
+        start = as_state(last, problem, units, users, items, {})
         try:
             state = revise(
                 problem,
@@ -477,7 +465,7 @@ class MFRegressor(NetworkRecommender):
                 is_certain=not last.knows_variance,
                 past_weight=last.users.count.sum(),
                 max_sweeps=self._max_iter(),
-                tol=REVISION_TOL * self._tol(),
+                tol=REVISION_TOL,
             )
         except torch.linalg.LinAlgError as error:
             raise FloatingPointError(
@@ -486,7 +474,7 @@ class MFRegressor(NetworkRecommender):
                 "unit, or fit anew."
             ) from error
         posterior = last.merged(
-            _in_rating_units(state, units, problem, knows_variance=last.knows_variance),
+            in_rating_units(state, units, problem, knows_variance=last.knows_variance),
             [numbered(ids, grown.user_ids) for ids in (self.user_ids_, data.user_ids)],
             [numbered(ids, grown.item_ids) for ids in (self.item_ids_, data.item_ids)],
         )
@@ -511,12 +499,12 @@ class MFRegressor(NetworkRecommender):
         )
 
     def _known_weights(self) -> dict[str, np.ndarray]:
-        return _as_weights(self._posterior, self._units)
+        return as_weights(self._posterior, self._units)
 
     def _network_attributes(
         self, weights: dict[str, np.ndarray], data: Interactions, units: Units
     ) -> dict[str, Any]:
-        posterior = _as_posterior(weights, units)
+        posterior = as_posterior(weights, units)
         noise_variance = np.nan
         if not self._is_implicit():
             predicted = posterior.mean(data.users, data.items, data.features)
@@ -525,6 +513,13 @@ class MFRegressor(NetworkRecommender):
             )
         posterior = replace(posterior, noise_variance=noise_variance)
         return self._attributes(lambda: posterior, units)
+
+    def _knowing(
+        self, users: sparse.csr_array | None, items: sparse.csr_array | None
+    ) -> Self:
+        model = copy.copy(self)
+        model._posterior = self._posterior.describing(users=users, items=items)
+        return model
 
     def _predict(
         self,
@@ -565,105 +560,3 @@ class MFRegressor(NetworkRecommender):
                 "Similarity compares factors, but this model has n_factors=0."
             )
         return self._posterior.profiles(side)
-
-
-def _in_rating_units(
-    state: State, units: Units, problem: Problem, *, knows_variance: bool
-) -> Posterior:
-    """A solver's state in rating units, as NumPy arrays."""
-    layout = problem.layout
-    scale = units.row_scale(layout.n_factors, layout.row_size)
-    square = np.outer(scale, scale)
-
-    def rows(side: Side, ratings: Ratings) -> Rows:
-        covariance = None
-        if side.covariance is not None:
-            covariance = layout.unpack(side.covariance).cpu().numpy()[None] * square
-        prior_covariance = torch.linalg.inv(side.prior_precision).cpu().numpy()
-        return Rows(
-            mean=side.mean.cpu().numpy()[None] * scale,
-            covariance=covariance,
-            prior_mean=side.prior_mean.cpu().numpy()[None] * scale,
-            prior_covariance=prior_covariance[None] * square,
-            count=ratings.count.double().cpu().numpy(),
-            dispersion=side.relative_variance.double().cpu().numpy(),
-            concentration=side.concentration,
-        )
-
-    coef_scale = units.scale / units.feature_scale
-    coef = state.coef.double().cpu().numpy() * coef_scale
-    root = np.zeros((len(coef), len(coef)))
-    if state.coef_factor is not None:
-        root = state.coef_factor.double().cpu().numpy() * coef_scale
-    return Posterior(
-        users=rows(state.users, problem.users),
-        items=rows(state.items, problem.items),
-        n_factors=layout.n_factors,
-        centre=units.centre,
-        feature_mean=units.feature_mean,
-        coef=coef,
-        coef_covariance=root.T @ root,
-        noise_variance=units.scale**2 * state.noise_variance,
-        knows_variance=knows_variance,
-    )
-
-
-def _as_posterior(weights: dict[str, np.ndarray], units: Units) -> Posterior:
-    """A network's weights in rating units: points. The last row is of the unseen."""
-    biased, n_features = "intercept" in weights, len(units.feature_mean)
-
-    def rows(side: str) -> Rows:
-        names = [
-            name for name in (f"{side}_factors", f"{side}_bias") if name in weights
-        ]
-        tables = [weights[name] for name in names]
-        mean = np.hstack([table.reshape(len(table), -1) for table in tables])
-        row_size = mean.shape[1]
-        spread = np.cov(mean[:-1], rowvar=False, bias=True).reshape(row_size, row_size)
-        # A small multiple of the identity keeps it invertible.
-        spread += 1e-6 * np.eye(row_size)
-        scale = units.row_scale(row_size - biased, row_size)
-        mean = mean * scale
-        return Rows(
-            mean=mean[None, :-1],
-            covariance=None,
-            prior_mean=mean[None, -1],
-            prior_covariance=(spread * np.outer(scale, scale))[None],
-            count=np.zeros(len(mean) - 1),
-            dispersion=np.ones(len(mean) - 1),
-            concentration=INITIAL_CONCENTRATION,
-        )
-
-    intercept = float(weights["intercept"][0]) if biased else 0.0
-    coef = weights["coef"][0] if n_features else np.zeros(0)
-    users, items = rows("user"), rows("item")
-    return Posterior(
-        users=users,
-        items=items,
-        n_factors=users.mean.shape[2] - biased,
-        centre=units.centre + units.scale * intercept,
-        feature_mean=units.feature_mean,
-        coef=coef.astype(np.float64) * units.scale / units.feature_scale,
-        coef_covariance=np.zeros((n_features, n_features)),
-        noise_variance=np.nan,
-        knows_variance=False,
-    )
-
-
-def _as_weights(posterior: Posterior, units: Units) -> dict[str, np.ndarray]:
-    """Weights of the network that predicts what the means of a posterior predict."""
-    k, row_size = posterior.n_factors, posterior.row_size
-    weights = {}
-    for side, rows in (("user", posterior.users), ("item", posterior.items)):
-        table = np.vstack([rows.mean.mean(axis=0), rows.prior_mean.mean(axis=0)])
-        table /= units.row_scale(k, row_size)
-        if k:
-            weights[f"{side}_factors"] = table[:, None, :k]
-        if row_size > k:
-            weights[f"{side}_bias"] = table[:, k:]
-    if len(units.feature_mean):
-        feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
-        weights["coef"] = (posterior.coef * feature_scale / units.scale)[None]
-    if row_size > k:
-        weights["intercept"] = np.array([posterior.centre - units.centre]) / units.scale
-    return {name: value.astype(np.float32) for name, value in weights.items()}

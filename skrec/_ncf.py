@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from ._base import Integral, Interval, Iteration, Real, StrOptions
 from ._interactions import Interactions
-from ._networks import ACTIVATIONS, NeuMF, Shape
+from ._networks import (
+    ACTIVATIONS,
+    TABLES,
+    NeuMF,
+    Shape,
+    feature_name,
+    is_of_features,
+)
 from ._topk import Fill
 from ._training import NetworkRecommender
 from ._units import Units
@@ -267,8 +277,32 @@ class NCFRegressor(NetworkRecommender):
         weights = {
             name: torch.as_tensor(value, dtype=dtype, device=device)
             for name, value in self._weights.items()
+            if not is_of_features(name)
         }
         return NeuMF(self._shape, weights).requires_grad_(False)
+
+    def _knowing(
+        self, users: sparse.csr_array | None, items: sparse.csr_array | None
+    ) -> Self:
+        model, weights = copy.copy(self), self._weights.copy()
+        sizes = {"user": self._shape.n_users, "item": self._shape.n_items}
+        for side, matrix in (("user", users), ("item", items)):
+            if matrix is None:
+                continue
+            sizes[side] += matrix.shape[0]
+            away = matrix[::-1] - weights[f"{side}_feature_mean"]
+            for name in weights.keys() & set(TABLES[side]):
+                table, added = weights[name], weights[feature_name(name)]
+                said = away @ added.reshape(len(added), -1)
+                described = table[-1] + said.reshape(-1, *table.shape[1:])
+                weights[name] = np.concatenate(
+                    [table[:-1], described.astype(table.dtype), table[-1:]]
+                )
+        model._weights = weights
+        model._shape = replace(
+            self._shape, n_users=sizes["user"], n_items=sizes["item"]
+        )
+        return model
 
     def _predict(
         self,

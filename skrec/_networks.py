@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 # In place where the gradient needs the result alone: it is memory that takes time.
@@ -28,6 +30,7 @@ ACTIVATIONS = {
 # pair.
 USER_TABLES = ("user_factors", "user_embedding", "user_bias")
 ITEM_TABLES = ("item_factors", "item_embedding", "item_bias")
+TABLES = {"user": USER_TABLES, "item": ITEM_TABLES}
 
 # From how many takes of a row on, on average, the first layer is applied to the table.
 MANY_TAKES = 4
@@ -83,6 +86,44 @@ class Half:
     bias: Tensor | None
 
 
+class RowFeatures(nn.Module):
+    """Features of a table's rows, sparse; the row behind the last has none."""
+
+    def __init__(self, matrix: sparse.csr_array) -> None:
+        super().__init__()
+        self.n_rows, self.n_columns = matrix.shape
+        offsets = np.append(matrix.indptr, matrix.nnz)
+        self.register_buffer("offsets", torch.as_tensor(offsets, dtype=torch.long))
+        self.register_buffer("columns", torch.as_tensor(matrix.indices.astype("i8")))
+        self.register_buffer("values", torch.as_tensor(matrix.data.astype("f4")))
+
+    def times(self, weight: Tensor, rows: Tensor) -> Tensor:
+        """Σ value · weight[column] of numbered rows; weight is two-dimensional."""
+        # Rows that are asked for often are summed once each.
+        every = len(rows) > self.n_rows
+        asked = torch.arange(self.n_rows + 1, device=rows.device) if every else rows
+        starts = self.offsets[asked]
+        lengths = self.offsets[asked + 1] - starts
+        ends = lengths.cumsum(0)
+        shift = (starts - ends + lengths).repeat_interleave(lengths)
+        entries = shift + torch.arange(len(shift), device=rows.device)
+        sums = nn.functional.embedding_bag(
+            self.columns[entries],
+            weight,
+            ends - lengths,
+            mode="sum",
+            per_sample_weights=self.values[entries],
+        )
+        return sums.index_select(0, rows) if every else sums
+
+    def moment(self, row_weight: Tensor, power: int) -> Tensor:
+        """Σ row_weight · value^power of each column."""
+        lengths = self.offsets.diff()
+        shares = row_weight.repeat_interleave(lengths) * self.values**power
+        total = torch.zeros(self.n_columns).to(row_weight)
+        return total.index_add_(0, self.columns, shares)
+
+
 class NeuMF(nn.Module):
     """Neural matrix factorisation (He et al. 2017, eq. 12), with biases.
 
@@ -95,12 +136,24 @@ class NeuMF(nn.Module):
 
     Behind the last row of each table stands one more, which -1 takes: that of what
     training has not seen.
+
+    Of a side that has features, a row of a table is its own plus what its features add,
+    which is linear.
     """
 
-    def __init__(self, shape: Shape, weights: Mapping[str, Tensor]) -> None:
-        """A network at given weights, named and shaped as in `first_weights`."""
+    def __init__(
+        self,
+        shape: Shape,
+        weights: Mapping[str, Tensor],
+        features: Mapping[str, RowFeatures] | None = None,
+    ) -> None:
+        """A network at given weights, named and shaped as in `first_weights`.
+
+        `features` of a "user" or an "item" need the weights of `feature_weights`.
+        """
         super().__init__()
         self.shape = shape
+        self.features = nn.ModuleDict(features or {})
         for name, value in weights.items():
             # Fused optimizers take strides for granted.
             self.register_parameter(name, nn.Parameter(value.contiguous()))
@@ -108,6 +161,10 @@ class NeuMF(nn.Module):
     def tables(self, names: Iterable[str]) -> list[nn.Parameter]:
         """Those of the named tables that this network has."""
         return [self.get_parameter(name) for name in names if hasattr(self, name)]
+
+    def feature_tables(self, side: str) -> list[nn.Parameter]:
+        """Weights of the features of a side."""
+        return self.tables(map(feature_name, TABLES[side]))
 
     def dense(self) -> list[nn.Parameter]:
         """Weights that every pair meets; biases are not among them."""
@@ -153,16 +210,22 @@ class NeuMF(nn.Module):
         n_rows = shape.n_users if side == "user" else shape.n_items
         flat = rows.flatten() % (n_rows + 1)
 
-        def take(table: Tensor) -> Tensor:
+        def take(table: Tensor, added: Tensor | None = None) -> Tensor:
             # Its gradient is faster than those of indexing and embedding().
             taken = table.flatten(1).index_select(0, flat)
+            if added is not None:
+                taken = taken + self.features[side].times(added.flatten(1), flat)
             return taken.view(*rows.shape, *table.shape[1:])
+
+        def row(name: str) -> Tensor:
+            added = getattr(self, feature_name(name), None)
+            return take(self.get_parameter(name), added)
 
         factors = hidden = bias = None
         if shape.n_factors:
-            factors = take(self.get_parameter(f"{side}_factors"))
+            factors = row(f"{side}_factors")
         if shape.biased:
-            bias = take(self.get_parameter(f"{side}_bias"))
+            bias = row(f"{side}_bias")
         if shape.n_embedding:
             table = self.get_parameter(f"{side}_embedding")
             dense = partial(_dense, weight=self.get_parameter(f"{side}_weight"))
@@ -170,10 +233,10 @@ class NeuMF(nn.Module):
                 dense = partial(dense, bias=self.get_parameter("bias_0"))
             # Rows taken often enter the layer once. The other way round has the
             # members in the order that the layers want, and wins at few takes of each.
-            if len(flat) > MANY_TAKES * len(table):
+            if side not in self.features and len(flat) > MANY_TAKES * len(table):
                 hidden = take(dense(table))
             else:
-                hidden = dense(take(table))
+                hidden = dense(row(f"{side}_embedding"))
         return Half(factors, hidden, bias)
 
     def inner(self, user: Half, item: Half) -> Tensor:
@@ -218,6 +281,27 @@ class NeuMF(nn.Module):
         if n_layers == 0:
             return hidden.squeeze(-1)
         return hidden.squeeze(-1).T.reshape(*leading, members)
+
+
+def feature_name(table: str) -> str:
+    """Name of what features add to a table: "user_factors", "user_feature_factors"."""
+    return table.replace("_", "_feature_", 1)
+
+
+def is_of_features(name: str) -> bool:
+    """Whether a name is one of what features add, or of their mean."""
+    return name.startswith(("user_feature_", "item_feature_"))
+
+
+def feature_weights(
+    side: str, n_columns: int, weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Weights of zero for features of a side, one set for each of its tables."""
+    return {
+        feature_name(name): weights[name].new_zeros(n_columns, *weights[name].shape[1:])
+        for name in TABLES[side]
+        if name in weights
+    }
 
 
 def first_weights(shape: Shape, seeds: Iterable[int]) -> dict[str, Tensor]:

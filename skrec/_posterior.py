@@ -1,19 +1,83 @@
 """What a fitted matrix factorisation believes, in rating units, as NumPy arrays.
 
 Points, a Gaussian posterior and draws are one thing here: draws, each with a mean and
-perhaps a covariance. A row number of -1 is a row that was never seen; what is believed
-of it is the prior that the solver has learned from the others.
+perhaps a covariance. A row number of -1 is a row of which nothing is known; what is
+believed of it is the prior that the solver has learned from the others. -2, -3 and so
+on are rows of which nothing but features is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
+from scipy import sparse
+
+# Blocks of features: what the user of the package says of rows, and whom they have
+# ratings with.
+DESCRIBED, COUNTERPARTS = "described", "counterparts"
 
 # Pairs whose covariances are held at a time.
 TILE_SIZE = 2**13
+
+
+@dataclass(frozen=True)
+class FeatureWeights:
+    """What a block of features says of rows: Bᵀf for f = scale × matrix − column_mean.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_draws or 1, n_columns, row_size)
+        B; of the last draw alone where 1.
+    covariance : ndarray of shape (n_draws, row_size, row_size)
+        Of each row of B.
+    prior_covariance : ndarray of shape (row_size, row_size)
+        Ω⁻¹, of the last draw.
+    spread : ndarray of shape (n_draws, row_size, row_size)
+        Covariance of Bᵀf where f is that of any row.
+    column_mean : ndarray of shape (n_columns,)
+    scale : float
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    prior_covariance: np.ndarray
+    spread: np.ndarray
+    column_mean: np.ndarray
+    scale: float
+
+    @classmethod
+    def stack(cls, draws: Sequence[FeatureWeights], *, keep_all: bool) -> Self:
+        """Many draws as one; all means are kept, or the last."""
+        kept = draws if keep_all else draws[-1:]
+        return replace(
+            draws[-1],
+            mean=np.concatenate([draw.mean for draw in kept]),
+            covariance=np.concatenate([draw.covariance for draw in draws]),
+            spread=np.concatenate([draw.spread for draw in draws]),
+        )
+
+    def placed(self, places: np.ndarray, n_columns: int) -> FeatureWeights:
+        """The same weights at their places among more columns; others say nothing."""
+        mean = np.zeros((len(self.mean), n_columns, self.mean.shape[2]), np.float32)
+        column_mean = np.zeros(n_columns, dtype=self.column_mean.dtype)
+        mean[:, places], column_mean[places] = self.mean, self.column_mean
+        return replace(self, mean=mean, column_mean=column_mean)
+
+    def said_of(self, matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of Bᵀf for rows of features, draw by draw.
+
+        Of shape (n_draws, n_rows, row_size) and (n_draws, n_rows, row_size, row_size).
+        """
+        mean = np.stack(
+            [self.scale * (matrix @ B) - self.column_mean @ B for B in self.mean]
+        )
+        square = self.scale**2 * matrix.multiply(matrix).sum(axis=1)
+        energy = square - 2 * self.scale * (matrix @ self.column_mean)
+        energy = np.maximum(energy + self.column_mean @ self.column_mean, 0)
+        return mean, energy[:, None, None] * self.covariance[:, None]
 
 
 @dataclass(frozen=True)
@@ -25,23 +89,35 @@ class Rows:
     mean : ndarray of shape (n_draws, n_rows, row_size)
     covariance : ndarray of shape (n_draws, n_rows, row_size, row_size) or None
         None for draws, and where it was not to be stored.
-    prior_mean : ndarray of shape (n_draws, row_size)
-    prior_covariance : ndarray of shape (n_draws, row_size, row_size)
+    prior_mean : ndarray of shape (n_draws, n_priors, row_size)
+        The last is that of a row of which nothing is known; before it are those of
+        rows -2, -3 and so on, in reverse.
+    prior_covariance : ndarray of shape (n_draws, n_priors, row_size, row_size)
+    own_covariance : ndarray of shape (n_draws, row_size, row_size)
+        Λ⁻¹, of what a row is besides what features say of it.
     count : ndarray of shape (n_rows,)
         Weight of the ratings that each row was learned from.
     dispersion : ndarray of shape (n_rows,)
         Factor of the noise variance of each row's ratings.
     concentration : float
         How alike the dispersions are: a of their Gamma prior.
+    affinity : ndarray of shape (n_rows,)
+        Sum over a row's ratings of what sets the counterpart apart from any other, but
+        for what describes it: its share in the predicted rating.
+    weights : dict of str to FeatureWeights
+        Of each block of features.
     """
 
     mean: np.ndarray
     covariance: np.ndarray | None
     prior_mean: np.ndarray
     prior_covariance: np.ndarray
+    own_covariance: np.ndarray
     count: np.ndarray
     dispersion: np.ndarray
     concentration: float
+    affinity: np.ndarray
+    weights: dict[str, FeatureWeights] = field(default_factory=dict)
 
     @classmethod
     def stack(cls, draws: Sequence[Rows]) -> Rows:
@@ -51,50 +127,88 @@ class Rows:
             covariance=draws[0].covariance if len(draws) == 1 else None,
             prior_mean=np.concatenate([draw.prior_mean for draw in draws]),
             prior_covariance=np.concatenate([draw.prior_covariance for draw in draws]),
+            own_covariance=np.concatenate([draw.own_covariance for draw in draws]),
             count=draws[0].count,
             dispersion=np.mean([draw.dispersion for draw in draws], axis=0),
             concentration=draws[0].concentration,
+            affinity=np.mean([draw.affinity for draw in draws], axis=0),
+            weights={
+                name: FeatureWeights.stack(
+                    [draw.weights[name] for draw in draws], keep_all=name == DESCRIBED
+                )
+                for name in draws[0].weights
+            },
+        )
+
+    def describing(self, matrix: sparse.csr_array) -> Rows:
+        """These rows, and row -2 - j for what row j of features says of it."""
+        weights = self.weights[DESCRIBED]
+        shift, covariance = weights.said_of(matrix[::-1])
+        mean, rest = self.prior_mean[:, -1:], self.prior_covariance[:, -1:]
+        covariance = rest - weights.spread[:, None] + covariance
+        return replace(
+            self,
+            prior_mean=np.concatenate([mean + shift, mean], axis=1),
+            prior_covariance=np.concatenate([covariance, rest], axis=1),
         )
 
     def means(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Means of rows, draw by draw."""
-        unknown = rows < 0
+        unknown, known = rows < 0, np.maximum(rows, 0)
         for mean, prior_mean in zip(self.mean, self.prior_mean, strict=True):
-            taken = mean[rows]
-            taken[unknown] = prior_mean
+            taken = mean[known]
+            taken[unknown] = prior_mean[rows[unknown]]
             yield taken
 
     def covariances(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Covariances of rows, draw by draw."""
-        unknown = rows < 0
+        unknown, known = rows < 0, np.maximum(rows, 0)
         size = self.mean.shape[2]
         for draw, prior_covariance in enumerate(self.prior_covariance):
             if self.covariance is None:
                 taken = np.zeros((len(rows), size, size), dtype=self.mean.dtype)
             else:
-                taken = self.covariance[draw][rows]
-            taken[unknown] = prior_covariance
+                taken = self.covariance[draw][known]
+            taken[unknown] = prior_covariance[rows[unknown]]
             yield taken
 
     def dispersions(self, rows: np.ndarray) -> np.ndarray:
         """Dispersions of rows; a row never seen has the mean one."""
-        return np.where(rows < 0, self.dispersion.mean(), self.dispersion[rows])
+        known = self.dispersion[np.maximum(rows, 0)]
+        return np.where(rows < 0, self.dispersion.mean(), known)
 
     def relative_precisions(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Means and shapes of the Gamma distributions behind the dispersions of rows.
 
         A dispersion is E[1 / α]. A row never seen has the prior.
         """
-        a = self.concentration
-        shape = a + np.where(rows < 0, 0, self.count[rows]) / 2
-        dispersion = np.where(rows < 0, a / (a - 1), self.dispersion[rows])
+        a, known = self.concentration, np.maximum(rows, 0)
+        shape = a + np.where(rows < 0, 0, self.count[known]) / 2
+        dispersion = np.where(rows < 0, a / (a - 1), self.dispersion[known])
         return shape / ((shape - 1) * dispersion), shape
 
+    def affinities(self, rows: np.ndarray) -> np.ndarray:
+        """What an unknown counterpart brings to a rating because it has one.
+
+        It is taken for one of those that have ratings with the row: users rate what
+        they expect to like. As if one counterpart like any other were among them.
+        """
+        known = np.maximum(rows, 0)
+        return np.where(rows < 0, 0, (self.affinity / (self.count + 1))[known])
+
     def merged(
-        self, revised: Rows, places: np.ndarray, revised_places: np.ndarray
+        self,
+        revised: Rows,
+        places: np.ndarray,
+        revised_places: np.ndarray,
+        n_rows: int,
+        others_places: np.ndarray,
+        n_others: int,
     ) -> Rows:
-        """These rows at their places in a larger table, some of them revised."""
-        n_rows = 1 + max(places.max(), revised_places.max())
+        """These rows at their places among `n_rows`, some of them revised.
+
+        `others_places` are those of the rows of the other side among `n_others`.
+        """
 
         def table(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
             merged = np.empty((n_rows, *ours.shape[1:]), dtype=ours.dtype)
@@ -102,15 +216,25 @@ class Rows:
             merged[revised_places] = theirs
             return merged
 
-        count = np.zeros(n_rows)
-        count[places] = self.count
-        count[revised_places] += revised.count
+        def total(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+            merged = np.zeros(n_rows)
+            merged[places] = ours
+            merged[revised_places] += theirs
+            return merged
+
         return replace(
             self,
             mean=table(self.mean[0], revised.mean[0])[None],
             covariance=table(self.covariance[0], revised.covariance[0])[None],
-            count=count,
+            prior_mean=self.prior_mean[:, -1:],
+            prior_covariance=self.prior_covariance[:, -1:],
+            count=total(self.count, revised.count),
+            affinity=total(self.affinity, revised.affinity),
             dispersion=table(self.dispersion, revised.dispersion),
+            weights={
+                name: w.placed(others_places, n_others) if name == COUNTERPARTS else w
+                for name, w in self.weights.items()
+            },
         )
 
 
@@ -172,6 +296,14 @@ class Posterior:
         """Length of a row: the number of factors, plus one for a bias."""
         return self.users.mean.shape[2]
 
+    def describing(self, **matrices: sparse.csr_array | None) -> Posterior:
+        """The same belief, with `Rows.describing` of the sides that have features."""
+        given = {side: m for side, m in matrices.items() if m is not None}
+        return replace(
+            self,
+            **{side: getattr(self, side).describing(given[side]) for side in given},
+        )
+
     def without_covariance(self) -> Posterior:
         """The same means, in less memory."""
         return replace(
@@ -188,10 +320,18 @@ class Posterior:
         item_places: Sequence[np.ndarray],
     ) -> Posterior:
         """The same belief but for what is `revised`, given the places of both."""
+        n_users, n_items = (
+            1 + max(places.max() for places in both)
+            for both in (user_places, item_places)
+        )
         return replace(
             revised,
-            users=self.users.merged(revised.users, *user_places),
-            items=self.items.merged(revised.items, *item_places),
+            users=self.users.merged(
+                revised.users, *user_places, n_users, item_places[0], n_items
+            ),
+            items=self.items.merged(
+                revised.items, *item_places, n_items, user_places[0], n_users
+            ),
         )
 
     def mean(self, u: np.ndarray, i: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -199,8 +339,11 @@ class Posterior:
         total = np.zeros(len(u))
         for x, z in zip(self.users.means(u), self.items.means(i), strict=True):
             total += self._product(x, z)
+        total /= len(self.users.mean)
+        total += np.where(u < 0, self.items.affinities(i), 0)
+        total += np.where(i < 0, self.users.affinities(u), 0)
         linear = (features - self.feature_mean) @ self.coef
-        return self.centre + linear + total / len(self.users.mean)
+        return self.centre + linear + total
 
     def variance(
         self, u: np.ndarray, i: np.ndarray, features: np.ndarray

@@ -27,7 +27,18 @@ from ._base import (
 )
 from ._gradient import LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
 from ._interactions import Columns, Interactions, counted, numbered
-from ._networks import ITEM_TABLES, USER_TABLES, NeuMF, Shape, first_weights
+from ._networks import (
+    ITEM_TABLES,
+    TABLES,
+    USER_TABLES,
+    NeuMF,
+    RowFeatures,
+    Shape,
+    feature_name,
+    feature_weights,
+    first_weights,
+    is_of_features,
+)
 from ._units import Units
 
 # Losses whose scores are no ratings.
@@ -61,7 +72,10 @@ class NetworkRecommender(BaseRecommender):
         units = self._units_of(data)
         known = None
         if self.warm_start and self._is_fitted():
-            known = self._grown_weights(data)
+            known = self._grown_weights(
+                numbered(data.user_ids, self.user_ids_, "X (users)"),
+                numbered(data.item_ids, self.item_ids_, "X (items)"),
+            )
         random_state = check_random_state(self.random_state)
         network = self._network(data, known, random_state)
         return self._epochs(network, data, data.pairs, units, random_state, device)
@@ -77,15 +91,22 @@ class NetworkRecommender(BaseRecommender):
     def _learned_further(
         self,
         data: Interactions,
+        users: np.ndarray,
+        items: np.ndarray,
         grown: Interactions,
         pairs: np.ndarray,
         device: torch.device,
     ) -> dict[str, Any]:
         random_state = check_random_state(self.random_state)
-        network = self._network(grown, self._grown_weights(grown), random_state)
+        known = self._grown_weights(
+            _among(users, data.user_ids, self.user_ids_, grown.user_ids),
+            _among(items, data.item_ids, self.item_ids_, grown.item_ids),
+        )
+        network = self._network(grown, known, random_state)
         losses = []
+        kept = {name: known[name] for name in known if is_of_features(name)}
         for iteration in self._epochs(
-            network, grown, pairs, self._units, random_state, device, rows_only=True
+            network, grown, pairs, self._units, random_state, device, kept
         ):
             losses.append(iteration.objective)
             self._tell(len(losses), iteration)
@@ -106,7 +127,7 @@ class NetworkRecommender(BaseRecommender):
         seed = random_state.randint(2**31 - shape.n_members)
         if known is None:
             seeds = range(seed, seed + shape.n_members)
-            return NeuMF(shape, first_weights(shape, seeds))
+            return self._described_network(shape, first_weights(shape, seeds), data, {})
         fitted = self._fitted_shape()
         changed = [
             f"{field.name} (was {getattr(fitted, field.name)!r}, now "
@@ -123,7 +144,41 @@ class NetworkRecommender(BaseRecommender):
             )
         # A copy, since training works in place and may fail.
         weights = {name: torch.tensor(value) for name, value in known.items()}
-        return NeuMF(shape, weights)
+        of_features = {name for name in weights if is_of_features(name)}
+        return self._described_network(
+            shape,
+            {name: weights[name] for name in weights.keys() - of_features},
+            data,
+            {name: weights[name] for name in of_features},
+        )
+
+    def _described_network(
+        self,
+        shape: Shape,
+        weights: dict[str, torch.Tensor],
+        data: Interactions,
+        known: dict[str, torch.Tensor],
+    ) -> NeuMF:
+        """A network that has the features of `data`, with weights for them.
+
+        They are zero, or those of the last fit of columns that are `known`. Tables are
+        as they would be without features.
+        """
+        features = {}
+        places = self._places_of_columns(data)
+        for side, described in data.described.items():
+            features[side] = RowFeatures(described.matrix)
+            added = feature_weights(side, len(described.names), weights)
+            for name in added.keys() & known.keys():
+                new = np.flatnonzero(places[side] >= 0)
+                added[name][new] = known[name][places[side][new]]
+            rows = torch.arange(features[side].n_rows)
+            for name in weights.keys() & set(TABLES[side]):
+                own = weights[name][:-1]
+                said = features[side].times(added[feature_name(name)].flatten(1), rows)
+                own -= said.view(own.shape)
+            weights = weights | added
+        return NeuMF(shape, weights, features)
 
     def _epochs(
         self,
@@ -133,9 +188,10 @@ class NetworkRecommender(BaseRecommender):
         units: Units,
         random_state: np.random.RandomState,
         device: torch.device,
-        *,
-        rows_only: bool = False,
+        kept: dict[str, np.ndarray] | None = None,
     ) -> Iterator[Iteration]:
+        """Epochs; with weights that are `kept`, only rows are trained."""
+        rows_only = kept is not None
         network = network.to(device)
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
         tensor = partial(torch.as_tensor, device=device)
@@ -159,10 +215,15 @@ class NetworkRecommender(BaseRecommender):
             tensor(pairs),
             rows_only=rows_only,
         )
-        return self._reports(epochs, network, data, units)
+        return self._reports(epochs, network, data, units, kept or {})
 
     def _reports(
-        self, epochs: Iterator[Epoch], network: NeuMF, data: Interactions, units: Units
+        self,
+        epochs: Iterator[Epoch],
+        network: NeuMF,
+        data: Interactions,
+        units: Units,
+        kept: dict[str, np.ndarray],
     ) -> Iterator[Iteration]:
         tol = DEFAULT_TOL if self.tol is None else self.tol
         scores: list[float] = []
@@ -183,7 +244,7 @@ class NetworkRecommender(BaseRecommender):
                 epoch.loss,
                 progress,
                 n_worse >= self.n_iter_no_change,
-                partial(self._attributes_of, export, data, units, scores.copy()),
+                partial(self._attributes_of, export, kept, data, units, scores.copy()),
             )
 
     def _check_convergence(self, number: int, epoch: Epoch, network: NeuMF) -> None:
@@ -196,9 +257,9 @@ class NetworkRecommender(BaseRecommender):
                 f"learning_rate_init, which was {self._learning_rate()}."
             )
 
-    def _attributes_of(self, export, data, units, scores) -> dict[str, Any]:
+    def _attributes_of(self, export, kept, data, units, scores) -> dict[str, Any]:
         return {
-            **self._network_attributes(export(), data, units),
+            **self._network_attributes(export() | kept, data, units),
             "_units": units,
             "_fitted_objective": self._objective,
             "validation_scores_": scores or None,
@@ -290,16 +351,14 @@ class NetworkRecommender(BaseRecommender):
     def _response(self, score: np.ndarray) -> np.ndarray:
         return expit(score) if self._fitted_objective[0] == "log_loss" else score
 
-    def _grown_weights(self, data: Interactions) -> dict[str, np.ndarray]:
-        """Weights of the last fit; new ids take the row of the unseen."""
+    def _grown_weights(
+        self, users: np.ndarray, items: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Weights of the last fit, with tables of numbered rows; -1 is the unseen."""
         weights = self._known_weights()
-        for noun, names, ids, fitted in (
-            ("users", USER_TABLES, data.user_ids, self.user_ids_),
-            ("items", ITEM_TABLES, data.item_ids, self.item_ids_),
-        ):
-            rows = np.append(numbered(ids, fitted, f"X ({noun})"), -1)
-            for name in weights.keys() & set(names):
-                weights[name] = weights[name][rows]
+        for side, rows in (("user", users), ("item", items)):
+            for name in weights.keys() & set(TABLES[side]):
+                weights[name] = weights[name][np.append(rows, -1)]
         return weights
 
     @abstractmethod
@@ -329,11 +388,33 @@ class NetworkRecommender(BaseRecommender):
 
 
 def _exported(network: NeuMF) -> dict[str, np.ndarray]:
-    """Weights as arrays. The row of the unseen becomes the mean of the others."""
-    weights = {
-        name: parameter.detach().cpu().numpy().copy()
-        for name, parameter in network.named_parameters()
-    }
+    """Weights as arrays, with what features add to rows in the tables.
+
+    The row of the unseen becomes the mean of the others.
+    """
+
+    def array(tensor: torch.Tensor) -> np.ndarray:
+        return tensor.detach().cpu().numpy().copy()
+
+    weights = {name: array(weight) for name, weight in network.named_parameters()}
+    for side, features in network.features.items():
+        rows = torch.arange(features.n_rows).to(features.offsets)
+        for name in weights.keys() & set(TABLES[side]):
+            added = network.get_parameter(feature_name(name)).flatten(1)
+            table = weights[name][:-1]
+            table += array(features.times(added, rows)).reshape(table.shape)
+        share = torch.full((features.n_rows + 1,), 1 / features.n_rows)
+        mean = features.moment(share.to(features.values), 1)
+        weights[f"{side}_feature_mean"] = array(mean)
     for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
         weights[name][-1] = weights[name][:-1].mean(axis=0)
     return weights
+
+
+def _among(
+    rows: np.ndarray, ids: np.ndarray, fitted: np.ndarray, grown: np.ndarray
+) -> np.ndarray:
+    """Row numbers of all ids after further ones, whose numbers are given."""
+    every = numbered(grown, fitted)
+    every[numbered(ids, grown)] = rows
+    return every

@@ -8,16 +8,9 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import linalg, sparse, stats
 
 from skrec._alternating import (
-    MIN_NOISE_VARIANCE,
-    PRIOR_ROWS,
-    PRIOR_VARIANCE,
-    Draw,
-    Problem,
-    Side,
-    State,
     _sweeps,
     als,
     gibbs,
@@ -27,6 +20,15 @@ from skrec._alternating import (
     vb,
     with_covariance,
 )
+from skrec._rules import (
+    MIN_NOISE_VARIANCE,
+    PRIOR_ROWS,
+    PRIOR_VARIANCE,
+    WEIGHT_PENALTY,
+    Draw,
+    Moments,
+)
+from skrec._sides import Problem, Side, State
 
 
 def make_problem(
@@ -38,6 +40,8 @@ def make_problem(
     n_features=0,
     device="cpu",
     dtype=torch.float64,
+    described=False,
+    **options,
 ):
     """A small problem and the arrays that it is made of."""
     rng = np.random.default_rng(seed)
@@ -51,6 +55,12 @@ def make_problem(
     y = (y - y.mean()) / y.std()
     w = rng.uniform(0.5, 2, size=len(u))
     shape = (u.max() + 1, n_items)
+    if described:
+        traits = [rng.normal(size=(n, 3)) for n in shape]
+        options |= {
+            "user_features": sparse.csr_array(traits[0]),
+            "item_features": sparse.csr_array(traits[1] * (traits[1] > 0)),
+        }
     problem = Problem.from_arrays(
         u,
         i,
@@ -62,7 +72,15 @@ def make_problem(
         biased=biased,
         device=torch.device(device),
         dtype=dtype,
+        **options,
     )
+    alpha = options.get("unobserved_weight", 0)
+    if alpha:
+        # Every pair is a rating of 0 besides.
+        every = np.indices(shape).reshape(2, -1)
+        u, i = np.append(u, every[0]), np.append(i, every[1])
+        y, w = np.append(y, 0 * every[0]), np.append(w, alpha + 0 * every[0])
+        features = np.vstack([features, np.zeros((len(every[0]), n_features))])
     return problem, (u, i, y, w, features)
 
 
@@ -72,6 +90,10 @@ VARIANTS = {
     "biases alone": {"n_factors": 0},
     "features": {"n_features": 2},
     "more factors than items": {"n_factors": 11},
+    "described rows": {"described": True},
+    "implicit features": {"implicit_features": True, "n_factors": 3},
+    "all features": {"described": True, "implicit_features": True, "n_features": 2},
+    "unobserved pairs": {"unobserved_weight": 0.3},
 }
 
 
@@ -96,6 +118,47 @@ def test_als_never_raises_its_objective(variant, seed):
     problem, _ = make_problem(seed, **variant)
     objective = [state.objective for state in run(als, problem, 60, 0.3)]
     assert np.diff(objective).max() < 1e-9
+
+
+class Recording(Moments):
+    """The rule of "vb", and each side as it was before anything was learned."""
+
+    def __init__(self):
+        self.sides = []
+
+    def learn(self, side, ratings, squares, layout):
+        self.sides = [*self.sides[-1:], side]
+        return super().learn(side, ratings, squares, layout)
+
+
+def recorded(problem, n_sweeps):
+    """The state after some sweeps of "vb", and its users and items before `learn`."""
+    rule = Recording()
+    state = list(islice(_sweeps(problem, spectral_start(problem), rule), n_sweeps))[-1]
+    return state, rule.sides
+
+
+def joint(side, ratings, layout):
+    """Covariances of rows given the weights, and those of x − Bᵀf, from those of rows.
+
+    A row has S = V + VQV with Q = Λ Cov[Bᵀf] Λ, and follows the weights by K = VΛ.
+    """
+    S = layout.unpack(side.covariance).numpy()
+    if not side.weights:
+        return S, S
+    Lambda = side.prior_precision.numpy()
+    V, own = np.empty_like(S), np.empty_like(S)
+    for row in range(len(S)):
+        C = sum(
+            float(block.energy[row]) * w.covariance.numpy()
+            for block, w in zip(ratings.features, side.weights, strict=True)
+        )
+        root = linalg.sqrtm(Lambda @ C @ Lambda)
+        inner = linalg.sqrtm(np.eye(len(C)) / 4 + root @ S[row] @ root)
+        V[row] = np.linalg.solve(root, inner - np.eye(len(C)) / 2) @ np.linalg.inv(root)
+        away = V[row] @ Lambda - np.eye(len(C))
+        own[row] = V[row] + away @ C @ away.T
+    return V, own
 
 
 def as_arrays(side, layout):
@@ -128,19 +191,31 @@ def residuals(problem, arrays, state):
     return (y - fitted) ** 2 + spread
 
 
-def brute_force_bound(problem, arrays, state):
+def brute_force_bound(problem, arrays, state, before):
     u, i, _, w, _ = arrays
     bound = 0.0
     log_precision = np.log(state.noise_precision)
     precision = state.noise_precision
-    for side, rows in ((state.users, u), (state.items, i)):
-        mean, covariance = as_arrays(side, problem.layout)
+    for side, was, ratings, rows in (
+        (state.users, before[0], problem.users, u),
+        (state.items, before[1], problem.items, i),
+    ):
+        mean = side.own.numpy()
+        given, own = joint(was, ratings, problem.layout)
         m = side.prior_mean.numpy()
         prior_covariance = np.linalg.inv(side.prior_precision.numpy())
-        for x, S in zip(mean, covariance, strict=True):
+        for x, V, S in zip(mean, given, own, strict=True):
             bound += stats.multivariate_normal(m, prior_covariance).logpdf(x)
             bound -= np.trace(side.prior_precision.numpy() @ S) / 2
-            bound += stats.multivariate_normal(cov=S).entropy()
+            bound += stats.multivariate_normal(cov=V).entropy()
+        for weights in side.weights:
+            Omega, C = weights.precision.numpy(), weights.covariance.numpy()
+            for B in weights.mean.numpy():
+                bound += stats.multivariate_normal(cov=np.linalg.inv(Omega)).logpdf(B)
+                bound -= np.trace(Omega @ C) / 2
+                bound += stats.multivariate_normal(cov=C).entropy()
+            log_det = np.linalg.slogdet(Omega)[1]
+            bound += PRIOR_ROWS / 2 * (log_det - PRIOR_VARIANCE * np.trace(Omega))
         # The priors' own priors, which are not normalised.
         log_det = np.linalg.slogdet(side.prior_precision.numpy())[1]
         trace = np.trace(side.prior_precision.numpy())
@@ -174,8 +249,8 @@ def brute_force_bound(problem, arrays, state):
 @pytest.mark.parametrize("n_sweeps", [1, 4])
 def test_vb_bound_is_the_brute_force_one(variant, n_sweeps):
     problem, arrays = make_problem(n_users=5, n_items=4, **variant)
-    state = run(vb, problem, n_sweeps)[-1]
-    expected = brute_force_bound(problem, arrays, state)
+    state, before = recorded(problem, n_sweeps)
+    expected = brute_force_bound(problem, arrays, state, before)
     assert -state.objective * problem.weight == pytest.approx(expected, rel=1e-6)
 
 
@@ -192,7 +267,9 @@ def test_noise_variance_is_the_weighted_mean_square_of_residuals(variant):
 def test_als_objective_is_the_penalised_sum_of_squares(variant):
     problem, arrays = make_problem(**variant)
     state = run(als, problem, 3, 0.3)[-1]
-    points = (state.users.mean, state.items.mean, state.coef)
+    points = [state.users.own, state.items.own, state.coef]
+    for weights in (*state.users.weights, *state.items.weights):
+        points.append(WEIGHT_PENALTY**0.5 * weights.mean)
     penalty = sum(float((x**2).sum()) for x in points)
     expected = (arrays[3] * residuals(problem, arrays, state)).sum() + 0.3 * penalty
     assert state.objective * problem.weight == pytest.approx(expected)
@@ -201,25 +278,33 @@ def test_als_objective_is_the_penalised_sum_of_squares(variant):
 def test_als_ends_where_no_coordinate_can_be_improved(variant):
     problem, arrays = make_problem(**variant)
     state = run(als, problem, 600, 0.5)[-1]
+    sides = {"users": state.users, "items": state.items}
 
     def objective(points):
-        moved = State(
-            users=Side.at(points[0], problem.layout),
-            items=Side.at(points[1], problem.layout),
-            coef=points[2],
-        )
-        penalty = sum(float((x**2).sum()) for x in points)
-        weighted = arrays[3] * residuals(problem, arrays, moved)
-        return weighted.sum() + 0.5 * penalty
+        penalty = float((points["coef"] ** 2).sum())
+        moved = {}
+        for name in sides:
+            ratings, mean = getattr(problem, name), points[name]
+            own = mean.clone()
+            for place, block in enumerate(ratings.features):
+                weights = points[name, place]
+                own -= block.times(weights)
+                penalty += WEIGHT_PENALTY * float((weights**2).sum())
+            penalty += float((own**2).sum())
+            moved[name] = Side.at(mean, problem.layout)
+        moved = State(**moved, coef=points["coef"])
+        return (arrays[3] * residuals(problem, arrays, moved)).sum() + 0.5 * penalty
 
-    points = [state.users.mean, state.items.mean, state.coef]
-    for which, point in enumerate(points):
+    points = {"coef": state.coef}
+    for name, side in sides.items():
+        points[name] = side.mean
+        points |= {(name, place): w.mean for place, w in enumerate(side.weights)}
+    for which, point in points.items():
         for index in np.ndindex(*point.shape):
             step = torch.zeros_like(point)
             step[index] = 1e-5
             ends = [
-                objective([*points[:which], point + sign * step, *points[which + 1 :]])
-                for sign in (1, -1)
+                objective(points | {which: point + sign * step}) for sign in (1, -1)
             ]
             assert abs(ends[0] - ends[1]) / 2e-5 < 1e-4
 
@@ -234,19 +319,19 @@ def test_moved_is_the_change_of_the_predictions():
         return features @ coef.numpy() + product
 
     steps = [
-        fitted(before.coef, before.users, before.items),
         fitted(after.coef, before.users, before.items),
         fitted(after.coef, after.users, before.items),
         fitted(after.coef, after.users, after.items),
     ]
-    square = (w * np.diff(steps, axis=0) ** 2).sum()
-    assert after.change == pytest.approx(np.sqrt(square / w.sum()))
+    by_users, by_items = (w * np.diff(steps, axis=0) ** 2).sum(1)
+    assert after.users.moved == pytest.approx(by_users)
+    assert after.items.moved == pytest.approx(by_items)
 
 
 class FixedDraw(Draw):
     """Gibbs with everything but the rows fixed."""
 
-    def learn(self, side, count, squares, layout):
+    def learn(self, side, ratings, squares, layout):
         return side
 
     def noise_precision(self, weight, residual):
@@ -300,7 +385,8 @@ def test_gibbs_draws_the_prior_from_its_normal_wishart():
     side = Side.at(rows, problem.layout)
     rule = Draw(np.random.RandomState(0))
     zeros = torch.zeros(200).double()
-    draws = [rule.learn(side, zeros, zeros, problem.layout) for _ in range(4000)]
+    ratings = replace(problem.users, count=zeros)
+    draws = [rule.learn(side, ratings, zeros, problem.layout) for _ in range(4000)]
     means = np.array([draw.prior_mean.numpy() for draw in draws])
     precisions = np.array([draw.prior_precision.numpy() for draw in draws])
 
@@ -322,7 +408,8 @@ def test_gibbs_draws_relative_precisions_from_their_gamma():
     side = Side.at(torch.ones(n, 2).double(), problem.layout)
     count, squares = torch.full((n,), 6.0), torch.full((n,), 4.0).double()
     rule = Draw(np.random.RandomState(0))
-    alpha = rule.learn(side, count, squares, problem.layout).relative_precision
+    ratings = replace(problem.users, count=count)
+    alpha = rule.learn(side, ratings, squares, problem.layout).relative_precision
     gamma = stats.gamma(side.concentration + 3, scale=1 / (side.concentration + 2))
     assert float(alpha.mean()) == pytest.approx(gamma.mean(), rel=0.01)
     assert float(alpha.std()) == pytest.approx(gamma.std(), rel=0.02)

@@ -17,11 +17,12 @@ MAY_IMPORT = {
     "_mf": {
         "_alternating",
         "_base",
-        "_conditional",
+        "_conversion",
         "_gradient",
         "_interactions",
         "_networks",
         "_posterior",
+        "_sides",
         "_topk",
         "_training",
         "_units",
@@ -35,10 +36,15 @@ MAY_IMPORT = {
         "_units",
     },
     "_training": {"_base", "_gradient", "_interactions", "_networks", "_units"},
-    "_base": {"_interactions", "_topk"},
-    "_alternating": {"_conditional", "_threads"},
+    "_base": {"_descriptions", "_interactions", "_topk"},
+    "_conversion": {"_conditional", "_features", "_posterior", "_sides", "_units"},
+    "_alternating": {"_conditional", "_features", "_rules", "_sides", "_threads"},
+    "_rules": {"_conditional", "_features", "_sides"},
+    "_sides": {"_conditional", "_features", "_threads"},
+    "_features": {"_conditional"},
     "_gradient": {"_networks", "_threads"},
     "_conditional": set(),
+    "_descriptions": {"_interactions"},
     "_interactions": set(),
     "metrics": {"_interactions", "_rankings", "_scorer"},
     "model_selection": {"_interactions"},
@@ -109,7 +115,17 @@ def test_private_names_of_sklearn_are_imported_in_base_alone(module):
 
 
 @pytest.mark.parametrize(
-    "module", ["_conditional", "_alternating", "_gradient", "_networks", "_topk"]
+    "module",
+    [
+        "_conditional",
+        "_features",
+        "_sides",
+        "_rules",
+        "_alternating",
+        "_gradient",
+        "_networks",
+        "_topk",
+    ],
 )
 def test_solvers_know_neither_sklearn_nor_pandas(module):
     roots = {name.split(".")[0] for level, name, _ in imports(module) if level == 0}

@@ -745,6 +745,7 @@ WRONG_PARAMETERS = {
         "solver": ("lbfgs", None),
         "biased": ("yes", None, 2),
         "reg": (0, -1.0, "1", np.inf, np.nan),
+        "implicit_features": ("yes", 2),
         "max_iter": (0, -3, 2.5, "3"),
         "tol": (-1.0, "1", np.nan),
         "store_covariance": (None, "no"),

@@ -156,10 +156,10 @@ def spreads(model, side):
 
 
 def test_ratings_take_away_uncertainty(solver):
-    before, after = grown(solver)
+    before, after = grown(solver, implicit_features=False)
     for side, n_known, n_untouched in (("user", 50, 40), ("item", 34, 24)):
         old, new = spreads(before, side), spreads(after, side)
-        prior = getattr(before._posterior, f"{side}s").prior_covariance[0]
+        prior = getattr(before._posterior, f"{side}s").prior_covariance[0, -1]
         assert_array_equal(new[:n_untouched], old[:n_untouched])
         was = np.concatenate(
             [
@@ -230,8 +230,8 @@ def conditional(model, solver, user, items, ratings):
 
 @pytest.mark.parametrize("user", [3, 99], ids=["known user", "new user"])
 def test_a_user_is_revised_by_the_conditional(solver, user):
-    # One sweep is enough for the tolerance of partial_fit.
-    model = fit(solver, max_iter=300, tol=1e-3).set_params(tol=1e9)
+    model = fit(solver, implicit_features=False, max_iter=300, tol=1e-6)
+    model.set_params(max_iter=1)
     items, ratings = np.array([0, 4, 5, 20, 33]), np.array([5.0, 1, 4, 2, 2])
     mean, covariance = conditional(model, solver, user, items, ratings)
     model.partial_fit(pairs(user, items), ratings)
@@ -244,7 +244,7 @@ def test_a_user_is_revised_by_the_conditional(solver, user):
 
 def test_als_makes_of_all_ratings_what_its_penalty_asks():
     # A fit that has converged, so that the row and its covariance belong together.
-    model = fit("als", max_iter=5000, tol=1e-5).set_params(tol=1e9)
+    model = fit("als", max_iter=5000, tol=0).set_params(max_iter=1)
     p, scale = model._posterior, np.std(Y[OLD])
     z = np.hstack([p.items.mean[0][:, :3] * scale**-0.5, np.ones((34, 1))])
     target = (Y - p.centre - model.item_biases_[X["item"].clip(upper=33)]) / scale
@@ -264,7 +264,7 @@ def test_als_makes_of_all_ratings_what_its_penalty_asks():
 
 def test_noise_is_that_of_all_ratings_fit_or_folded_in():
     weight = 1 + np.arange(len(Y)) % 3
-    model = fit("als", sample_weight=weight[OLD]).set_params(tol=1e9)
+    model = fit("als", sample_weight=weight[OLD]).set_params(max_iter=1)
     past = weight[OLD].sum()
     for rows in (NEW & (X["user"] < 50), NEW & (X["user"] >= 50)):
         squares = past * model.noise_std_**2
@@ -276,12 +276,12 @@ def test_noise_is_that_of_all_ratings_fit_or_folded_in():
 
 
 def test_new_rows_start_at_the_prior_of_their_side(solver):
-    before = fit(solver)
+    before = fit(solver, implicit_features=False)
     after = copied(before).partial_fit(pairs([99], 99), [1.0], [1e-9])
     for side in ("users", "items"):
         old, new = (getattr(model._posterior, side) for model in (before, after))
-        assert_allclose(new.mean[0, -1], old.prior_mean[0], rtol=1e-5, atol=1e-6)
-        prior = old.prior_covariance[0]
+        assert_allclose(new.mean[0, -1], old.prior_mean[0, -1], rtol=1e-5, atol=1e-6)
+        prior = old.prior_covariance[0, -1]
         scale = np.abs(prior).max()
         assert_allclose(new.covariance[0, -1], prior, rtol=1e-4, atol=1e-5 * scale)
 
@@ -420,11 +420,12 @@ def test_a_clone_of_a_grown_model_knows_nothing(solver):
 
 
 def test_a_warm_start_continues_a_grown_model(solver):
-    _, model = grown(solver)
-    cold = fit(solver, rows=OLD | NEW)
+    _, model = grown(solver, tol=1e-5)
+    cold = fit(solver, rows=OLD | NEW, tol=1e-5)
     model.set_params(warm_start=True).fit(X[OLD | NEW], Y[OLD | NEW])
     assert_array_equal(model.user_ids_, cold.user_ids_)
-    assert_allclose(model.predict(X), cold.predict(X), atol=0.2)
+    apart = root_mean_squared_error(model.predict(X), cold.predict(X))
+    assert apart < 0.1 * np.std(cold.predict(X))
 
 
 def test_predictions_are_clipped_to_all_ratings(solver):

@@ -131,15 +131,14 @@ def test_bad_rows_never_to_be_excluded(with_ties, never_exclude, error, message)
 
 @pytest.mark.parametrize("fitted", INNER_PRODUCTS, indirect=True)
 def test_inner_products_of_index_vectors_are_scores_but_for_a_constant(fitted):
-    users = [3, 17, -1]
+    users, n_items = [3, 17, -1], len(fitted.item_ids_)
     vectors = fitted.user_index_vectors(users), fitted.item_index_vectors()
     assert [part.dtype for part in vectors] == [np.float32] * 2
     products = vectors[0].astype(np.float64) @ vectors[1].T
-    pairs = {
-        "user": np.repeat(users, len(fitted.item_ids_)),
-        "item": np.tile(fitted.item_ids_, 3),
-    }
-    scores = fitted.set_params(clip=False).predict(pd.DataFrame(pairs))
+    items, scores = fitted.recommend(
+        users, n_items, exclude_seen=False, return_scores=True
+    )
+    scores = np.take_along_axis(scores, np.argsort(items, axis=1), axis=1).ravel()
     ratio = np.ptp(scores) / np.ptp(products)
     shift = scores.mean() - ratio * products.mean()
     assert_allclose(ratio * products.ravel() + shift, scores, atol=2e-5)

@@ -77,6 +77,16 @@ def fitted():
     return small().fit(X[TRAIN], Y[TRAIN])
 
 
+def scores_of(model, user):
+    """Predictions of all items; those of an unknown user are of what anybody gives."""
+    if user in model.user_ids_:
+        return model.predict([(user, item) for item in model.item_ids_])
+    items, scores = model.recommend(
+        [user], len(model.item_ids_), exclude_seen=False, return_scores=True
+    )
+    return scores[0, np.argsort(items[0])]
+
+
 def in_whole_catalogue(model, seen, X, y, threshold=None, k=10):
     """Metrics of the test rows, user by user, each ranked among the catalogue."""
     seen = {tuple(pair) for pair in np.asarray(seen).tolist()}
@@ -86,7 +96,7 @@ def in_whole_catalogue(model, seen, X, y, threshold=None, k=10):
         known = model.item_ids_.tolist()
         kept = [i for i in known if (user, i) in asked or (user, i) not in seen]
         missed = [i for u, i in asked if u == user and i not in known]
-        scores = model.predict(np.array([(user, i) for i in kept], dtype=object))
+        scores = scores_of(model, user)[np.searchsorted(known, kept)]
         y_true += [asked.get((user, i), 0) for i in kept + missed]
         # An item that the model does not know stands behind all that it does.
         y_score += [*scores, *(-1e9 - np.arange(len(missed)))]

@@ -1,0 +1,289 @@
+"""What solvers leave as what is kept, in rating units, and the way back.
+
+A `Posterior` is made of the state of an alternating solver or of the weights of a
+network, and a state to start from or weights are made of a `Posterior`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from ._conditional import Ratings
+from ._features import Block, Weights
+from ._posterior import COUNTERPARTS, DESCRIBED, FeatureWeights, Posterior, Rows
+from ._sides import INITIAL_CONCENTRATION, Problem, Side, State
+from ._units import Units
+
+# Small multiples of the identity, which keep covariances invertible: of coefficients,
+# and of rows and weights.
+MIN_COEF_VARIANCE, MIN_VARIANCE = 1e-9, 1e-6
+
+
+def in_rating_units(
+    state: State, units: Units, problem: Problem, *, knows_variance: bool
+) -> Posterior:
+    """The state of an alternating solver in rating units, as NumPy arrays."""
+    layout = problem.layout
+    scale = units.row_scale(layout.n_factors, layout.row_size)
+    square = np.outer(scale, scale)
+
+    def array(tensor: Tensor) -> np.ndarray:
+        return tensor.cpu().numpy()
+
+    def feature_weights(block: Block, weights: Weights) -> FeatureWeights:
+        C = weights.covariance
+        C = np.zeros_like(square) if C is None else array(C) * square
+        spread = torch.cov(block.times(weights.mean).T, correction=0)
+        return FeatureWeights(
+            mean=array(weights.mean)[None] * scale,
+            covariance=C[None],
+            prior_covariance=array(torch.linalg.inv(weights.precision)) * square,
+            spread=(array(spread).reshape(square.shape) * square + C)[None],
+            column_mean=array(block.mean),
+            scale=block.scale,
+        )
+
+    def affinity(ratings: Ratings, side: Side, apart: Tensor) -> np.ndarray:
+        sums = ratings.sum(apart, ratings.weight)
+        k = layout.n_factors
+        total = (sums[:, :k] * side.mean[:, :k]).sum(1) + sums[:, k:].sum(1)
+        return array(total.double()) * units.scale
+
+    def apart(side: Side, ratings: Ratings) -> Tensor:
+        """What sets rows apart, but for what describes them."""
+        rest = side.mean - side.prior_mean
+        for block, w in zip(ratings.features, side.weights, strict=True):
+            if block.name == DESCRIBED:
+                rest = rest - block.times(w.mean)
+        return rest
+
+    def rows(side: Side, ratings: Ratings, others_apart: Tensor) -> Rows:
+        covariance = None
+        if side.covariance is not None:
+            covariance = array(layout.unpack(side.covariance))[None] * square
+        own = array(torch.linalg.inv(side.prior_precision))[None] * square
+        weights = {
+            block.name: feature_weights(block, w)
+            for block, w in zip(ratings.features, side.weights, strict=True)
+        }
+        return Rows(
+            mean=array(side.mean)[None] * scale,
+            covariance=covariance,
+            prior_mean=(array(side.prior_mean) * scale)[None, None],
+            prior_covariance=(own + sum(w.spread for w in weights.values()))[:, None],
+            own_covariance=own,
+            count=array(ratings.count.double()),
+            dispersion=array(side.relative_variance.double()),
+            concentration=side.concentration,
+            affinity=affinity(ratings, side, others_apart),
+            weights=weights,
+        )
+
+    coef_scale = units.scale / units.feature_scale
+    coef = array(state.coef.double()) * coef_scale
+    root = np.zeros((len(coef), len(coef)))
+    if state.coef_factor is not None:
+        root = array(state.coef_factor.double()) * coef_scale
+    return Posterior(
+        users=rows(state.users, problem.users, apart(state.items, problem.items)),
+        items=rows(state.items, problem.items, apart(state.users, problem.users)),
+        n_factors=layout.n_factors,
+        centre=units.centre,
+        feature_mean=units.feature_mean,
+        coef=coef,
+        coef_covariance=root.T @ root,
+        noise_variance=units.scale**2 * state.noise_variance,
+        knows_variance=knows_variance,
+    )
+
+
+def as_state(
+    last: Posterior,
+    problem: Problem,
+    units: Units,
+    users: np.ndarray,
+    items: np.ndarray,
+    columns: dict[str, np.ndarray],
+) -> State:
+    """A state to start from; new rows start at their prior.
+
+    `users` and `items` are the row numbers in `last` of the rows of the problem, and
+    `columns` those of what describes a "user" and an "item". -1 is what is new.
+
+    Raises
+    ------
+    ValueError
+        If `last` has other factors or biases than the problem.
+    """
+    layout = problem.layout
+    if (last.n_factors, last.row_size) != (layout.n_factors, layout.row_size):
+        raise ValueError(
+            f"The last fit, which is to be continued, had n_factors={last.n_factors} "
+            f"and biased={last.row_size > last.n_factors}, but now n_factors="
+            f"{layout.n_factors} and biased={layout.biased}. Keep both, or fit anew "
+            "without warm_start."
+        )
+    scale = units.row_scale(layout.n_factors, layout.row_size)
+    square = np.outer(scale, scale)
+    tensor = partial(
+        torch.as_tensor, dtype=problem.target.dtype, device=problem.target.device
+    )
+
+    def weights(block: Block, rows: Rows, where: np.ndarray) -> Weights:
+        known = rows.weights[block.name]
+        # The same weights for entries that are scaled otherwise.
+        ratio = known.scale / block.scale if block.scale else 0.0
+        mean = known.mean[-1][where] * (where >= 0)[:, None] * ratio
+        precision = np.linalg.inv(known.prior_covariance * max(ratio, 1e-3) ** 2)
+        return Weights(tensor(mean / scale), tensor(precision * square))
+
+    def side(noun: str, where: np.ndarray, others: np.ndarray) -> Side:
+        rows, ratings = getattr(last, noun + "s"), getattr(problem, noun + "s")
+        *_, mean = rows.means(where)
+        *_, covariance = rows.covariances(where)
+        if COUNTERPARTS in rows.weights and not ratings.features:
+            new = where < 0
+            known = rows.weights[COUNTERPARTS]
+            shift, spread = known.said_of(_counterparts(ratings, others, known)[new])
+            mean[new] += shift[-1]
+            covariance[new] += spread[-1] - known.spread[-1]
+        alpha, shape = rows.relative_precisions(where)
+        start = Side.at(
+            tensor(mean / scale),
+            layout,
+            covariance=layout.pack(tensor(covariance / square)),
+            prior_mean=tensor(rows.prior_mean[-1, -1] / scale),
+            prior_precision=tensor(np.linalg.inv(rows.own_covariance[-1] / square)),
+            relative_precision=tensor(alpha),
+            relative_shape=tensor(shape),
+            concentration=rows.concentration,
+        )
+        places = {DESCRIBED: columns.get(noun), COUNTERPARTS: others}
+        return start.with_weights(
+            ratings,
+            [
+                weights(block, rows, places[block.name])
+                if block.name in rows.weights
+                else Weights.at_zero(block, layout.row_size)
+                for block in ratings.features
+            ],
+        )
+
+    coef_scale = np.nan_to_num(units.feature_scale, posinf=0) / units.scale
+    # Coefficients of constant features are known to be zero, nearly.
+    coef_covariance = last.coef_covariance * np.outer(coef_scale, coef_scale)
+    coef_covariance += MIN_COEF_VARIANCE * np.eye(len(coef_scale))
+    return State(
+        users=side("user", users, items),
+        items=side("item", items, users),
+        coef=tensor(last.coef * coef_scale),
+        coef_factor=tensor(np.linalg.cholesky(coef_covariance).T),
+        noise_precision=units.scale**2 / np.nan_to_num(last.noise_variance, nan=1.0),
+    )
+
+
+def _counterparts(
+    ratings: Ratings, others: np.ndarray, weights: FeatureWeights
+) -> sparse.csr_array:
+    """Whom each row has ratings with, among those that the weights know."""
+    offsets, met = (part.cpu().numpy() for part in (ratings.offsets, ratings.others))
+    shape = len(ratings), len(others)
+    # A copy, since duplicates are summed in place.
+    matrix = sparse.csr_array((np.ones(len(met)), met, offsets), shape, copy=True)
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    root = np.sqrt(matrix.sum(axis=1))
+    known = np.flatnonzero(others >= 0)
+    places = sparse.csr_array(
+        (np.ones(len(known)), (known, others[known])),
+        shape=(len(others), weights.mean.shape[1]),
+    )
+    return sparse.csr_array(sparse.diags_array(1 / root) @ matrix @ places)
+
+
+def as_posterior(weights: dict[str, np.ndarray], units: Units) -> Posterior:
+    """A network's weights in rating units: points. The last row is of the unseen."""
+    biased, n_features = "intercept" in weights, len(units.feature_mean)
+
+    def stacked(*names: str) -> np.ndarray:
+        tables = [weights[name] for name in names if name in weights]
+        return np.hstack([table.reshape(len(table), -1) for table in tables])
+
+    def rows(side: str) -> Rows:
+        mean = stacked(f"{side}_factors", f"{side}_bias")
+        row_size = mean.shape[1]
+        spread = np.cov(mean[:-1], rowvar=False, bias=True).reshape(row_size, row_size)
+        spread += MIN_VARIANCE * np.eye(row_size)
+        scale = units.row_scale(row_size - biased, row_size)
+        mean = mean * scale
+        spread = (spread * np.outer(scale, scale))[None]
+        said = {}
+        if f"{side}_feature_mean" in weights:
+            B = stacked(f"{side}_feature_factors", f"{side}_feature_bias") * scale
+            said[DESCRIBED] = FeatureWeights(
+                mean=B[None],
+                covariance=np.zeros_like(spread),
+                prior_covariance=B.T @ B / len(B) + MIN_VARIANCE * np.eye(row_size),
+                spread=np.zeros_like(spread),
+                column_mean=weights[f"{side}_feature_mean"],
+                scale=1.0,
+            )
+        return Rows(
+            mean=mean[None, :-1],
+            covariance=None,
+            prior_mean=mean[None, -1:],
+            prior_covariance=spread[None],
+            own_covariance=spread,
+            count=np.zeros(len(mean) - 1),
+            dispersion=np.ones(len(mean) - 1),
+            concentration=INITIAL_CONCENTRATION,
+            affinity=np.zeros(len(mean) - 1),
+            weights=said,
+        )
+
+    intercept = float(weights["intercept"][0]) if biased else 0.0
+    coef = weights["coef"][0] if n_features else np.zeros(0)
+    users, items = rows("user"), rows("item")
+    return Posterior(
+        users=users,
+        items=items,
+        n_factors=users.mean.shape[2] - biased,
+        centre=units.centre + units.scale * intercept,
+        feature_mean=units.feature_mean,
+        coef=coef.astype(np.float64) * units.scale / units.feature_scale,
+        coef_covariance=np.zeros((n_features, n_features)),
+        noise_variance=np.nan,
+        knows_variance=False,
+    )
+
+
+def as_weights(posterior: Posterior, units: Units) -> dict[str, np.ndarray]:
+    """Weights of the network that predicts what the means of a posterior predict."""
+    k, row_size = posterior.n_factors, posterior.row_size
+    weights = {}
+    for side, rows in (("user", posterior.users), ("item", posterior.items)):
+        table = np.vstack([rows.mean.mean(axis=0), rows.prior_mean.mean(axis=0)])
+        table /= units.row_scale(k, row_size)
+        if k:
+            weights[f"{side}_factors"] = table[:, None, :k]
+        if row_size > k:
+            weights[f"{side}_bias"] = table[:, k:]
+        if DESCRIBED in rows.weights:
+            known = rows.weights[DESCRIBED]
+            said = known.scale * known.mean.mean(axis=0) / units.row_scale(k, row_size)
+            weights[f"{side}_feature_mean"] = known.column_mean / (known.scale or 1.0)
+            if k:
+                weights[f"{side}_feature_factors"] = said[:, None, :k]
+            if row_size > k:
+                weights[f"{side}_feature_bias"] = said[:, k:]
+    if len(units.feature_mean):
+        feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
+        weights["coef"] = (posterior.coef * feature_scale / units.scale)[None]
+    if row_size > k:
+        weights["intercept"] = np.array([posterior.centre - units.centre]) / units.scale
+    return {name: value.astype(np.float32) for name, value in weights.items()}
