@@ -27,6 +27,7 @@ from torch import Tensor
 from ._conditional import (
     Layout,
     Ratings,
+    Shown,
     Sums,
     conditional,
     fitted_values,
@@ -59,9 +60,14 @@ START_SCALE = 0.03
 START_PRECISION = 3.0
 
 
-def als(problem: Problem, start: State, reg: float) -> Iterator[State]:
-    """Alternating least squares: endless sweeps from `start`."""
-    rule = Mode(reg)
+def als(
+    problem: Problem, start: State, reg: float, exponent: float = 0.0
+) -> Iterator[State]:
+    """Alternating least squares: endless sweeps from `start`.
+
+    The penalty of a row is `reg` times its count to the power of `exponent`.
+    """
+    rule = Mode(reg, exponent)
     start = replace(
         start,
         users=rule.start(start.users, problem.users, problem.layout),
@@ -238,11 +244,13 @@ class Given:
     sums: Sums
     noise_precision: Tensor
     mean: Tensor
-    factor: Tensor
+    factor: Tensor | None
 
     @property
     def log_det(self) -> float:
         """Sum of the log determinants of the covariances."""
+        if self.factor is None:
+            return math.nan
         return 2 * total(self.factor.diagonal(dim1=1, dim2=2).log())
 
 
@@ -261,31 +269,43 @@ def _update_side(
 ) -> tuple[Side, float]:
     """One side's rows given the other side, and the weighted residual they leave."""
     layout = problem.layout
-    seen = layout.seen(other.mean) * other.relative_precision[:, None]
-    moments = _moments(other, rule, layout, tile_map)
-    everywhere = problem.unobserved_weight * moments.sum(0)
+    moves_weights = bool(side.weights) and rule.moves_weights
+    covariance = None if rule.is_certain else other.covariance
+    shown = Shown.by(other.mean, covariance, other.relative_precision, layout, tile_map)
+    unobserved = None
+    if ratings.unobserved is not None:
+        unobserved = ratings.unobserved.moments(shown, layout)
 
     def given_other(part: tuple[slice, Ratings]) -> Given:
         rows, tile = part
-        sums = Sums.over(
-            tile, moments, seen, other.relative_precision, layout, everywhere
-        )
+        pairs = None if unobserved is None else unobserved(rows)
+        sums = Sums.over(tile, shown, layout, pairs)
         beta = noise_precision * side.relative_precision[rows]
+        if side.prior_weight is not None:
+            # A prior twice as firm is noise twice as large, but for the covariance.
+            beta /= side.prior_weight[rows]
         if side.before is None:
             prior_mean = side.prior_mean
             if side.shift is not None:
                 prior_mean = prior_mean + side.shift[rows]
-            posterior = conditional(sums, beta, prior_mean, side.prior_precision)
+            posterior = conditional(
+                sums,
+                beta,
+                prior_mean,
+                side.prior_precision,
+                with_factor=moves_weights or not rule.is_mode,
+            )
         else:
-            covariance = layout.unpack(side.before.covariance[rows])
-            posterior = updated(sums, beta, side.before.mean[rows], covariance)
+            before = side.before
+            spread = layout.unpack(before.covariance[rows])
+            posterior = updated(sums, beta, before.mean[rows], spread)
         return Given(rows, sums, beta, *posterior)
 
     def each_tile(visit: Callable[[Given], tuple]) -> list[tuple]:
         tiles = ratings.tiles(layout.tile_rows(len(ratings)))
         return list(tile_map(lambda part: visit(given_other(part)), tiles))
 
-    if side.weights and rule.moves_weights:
+    if moves_weights:
         side, squares = _update_with_weights(
             side, ratings.features, rule, layout, each_tile, tile_map
         )
@@ -312,13 +332,16 @@ def _update_rows(
         mean[rows], spread = rule.rows(given.mean, given.factor, companion[rows])
         if spread is not None:
             covariance[rows] = layout.pack(spread)
+            if side.prior_weight is not None:
+                covariance[rows] /= side.prior_weight[rows, None]
         squares[rows] = sums.residual(mean[rows], None if rule.is_certain else spread)
-        return given.log_det, total(sums.squared(mean[rows] - side.mean[rows]))
+        moved = 0.0
+        if side.before is not None:
+            moved = total(sums.squared(mean[rows] - side.mean[rows]))
+        return given.log_det, moved
 
     log_det, moved = map(sum, zip(*each_tile(visit), strict=True))
-    side = replace(
-        side, mean=mean, covariance=covariance, log_det=log_det, moved=max(0.0, moved)
-    )
+    side = replace(side, mean=mean, covariance=covariance, log_det=log_det, moved=moved)
     return side, squares
 
 
@@ -354,6 +377,7 @@ def _update_with_weights(
         mean - prior_mean,
         covariance,
         prior_precision,
+        side.prior_weight,
         layout,
         tile_map,
     )
@@ -393,23 +417,6 @@ def _update_with_weights(
         shift=side.shift + shift,
     )
     return side, squares
-
-
-def _moments(side: Side, rule: Rule, layout: Layout, tile_map: Callable) -> Tensor:
-    """Relative precision times packed moments: what the other side sums over."""
-    table = side.mean.new_empty(len(side.mean), layout.n_packed)
-    step = layout.tile_rows(len(table))
-
-    def visit(start: int) -> None:
-        rows = slice(start, start + step)
-        covariance = None
-        if side.covariance is not None and not rule.is_certain:
-            covariance = side.covariance[rows]
-        moments = layout.moments(side.mean[rows], covariance)
-        torch.mul(moments, side.relative_precision[rows, None], out=table[rows])
-
-    list(tile_map(visit, range(0, len(table), step)))
-    return table
 
 
 def _update_coef(problem: Problem, state: State, rule: Rule) -> State:

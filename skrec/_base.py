@@ -119,7 +119,9 @@ class BaseRecommender(
     @all_or_nothing
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, user_features=None, item_features=None):
+    def fit(
+        self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
+    ):
         """Fit the model to ratings.
 
         Parameters
@@ -128,7 +130,8 @@ class BaseRecommender(
             Column 0 holds the user, column 1 the item, as raw ids of any sortable kind.
             Any further column is a numeric feature of that one rating.
         y : array-like of shape (n_samples,)
-            The ratings, on any scale.
+            The ratings, on any scale. Where X holds what users chose, and pairs that it
+            does not hold count too, None is 1 for every row.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of 2 is the row twice, 0 is no row.
         user_features, item_features : DataFrame or matrix, default=None
@@ -183,7 +186,7 @@ class BaseRecommender(
 
     @all_or_nothing
     def partial_fit(
-        self, X, y, sample_weight=None, *, user_features=None, item_features=None
+        self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
     ) -> Self:
         """Learn from further ratings, of known and of new users and items.
 
@@ -204,7 +207,7 @@ class BaseRecommender(
         X : array-like of shape (n_samples, 2 + n_features)
             Columns as in `fit`.
         y : array-like of shape (n_samples,)
-            The ratings. One that was given before counts again.
+            The ratings. One that was given before counts again. None is as in `fit`.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
         user_features, item_features : DataFrame or matrix, default=None
@@ -733,9 +736,13 @@ class BaseRecommender(
 
     def _read_ratings(self, y, columns: Columns) -> np.ndarray:
         if y is None:
+            if self._needs_no_ratings():
+                return np.ones(len(columns.users.values))
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but "
-                "the target y is None."
+                "the target y is None. Only what users chose, without ratings, needs "
+                "none: see unobserved_weight of MFRegressor, and the losses 'log_loss' "
+                "and 'bpr'."
             )
         if sparse.issparse(y):
             raise TypeError(
@@ -867,6 +874,10 @@ class BaseRecommender(
     def _response(self, y: np.ndarray) -> np.ndarray:
         """Predicted ratings, from what `_predict` gives."""
         return y
+
+    @abstractmethod
+    def _needs_no_ratings(self) -> bool:
+        """Whether rows may be what users chose, since other pairs count too."""
 
     @abstractmethod
     def _max_iter(self) -> int:

@@ -21,13 +21,13 @@ biases e is q, and there is no offset.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn import functional as F
 
 # Rows are visited in tiles whose packed moments hold about this many numbers, so that
 # the work space neither grows with the number of rows nor leaves the processor's cache.
@@ -35,6 +35,11 @@ TILE_SIZE = 2**17
 
 # What a few threads can share evenly, and what is not worth sharing.
 MIN_TILES, MIN_TILE_ROWS = 4, 512
+
+# From this size of e on, sums over ratings of points are batched matrix products of
+# rows of like length, which move fewer bytes than a table of packed moments. Tiles then
+# have so many rows at most, and blocks of like length so many ratings.
+WIDE_SIZE, MAX_WIDE_ROWS, BLOCK_RATINGS = 48, 512, 2**13
 
 # Matrices of more rows than this are taken apart before LAPACK has them.
 MAX_LAPACK_SIZE = 24
@@ -65,9 +70,16 @@ class Layout:
         rows, columns = torch.tril_indices(self.e_size, self.e_size, device=device)
         self._pack_e = rows * self.e_size + columns
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether sums over ratings of points do without a table of moments."""
+        return self.e_size >= WIDE_SIZE
+
     def tile_rows(self, n_rows: int) -> int:
         """Rows of a tile, so that tables from a certain size on have several."""
         share = max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES))
+        if self.is_wide:
+            return min(share, MAX_WIDE_ROWS)
         return max(1, min(share, TILE_SIZE // self.n_packed))
 
     def pack(self, matrices: Tensor) -> Tensor:
@@ -86,6 +98,17 @@ class Layout:
         d = self.row_size
         return packed.index_select(1, self._unpack.flatten()).view(-1, d, d)
 
+    def pack_seen(self, matrices: Tensor) -> Tensor:
+        """Lower triangles of matrices over e, shape (n_rows, n_packed)."""
+        return matrices.flatten(1).index_select(1, self._pack_e)
+
+    def unpack_seen(self, packed: Tensor) -> Tensor:
+        """Matrices over e, shape (n_rows, e_size, e_size), from their triangles."""
+        matrices = packed.new_zeros(len(packed), self.e_size**2)
+        matrices[:, self._pack_e] = packed
+        matrices = matrices.view(-1, self.e_size, self.e_size)
+        return matrices + matrices.tril(-1).mT
+
     def seen(self, rows: Tensor) -> Tensor:
         """E[e] of rows, shape (n_rows, e_size)."""
         if not self.biased:
@@ -96,9 +119,7 @@ class Layout:
     def moments(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
         """E[e eᵀ] of rows with packed covariance, packed; a point has no covariance."""
         e = self.seen(rows)
-        packed = (
-            (e[:, :, None] * e[:, None, :]).flatten(1).index_select(1, self._pack_e)
-        )
+        packed = self.pack_seen(e[:, :, None] * e[:, None, :])
         if covariance is not None:
             k = self.n_factors
             head = k * (k + 1) // 2
@@ -136,7 +157,7 @@ class Links:
         """Σ weight · table[other] over the links of every row."""
         # A sparse matrix product in effect. As an embedding bag it is fast without
         # MKL, runs on every device, and is no beta feature.
-        return embedding_bag(
+        return F.embedding_bag(
             self.others,
             table,
             self.offsets,
@@ -158,6 +179,8 @@ class Ratings(Links):
         Sum of the weights of each row, unobserved pairs among them.
     features : tuple of Block
         What is known of the rows besides.
+    unobserved : Unobserved or None
+        Pairs of the rows that count as ratings of 0; None if there are none.
     """
 
     weight: Tensor
@@ -165,6 +188,7 @@ class Ratings(Links):
     target_square: Tensor
     count: Tensor
     features: tuple = ()
+    unobserved: Unobserved | None = None
 
     @classmethod
     def from_sorted(
@@ -182,6 +206,34 @@ class Ratings(Links):
             target_square=target.square(),
             count=total[offsets].diff().to(weight.dtype),
         )
+
+    def sum_of_squares(self, points: Tensor) -> Tensor:
+        """Σ weight · point pointᵀ over the ratings of every row.
+
+        As `sum` would have it from a table of all such squares, which is slower where
+        they are large. The last point is zero.
+        """
+        size = points.shape[1]
+        sums = points.new_empty(len(self), size, size)
+        lengths, order = self.lengths.sort(descending=True)
+        longest, start = lengths.tolist(), 0
+        last = max(len(self.others) - 1, 0)
+        root = None if bool((self.weight == 1).all()) else self.weight.sqrt()
+        while start < len(order):
+            length = max(1, longest[start])
+            rows = order[start : start + max(1, BLOCK_RATINGS // length)]
+            within = torch.arange(length, device=order.device)
+            is_link = (within < self.lengths[rows, None]).flatten()
+            links = (self.offsets[rows, None] + within).clamp_(max=last).flatten()
+            # Short rows of a block end in links to the point that is zero.
+            others = self.others[links].where(is_link, len(points) - 1)
+            block = points.index_select(0, others)
+            if root is not None:
+                block *= root[links][:, None]
+            block = block.view(len(rows), length, size)
+            sums[rows] = block.mT @ block
+            start += len(rows)
+        return sums
 
     def tiles(self, size: int) -> Iterator[tuple[slice, Ratings]]:
         """The same ratings, `size` rows at a time."""
@@ -204,6 +256,105 @@ class Ratings(Links):
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What the rows of one side show the other.
+
+    Attributes
+    ----------
+    seen : Tensor of shape (n_rows, e_size)
+        E[e] times the relative precision.
+    precision : Tensor of shape (n_rows,)
+        The relative precision.
+    table : Tensor of shape (n_rows, n_packed) or None
+        E[e eᵀ] times the relative precision, packed.
+    roots : Tensor of shape (n_rows + 1, e_size) or None
+        Instead of it, for wide points: e times the root of the relative precision, and
+        a row of zeros.
+    """
+
+    seen: Tensor
+    precision: Tensor
+    table: Tensor | None = None
+    roots: Tensor | None = None
+
+    @classmethod
+    def by(
+        cls,
+        mean: Tensor,
+        covariance: Tensor | None,
+        precision: Tensor,
+        layout: Layout,
+        tile_map: Callable,
+    ) -> Shown:
+        """What rows with packed covariance show; points have none."""
+        e = layout.seen(mean)
+        seen = e * precision[:, None]
+        if covariance is None and layout.is_wide:
+            roots = F.pad(e * precision.sqrt()[:, None], (0, 0, 0, 1))
+            return cls(seen, precision, roots=roots)
+        table = mean.new_empty(len(mean), layout.n_packed)
+        step = layout.tile_rows(len(mean))
+
+        def visit(start: int) -> None:
+            rows = slice(start, start + step)
+            spread = None if covariance is None else covariance[rows]
+            moments = layout.moments(mean[rows], spread)
+            torch.mul(moments, precision[rows, None], out=table[rows])
+
+        list(tile_map(visit, range(0, len(table), step)))
+        return cls(seen, precision, table=table)
+
+    def total(self, share: Tensor, layout: Layout) -> Tensor:
+        """Σ share · E[e eᵀ] over the rows, times the relative precision, packed."""
+        if self.table is not None:
+            return share @ self.table
+        e = self.roots[:-1]
+        return layout.pack_seen(((e * share[:, None]).T @ e)[None])[0]
+
+
+@dataclass(frozen=True)
+class Unobserved:
+    """Pairs of one side's rows and the other's that count as ratings of 0.
+
+    Attributes
+    ----------
+    weight : float
+        Of each pair, besides the weight of its rating if it has one.
+    is_new : Tensor of shape (n_rows,)
+        1 for rows that are new, 0 for those whose pairs with known others have counted
+        before.
+    others_new : Tensor of shape (n_others,)
+        The same of the other side's rows.
+    background : Tensor of shape (n_packed,)
+        Σ E[e eᵀ] · precision of the known others that are not among these.
+    n_background : int
+        Their number.
+    """
+
+    weight: float
+    is_new: Tensor
+    others_new: Tensor
+    background: Tensor
+    n_background: int
+
+    @property
+    def count(self) -> Tensor:
+        """Weight of the pairs of each row."""
+        n_new = self.others_new.sum()
+        n_known = len(self.others_new) - n_new + self.n_background
+        return self.weight * (n_new + self.is_new * n_known)
+
+    def moments(self, shown: Shown, layout: Layout) -> Callable[[slice], Tensor]:
+        """Gives the sums over the pairs of rows, packed; one if they are all alike."""
+        new = self.weight * shown.total(self.others_new, layout)
+        if bool(self.others_new.all()) and self.n_background == 0:
+            return lambda rows: new[None]
+        known = shown.total(1 - self.others_new, layout) + self.background
+        known *= self.weight
+        return lambda rows: new + self.is_new[rows, None] * known
+
+
+@dataclass(frozen=True)
 class Sums:
     """The sums G, g and s over the ratings of each row."""
 
@@ -215,29 +366,30 @@ class Sums:
     def over(
         cls,
         ratings: Ratings,
-        moments: Tensor,
-        seen: Tensor,
-        precision: Tensor,
+        shown: Shown,
         layout: Layout,
-        everywhere: Tensor | float = 0.0,
+        unobserved: Tensor | None = None,
     ) -> Sums:
-        """Sum over each row's ratings what the other side's rows show of themselves.
-
-        `moments` is E[e eᵀ], packed, and `seen` is E[e], both times the relative
-        `precision` of the row. `everywhere` is α times the sum of `moments`.
-        """
-        moments = ratings.sum(moments, ratings.weight) + everywhere
-        products = ratings.sum(seen, ratings.weight * ratings.target)
-        squares = ratings.weight * ratings.target_square
-        squares = ratings.sum(precision[:, None], squares).squeeze(1)
-        d = layout.row_size
+        """Sum over each row's ratings what is shown, and over its unobserved pairs."""
+        weight, d = ratings.weight, layout.row_size
+        products = ratings.sum(shown.seen, weight * ratings.target)
+        squares = ratings.sum(shown.precision[:, None], weight * ratings.target_square)
+        squares = squares.squeeze(1)
+        if shown.table is None:
+            moments = ratings.sum_of_squares(shown.roots)
+            if unobserved is not None:
+                moments += layout.unpack_seen(unobserved)
+            G, along = moments[:, :d, :d], moments[:, -1, :d]
+            square = moments[:, -1, -1]
+        else:
+            moments = ratings.sum(shown.table, weight)
+            if unobserved is not None:
+                moments += unobserved
+            G = layout.unpack(moments[:, : layout.n_packed_row])
+            along, square = moments[:, -d - 1 : -1], moments[:, -1]
         if not layout.biased:
-            return cls(layout.unpack(moments), products, squares)
-        return cls(
-            G=layout.unpack(moments[:, : layout.n_packed_row]),
-            g=products[:, :-1] - moments[:, -d - 1 : -1],
-            s=squares - 2 * products[:, -1] + moments[:, -1],
-        )
+            return cls(G, products, squares)
+        return cls(G, products[:, :-1] - along, squares - 2 * products[:, -1] + square)
 
     def squared(self, rows: Tensor) -> Tensor:
         """Sum of squares of what `rows` add to the predictions."""
@@ -267,7 +419,9 @@ def conditional(
     noise_precision: Tensor,
     prior_mean: Tensor,
     prior_precision: Tensor,
-) -> tuple[Tensor, Tensor]:
+    *,
+    with_factor: bool = True,
+) -> tuple[Tensor, Tensor | None]:
     """Posterior of each row given the other side.
 
     Parameters
@@ -280,12 +434,14 @@ def conditional(
         m.
     prior_precision : Tensor of shape (row_size, row_size)
         Λ.
+    with_factor : bool
+        Whether more is wanted than the mean.
 
     Returns
     -------
     mean : Tensor of shape (n_rows, row_size)
         A⁻¹h.
-    factor : Tensor of shape (n_rows, row_size, row_size)
+    factor : Tensor of shape (n_rows, row_size, row_size) or None
         R = L⁻¹ for the Cholesky factor A = LLᵀ, so that A⁻¹ = RᵀR.
     """
     A = noise_precision[:, None, None] * sums.G
@@ -294,6 +450,9 @@ def conditional(
     size = len(prior_precision)
     A.diagonal(dim1=1, dim2=2).mul_(1 + 4 * size * torch.finfo(A.dtype).eps)
     h = noise_precision[:, None] * sums.g + prior_mean @ prior_precision
+    if not with_factor:
+        mean = torch.cholesky_solve(h[:, :, None], torch.linalg.cholesky(A))
+        return mean.squeeze(2), None
     factor = inverse_root(A)
     return times(factor.mT, times(factor, h)), factor
 

@@ -13,7 +13,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from ._conditional import Ratings
+from ._conditional import Ratings, Shown, Unobserved
 from ._features import Block, Weights
 from ._posterior import COUNTERPARTS, DESCRIBED, FeatureWeights, Posterior, Rows
 from ._sides import INITIAL_CONCENTRATION, Problem, Side, State
@@ -24,6 +24,11 @@ from ._units import Units
 MIN_COEF_VARIANCE, MIN_VARIANCE = 1e-9, 1e-6
 
 
+def array(tensor: Tensor) -> np.ndarray:
+    """A tensor of any device as an array."""
+    return tensor.cpu().numpy()
+
+
 def in_rating_units(
     state: State, units: Units, problem: Problem, *, knows_variance: bool
 ) -> Posterior:
@@ -31,9 +36,6 @@ def in_rating_units(
     layout = problem.layout
     scale = units.row_scale(layout.n_factors, layout.row_size)
     square = np.outer(scale, scale)
-
-    def array(tensor: Tensor) -> np.ndarray:
-        return tensor.cpu().numpy()
 
     def feature_weights(block: Block, weights: Weights) -> FeatureWeights:
         C = weights.covariance
@@ -49,6 +51,8 @@ def in_rating_units(
         )
 
     def affinity(ratings: Ratings, side: Side, apart: Tensor) -> np.ndarray:
+        if ratings.unobserved is not None:
+            return np.zeros(len(ratings))
         sums = ratings.sum(apart, ratings.weight)
         k = layout.n_factors
         total = (sums[:, :k] * side.mean[:, :k]).sum(1) + sums[:, k:].sum(1)
@@ -109,11 +113,13 @@ def as_state(
     users: np.ndarray,
     items: np.ndarray,
     columns: dict[str, np.ndarray],
+    exponent: float = 0.0,
 ) -> State:
     """A state to start from; new rows start at their prior.
 
     `users` and `items` are the row numbers in `last` of the rows of the problem, and
-    `columns` those of what describes a "user" and an "item". -1 is what is new.
+    `columns` those of what describes a "user" and an "item". -1 is what is new. The
+    prior of a row is as firm as its count to the power of `exponent`.
 
     Raises
     ------
@@ -152,6 +158,9 @@ def as_state(
             shift, spread = known.said_of(_counterparts(ratings, others, known)[new])
             mean[new] += shift[-1]
             covariance[new] += spread[-1] - known.spread[-1]
+        if exponent:
+            count = array(ratings.count.double())[where < 0]
+            covariance[where < 0] /= (count**exponent)[:, None, None]
         alpha, shape = rows.relative_precisions(where)
         start = Side.at(
             tensor(mean / scale),
@@ -187,11 +196,56 @@ def as_state(
     )
 
 
+def with_unobserved_pairs(
+    problem: Problem,
+    weight: float,
+    last: Posterior,
+    units: Units,
+    users: np.ndarray,
+    items: np.ndarray,
+) -> Problem:
+    """A problem of further ratings with the pairs that have not counted before.
+
+    A new user's are those with all items, and a known user's those with new items;
+    likewise an item's.
+    """
+    layout = problem.layout
+    scale = units.row_scale(layout.n_factors, layout.row_size)
+
+    def pairs(rows: np.ndarray, others: np.ndarray, theirs: Rows) -> Unobserved:
+        tensor = partial(torch.as_tensor, device=problem.target.device)
+        tensor = partial(tensor, dtype=problem.target.dtype)
+        away = np.setdiff1d(np.arange(len(theirs.mean[0])), others)
+        covariance, precision = None, np.ones(len(away))
+        if last.knows_variance:
+            square = np.outer(scale, scale)
+            covariance = layout.pack(tensor(theirs.covariance[0][away] / square))
+            precision, _ = theirs.relative_precisions(away)
+        shown = Shown.by(
+            tensor(theirs.mean[0][away] / scale),
+            covariance,
+            tensor(precision),
+            layout,
+            map,
+        )
+        return Unobserved(
+            weight,
+            is_new=tensor(rows < 0),
+            others_new=tensor(others < 0),
+            background=shown.total(torch.ones_like(shown.precision), layout),
+            n_background=len(away),
+        )
+
+    return problem.with_unobserved(
+        pairs(users, items, last.items), pairs(items, users, last.users)
+    )
+
+
 def _counterparts(
     ratings: Ratings, others: np.ndarray, weights: FeatureWeights
 ) -> sparse.csr_array:
     """Whom each row has ratings with, among those that the weights know."""
-    offsets, met = (part.cpu().numpy() for part in (ratings.offsets, ratings.others))
+    offsets, met = array(ratings.offsets), array(ratings.others)
     shape = len(ratings), len(others)
     # A copy, since duplicates are summed in place.
     matrix = sparse.csr_array((np.ones(len(met)), met, offsets), shape, copy=True)

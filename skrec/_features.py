@@ -185,6 +185,7 @@ def step(
     gap: Tensor,
     covariance: Tensor,
     prior_precision: Tensor,
+    prior_weight: Tensor | None,
     layout: Layout,
     tile_map: Callable,
 ) -> tuple[list[Weights], Tensor]:
@@ -200,6 +201,9 @@ def step(
         A⁻¹ of every row, packed.
     prior_precision : Tensor of shape (row_size, row_size)
         Λ.
+    prior_weight : Tensor of shape (n_rows,) or None
+        How much firmer than Λ the prior of each row is; None is 1. `covariance` is then
+        that of noise and prior divided by it.
     layout : Layout
     tile_map : callable
         A map over tiles of rows.
@@ -211,13 +215,14 @@ def step(
     shift : Tensor of shape (n_rows, row_size)
         Dᵀf of every row.
     """
-    pull = gap @ prior_precision
+    firm = gap.new_ones(len(gap)) if prior_weight is None else prior_weight
+    pull = firm[:, None] * (gap @ prior_precision)
     moved, slope, curvature = torch.zeros_like(gap), 0.0, 0.0
     directions, learned = [], []
     for block, w in zip(blocks, weights, strict=True):
-        following = layout.unpack((block.energy @ covariance)[None])[0]
-        following = following @ prior_precision
-        free = float(block.energy.sum()) * prior_precision - prior_precision @ following
+        energy = block.energy * firm
+        following = layout.unpack((energy @ covariance)[None])[0] @ prior_precision
+        free = total(energy) * prior_precision - prior_precision @ following
         C = torch.linalg.inv(free / len(block.columns) + w.precision)
         gradient = block.transposed_times(pull) - w.mean @ w.precision
         direction = gradient @ C
@@ -228,13 +233,13 @@ def step(
         curvature += _dot(direction @ w.precision, direction)
     pulled = moved @ prior_precision
 
-    def taken_back(start: int) -> float:
+    def bent(start: int) -> float:
         rows = slice(start, start + size)
-        return _dot(times(layout.unpack(covariance[rows]), pulled[rows]), pulled[rows])
+        followed = times(layout.unpack(covariance[rows]), pulled[rows])
+        return _dot(firm[rows, None] * pulled[rows], moved[rows] - followed)
 
     size = layout.tile_rows(len(gap))
-    curvature += _dot(pulled, moved)
-    curvature -= sum(tile_map(taken_back, range(0, len(gap), size)))
+    curvature += sum(tile_map(bent, range(0, len(gap), size)))
     length = slope / curvature if curvature > 0 else 0.0
     learned = [
         replace(w, mean=w.mean + length * direction)

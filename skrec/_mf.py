@@ -25,7 +25,13 @@ from ._alternating import (
     with_covariance,
 )
 from ._base import Integral, Interval, Iteration, Real, StrOptions
-from ._conversion import as_posterior, as_state, as_weights, in_rating_units
+from ._conversion import (
+    as_posterior,
+    as_state,
+    as_weights,
+    in_rating_units,
+    with_unobserved_pairs,
+)
 from ._gradient import OPTIMIZERS
 from ._interactions import Interactions, numbered
 from ._networks import Shape
@@ -186,7 +192,9 @@ class MFRegressor(NetworkRecommender):
         "solver": [StrOptions({"vb", "gibbs", "als", "adam", "sgd"})],
         "biased": ["boolean"],
         "reg": [Interval(Real, 0, None, closed="neither"), None],
+        "reg_exponent": [Interval(Real, 0, None, closed="left")],
         "implicit_features": ["boolean", None],
+        "unobserved_weight": [Interval(Real, 0, None, closed="left")],
         "store_covariance": ["boolean"],
     }
 
@@ -197,7 +205,9 @@ class MFRegressor(NetworkRecommender):
         solver: Literal["vb", "gibbs", "als", "adam", "sgd"] = "vb",
         biased: bool = True,
         reg: float | None = None,
+        reg_exponent: float = 0.0,
         implicit_features: bool | None = None,
+        unobserved_weight: float = 0.0,
         loss: Literal[
             "squared_error", "absolute_error", "huber", "log_loss", "bpr"
         ] = "squared_error",
@@ -221,7 +231,9 @@ class MFRegressor(NetworkRecommender):
         self.solver = solver
         self.biased = biased
         self.reg = reg
+        self.reg_exponent = reg_exponent
         self.implicit_features = implicit_features
+        self.unobserved_weight = unobserved_weight
         self.loss = loss
         self.n_negatives = n_negatives
         self.learning_rate_init = learning_rate_init
@@ -276,7 +288,7 @@ class MFRegressor(NetworkRecommender):
 
     @available_if(_learns_further)
     def partial_fit(
-        self, X, y, sample_weight=None, *, user_features=None, item_features=None
+        self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
     ) -> Self:
         return super().partial_fit(
             X,
@@ -311,12 +323,16 @@ class MFRegressor(NetworkRecommender):
                 "n_factors=0 and biased=False leave nothing to fit; raise n_factors or "
                 "set biased=True."
             )
+        self._check_solver()
         if self.solver in OPTIMIZERS:
             return self._train(data, device)
-        self._check_loss()
-        units = Units.of(data, centred=self.biased)
+        units = Units.of(data, centred=self.biased and not self.unobserved_weight)
         problem = self._problem(
-            data, units, device, implicit_features=self._has_implicit_features()
+            data,
+            units,
+            device,
+            implicit_features=self._has_implicit_features(),
+            unobserved_weight=self.unobserved_weight,
         )
         continued = self.warm_start and hasattr(self, "_posterior")
         start = (
@@ -325,7 +341,7 @@ class MFRegressor(NetworkRecommender):
             else spectral_start(problem)
         )
         if self.solver == "als":
-            states = als(problem, start, self._reg())
+            states = als(problem, start, self._reg(), self.reg_exponent)
         elif self.solver == "vb":
             states = vb(problem, start)
         else:
@@ -335,11 +351,26 @@ class MFRegressor(NetworkRecommender):
             states = states if continued else islice(states, BURN_IN, None)
         return self._sweeps(states, partial(self._belief, problem, units), units)
 
-    def _check_loss(self) -> None:
+    def _check_solver(self) -> None:
+        """Refuse what the solver cannot do."""
+        if self.solver in OPTIMIZERS:
+            if self.unobserved_weight:
+                raise ValueError(
+                    f"solver={self.solver!r} cannot weigh all pairs without ratings "
+                    f"(unobserved_weight={self.unobserved_weight}); it draws some of "
+                    "them (n_negatives). Use it, or solver='als' or 'vb'."
+                )
+            return
         if self.loss != "squared_error":
             raise ValueError(
                 f"solver={self.solver!r} minimises squared errors; loss={self.loss!r} "
                 "needs solver='adam' or 'sgd'."
+            )
+        if self.unobserved_weight and self.implicit_features:
+            raise ValueError(
+                "implicit_features=True tells the model whom a row has ratings with, "
+                "which is what it is to predict with unobserved_weight="
+                f"{self.unobserved_weight}. Leave one of them out."
             )
 
     def _problem(
@@ -349,6 +380,7 @@ class MFRegressor(NetworkRecommender):
         device: torch.device,
         *,
         implicit_features: bool = False,
+        unobserved_weight: float = 0.0,
     ) -> Problem:
         return Problem.from_arrays(
             data.users,
@@ -361,6 +393,7 @@ class MFRegressor(NetworkRecommender):
             biased=self.biased,
             device=device,
             implicit_features=implicit_features,
+            unobserved_weight=unobserved_weight,
             **{
                 f"{side}_features": described.matrix
                 for side, described in data.described.items()
@@ -370,7 +403,16 @@ class MFRegressor(NetworkRecommender):
     def _has_implicit_features(self) -> bool:
         if self.implicit_features is not None:
             return self.implicit_features
-        return self.solver in ("vb", "gibbs")
+        return self.solver in ("vb", "gibbs") and not self.unobserved_weight
+
+    def _needs_no_ratings(self) -> bool:
+        return self.unobserved_weight > 0 or super()._needs_no_ratings()
+
+    def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
+        low, high = super()._rating_range(rating)
+        if self.unobserved_weight:
+            return min(low, 0.0), max(high, 0.0)
+        return low, high
 
     def _belief(self, problem: Problem, units: Units, state: State) -> Posterior:
         """What a sweep has left, in rating units."""
@@ -436,7 +478,7 @@ class MFRegressor(NetworkRecommender):
         if self.solver in OPTIMIZERS:
             super()._check_can_continue()
             return
-        self._check_loss()
+        self._check_solver()
         if self._posterior.users.covariance is None:
             raise ValueError(
                 f"partial_fit with solver={self.solver!r} revises what the last fit "
@@ -457,7 +499,12 @@ class MFRegressor(NetworkRecommender):
             return super()._learned_further(data, users, items, grown, pairs, device)
         last, units = self._posterior, self._units
         problem = self._problem(data, units, device)
-        start = as_state(last, problem, units, users, items, {})
+        if self.unobserved_weight:
+            problem = with_unobserved_pairs(
+                problem, self.unobserved_weight, last, units, users, items
+            )
+        exponent = self.reg_exponent if self.solver == "als" else 0.0
+        start = as_state(last, problem, units, users, items, {}, exponent)
         try:
             state = revise(
                 problem,

@@ -52,13 +52,16 @@ def beyond(new: Tensor, previous: Tensor) -> Tensor:
 class Mode:
     """Rule of "als": the mode of every conditional, under a fixed penalty.
 
-    The objective is Σ w (y − ŷ)² + reg (Σ (x − Bᵀf)² + Σ w² + WEIGHT_PENALTY Σ B²).
+    The objective is Σ w (y − ŷ)² + reg (Σ c (x − Bᵀf)² + Σ w² + WEIGHT_PENALTY Σ B²),
+    c a row's count to the power of `exponent` (Rendle et al., 2022; 1 is the weighted-λ
+    regularisation of Zhou et al., 2008).
     """
 
-    has_covariance, is_certain, moves_weights = False, True, True
+    has_covariance, is_certain, moves_weights, is_mode = False, True, True, True
 
-    def __init__(self, reg: float) -> None:
+    def __init__(self, reg: float, exponent: float = 0.0) -> None:
         self.reg = reg
+        self.exponent = exponent
 
     def companion(self, previous: Tensor) -> Tensor:
         return previous
@@ -79,8 +82,13 @@ class Mode:
         weights = tuple(
             Weights(w.mean, WEIGHT_PENALTY * precision) for w in side.weights
         )
-        start = Side.at(side.mean, layout, prior_precision=precision)
-        return replace(start, weights=weights, shift=side.shift)
+        prior_weight = ratings.count**self.exponent if self.exponent else None
+        return replace(
+            Side.at(side.mean, layout, prior_precision=precision),
+            prior_weight=prior_weight,
+            weights=weights,
+            shift=side.shift,
+        )
 
     def noise_precision(self, weight: float, residual: float) -> float:
         return 1.0
@@ -89,10 +97,14 @@ class Mode:
         return self.reg
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
-        points = [state.users.own, state.items.own, state.coef]
-        penalty = sum(total(x.square()) for x in points)
-        for w in (*state.users.weights, *state.items.weights):
-            penalty += WEIGHT_PENALTY * total(w.mean.square())
+        penalty = total(state.coef.square())
+        for side in (state.users, state.items):
+            square = side.own.square().sum(1)
+            if side.prior_weight is not None:
+                square *= side.prior_weight
+            penalty += total(square)
+            for weights in side.weights:
+                penalty += WEIGHT_PENALTY * total(weights.mean.square())
         return residual + self.reg * penalty
 
 
@@ -102,7 +114,7 @@ class Moments:
     The objective is minus the evidence lower bound.
     """
 
-    has_covariance, is_certain, moves_weights = True, False, True
+    has_covariance, is_certain, moves_weights, is_mode = True, False, True, False
 
     def companion(self, previous: Tensor) -> Tensor:
         return previous
@@ -162,7 +174,7 @@ class Draw:
     likelihood but for its normalisation.
     """
 
-    has_covariance, is_certain, moves_weights = False, True, False
+    has_covariance, is_certain, moves_weights, is_mode = False, True, False, False
 
     def __init__(self, random_state: np.random.RandomState) -> None:
         self.random_state = random_state
@@ -251,7 +263,7 @@ class Revision:
     objective is as of `Draw`.
     """
 
-    has_covariance, moves_weights = True, False
+    has_covariance, moves_weights, is_mode = True, False, False
 
     def __init__(
         self, *, is_certain: bool, past_weight: float, past_variance: float
@@ -292,7 +304,7 @@ class Revision:
 class Spread:
     """Rule of `with_covariance`: rows stay, and get the covariance of a Gaussian."""
 
-    has_covariance, is_certain, moves_weights = True, True, False
+    has_covariance, is_certain, moves_weights, is_mode = True, True, False, False
 
     def companion(self, previous: Tensor) -> Tensor:
         return previous

@@ -14,7 +14,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from ._conditional import Layout, Ratings
+from ._conditional import Layout, Ratings, Unobserved
 from ._features import Block, Weights, shift_of
 from ._threads import torch_threads
 
@@ -43,9 +43,7 @@ class Problem:
         Standardised features, in the order of `users`.
     layout : Layout
     weight : float
-        Sum of the weights, unobserved pairs among them.
-    unobserved_weight : float
-        Weight of every pair of a user and an item as a rating of 0, besides its own.
+        Sum of the weights, those of unobserved pairs among them.
     """
 
     users: Ratings
@@ -56,7 +54,6 @@ class Problem:
     features: Tensor
     layout: Layout
     weight: float
-    unobserved_weight: float = 0.0
 
     @classmethod
     @torch_threads(1)
@@ -106,25 +103,36 @@ class Problem:
                 (by_item, by_user, (share[to_items], share), described[1]),
             ):
                 blocks.append(_counterparts(rows, columns, *values))
-        return cls(
-            users=replace(
-                by_user,
-                count=by_user.count + unobserved_weight * shape[1],
-                features=tuple(described[0]),
-            ),
-            items=replace(
-                by_item,
-                count=by_item.count + unobserved_weight * shape[0],
-                features=tuple(described[1]),
-            ),
+        problem = cls(
+            users=replace(by_user, features=tuple(described[0])),
+            items=replace(by_item, features=tuple(described[1])),
             user_index=users,
             to_items=to_items,
             target=y,
             features=torch.as_tensor(features, dtype=dtype, device=device),
             layout=Layout(n_factors, biased, device),
-            weight=float(weight.sum(dtype=np.float64))
-            + unobserved_weight * shape[0] * shape[1],
-            unobserved_weight=unobserved_weight,
+            weight=float(weight.sum(dtype=np.float64)),
+        )
+        if not unobserved_weight:
+            return problem
+        new = y.new_ones(shape[0]), y.new_ones(shape[1])
+        background = y.new_zeros(problem.layout.n_packed)
+        return problem.with_unobserved(
+            Unobserved(unobserved_weight, *new, background, 0),
+            Unobserved(unobserved_weight, *new[::-1], background, 0),
+        )
+
+    def with_unobserved(self, of_users: Unobserved, of_items: Unobserved) -> Problem:
+        """The same problem with pairs that count as ratings of 0."""
+        users, items = (
+            replace(ratings, unobserved=pairs, count=ratings.count + pairs.count)
+            for ratings, pairs in ((self.users, of_users), (self.items, of_items))
+        )
+        return replace(
+            self,
+            users=users,
+            items=items,
+            weight=self.weight + float(of_users.count.sum(dtype=torch.float64)),
         )
 
     def without_features(self, coef: Tensor, coef_factor: Tensor | None) -> Problem:
@@ -193,13 +201,15 @@ class Side:
     before : Side or None
         What was believed of these rows before the ratings at hand, instead of what
         rows share.
+    prior_weight : Tensor of shape (n_rows,) or None
+        How much firmer than Λ the prior of each row is; None is 1.
     weights : tuple of Weights
         Of each block of features.
     shift : Tensor of shape (n_rows, row_size) or None
         What features add to the prior mean of each row; None without features.
     moved : float
         Sum over the ratings of the squared change of the predictions that the last
-        update of these rows made, weighted; 0 where weights moved too.
+        update of these rows made, weighted, if there is a `before`.
     """
 
     mean: Tensor
@@ -212,6 +222,7 @@ class Side:
     concentration: float
     moved: float = 0.0
     before: Side | None = None
+    prior_weight: Tensor | None = None
     weights: tuple[Weights, ...] = ()
     shift: Tensor | None = None
 

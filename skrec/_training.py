@@ -312,6 +312,9 @@ class NetworkRecommender(BaseRecommender):
         chosen = self.loss in RANKING_LOSSES or self._n_negatives() > 0
         return chosen and self.solver in OPTIMIZERS
 
+    def _needs_no_ratings(self) -> bool:
+        return self._is_implicit()
+
     @property
     def _objective(self) -> tuple[str, int]:
         return self.loss, self._n_negatives()

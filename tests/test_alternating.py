@@ -309,25 +309,6 @@ def test_als_ends_where_no_coordinate_can_be_improved(variant):
             assert abs(ends[0] - ends[1]) / 2e-5 < 1e-4
 
 
-def test_moved_is_the_change_of_the_predictions():
-    problem, (u, i, _, w, features) = make_problem(n_factors=3, n_features=2)
-    before, after = run(als, problem, 4, 0.3)[-2:]
-
-    def fitted(coef, users, items):
-        x, z = users.mean.numpy()[u], items.mean.numpy()[i]
-        product = (x[:, :3] * z[:, :3]).sum(1) + x[:, 3] + z[:, 3]
-        return features @ coef.numpy() + product
-
-    steps = [
-        fitted(after.coef, before.users, before.items),
-        fitted(after.coef, after.users, before.items),
-        fitted(after.coef, after.users, after.items),
-    ]
-    by_users, by_items = (w * np.diff(steps, axis=0) ** 2).sum(1)
-    assert after.users.moved == pytest.approx(by_users)
-    assert after.items.moved == pytest.approx(by_items)
-
-
 class FixedDraw(Draw):
     """Gibbs with everything but the rows fixed."""
 
@@ -615,6 +596,34 @@ def revised(variant, request):
         tol=0.0,
     )
     return problem, arrays, start, state, request.param
+
+
+def test_moved_is_the_change_of_the_predictions():
+    problem, (u, i, _, w, _) = make_problem(n_factors=3)
+    before, after = (
+        revise(
+            problem,
+            random_belief(problem, is_certain=True),
+            is_certain=True,
+            past_weight=9.0,
+            max_sweeps=n_sweeps,
+            tol=0.0,
+        )
+        for n_sweeps in (1, 2)
+    )
+
+    def fitted(users, items):
+        x, z = users.mean.numpy()[u], items.mean.numpy()[i]
+        return (x[:, :3] * z[:, :3]).sum(1) + x[:, 3] + z[:, 3]
+
+    steps = [
+        fitted(before.users, before.items),
+        fitted(after.users, before.items),
+        fitted(after.users, after.items),
+    ]
+    by_users, by_items = (w * np.diff(steps, axis=0) ** 2).sum(1)
+    assert after.users.moved == pytest.approx(by_users)
+    assert after.items.moved == pytest.approx(by_items)
 
 
 def test_what_was_believed_of_rows_is_their_prior(revised):

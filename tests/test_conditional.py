@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from skrec import _conditional
 from skrec._conditional import (
     Layout,
     Ratings,
+    Shown,
     Sums,
+    Unobserved,
     conditional,
     fitted_values,
+    inverse_root,
     updated,
 )
 
@@ -53,9 +57,8 @@ def case(biased):
         tensors["rows"], tensors["others"], N_ROWS, tensors["w"], tensors["y"]
     )
     packed = layout.pack(tensors["covariance"])
-    table = layout.moments(tensors["mean"], packed) * tensors["precision"][:, None]
-    seen = layout.seen(tensors["mean"]) * tensors["precision"][:, None]
-    sums = Sums.over(ratings, table, seen, tensors["precision"], layout)
+    shown = Shown.by(tensors["mean"], packed, tensors["precision"], layout, map)
+    sums = Sums.over(ratings, shown, layout)
     return case, tensors, layout, ratings, sums
 
 
@@ -98,12 +101,12 @@ def test_posterior_is_that_of_the_dense_normal_equations(case, biased):
 def test_a_prior_of_each_row_makes_of_parts_what_one_prior_makes_of_the_whole(case):
     _, tensors, layout, ratings, _ = case
     prior = tensors["m"], tensors["Lambda"]
-    moments = layout.moments(tensors["mean"], layout.pack(tensors["covariance"]))
-    seen, one = layout.seen(tensors["mean"]), torch.ones(N_OTHERS).double()
+    packed, one = layout.pack(tensors["covariance"]), torch.ones(N_OTHERS).double()
+    shown = Shown.by(tensors["mean"], packed, one, layout, map)
 
     def sums_of(share):
         part = replace(ratings, weight=ratings.weight * share)
-        return Sums.over(part, moments, seen, one, layout)
+        return Sums.over(part, shown, layout)
 
     expected, whole = conditional(sums_of(1), tensors["beta"], *prior)
     mean, first = conditional(sums_of(0.3), tensors["beta"], *prior)
@@ -175,3 +178,79 @@ def test_fitted_values_are_predictions(case, biased):
     x, q = x[arrays["rows"]], arrays["mean"][arrays["others"]]
     expected = (x[:, :k] * q[:, :k]).sum(1) + x[:, k:].sum(1) + q[:, k:].sum(1)
     np.testing.assert_allclose(fitted, expected)
+
+
+@pytest.mark.parametrize("size", [1, 5, 24, 25, 49, 65, 130])
+def test_inverse_root_is_that_of_the_cholesky_factor(size):
+    A = torch.as_tensor(random_covariance(np.random.default_rng(0), 4, size))
+    A += torch.eye(size)
+    root = inverse_root(A)
+    np.testing.assert_allclose(root.mT @ root, torch.linalg.inv(A), atol=1e-10)
+    assert (root.triu(1) == 0).all()
+
+
+@pytest.mark.parametrize("unobserved", [False, True])
+def test_wide_points_have_the_sums_of_narrow_ones(monkeypatch, biased, unobserved):
+    rng = np.random.default_rng(3)
+    rows, others = np.nonzero(rng.random((40, 30)) < 0.2)
+    kept = ~np.isin(rows, (7, 39))
+    rows, others = rows[kept], others[kept]
+    layout = Layout(4, biased, torch.device("cpu"))
+    y, w = rng.normal(size=len(rows)), rng.uniform(0.5, 2, size=len(rows))
+    mean = torch.as_tensor(rng.normal(size=(30, layout.row_size)))
+    precision = torch.as_tensor(rng.uniform(0.5, 2, size=30))
+    tensors = map(torch.as_tensor, (rows, others))
+    ratings = Ratings.from_sorted(*tensors, 40, *map(torch.as_tensor, (w, y)))
+    one, none = torch.ones(40).double(), torch.zeros(layout.n_packed).double()
+    pairs = Unobserved(0.3, one, torch.ones(30).double(), none, 0)
+
+    def sums():
+        shown = Shown.by(mean, None, precision, layout, map)
+        everywhere = pairs.moments(shown, layout)(slice(None)) if unobserved else None
+        return shown, Sums.over(ratings, shown, layout, everywhere)
+
+    shown, narrow = sums()
+    assert shown.table is not None
+    monkeypatch.setattr(_conditional, "WIDE_SIZE", 0)
+    monkeypatch.setattr(_conditional, "BLOCK_RATINGS", 20)
+    shown, wide = sums()
+    assert shown.table is None
+    for name in ("G", "g", "s"):
+        np.testing.assert_allclose(
+            getattr(wide, name), getattr(narrow, name), atol=1e-10, err_msg=name
+        )
+
+
+def test_pairs_that_count_as_zero_are_ratings_of_zero(biased):
+    """New rows have them with all others, known rows with new ones only."""
+    rng = np.random.default_rng(4)
+    layout = Layout(2, biased, torch.device("cpu"))
+    mean = torch.as_tensor(rng.normal(size=(9, layout.row_size)))
+    covariance = torch.as_tensor(random_covariance(rng, 9, layout.row_size))
+    packed, one = layout.pack(covariance), torch.ones(9).double()
+    # Others 6 to 8 have no further ratings; 4 and 5 are new.
+    here, away = slice(0, 6), slice(6, 9)
+    is_new = torch.as_tensor([1.0, 0.0, 1.0]).double()
+    others_new = torch.as_tensor([0.0, 0, 0, 0, 1, 1]).double()
+    absent = Shown.by(mean[away], packed[away], one[away], layout, map)
+    pairs = Unobserved(
+        0.3, is_new, others_new, absent.total(one[away], layout), n_background=3
+    )
+    np.testing.assert_allclose(pairs.count, [0.3 * 9, 0.3 * 2, 0.3 * 9])
+
+    empty = torch.zeros(0).double(), torch.zeros(0).double()
+    none = torch.zeros(0, dtype=torch.long)
+    ratings = Ratings.from_sorted(none, none, 3, *empty)
+    shown = Shown.by(mean[here], packed[here], one[here], layout, map)
+    found = Sums.over(ratings, shown, layout, pairs.moments(shown, layout)(slice(0, 3)))
+
+    rows, others = np.indices((3, 9)).reshape(2, -1)
+    counted = (is_new[rows] == 1) | torch.as_tensor((others == 4) | (others == 5))
+    rows, others = torch.as_tensor(rows)[counted], torch.as_tensor(others)[counted]
+    weight = torch.full((len(rows),), 0.3).double()
+    ratings = Ratings.from_sorted(rows, others, 3, weight, 0 * weight)
+    expected = Sums.over(ratings, Shown.by(mean, packed, one, layout, map), layout)
+    for name in ("G", "g", "s"):
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), atol=1e-12, err_msg=name
+        )
