@@ -309,7 +309,7 @@ class BaseRecommender(
         if self.verbose:
             print(
                 f"[{type(self).__name__}] iteration {number} of at most "
-                f"{self._max_iter()}: objective {iteration.objective:.6f}, "
+                f"{self._max_iter()}: objective {iteration.objective:.6f}; "
                 f"{iteration.progress}"
             )
 

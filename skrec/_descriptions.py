@@ -46,9 +46,10 @@ class Table:
         """
         if isinstance(features, pd.Series):
             features = features.to_frame()
-        table = nw.from_native(features, eager_only=True, pass_through=True)
         if isinstance(features, pd.DataFrame):
+            # Before narwhals, which refuses equal names.
             return cls._of_frame(features.index, features, where)
+        table = nw.from_native(features, eager_only=True, pass_through=True)
         if isinstance(table, nw.DataFrame):
             series = [table[:, j].to_numpy() for j in range(table.shape[1])]
             frame = pd.concat([pd.Series(values) for values in series], axis=1)

@@ -39,7 +39,7 @@ START_PRECISION = 10.0
 
 # A draw of weights solves its linear system to this share of the error of zero, or as
 # well as so many steps can.
-DRAW_TOL = 0.03
+DRAW_TOL = 0.1
 DRAW_MAX_STEPS = 50
 
 

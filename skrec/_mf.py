@@ -442,7 +442,7 @@ class MFRegressor(NetworkRecommender):
                 belief = partial(export, state)
             yield Iteration(
                 state.objective,
-                f"it fell by {fall:.2g}, against tol={tol}",
+                f"the objective fell by {fall:.2g}, against tol={tol}",
                 self.solver != "gibbs" and fall < tol,
                 partial(self._attributes, belief, units),
             )

@@ -1,0 +1,374 @@
+"""Described users and items: every solver, cold ids, searches and pipelines."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.compose import make_column_transformer
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import r2_score, root_mean_squared_error
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+
+from skrec import MFRegressor, NCFRegressor
+from skrec.datasets import make_ratings
+from skrec.metrics import RankingScorer
+from skrec.model_selection import ColdStartKFold
+
+N_USERS, N_ITEMS = 150, 60
+
+
+def world():
+    """Ratings that follow from what describes users and items, and some noise."""
+    X, _ = make_ratings(N_USERS, N_ITEMS, 3600, random_state=0)
+    rng = np.random.default_rng(0)
+    users = pd.DataFrame(
+        {
+            "group": np.array(["north", "south", "west"])[
+                rng.integers(3, size=N_USERS)
+            ],
+            "age": rng.uniform(18, 80, size=N_USERS),
+        },
+        index=np.arange(N_USERS),
+    )
+    items = pd.DataFrame(
+        {
+            "loud": rng.integers(2, size=N_ITEMS),
+            "year": rng.integers(1950, 2020, N_ITEMS),
+        },
+        index=np.arange(N_ITEMS),
+    )
+    bias = users["group"].map({"north": 0.8, "south": -0.8, "west": 0.0}).to_numpy()
+    taste = (users["age"].to_numpy() - 49) / 18
+    loud = items["loud"].to_numpy() * 2.0 - 1
+    u, i = X["user"].to_numpy(), X["item"].to_numpy()
+    y = 3 + bias[u] - 0.7 * taste[u] * loud[i] + 0.4 * rng.normal(size=len(X))
+    return X, y, users, items
+
+
+X, Y, USERS, ITEMS = world()
+FEATURES = {"user_features": USERS, "item_features": ITEMS}
+COLD = (X["user"] >= 120).to_numpy()
+COLD_ITEMS = (X["item"] >= 48).to_numpy()
+
+MODELS = {
+    "vb": MFRegressor(4),
+    "vb without implicit features": MFRegressor(4, implicit_features=False),
+    "gibbs": MFRegressor(4, solver="gibbs", max_iter=30, random_state=0),
+    "als": MFRegressor(4, solver="als", reg=2.0),
+    "adam": MFRegressor(
+        4, solver="adam", max_iter=20, batch_size=360, reg=0.3, random_state=0
+    ),
+    "neumf": NCFRegressor(
+        4, n_members=2, max_iter=20, batch_size=360, reg=0.3, random_state=0
+    ),
+}
+
+
+@pytest.fixture(params=MODELS.keys())
+def model(request):
+    return clone(MODELS[request.param])
+
+
+def error(model, rows, **features):
+    return root_mean_squared_error(Y[rows], model.predict(X[rows], **features))
+
+
+def test_cold_users_and_items_are_predicted_from_their_features(model):
+    for cold in (COLD, COLD_ITEMS, COLD | COLD_ITEMS):
+        plain = clone(model).fit(X[~cold], Y[~cold])
+        model.fit(X[~cold], Y[~cold], **FEATURES)
+        assert error(model, cold) < 0.9 * error(plain, cold)
+
+
+def test_features_of_cold_users_can_be_given_when_they_are_asked_about(model):
+    told = clone(model).fit(X[~COLD], Y[~COLD], **FEATURES)
+    model.fit(X[~COLD], Y[~COLD], user_features=USERS[:120], item_features=ITEMS)
+    rows = X[COLD]
+    assert_array_equal(
+        model.predict(rows, user_features=USERS[120:]), told.predict(rows)
+    )
+    assert_array_equal(
+        model.recommend([130, 3], 5, user_features=USERS), told.recommend([130, 3], 5)
+    )
+    assert np.abs(model.predict(rows) - told.predict(rows)).max() > 0.1
+
+
+def test_known_users_stay_what_their_ratings_say(model):
+    model.fit(X[~COLD], Y[~COLD], **FEATURES)
+    rows = X[~COLD]
+    expected = model.predict(rows)
+    turned = USERS.assign(age=50.0)
+    assert_array_equal(model.predict(rows, user_features=turned), expected)
+
+
+def test_the_order_of_a_frame_and_its_columns_does_not_matter(model):
+    model.fit(X, Y, **FEATURES)
+    other = clone(model).fit(
+        X,
+        Y,
+        user_features=USERS.sample(frac=1, random_state=0),
+        item_features=ITEMS.sample(frac=1, random_state=1),
+    )
+    assert_array_equal(model.predict(X), other.predict(X))
+
+
+def test_score_is_that_of_predict(model):
+    model.fit(X[~COLD], Y[~COLD], user_features=USERS[:120], item_features=ITEMS)
+    rows, weight = X[COLD], np.arange(COLD.sum()) % 3
+    expected = r2_score(
+        Y[COLD], model.predict(rows, user_features=USERS), sample_weight=weight
+    )
+    assert model.score(rows, Y[COLD], weight, user_features=USERS) == expected
+
+
+def test_cold_users_get_what_they_are_predicted_to_like(model):
+    model.set_params(clip=False).fit(X[~COLD], Y[~COLD], **FEATURES)
+    items, scores = model.recommend([125, 140], N_ITEMS, return_scores=True)
+    assert not (items[0] == items[1]).all()
+    # Scores of a cold user are of what anybody would give: see the page.
+    if model.get_params().get("solver") in ("vb", "als", "gibbs"):
+        pairs = pd.DataFrame({"user": 125, "item": items[0]})
+        apart = model._posterior.items.affinities(
+            np.searchsorted(np.arange(N_ITEMS), items[0])
+        )
+        assert_allclose(model.predict(pairs) - apart, scores[0], atol=1e-4)
+    else:
+        pairs = pd.DataFrame({"user": 125, "item": items[0]})
+        assert_allclose(model.predict(pairs), scores[0], atol=1e-4)
+    old = USERS["age"].idxmax()
+    young = USERS["age"].idxmin()
+    like = USERS.loc[[old, young]].set_axis([998, 999])
+    loud = [
+        ITEMS.loc[model.recommend([user], 10, user_features=like)[0], "loud"].mean()
+        for user in (998, 999)
+    ]
+    assert loud[0] < 0.3
+    assert loud[1] > 0.7
+
+
+def test_items_without_ratings_can_be_candidates(model):
+    model.fit(X[~COLD_ITEMS], Y[~COLD_ITEMS], **FEATURES)
+    assert model.recommend([3], 48, exclude_seen=False).max() < 48
+    candidates = [50, 3, 55, 55, 9]
+    items, scores = model.recommend(
+        [3, 149], 4, candidates=candidates, exclude_seen=False, return_scores=True
+    )
+    assert_array_equal(np.sort(items, axis=1), [[3, 9, 50, 55]] * 2)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    new = pd.DataFrame({"loud": [1, 0], "year": [2000, 1960]}, index=[700, 701])
+    found = model.recommend(
+        [3], 3, candidates=[700, 701, 5], exclude_seen=False, item_features=new
+    )
+    assert_array_equal(np.sort(found[0]), [5, 700, 701])
+    with pytest.raises(ValueError, match=r"candidates must be known, .* 1 of 2 .*777"):
+        model.recommend([3], 1, candidates=[5, 777])
+
+
+def test_what_is_said_of_ids_without_ratings_needs_no_rating(model):
+    """handle_unknown concerns ids of which nothing is known."""
+    model.set_params(handle_unknown="error").fit(X[~COLD], Y[~COLD], **FEATURES)
+    assert np.isfinite(model.predict(X[COLD])).all()
+    with pytest.raises(ValueError, match="unknown users in 1 of 2 rows, such as 999"):
+        model.predict(pd.DataFrame({"user": [999, 130], "item": 3}))
+
+
+def test_index_vectors_of_cold_users_rank_as_recommend_does():
+    model = MFRegressor(4).fit(X[~COLD], Y[~COLD], **FEATURES)
+    vectors = model.user_index_vectors([130, 149]) @ model.item_index_vectors().T
+    expected = model.recommend([130, 149], 5)
+    assert_array_equal(model.item_ids_[np.argsort(-vectors, axis=1)[:, :5]], expected)
+    like = USERS.loc[[130]].set_axis([999])
+    assert_allclose(
+        model.user_index_vectors([999], user_features=like),
+        model.user_index_vectors([130]),
+    )
+
+
+@pytest.mark.parametrize("name", ["vb", "gibbs"])
+def test_less_is_known_of_a_cold_user_than_of_one_with_ratings(name):
+    model = clone(MODELS[name]).fit(X[~COLD], Y[~COLD], **FEATURES)
+    groups = [np.arange(120), np.arange(120, 150), np.arange(900, 930)]
+    stds = [
+        model.predict(pd.DataFrame({"user": users, "item": 7}), return_std=True)[1]
+        for users in groups
+    ]
+    known, cold, unknown = (std.mean() for std in stds)
+    assert known < cold < unknown
+
+
+def test_intervals_of_cold_users_hold_their_ratings():
+    model = MFRegressor(4).fit(X[~COLD], Y[~COLD], **FEATURES)
+    mean, std = model.predict(X[COLD], return_std=True)
+    share = np.mean(np.abs(Y[COLD] - mean) < 1.645 * std)
+    assert 0.85 < share < 0.97
+
+
+@pytest.mark.parametrize("solver", ["vb", "als"])
+def test_a_matrix_by_row_number_says_what_a_frame_does(solver):
+    numbers = np.column_stack([USERS["group"] == "north", USERS["group"] == "south"])
+    frame = pd.DataFrame(numbers, columns=["north", "south"])
+    by_frame = MFRegressor(4, solver=solver).fit(X, Y, user_features=frame)
+    for matrix in (numbers.astype(float), sparse.csr_matrix(numbers)):
+        by_matrix = MFRegressor(4, solver=solver).fit(X, Y, user_features=matrix)
+        assert_array_equal(by_matrix.predict(X), by_frame.predict(X))
+
+
+def test_constant_and_collinear_features_are_no_error(model):
+    users = USERS.assign(constant=3.0, twice=2 * USERS["age"], same="a")
+    model.fit(X, Y, user_features=users, item_features=ITEMS)
+    assert np.isfinite(model.predict(X)).all()
+    nothing = pd.DataFrame({"constant": 1.5}, index=USERS.index)
+    model.fit(X, Y, user_features=nothing)
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_new_users_of_partial_fit_start_from_their_features(model):
+    if model.get_params().get("solver") == "gibbs":
+        pytest.skip("gibbs has no partial_fit")
+    known = {"user_features": USERS[:120], "item_features": ITEMS}
+    model.fit(X[~COLD], Y[~COLD], **known)
+    first = X[COLD].groupby("user").head(2).index
+    rest = X[COLD].index.difference(first)
+    plain = pickle.loads(pickle.dumps(model))
+    model.partial_fit(X.loc[first], Y[first], user_features=USERS[120:])
+    plain.partial_fit(X.loc[first], Y[first])
+    errors = [
+        root_mean_squared_error(Y[rest], m.predict(X.loc[rest])) for m in (model, plain)
+    ]
+    assert errors[0] < 0.97 * errors[1]
+    # What fit was told is still known.
+    like = USERS.loc[[3]].set_axis([999])
+    assert model.recommend([999], 3, user_features=like).shape == (1, 3)
+
+
+def test_a_warm_start_goes_on_with_features(model):
+    if model.get_params().get("solver") == "gibbs":
+        pytest.skip("a chain never ends")
+    model.set_params(warm_start=True).fit(X[~COLD], Y[~COLD], **FEATURES)
+    expected = model.predict(X[~COLD])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.set_params(max_iter=1, learning_rate_init=1e-6)
+        model.fit(X[~COLD], Y[~COLD], **FEATURES)
+    assert root_mean_squared_error(expected, model.predict(X[~COLD])) < 0.1
+    more = USERS.assign(height=np.arange(N_USERS) % 7)
+    model.set_params(max_iter=50).fit(X, Y, user_features=more)
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_a_pickle_knows_what_was_said(model):
+    model.fit(X[~COLD], Y[~COLD], **FEATURES)
+    again = pickle.loads(pickle.dumps(model))
+    assert_array_equal(again.predict(X), model.predict(X))
+
+
+def test_frames_go_through_a_search_whole():
+    """Also to cold users, by any scoring, since fit is told of all users."""
+    with sklearn.config_context(enable_metadata_routing=True):
+        search = GridSearchCV(
+            MFRegressor(4).set_fit_request(user_features=True, item_features=True),
+            {"n_factors": [0, 4]},
+            scoring={
+                "rmse": "neg_root_mean_squared_error",
+                "ndcg": RankingScorer("ndcg", relevance_threshold=4),
+            },
+            refit="rmse",
+            cv=ColdStartKFold(3, by="user", shuffle=True, random_state=0),
+        ).fit(X, Y, **FEATURES)
+    assert search.best_params_ == {"n_factors": 4}
+    assert search.best_score_ > -0.75
+    assert search.predict(X).shape == (len(X),)
+
+
+def test_frames_reach_score_through_routing():
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = MFRegressor(4).set_fit_request(item_features=True, user_features=True)
+        scores = cross_val_score(
+            model.set_score_request(item_features=True, user_features=True),
+            X,
+            Y,
+            cv=ColdStartKFold(3, by="item"),
+            params=FEATURES,
+        )
+    assert scores.min() > 0.3
+
+
+def test_frames_go_through_a_pipeline():
+    rows = X.assign(noise=np.arange(len(X)))
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipe = make_pipeline(
+            make_column_transformer(("passthrough", ["user", "item"])),
+            MFRegressor(4)
+            .set_fit_request(user_features=True)
+            .set_predict_request(user_features=True)
+            .set_score_request(user_features=True),
+        )
+        pipe.fit(rows[~COLD], Y[~COLD], user_features=USERS[:120])
+        told = pipe.predict(rows[COLD], user_features=USERS)
+        assert pipe.score(rows[COLD], Y[COLD], user_features=USERS) == pytest.approx(
+            r2_score(Y[COLD], told)
+        )
+    expected = MFRegressor(4).fit(X[~COLD], Y[~COLD], user_features=USERS[:120])
+    assert_allclose(told, expected.predict(X[COLD], user_features=USERS))
+
+
+FAILURES = {
+    "an id of X that is not described": (
+        lambda m: m.fit(X, Y, user_features=USERS[:140]),
+        ValueError,
+        r"user_features must have a row for every id of X, but lacks 10 of 150: 140,",
+    ),
+    "ids of another kind": (
+        lambda m: m.fit(X, Y, item_features=ITEMS.set_axis(ITEMS.index.map(str))),
+        TypeError,
+        r"item_features \(its index\) holds ids of kind 'string'",
+    ),
+    "features at predict alone": (
+        lambda m: m.fit(X, Y).predict(X, user_features=USERS),
+        ValueError,
+        "user_features were not given to fit",
+    ),
+    "features at recommend alone": (
+        lambda m: m.fit(X, Y).recommend([3], item_features=ITEMS),
+        ValueError,
+        "item_features were not given to fit",
+    ),
+    "features at partial_fit alone": (
+        lambda m: m.fit(X, Y).partial_fit(X, Y, user_features=USERS),
+        ValueError,
+        "user_features were not given to fit",
+    ),
+    "other columns at predict": (
+        lambda m: m.fit(X[~COLD], Y[~COLD], user_features=USERS[:120]).predict(
+            X, user_features=USERS[["age"]]
+        ),
+        ValueError,
+        "must have the columns that it had in fit; 'group' is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "estimator", [MFRegressor(2, tol=1e9), NCFRegressor(2, max_iter=1)]
+)
+@pytest.mark.parametrize(
+    ("call", "exception", "match"), FAILURES.values(), ids=FAILURES.keys()
+)
+def test_wrong_descriptions_are_refused_in_words(estimator, call, exception, match):
+    with pytest.raises(exception, match=match):
+        call(clone(estimator))
+
+
+def test_a_failed_fit_forgets_no_description():
+    model = MFRegressor(2).fit(X[~COLD], Y[~COLD], **FEATURES)
+    expected = model.predict(X)
+    with pytest.raises(ValueError, match="lacks"):
+        model.fit(X, Y, user_features=USERS[:5])
+    assert_array_equal(model.predict(X), expected)
