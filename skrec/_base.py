@@ -76,6 +76,9 @@ class Iteration:
     converged: bool
     attributes: Callable[[], dict[str, Any]]
 
+    def __str__(self) -> str:
+        return f"objective {self.objective:.6f}, {self.progress}"
+
 
 def all_or_nothing(fit):
     """Let a failing `fit` leave the estimator as it was."""
@@ -298,8 +301,8 @@ class BaseRecommender(
         if self._can_converge() and not (converged or stopped):
             warnings.warn(
                 f"{type(self).__name__} has not converged after max_iter={max_iter} "
-                f"iterations; in the last one, {iteration.progress}. Raise max_iter or "
-                "tol.",
+                f"iterations; in the last one, {iteration}. Raise "
+                "max_iter or tol.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -309,8 +312,7 @@ class BaseRecommender(
         if self.verbose:
             print(
                 f"[{type(self).__name__}] iteration {number} of at most "
-                f"{self._max_iter()}: objective {iteration.objective:.6f}; "
-                f"{iteration.progress}"
+                f"{self._max_iter()}: {iteration}"
             )
 
     def predict(

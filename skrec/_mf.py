@@ -442,7 +442,7 @@ class MFRegressor(NetworkRecommender):
                 belief = partial(export, state)
             yield Iteration(
                 state.objective,
-                f"the objective fell by {fall:.2g}, against tol={tol}",
+                f"a fall of {fall:.2g} against tol={tol}",
                 self.solver != "gibbs" and fall < tol,
                 partial(self._attributes, belief, units),
             )
