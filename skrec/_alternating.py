@@ -25,17 +25,17 @@ import torch
 from torch import Tensor
 
 from ._conditional import (
+    Conditional,
+    Gaussians,
     Layout,
     Ratings,
+    Revised,
     Shown,
     Sums,
-    conditional,
     fitted_values,
-    times,
     total,
-    updated,
 )
-from ._features import Block, Weights, step
+from ._features import Block, Weights, uphill
 from ._rules import (
     MIN_NOISE_VARIANCE,
     Draw,
@@ -238,20 +238,10 @@ def _sweep(problem: Problem, state: State, rule: Rule, tile_map: Callable) -> St
 
 @dataclass(frozen=True)
 class Given:
-    """A tile of rows given the other side."""
+    """What a tile of rows is believed to be given the other side."""
 
     rows: slice
-    sums: Sums
-    noise_precision: Tensor
-    mean: Tensor
-    factor: Tensor | None
-
-    @property
-    def log_det(self) -> float:
-        """Sum of the log determinants of the covariances."""
-        if self.factor is None:
-            return math.nan
-        return 2 * total(self.factor.diagonal(dim1=1, dim2=2).log())
+    belief: Conditional | Revised
 
 
 # Maps a function over all tiles of rows, given the other side.
@@ -269,7 +259,6 @@ def _update_side(
 ) -> tuple[Side, float]:
     """One side's rows given the other side, and the weighted residual they leave."""
     layout = problem.layout
-    moves_weights = bool(side.weights) and rule.moves_weights
     covariance = None if rule.is_certain else other.covariance
     shown = Shown.by(other.mean, covariance, other.relative_precision, layout, tile_map)
     unobserved = None
@@ -284,28 +273,20 @@ def _update_side(
         if side.prior_weight is not None:
             # A prior twice as firm is noise twice as large, but for the covariance.
             beta /= side.prior_weight[rows]
-        if side.before is None:
-            prior_mean = side.prior_mean
-            if side.shift is not None:
-                prior_mean = prior_mean + side.shift[rows]
-            posterior = conditional(
-                sums,
-                beta,
-                prior_mean,
-                side.prior_precision,
-                with_factor=moves_weights or not rule.is_mode,
-            )
-        else:
+        if side.before is not None:
             before = side.before
             spread = layout.unpack(before.covariance[rows])
-            posterior = updated(sums, beta, before.mean[rows], spread)
-        return Given(rows, sums, beta, *posterior)
+            return Given(rows, Revised(sums, beta, before.mean[rows], spread))
+        mean = side.prior_mean
+        if side.shift is not None:
+            mean = mean + side.shift[rows]
+        return Given(rows, Conditional.given(sums, beta, mean, side.prior_precision))
 
     def each_tile(visit: Callable[[Given], tuple]) -> list[tuple]:
         tiles = ratings.tiles(layout.tile_rows(len(ratings)))
         return list(tile_map(lambda part: visit(given_other(part)), tiles))
 
-    if moves_weights:
+    if side.weights and rule.moves_weights:
         side, squares = _update_with_weights(
             side, ratings.features, rule, layout, each_tile, tile_map
         )
@@ -328,17 +309,17 @@ def _update_rows(
         covariance = mean.new_empty(len(mean), layout.n_packed_row)
 
     def visit(given: Given) -> tuple[float, float]:
-        rows, sums = given.rows, given.sums
-        mean[rows], spread = rule.rows(given.mean, given.factor, companion[rows])
+        rows, belief = given.rows, given.belief
+        mean[rows], spread, log_det = rule.rows(belief, companion[rows])
         if spread is not None:
             covariance[rows] = layout.pack(spread)
             if side.prior_weight is not None:
                 covariance[rows] /= side.prior_weight[rows, None]
-        squares[rows] = sums.residual(mean[rows], None if rule.is_certain else spread)
+        squares[rows] = belief.residual(mean[rows], None if rule.is_certain else spread)
         moved = 0.0
         if side.before is not None:
-            moved = total(sums.squared(mean[rows] - side.mean[rows]))
-        return given.log_det, moved
+            moved = total(belief.squared(mean[rows] - side.mean[rows]))
+        return log_det, moved
 
     log_det, moved = map(sum, zip(*each_tile(visit), strict=True))
     side = replace(side, mean=mean, covariance=covariance, log_det=log_det, moved=moved)
@@ -353,68 +334,46 @@ def _update_with_weights(
     each_tile: EachTile,
     tile_map: Callable,
 ) -> tuple[Side, Tensor]:
-    """As `_update_rows`, with a step of the weights that rows follow.
-
-    Once the weights are known G is not formed again, since A = βG + Λ has it.
-    """
-    prior_precision = side.prior_precision
+    """As `_update_rows`, with a step of the weights that rows follow."""
     mean, linear = torch.empty_like(side.mean), torch.empty_like(side.mean)
     beta, squares = (torch.empty_like(side.relative_precision) for _ in range(2))
     covariance = mean.new_empty(len(mean), layout.n_packed_row)
 
     def keep(given: Given) -> tuple[float]:
-        rows = given.rows
-        mean[rows], linear[rows] = given.mean, given.sums.g
-        covariance[rows] = layout.pack(given.factor.mT @ given.factor)
-        beta[rows], squares[rows] = given.noise_precision, given.sums.s
-        return (given.log_det,)
+        rows, belief = given.rows, given.belief
+        mean[rows], spread, log_det = belief.moments()
+        covariance[rows] = layout.pack(spread)
+        linear[rows], squares[rows] = belief.sums.g, belief.sums.s
+        beta[rows] = belief.noise_precision
+        return (log_det,)
 
     log_det = sum(log_det for (log_det,) in each_tile(keep))
     prior_mean = side.prior_mean + side.shift
-    weights, shift = step(
+    step = uphill(
         features,
         side.weights,
         mean - prior_mean,
         covariance,
-        prior_precision,
+        side.prior_precision,
         side.prior_weight,
         layout,
         tile_map,
+        with_spread=rule.has_covariance,
     )
-    pushed = shift @ prior_precision
-    prior_mean += shift
-
-    def follow(start: int) -> None:
-        rows = slice(start, start + size)
-        V = layout.unpack(covariance[rows])
-        mean[rows] += times(V, pushed[rows])
-        # With x at its conditional mean, βGx = βg − Λ(x − m).
-        held = (mean[rows] - prior_mean[rows]) @ prior_precision / beta[rows, None]
-        squares[rows] -= ((linear[rows] + held) * mean[rows]).sum(1)
-        if rule.has_covariance:
-            # S = V + VQV for Q = Λ (Σ ‖f‖² C) Λ, so that βGS = I + QV − ΛS.
-            VQ = spread(V, rows)
-            covariance[rows] = layout.pack(torch.baddbmm(V, VQ, V))
-            trace = layout.row_size + VQ.diagonal(dim1=1, dim2=2).sum(1)
-            trace -= covariance[rows] @ layout.pack_dual(prior_precision)
-            squares[rows] += trace / beta[rows]
-
-    def spread(V: Tensor, rows: slice) -> Tensor:
-        return sum(
-            block.energy[rows, None, None]
-            * (V @ (prior_precision @ w.covariance @ prior_precision))
-            for block, w in zip(features, weights, strict=True)
-        )
-
-    size = layout.tile_rows(len(mean))
-    list(tile_map(follow, range(0, len(mean), size)))
+    mean += step.followed
+    prior_mean += step.shift
+    # G is not formed again: at the mean of a conditional βGx = βg − Λ(x − m).
+    held = (mean - prior_mean) @ side.prior_precision / beta[:, None]
+    squares -= ((linear + held) * mean).sum(1)
+    if rule.has_covariance:
+        squares += step.trace / beta
     side = replace(
         side,
         mean=mean,
         covariance=covariance if rule.has_covariance else None,
         log_det=log_det,
-        weights=tuple(weights),
-        shift=side.shift + shift,
+        weights=step.weights,
+        shift=side.shift + step.shift,
     )
     return side, squares
 
@@ -442,14 +401,10 @@ def _update_coef(problem: Problem, state: State, rule: Rule) -> State:
     A = (features.T * precision) @ features + prior_precision
     h = features.T @ (precision * (problem.target - fitted))
     h += prior_precision @ prior_mean
-    factor = torch.linalg.solve_triangular(
-        torch.linalg.cholesky(A), identity, upper=False
+    coef, covariance, _ = rule.rows(
+        Gaussians(A[None], h[None]), rule.companion(state.coef[None])
     )
-    coef, covariance = rule.rows(
-        (factor.T @ (factor @ h))[None], factor[None], rule.companion(state.coef[None])
-    )
-    if covariance is None:
-        factor = None
+    factor = None if covariance is None else torch.linalg.cholesky(covariance[0]).mT
     square = total(coef.square()) + (0.0 if factor is None else total(factor.square()))
     return replace(
         state,

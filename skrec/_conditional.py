@@ -116,18 +116,30 @@ class Layout:
         one = rows.new_ones(len(rows), 1)
         return torch.cat([rows[:, :-1], one, rows[:, -1:]], dim=1)
 
-    def moments(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
-        """E[e eᵀ] of rows with packed covariance, packed; a point has no covariance."""
-        e = self.seen(rows)
-        packed = self.pack_seen(e[:, :, None] * e[:, None, :])
-        if covariance is not None:
-            k = self.n_factors
-            head = k * (k + 1) // 2
-            packed[:, :head] += covariance[:, :head]
-            if self.biased:
-                packed[:, -k - 2 : -2] += covariance[:, head:-1]
-                packed[:, -1] += covariance[:, -1]
-        return packed
+    def moments(
+        self,
+        e: Tensor,
+        scaled: Tensor,
+        covariance: Tensor | None,
+        scale: Tensor,
+        out: Tensor,
+    ) -> None:
+        """E[e eᵀ] of rows times a scale of each, packed, by E[e] and that scaled.
+
+        `covariance` is that of the rows, packed; points have none.
+        """
+        outer = scaled[:, :, None] * e[:, None, :]
+        torch.index_select(outer.flatten(1), 1, self._pack_e, out=out)
+        if covariance is None:
+            return
+        k = self.n_factors
+        head = k * (k + 1) // 2
+        parts = [(slice(0, head), slice(0, head))]
+        if self.biased:
+            parts.append((slice(-k - 2, -2), slice(head, -1)))
+            parts.append((slice(-1, None), slice(-1, None)))
+        for seen, own in parts:
+            out[:, seen].addcmul_(covariance[:, own], scale[:, None])
 
 
 @dataclass(frozen=True)
@@ -298,8 +310,7 @@ class Shown:
         def visit(start: int) -> None:
             rows = slice(start, start + step)
             spread = None if covariance is None else covariance[rows]
-            moments = layout.moments(mean[rows], spread)
-            torch.mul(moments, precision[rows, None], out=table[rows])
+            layout.moments(e[rows], seen[rows], spread, precision[rows], table[rows])
 
         list(tile_map(visit, range(0, len(table), step)))
         return cls(seen, precision, table=table)
@@ -356,11 +367,12 @@ class Unobserved:
 
 @dataclass(frozen=True)
 class Sums:
-    """The sums G, g and s over the ratings of each row."""
+    """The sums G, g and s over the ratings of each row; G may be packed."""
 
-    G: Tensor
+    moments: Tensor
     g: Tensor
     s: Tensor
+    layout: Layout
 
     @classmethod
     def over(
@@ -385,22 +397,28 @@ class Sums:
             moments = ratings.sum(shown.table, weight)
             if unobserved is not None:
                 moments += unobserved
-            G = layout.unpack(moments[:, : layout.n_packed_row])
+            G = moments[:, : layout.n_packed_row]
             along, square = moments[:, -d - 1 : -1], moments[:, -1]
         if not layout.biased:
-            return cls(G, products, squares)
-        return cls(G, products[:, :-1] - along, squares - 2 * products[:, -1] + square)
+            return cls(G, products, squares, layout)
+        products, offset = products[:, :-1] - along, products[:, -1]
+        return cls(G, products, squares - 2 * offset + square, layout)
 
-    def squared(self, rows: Tensor) -> Tensor:
-        """Sum of squares of what `rows` add to the predictions."""
-        return (rows * times(self.G, rows)).sum(1)
+    @property
+    def G(self) -> Tensor:
+        """G of each row, shape (n_rows, row_size, row_size)."""
+        is_packed = self.moments.ndim == 2
+        return self.layout.unpack(self.moments) if is_packed else self.moments
 
-    def residual(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
-        """Expected residual sum of squares of rows with full covariances."""
-        residual = self.s - 2 * (rows * self.g).sum(1) + self.squared(rows)
-        if covariance is not None:
-            residual += (covariance * self.G).sum((1, 2))
-        return residual
+    def precision(self, noise_precision: Tensor, prior_precision: Tensor) -> Tensor:
+        """A = βG + Λ of each row."""
+        if self.moments.ndim == 2:
+            prior = self.layout.pack(prior_precision[None])
+            A = torch.addcmul(prior, noise_precision[:, None], self.moments)
+            return self.layout.unpack(A)
+        return torch.addcmul(
+            prior_precision, noise_precision[:, None, None], self.moments
+        )
 
 
 def total(x: Tensor) -> float:
@@ -414,47 +432,96 @@ def times(matrices: Tensor, vectors: Tensor) -> Tensor:
     return (matrices * vectors[:, None, :]).sum(2)
 
 
-def conditional(
-    sums: Sums,
-    noise_precision: Tensor,
-    prior_mean: Tensor,
-    prior_precision: Tensor,
-    *,
-    with_factor: bool = True,
-) -> tuple[Tensor, Tensor | None]:
-    """Posterior of each row given the other side.
+@dataclass(frozen=True)
+class Gaussians:
+    """N(A⁻¹h, A⁻¹) of each row.
 
-    Parameters
+    Attributes
+    ----------
+    A : Tensor of shape (n_rows, size, size)
+    h : Tensor of shape (n_rows, size)
+    """
+
+    A: Tensor
+    h: Tensor
+
+    def mean(self) -> Tensor:
+        """Mean of each row."""
+        root = torch.linalg.cholesky(self.A)
+        return torch.cholesky_solve(self.h[:, :, None], root).squeeze(2)
+
+    def draw(self, normal: Tensor) -> Tensor:
+        """A draw of each row by a standard normal one."""
+        root = torch.linalg.cholesky(self.A)
+        half = torch.linalg.solve_triangular(root, self.h[:, :, None], upper=False)
+        half += normal[:, :, None]
+        return torch.linalg.solve_triangular(root.mT, half, upper=True).squeeze(2)
+
+    def moments(self) -> tuple[Tensor, Tensor, float]:
+        """Means, covariances, and the sum of the log determinants of these."""
+        if self.A.shape[-1] <= MAX_LAPACK_SIZE:
+            root = torch.linalg.cholesky(self.A)
+            # Symmetric, and the transpose is what is contiguous.
+            covariance = torch.cholesky_inverse(root).mT
+            log_det = -_log_det(root)
+        else:
+            root = inverse_root(self.A)
+            covariance = root.mT @ root
+            log_det = _log_det(root)
+        return times(covariance, self.h), covariance, log_det
+
+
+@dataclass(frozen=True)
+class Conditional(Gaussians):
+    """Posterior of each row given the other side, under the Λ that rows share.
+
+    Attributes
     ----------
     sums : Sums
         Sums over the ratings of each row.
     noise_precision : Tensor of shape (n_rows,)
         β of each row.
-    prior_mean : Tensor of shape (row_size,) or (n_rows, row_size)
-        m.
     prior_precision : Tensor of shape (row_size, row_size)
         Λ.
-    with_factor : bool
-        Whether more is wanted than the mean.
-
-    Returns
-    -------
-    mean : Tensor of shape (n_rows, row_size)
-        A⁻¹h.
-    factor : Tensor of shape (n_rows, row_size, row_size) or None
-        R = L⁻¹ for the Cholesky factor A = LLᵀ, so that A⁻¹ = RᵀR.
     """
-    A = noise_precision[:, None, None] * sums.G
-    A += prior_precision
-    # Rounding can make a sum of moments indefinite by a few ulps of its size.
-    size = len(prior_precision)
-    A.diagonal(dim1=1, dim2=2).mul_(1 + 4 * size * torch.finfo(A.dtype).eps)
-    h = noise_precision[:, None] * sums.g + prior_mean @ prior_precision
-    if not with_factor:
-        mean = torch.cholesky_solve(h[:, :, None], torch.linalg.cholesky(A))
-        return mean.squeeze(2), None
-    factor = inverse_root(A)
-    return times(factor.mT, times(factor, h)), factor
+
+    sums: Sums
+    noise_precision: Tensor
+    prior_precision: Tensor
+
+    @classmethod
+    def given(
+        cls,
+        sums: Sums,
+        noise_precision: Tensor,
+        prior_mean: Tensor,
+        prior_precision: Tensor,
+    ) -> Conditional:
+        """Posterior for a prior mean of all rows or one of each."""
+        A = sums.precision(noise_precision, prior_precision)
+        # Rounding can make a sum of moments indefinite by a few ulps of its size.
+        size = len(prior_precision)
+        A.diagonal(dim1=1, dim2=2).mul_(1 + 4 * size * torch.finfo(A.dtype).eps)
+        h = noise_precision[:, None] * sums.g + prior_mean @ prior_precision
+        return cls(A, h, sums, noise_precision, prior_precision)
+
+    def residual(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
+        """Expected residual sum of squares of rows.
+
+        They are points, or have the covariance of `moments`.
+        """
+        # βG = A − Λ, and A times its inverse has the trace of the identity.
+        square = (rows * (times(self.A, rows) - rows @ self.prior_precision)).sum(1)
+        if covariance is not None:
+            prior = self.prior_precision.flatten()
+            square += len(self.prior_precision) - covariance.flatten(1) @ prior
+        sums = self.sums
+        return sums.s - 2 * (rows * sums.g).sum(1) + square / self.noise_precision
+
+
+def _log_det(roots: Tensor) -> float:
+    """Sum of the log determinants of products of triangular roots."""
+    return 2 * total(roots.diagonal(dim1=1, dim2=2).log())
 
 
 def inverse_root(A: Tensor) -> Tensor:
@@ -478,15 +545,14 @@ def inverse_root(A: Tensor) -> Tensor:
     return root
 
 
-def updated(
-    sums: Sums, noise_precision: Tensor, prior_mean: Tensor, prior_covariance: Tensor
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Revised:
     """Posterior of each row where each has a prior of its own.
 
     With the prior covariance LLᵀ and CCᵀ = I + β LᵀGL, the posterior covariance is RᵀR
     for R = C⁻¹Lᵀ, and no covariance has to be inverted.
 
-    Parameters
+    Attributes
     ----------
     sums : Sums
         Sums over the further ratings of each row.
@@ -494,19 +560,39 @@ def updated(
         β of each row.
     prior_mean : Tensor of shape (n_rows, row_size)
     prior_covariance : Tensor of shape (n_rows, row_size, row_size)
-
-    Returns
-    -------
-    mean : Tensor of shape (n_rows, row_size)
-    factor : Tensor of shape (n_rows, row_size, row_size)
-        R.
     """
-    L = torch.linalg.cholesky(prior_covariance)
-    K = noise_precision[:, None, None] * (L.mT @ sums.G @ L)
-    K.diagonal(dim1=1, dim2=2).add_(1)
-    factor = torch.linalg.solve_triangular(torch.linalg.cholesky(K), L.mT, upper=False)
-    h = noise_precision[:, None] * (sums.g - times(sums.G, prior_mean))
-    return prior_mean + times(factor.mT, times(factor, h)), factor
+
+    sums: Sums
+    noise_precision: Tensor
+    prior_mean: Tensor
+    prior_covariance: Tensor
+
+    def moments(self) -> tuple[Tensor, Tensor, float]:
+        """Means, covariances, and the sum of the log determinants of these."""
+        L, G = torch.linalg.cholesky(self.prior_covariance), self.sums.G
+        K = self.noise_precision[:, None, None] * (L.mT @ G @ L)
+        K.diagonal(dim1=1, dim2=2).add_(1)
+        C = torch.linalg.cholesky(K)
+        R = torch.linalg.solve_triangular(C, L.mT, upper=False)
+        covariance = R.mT @ R
+        h = self.sums.g - times(G, self.prior_mean)
+        h *= self.noise_precision[:, None]
+        return (
+            self.prior_mean + times(covariance, h),
+            covariance,
+            _log_det(L) - _log_det(C),
+        )
+
+    def residual(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
+        """Expected residual sum of squares of rows: points, or with a covariance."""
+        residual = self.sums.s - 2 * (rows * self.sums.g).sum(1) + self.squared(rows)
+        if covariance is not None:
+            residual += (covariance * self.sums.G).sum((1, 2))
+        return residual
+
+    def squared(self, rows: Tensor) -> Tensor:
+        """Sum of squares of what `rows` add to the predictions."""
+        return (rows * times(self.sums.G, rows)).sum(1)
 
 
 def fitted_values(

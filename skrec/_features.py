@@ -5,7 +5,7 @@ prior N(0, Ω⁻¹). So it is in Macau (Simm et al., 2015), but for Ω, which is
 Features come in blocks, such as what describes an item and who has rated it, and every
 block has an Ω of its own.
 
-Given the other side, rows and weights together are Gaussian, and `step` moves both.
+Given the other side, rows and weights together are Gaussian, and `uphill` moves both.
 Rows follow the weights as their conditional says: with x* and A⁻¹ the mean and the
 covariance of a row given the weights of before, and D what is added to them,
 
@@ -179,7 +179,29 @@ def shift_of(blocks: Sequence[Block], weights: Sequence[Weights]) -> Tensor:
     return sum(b.times(w.mean) for b, w in zip(blocks, weights, strict=True))
 
 
-def step(
+@dataclass(frozen=True)
+class Step:
+    """A step of the weights, and how rows follow it.
+
+    Attributes
+    ----------
+    weights : tuple of Weights
+        With the covariances that are best given A⁻¹.
+    shift : Tensor of shape (n_rows, row_size)
+        Dᵀf of every row.
+    followed : Tensor of shape (n_rows, row_size)
+        A⁻¹ΛDᵀf of every row.
+    trace : Tensor of shape (n_rows,) or None
+        Trace of βGS where S is the covariance of a row that follows uncertain weights.
+    """
+
+    weights: tuple[Weights, ...]
+    shift: Tensor
+    followed: Tensor
+    trace: Tensor | None
+
+
+def uphill(
     blocks: Sequence[Block],
     weights: Sequence[Weights],
     gap: Tensor,
@@ -188,7 +210,9 @@ def step(
     prior_weight: Tensor | None,
     layout: Layout,
     tile_map: Callable,
-) -> tuple[list[Weights], Tensor]:
+    *,
+    with_spread: bool,
+) -> Step:
     """A step of the weights uphill, as far as it pays when rows follow.
 
     Parameters
@@ -198,7 +222,8 @@ def step(
     gap : Tensor of shape (n_rows, row_size)
         x* − m − Bᵀf.
     covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2)
-        A⁻¹ of every row, packed.
+        A⁻¹ of every row, packed. `with_spread` makes of it the covariance of a row that
+        follows uncertain weights, in place.
     prior_precision : Tensor of shape (row_size, row_size)
         Λ.
     prior_weight : Tensor of shape (n_rows,) or None
@@ -207,13 +232,7 @@ def step(
     layout : Layout
     tile_map : callable
         A map over tiles of rows.
-
-    Returns
-    -------
-    weights : list of Weights
-        With the covariances that are best given A⁻¹.
-    shift : Tensor of shape (n_rows, row_size)
-        Dᵀf of every row.
+    with_spread : bool
     """
     firm = gap.new_ones(len(gap)) if prior_weight is None else prior_weight
     pull = firm[:, None] * (gap @ prior_precision)
@@ -233,19 +252,39 @@ def step(
         curvature += _dot(direction @ w.precision, direction)
     pulled = moved @ prior_precision
 
-    def bent(start: int) -> float:
+    energies = torch.stack([block.energy for block in blocks], dim=1)
+    spreads = torch.stack([prior_precision @ w.covariance for w in learned])
+    spreads = (spreads @ prior_precision).flatten(1)
+    dual = layout.pack_dual(prior_precision)
+    followed, trace = torch.empty_like(gap), torch.empty_like(firm)
+
+    def follow(start: int) -> float:
         rows = slice(start, start + size)
-        followed = times(layout.unpack(covariance[rows]), pulled[rows])
-        return _dot(firm[rows, None] * pulled[rows], moved[rows] - followed)
+        V = layout.unpack(covariance[rows])
+        followed[rows] = times(V, pulled[rows])
+        if with_spread:
+            # S = V + VQV for Q = Λ (Σ ‖f‖² C) Λ, so that βGS = I + QV − ΛS.
+            VQ = V @ (energies[rows] @ spreads).view_as(V)
+            covariance[rows] = layout.pack(torch.baddbmm(V, VQ, V))
+            torch.sub(
+                layout.row_size + VQ.diagonal(dim1=1, dim2=2).sum(1),
+                covariance[rows] @ dual,
+                out=trace[rows],
+            )
+        return _dot(firm[rows, None] * pulled[rows], moved[rows] - followed[rows])
 
     size = layout.tile_rows(len(gap))
-    curvature += sum(tile_map(bent, range(0, len(gap), size)))
+    curvature += sum(tile_map(follow, range(0, len(gap), size)))
     length = slope / curvature if curvature > 0 else 0.0
-    learned = [
-        replace(w, mean=w.mean + length * direction)
-        for w, direction in zip(learned, directions, strict=True)
-    ]
-    return learned, length * moved
+    return Step(
+        weights=tuple(
+            replace(w, mean=w.mean + length * direction)
+            for w, direction in zip(learned, directions, strict=True)
+        ),
+        shift=length * moved,
+        followed=length * followed,
+        trace=trace if with_spread else None,
+    )
 
 
 def draw(

@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 from scipy.special import digamma
 from torch import Tensor
 
-from ._conditional import Layout, Ratings, total
+from ._conditional import Gaussians, Layout, Ratings, Revised, total
 from ._features import Block, Weights, draw
 from ._sides import Problem, Side, State
 
@@ -57,7 +57,7 @@ class Mode:
     regularisation of Zhou et al., 2008).
     """
 
-    has_covariance, is_certain, moves_weights, is_mode = False, True, True, True
+    has_covariance, is_certain, moves_weights = False, True, True
 
     def __init__(self, reg: float, exponent: float = 0.0) -> None:
         self.reg = reg
@@ -66,10 +66,8 @@ class Mode:
     def companion(self, previous: Tensor) -> Tensor:
         return previous
 
-    def rows(
-        self, mean: Tensor, factor: Tensor, previous: Tensor
-    ) -> tuple[Tensor, None]:
-        return beyond(mean, previous), None
+    def rows(self, belief: Gaussians, previous: Tensor) -> tuple[Tensor, None, float]:
+        return beyond(belief.mean(), previous), None, math.nan
 
     def learn(
         self, side: Side, ratings: Ratings, squares: Tensor, layout: Layout
@@ -114,15 +112,14 @@ class Moments:
     The objective is minus the evidence lower bound.
     """
 
-    has_covariance, is_certain, moves_weights, is_mode = True, False, True, False
+    has_covariance, is_certain, moves_weights = True, False, True
 
     def companion(self, previous: Tensor) -> Tensor:
         return previous
 
-    def rows(
-        self, mean: Tensor, factor: Tensor, previous: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return beyond(mean, previous), factor.mT @ factor
+    def rows(self, belief: Gaussians, previous: Tensor) -> tuple[Tensor, Tensor, float]:
+        mean, covariance, log_det = belief.moments()
+        return beyond(mean, previous), covariance, log_det
 
     def learn(
         self, side: Side, ratings: Ratings, squares: Tensor, layout: Layout
@@ -174,7 +171,7 @@ class Draw:
     likelihood but for its normalisation.
     """
 
-    has_covariance, is_certain, moves_weights, is_mode = False, True, False, False
+    has_covariance, is_certain, moves_weights = False, True, False
 
     def __init__(self, random_state: np.random.RandomState) -> None:
         self.random_state = random_state
@@ -183,8 +180,8 @@ class Draw:
         normal = self.random_state.standard_normal(previous.shape)
         return torch.as_tensor(normal).to(previous)
 
-    def rows(self, mean: Tensor, factor: Tensor, normal: Tensor) -> tuple[Tensor, None]:
-        return mean + (factor.mT @ normal[:, :, None]).squeeze(2), None
+    def rows(self, belief: Gaussians, normal: Tensor) -> tuple[Tensor, None, float]:
+        return belief.draw(normal), None, math.nan
 
     def learn(
         self, side: Side, ratings: Ratings, squares: Tensor, layout: Layout
@@ -263,7 +260,7 @@ class Revision:
     objective is as of `Draw`.
     """
 
-    has_covariance, moves_weights, is_mode = True, False, False
+    has_covariance, moves_weights = True, False
 
     def __init__(
         self, *, is_certain: bool, past_weight: float, past_variance: float
@@ -275,10 +272,8 @@ class Revision:
     def companion(self, previous: Tensor) -> Tensor:
         return previous
 
-    def rows(
-        self, mean: Tensor, factor: Tensor, previous: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return mean, factor.mT @ factor
+    def rows(self, belief: Revised, previous: Tensor) -> tuple[Tensor, Tensor, float]:
+        return belief.moments()
 
     def learn(
         self, side: Side, ratings: Ratings, squares: Tensor, layout: Layout
@@ -304,15 +299,13 @@ class Revision:
 class Spread:
     """Rule of `with_covariance`: rows stay, and get the covariance of a Gaussian."""
 
-    has_covariance, is_certain, moves_weights, is_mode = True, True, False, False
+    has_covariance, is_certain, moves_weights = True, True, False
 
     def companion(self, previous: Tensor) -> Tensor:
         return previous
 
-    def rows(
-        self, mean: Tensor, factor: Tensor, previous: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return previous, factor.mT @ factor
+    def rows(self, belief: Gaussians, previous: Tensor) -> tuple[Tensor, Tensor, float]:
+        return previous, *belief.moments()[1:]
 
     def learn(
         self, side: Side, ratings: Ratings, squares: Tensor, layout: Layout

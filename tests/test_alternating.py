@@ -20,6 +20,7 @@ from skrec._alternating import (
     vb,
     with_covariance,
 )
+from skrec._conditional import Gaussians
 from skrec._rules import (
     MIN_NOISE_VARIANCE,
     PRIOR_ROWS,
@@ -345,15 +346,16 @@ def test_gibbs_draws_have_the_moments_of_the_closed_form():
 
 def test_gibbs_draws_rows_from_their_gaussian():
     rng = np.random.default_rng(0)
-    factor = torch.as_tensor(rng.normal(size=(1, 3, 3)))
-    mean = torch.as_tensor(rng.normal(size=(1, 3)))
+    root = torch.as_tensor(rng.normal(size=(3, 3)))
+    expected = root @ root.T
+    mean = torch.as_tensor(rng.normal(size=3))
     n = 40_000
     rule = Draw(np.random.RandomState(0))
-    mean, factor = mean.expand(n, 3), factor.expand(n, 3, 3)
-    draws, covariance = rule.rows(mean, factor, rule.companion(mean))
+    A = torch.linalg.inv(expected)
+    belief = Gaussians(A.expand(n, 3, 3), (A @ mean).expand(n, 3))
+    draws, covariance, _ = rule.rows(belief, rule.companion(belief.h))
     assert covariance is None
-    expected = factor[0].T @ factor[0]
-    np.testing.assert_allclose(draws.mean(0), mean[0], atol=0.05)
+    np.testing.assert_allclose(draws.mean(0), mean, atol=0.05)
     np.testing.assert_allclose(
         np.cov(draws.numpy().T), expected, atol=0.03 * float(expected.max())
     )

@@ -8,15 +8,15 @@ import torch
 
 from skrec import _conditional
 from skrec._conditional import (
+    Conditional,
     Layout,
     Ratings,
+    Revised,
     Shown,
     Sums,
     Unobserved,
-    conditional,
     fitted_values,
     inverse_root,
-    updated,
 )
 
 N_ROWS, N_OTHERS, N_FACTORS = 7, 5, 3
@@ -87,20 +87,40 @@ def brute_force_posterior(case, row, biased):
     return np.linalg.solve(A, h), np.linalg.inv(A)
 
 
-def test_posterior_is_that_of_the_dense_normal_equations(case, biased):
-    arrays, tensors, _, _, sums = case
-    mean, factor = conditional(sums, tensors["beta"], tensors["m"], tensors["Lambda"])
+def given(case, sums=None):
+    _, tensors, _, _, all_sums = case
+    prior = tensors["m"], tensors["Lambda"]
+    return Conditional.given(sums or all_sums, tensors["beta"], *prior)
+
+
+@pytest.mark.parametrize("max_lapack_size", [1, 24])
+def test_posterior_is_that_of_the_dense_normal_equations(
+    case, biased, monkeypatch, max_lapack_size
+):
+    monkeypatch.setattr(_conditional, "MAX_LAPACK_SIZE", max_lapack_size)
+    mean, covariance, log_det = given(case).moments()
+    expected_log_det = 0.0
     for row in range(N_ROWS):
-        expected_mean, expected_covariance = brute_force_posterior(arrays, row, biased)
+        expected_mean, expected = brute_force_posterior(case[0], row, biased)
         np.testing.assert_allclose(mean[row], expected_mean, rtol=1e-9)
-        np.testing.assert_allclose(
-            factor[row].mT @ factor[row], expected_covariance, rtol=1e-9, atol=1e-12
-        )
+        np.testing.assert_allclose(covariance[row], expected, rtol=1e-9, atol=1e-12)
+        expected_log_det += np.linalg.slogdet(expected).logabsdet
+    assert log_det == pytest.approx(expected_log_det)
+    np.testing.assert_allclose(given(case).mean(), mean, rtol=1e-9)
+
+
+def test_draws_are_linear_in_the_normal_ones_they_are_made_of(case, biased):
+    belief = given(case)
+    mean, covariance, _ = belief.moments()
+    ways = []
+    for one in torch.eye(N_FACTORS + biased).double():
+        ways.append(belief.draw(one.expand_as(mean)) - mean)
+    root = torch.stack(ways, dim=2)
+    np.testing.assert_allclose(root @ root.mT, covariance, rtol=1e-9, atol=1e-12)
 
 
 def test_a_prior_of_each_row_makes_of_parts_what_one_prior_makes_of_the_whole(case):
     _, tensors, layout, ratings, _ = case
-    prior = tensors["m"], tensors["Lambda"]
     packed, one = layout.pack(tensors["covariance"]), torch.ones(N_OTHERS).double()
     shown = Shown.by(tensors["mean"], packed, one, layout, map)
 
@@ -108,31 +128,23 @@ def test_a_prior_of_each_row_makes_of_parts_what_one_prior_makes_of_the_whole(ca
         part = replace(ratings, weight=ratings.weight * share)
         return Sums.over(part, shown, layout)
 
-    expected, whole = conditional(sums_of(1), tensors["beta"], *prior)
-    mean, first = conditional(sums_of(0.3), tensors["beta"], *prior)
-    mean, second = updated(sums_of(0.7), tensors["beta"], mean, first.mT @ first)
-    np.testing.assert_allclose(mean, expected, rtol=1e-9)
-    np.testing.assert_allclose(
-        second.mT @ second, whole.mT @ whole, rtol=1e-9, atol=1e-12
-    )
+    mean, first, _ = given(case, sums_of(0.3)).moments()
+    found = Revised(sums_of(0.7), tensors["beta"], mean, first).moments()
+    for part, whole in zip(found, given(case, sums_of(1)).moments(), strict=True):
+        np.testing.assert_allclose(part, whole, rtol=1e-9, atol=1e-12)
 
 
 def test_a_row_without_ratings_is_the_prior(case):
-    arrays, tensors, _, _, sums = case
-    mean, factor = conditional(sums, tensors["beta"], tensors["m"], tensors["Lambda"])
+    arrays = case[0]
+    mean, covariance, _ = given(case).moments()
     np.testing.assert_allclose(mean[3], arrays["m"], rtol=1e-9)
     np.testing.assert_allclose(
-        torch.linalg.inv(factor[3].mT @ factor[3]), arrays["Lambda"], rtol=1e-9
+        torch.linalg.inv(covariance[3]), arrays["Lambda"], rtol=1e-9
     )
 
 
-def test_residual_is_the_mean_over_draws_of_both_sides(case, biased):
-    arrays, _tensors, _layout, _ratings, sums = case
-    rng = np.random.default_rng(1)
-    size = N_FACTORS + biased
-    x = rng.normal(size=(N_ROWS, size))
-    T = random_covariance(rng, N_ROWS, size)
-    residual = sums.residual(torch.as_tensor(x), torch.as_tensor(T))
+def brute_force_residual(arrays, biased, x, T):
+    """Mean over draws of both sides, for rows of mean x and covariance T."""
     expected = np.zeros(N_ROWS)
     for rating, row in enumerate(arrays["rows"]):
         z, S, c, zc, cc = design(arrays, rating, biased)
@@ -140,12 +152,31 @@ def test_residual_is_the_mean_over_draws_of_both_sides(case, biased):
         error = arrays["y"][rating] - x[row] @ z - c
         spread = x[row] @ S @ x[row] + z @ T[row] @ z + np.trace(S @ T[row])
         expected[row] += weight * (error**2 + spread + 2 * x[row] @ zc + cc)
-    np.testing.assert_allclose(residual, expected, rtol=1e-9)
+    return expected
+
+
+def test_residual_is_the_mean_over_draws_of_both_sides(case, biased):
+    arrays, tensors, _, _, sums = case
+    rng = np.random.default_rng(1)
+    size = N_FACTORS + biased
+    x = torch.as_tensor(rng.normal(size=(N_ROWS, size)))
+    T = torch.as_tensor(random_covariance(rng, N_ROWS, size))
+    revised = Revised(sums, tensors["beta"], 0 * x, 0 * T)
+    belief = given(case)
+    own = belief.moments()[1]
+    for part, spread in ((revised, T), (revised, None), (belief, own), (belief, None)):
+        zero_or = torch.zeros_like(T) if spread is None else spread
+        np.testing.assert_allclose(
+            part.residual(x, spread),
+            brute_force_residual(arrays, biased, x.numpy(), zero_or.numpy()),
+            rtol=1e-9,
+            atol=1e-10,
+        )
 
 
 def test_tiles_are_the_whole_in_parts(case):
-    _, tensors, layout, ratings, _sums = case
-    table = layout.moments(tensors["mean"], None)
+    _, tensors, _, ratings, _ = case
+    table = tensors["mean"]
     whole = ratings.sum(table, ratings.weight)
     for size in (1, 2, 3, N_ROWS, N_ROWS + 1):
         parts = [tile.sum(table, tile.weight) for _, tile in ratings.tiles(size)]

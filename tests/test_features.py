@@ -10,7 +10,7 @@ from scipy import sparse
 
 from skrec import _features
 from skrec._conditional import Layout
-from skrec._features import Block, Weights, draw, shift_of, step
+from skrec._features import Block, Weights, draw, shift_of, uphill
 
 N_ROWS, SIZE = 12, 3
 
@@ -77,17 +77,18 @@ def case(request):
     }
 
 
-def stepped(case, firm=None):
+def stepped(case, firm=None, covariance=None):
     layout = Layout(SIZE, False, torch.device("cpu"))
-    return step(
+    return uphill(
         case["blocks"],
         case["weights"],
         case["gap"],
-        layout.pack(case["V"]),
+        layout.pack(case["V"]) if covariance is None else covariance,
         case["Lambda"],
         firm,
         layout,
         map,
+        with_spread=covariance is not None,
     )
 
 
@@ -113,7 +114,7 @@ def objective(case, weights, firm):
 @pytest.mark.parametrize("firm", [False, True])
 def test_a_step_goes_down_to_the_lowest_point_of_its_line(case, firm):
     c = case["firm"] if firm else torch.ones(N_ROWS).double()
-    new, _ = stepped(case, case["firm"] if firm else None)
+    new = stepped(case, case["firm"] if firm else None).weights
 
     def along(share):
         there = [
@@ -147,9 +148,9 @@ def test_steps_lead_to_the_mode_of_rows_and_weights(case):
     expected = np.linalg.solve(A, right).reshape(-1, SIZE)
 
     for _ in range(3000):
-        case["weights"], shift = stepped(case)
-        followed = torch.einsum("nab,bc,nc->na", case["V"], case["Lambda"], shift)
-        case["gap"] = case["gap"] + followed - shift
+        step = stepped(case)
+        case["weights"] = step.weights
+        case["gap"] = case["gap"] + step.followed - step.shift
     found = np.vstack([w.mean for w in case["weights"]])
     assert_allclose(found, expected, atol=1e-5)
 
@@ -157,7 +158,7 @@ def test_steps_lead_to_the_mode_of_rows_and_weights(case):
 def test_covariances_are_the_best_that_are_the_same_for_all_weights(case):
     Lambda, V = case["Lambda"].numpy(), case["V"].numpy()
     M = Lambda - Lambda @ V @ Lambda
-    new, _ = stepped(case)
+    new = stepped(case).weights
     for block, w in zip(case["blocks"], new, strict=True):
         square = (dense(block) ** 2).sum(axis=1)
         information = np.einsum("n,nab->ab", square, M) / len(block.columns)
@@ -174,9 +175,30 @@ def test_covariances_are_the_best_that_are_the_same_for_all_weights(case):
 
 
 def test_the_shift_is_what_new_weights_add(case):
-    new, shift = stepped(case)
-    change = shift_of(case["blocks"], new) - shift_of(case["blocks"], case["weights"])
-    assert_allclose(shift, change, atol=1e-10)
+    step = stepped(case)
+    change = shift_of(case["blocks"], step.weights)
+    change -= shift_of(case["blocks"], case["weights"])
+    assert_allclose(step.shift, change, atol=1e-10)
+
+
+def test_rows_follow_as_their_conditional_says(case):
+    layout = Layout(SIZE, False, torch.device("cpu"))
+    V, Lambda = case["V"], case["Lambda"]
+    S = layout.pack(V)
+    step = stepped(case, covariance=S)
+    assert_allclose(
+        step.followed, torch.einsum("nab,bc,nc->na", V, Lambda, step.shift), atol=1e-10
+    )
+    spread = sum(
+        block.energy[:, None, None] * w.covariance
+        for block, w in zip(case["blocks"], step.weights, strict=True)
+    )
+    K = V @ Lambda
+    expected = V + K @ spread @ K.mT
+    assert_allclose(layout.unpack(S), expected, atol=1e-10)
+    information = torch.linalg.inv(V) - Lambda
+    trace = (information @ expected).diagonal(dim1=1, dim2=2).sum(1)
+    assert_allclose(step.trace, trace, atol=1e-8)
 
 
 def test_draws_of_weights_have_the_moments_of_their_gaussian(monkeypatch):
