@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import narwhals.stable.v1 as nw
@@ -134,6 +135,9 @@ class Numbers:
             matrix = matrix.toarray() - self.mean
         return sparse.csr_array(matrix @ sparse.diags_array(1 / self.scale))
 
+    def contrast(self, mean: np.ndarray) -> sparse.sparray:
+        return sparse.eye_array(len(mean))
+
 
 @dataclass(frozen=True)
 class Categories:
@@ -152,6 +156,9 @@ class Categories:
         if sparse.issparse(values):
             raise ValueError(f"{where} must hold categories, as in fit, not numbers.")
         return sparse.csr_array(self.encoder.transform(values[:, None]))
+
+    def contrast(self, mean: np.ndarray) -> sparse.sparray:
+        return sparse.csr_array(np.eye(len(mean)) - mean)
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,22 @@ class Encoder:
     def names(self) -> list[str]:
         """Names of the columns of the matrix."""
         return [name for column in self.columns.values() for name in column.names]
+
+    def contrasts(self, mean: np.ndarray) -> sparse.csr_array:
+        """What is compared when one asks what a column says, a row for each.
+
+        A category with the mean of all; one more of a number with one less.
+        """
+        bounds = np.cumsum(
+            [0] + [len(column.names) for column in self.columns.values()]
+        )
+        parts = [
+            column.contrast(mean[start:stop])
+            for column, (start, stop) in zip(
+                self.columns.values(), pairwise(bounds), strict=True
+            )
+        ]
+        return sparse.csr_array(sparse.block_diag(parts))
 
     def encoded(self, table: Table) -> sparse.csr_array:
         """All rows of a table, shape (n_ids, n_columns)."""

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Literal, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 from sklearn.utils import check_random_state
@@ -35,7 +36,7 @@ from ._conversion import (
 from ._gradient import OPTIMIZERS
 from ._interactions import Interactions, numbered
 from ._networks import Shape
-from ._posterior import Posterior
+from ._posterior import DESCRIBED, FeatureWeights, Posterior
 from ._sides import Problem, State
 from ._topk import Fill, inner_products
 from ._training import NetworkRecommender
@@ -270,6 +271,126 @@ class MFRegressor(NetworkRecommender):
     def item_biases_(self) -> np.ndarray:
         """Biases of items, ndarray of shape (n_items,)."""
         return self._biases("item")
+
+    @property
+    def user_feature_coef_(self) -> np.ndarray:
+        """Weights of users' features, ndarray of shape (n_columns, row_size)."""
+        return self._feature_coef("user")
+
+    @property
+    def item_feature_coef_(self) -> np.ndarray:
+        """Weights of items' features, ndarray of shape (n_columns, row_size)."""
+        return self._feature_coef("item")
+
+    def feature_effects(self) -> pd.DataFrame:
+        """What each feature of users and items says of ratings, before there are any.
+
+        The effect of a column of B, the weights of a user's features, is B·(q̄, 1) with
+        the mean q̄ of all items' factors: what it adds to a user's rating of an average
+        item. Likewise for an item's.
+
+        Returns
+        -------
+        effects : DataFrame of shape (n_columns, 4)
+            side : "user" or "item".
+
+            feature : name of the column; of a category, column and value.
+
+            effect : in rating units. Of a number, for one standard deviation more; of a
+            flag (0 or 1), for 1 instead of 0; of a category, for this one instead of
+            one like any.
+
+            std : posterior standard deviation of the effect; NaN where `predict` has
+            none.
+
+        Raises
+        ------
+        AttributeError
+            If `fit` was given neither `user_features` nor `item_features`.
+
+        See Also
+        --------
+        feature_interactions : What two features say together.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from skrec import MFRegressor
+        >>> from skrec.datasets import make_ratings
+        >>> X, y = make_ratings(100, 50, 2000, random_state=0)
+        >>> y = y + X["item"] % 2
+        >>> odd = pd.DataFrame({"odd": range(50)}).mod(2)
+        >>> mf = MFRegressor(4).fit(X, y, item_features=odd)
+        >>> mf.feature_effects().round(1)
+           side feature  effect  std
+        0  item     odd     0.9  0.2
+        """
+        frames = []
+        for side in self._described_sides():
+            effect, std = self._posterior.effects(side, self._contrasts(side))
+            names = self._descriptions[side].encoder.names
+            frame = {"side": side, "feature": names, "effect": effect, "std": std}
+            frames.append(pd.DataFrame(frame))
+        return pd.concat(frames, ignore_index=True)
+
+    def feature_interactions(self) -> pd.DataFrame:
+        """What features of users and of items say of ratings together.
+
+        For columns B of users' and C of items' weights it is B·C over the factors: what
+        they add besides their effects.
+
+        Returns
+        -------
+        interactions : DataFrame of shape (n_user_columns × n_item_columns, 4)
+            user_feature, item_feature : names of the columns.
+
+            effect, std : as in `feature_effects`.
+
+        Raises
+        ------
+        AttributeError
+            If `fit` was not given both `user_features` and `item_features`.
+        """
+        if len(self._described_sides()) < 2:
+            raise AttributeError(
+                f"This {type(self).__name__} was not fitted with both user_features "
+                "and item_features."
+            )
+        names = [self._descriptions[side].encoder.names for side in ("user", "item")]
+        effect, std = self._posterior.interactions(
+            self._contrasts("user"), self._contrasts("item")
+        )
+        index = pd.MultiIndex.from_product(
+            names, names=["user_feature", "item_feature"]
+        )
+        frame = pd.DataFrame(
+            {"effect": effect.ravel(), "std": std.ravel()}, index=index
+        )
+        return frame.reset_index()
+
+    def _described_sides(self) -> list[str]:
+        sides = list(getattr(self, "_descriptions", {}))
+        if not sides:
+            raise AttributeError(
+                f"This {type(self).__name__} was not fitted with user_features or "
+                "item_features."
+            )
+        return sides
+
+    def _weights_of(self, side: str) -> FeatureWeights:
+        return getattr(self._posterior, f"{side}s").weights[DESCRIBED]
+
+    def _contrasts(self, side: str) -> sparse.csr_array:
+        mean = self._weights_of(side).mean_features
+        return self._descriptions[side].encoder.contrasts(mean)
+
+    def _feature_coef(self, side: str) -> np.ndarray:
+        if side not in getattr(self, "_descriptions", {}):
+            raise AttributeError(
+                f"This {type(self).__name__} was not fitted with {side}_features."
+            )
+        weights = self._weights_of(side)
+        return weights.scale * weights.mean.mean(axis=0)
 
     def _factors(self, side: str) -> np.ndarray:
         return self._mean_rows(f"{side}_factors_")[:, : self._posterior.n_factors]

@@ -66,6 +66,21 @@ class FeatureWeights:
         mean[:, places], column_mean[places] = self.mean, self.column_mean
         return replace(self, mean=mean, column_mean=column_mean)
 
+    def contrasted(self, contrasts: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+        """Means and covariances of contrasts of what columns add to a row.
+
+        Of shape (n_draws, n_contrasts, row_size) and (n_draws, n_contrasts, row_size,
+        row_size).
+        """
+        mean = self.scale * np.stack([contrasts @ B for B in self.mean])
+        square = self.scale**2 * contrasts.multiply(contrasts).sum(axis=1)
+        return mean, square[:, None, None] * self.covariance[:, None]
+
+    @property
+    def mean_features(self) -> np.ndarray:
+        """Mean of each column of the matrix."""
+        return self.column_mean / (self.scale or 1.0)
+
     def said_of(self, matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance of Bᵀf for rows of features, draw by draw.
 
@@ -357,6 +372,51 @@ class Posterior:
             tile = slice(start, start + TILE_SIZE)
             variance[tile] += self._product_variance(u[tile], i[tile])
         return variance
+
+    def effects(
+        self, side: str, contrasts: sparse.csr_array
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What features of a side add to a rating with an average row of the other.
+
+        Mean and standard deviation, each of shape (n_contrasts,).
+        """
+        rows, others = self.users, self.items
+        if side == "item":
+            rows, others = others, rows
+        met = others.mean.mean(axis=1)
+        met[:, self.n_factors :] = 1
+        B, C = rows.weights[DESCRIBED].contrasted(contrasts)
+        within = np.einsum("dj,dnjk,dk->dn", met, C, met)
+        return self._over_draws(np.einsum("dnk,dk->dn", B, met), within)
+
+    def interactions(
+        self, of_users: sparse.csr_array, of_items: sparse.csr_array
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What features of both add to a rating besides their effects.
+
+        Mean and standard deviation, each of shape (n_contrasts, n_contrasts).
+        """
+        k = self.n_factors
+        (B, S), (C, T) = (
+            (mean[..., :k], spread[..., :k, :k])
+            for mean, spread in (
+                self.users.weights[DESCRIBED].contrasted(of_users),
+                self.items.weights[DESCRIBED].contrasted(of_items),
+            )
+        )
+        within = np.einsum("dnj,dmjk,dnk->dnm", B, T, B)
+        within += np.einsum("dmj,dnjk,dmk->dnm", C, S, C)
+        within += np.einsum("dnjk,dmjk->dnm", S, T)
+        return self._over_draws(np.einsum("dnk,dmk->dnm", B, C), within)
+
+    def _over_draws(
+        self, mean: np.ndarray, variance: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation by those of draws, which are along axis 0."""
+        std = np.sqrt(variance.mean(axis=0) + mean.var(axis=0))
+        return mean.mean(axis=0), std if self.knows_variance else np.full_like(
+            std, np.nan
+        )
 
     def vectors(self, side: str, rows: np.ndarray) -> np.ndarray:
         """Vectors of rows whose inner products are E[b + c + p·q], in float32.

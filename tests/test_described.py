@@ -372,3 +372,106 @@ def test_a_failed_fit_forgets_no_description():
     with pytest.raises(ValueError, match="lacks"):
         model.fit(X, Y, user_features=USERS[:5])
     assert_array_equal(model.predict(X), expected)
+
+
+INTERPRETED = [name for name in MODELS if name != "neumf"]
+
+
+def effects_of(model):
+    effects = model.feature_effects().set_index("feature")
+    together = model.feature_interactions()
+    together = together.set_index(["user_feature", "item_feature"])
+    return effects, together
+
+
+@pytest.mark.parametrize("name", INTERPRETED)
+def test_effects_are_differences_of_predictions(name):
+    """Of users without ratings, of an average item."""
+    model = clone(MODELS[name]).set_params(clip=False).fit(X, Y, **FEATURES)
+    effects, together = effects_of(model)
+    ages = 40, 40 + USERS["age"].std(ddof=0)
+    older = pd.DataFrame({"group": "north", "age": ages}, index=[1000, 1001])
+    pairs = pd.DataFrame({"user": np.repeat([1000, 1001], N_ITEMS)})
+    pairs["item"] = np.tile(np.arange(N_ITEMS), 2)
+    first, second = model.predict(pairs, user_features=older).reshape(2, -1)
+    difference = (second - first).mean()
+    assert difference == pytest.approx(effects.effect["age"], rel=1e-3)
+    items = pd.DataFrame({"loud": [0, 1], "year": [1980, 1980]}, index=[500, 501])
+    four = pd.DataFrame({"user": [1000, 1000, 1001, 1001], "item": [500, 501] * 2})
+    four = model.predict(four, user_features=older, item_features=items).reshape(2, 2)
+    assert four[1, 1] - four[1, 0] - four[0, 1] + four[0, 0] == pytest.approx(
+        together.effect["age", "loud"], rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["vb", "vb without implicit features", "gibbs"])
+def test_effects_are_those_that_ratings_follow(name):
+    model = clone(MODELS[name]).fit(X, Y, **FEATURES)
+    effects, together = effects_of(model)
+    assert_allclose(
+        effects.effect[["group_north", "group_south", "group_west", "year"]],
+        [0.8, -0.8, 0, 0],
+        atol=0.1,
+    )
+    assert together.effect["age", "loud"] == pytest.approx(-1.4, abs=0.1)
+    others = together.drop(("age", "loud"))
+    assert (others.effect.abs() < 0.1).all()
+    assert (effects["std"] > 0).all()
+    assert (effects["std"] < 0.1).all()
+    assert (together["std"] > 0).all()
+
+
+def test_the_uncertainty_of_effects_covers_their_error():
+    errors = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        flags = pd.DataFrame(rng.integers(2, size=(N_USERS, 5)), columns=[*"abcde"])
+        truth = rng.normal(size=5) / 3
+        own = 0.5 * rng.normal(size=N_USERS)
+        u = X["user"].to_numpy()
+        y = (flags.to_numpy() @ truth + own)[u] + rng.normal(size=len(X))
+        effects = MFRegressor(2).fit(X, y, user_features=flags).feature_effects()
+        errors.append((effects["effect"] - truth) / effects["std"])
+    square = np.mean(np.square(errors))
+    assert 0.5 < square < 2.5
+
+
+@pytest.mark.parametrize("name", INTERPRETED)
+def test_weights_in_factor_space_are_what_rows_are_expected_to_be(name):
+    model = clone(MODELS[name]).fit(X, Y, **FEATURES)
+    assert model.user_feature_coef_.shape == (4, 5)
+    assert model.item_feature_coef_.shape == (2, 5)
+    told = pd.DataFrame({"group": ["north", "south"], "age": 40.0}, index=[1000, 1001])
+    first, second = model.user_index_vectors([1000, 1001], user_features=told)
+    if name != "gibbs":
+        expected = model.user_feature_coef_[0] - model.user_feature_coef_[1]
+        assert_allclose(first - second, [*expected, 0], atol=1e-5)
+
+
+def test_points_have_effects_without_uncertainty():
+    for name in ("als", "adam"):
+        effects, together = effects_of(clone(MODELS[name]).fit(X, Y, **FEATURES))
+        assert effects["std"].isna().all()
+        assert together["std"].isna().all()
+
+
+def test_features_that_never_vary_have_no_effect():
+    effects = MFRegressor(2).fit(X, Y, user_features=USERS.assign(age=1, group="one"))
+    assert (effects.feature_effects()["effect"] == 0).all()
+
+
+def test_effects_of_what_was_not_said_are_refused_in_words():
+    model = MFRegressor(2).fit(X, Y)
+    for ask, match in (
+        (lambda: model.feature_effects(), "not fitted with user_features or item_f"),
+        (lambda: model.feature_interactions(), "not fitted with user_features or i"),
+        (lambda: model.user_feature_coef_, "not fitted with user_features"),
+    ):
+        with pytest.raises(AttributeError, match=match):
+            ask()
+    model.fit(X, Y, user_features=USERS)
+    with pytest.raises(AttributeError, match="both user_features and item_features"):
+        model.feature_interactions()
+    with pytest.raises(AttributeError, match="not fitted with item_features"):
+        _ = model.item_feature_coef_
+    assert set(model.feature_effects()["side"]) == {"user"}
