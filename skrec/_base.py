@@ -140,8 +140,8 @@ class BaseRecommender(
         user_features, item_features : DataFrame or matrix, default=None
             What is known of users and of items besides: a frame indexed by raw id, or
             a matrix that has row i for the id i. A frame of a library without indices
-            has ids in its first column. Numbers are taken as they are, and of other
-            columns every value becomes a column of 0 and 1.
+            has ids in its first column. Numbers are standardised, and of other columns
+            every value becomes a column of 0 and 1.
             Every id of `X` needs a row; what is said of other ids is kept, and used
             when something is asked about them.
 

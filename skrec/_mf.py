@@ -68,14 +68,20 @@ def _learns_further(model: MFRegressor) -> bool:
 class MFRegressor(NetworkRecommender):
     """Matrix factorisation of ratings, as a regressor over (user, item) rows.
 
-    The model of a rating y of user u and item i, with features f of that rating, is::
+    The model of a rating y of user u and item i, with features x of that rating, is::
 
-        y = μ + b_u + c_i + p_u·q_i + f·w + ε,    ε ~ N(0, 1 / (β α_u γ_i))
+        y = μ + b_u + c_i + p_u·q_i + x·w + ε,    ε ~ N(0, 1 / (β α_u γ_i))
 
-    Each row (p_u, b_u) of a user has a Gaussian prior whose mean and covariance are
-    learned, and so has each row (q_i, c_i) of an item. α_u and γ_i, of mean one, let
-    users and items differ in how noisy their ratings are [3]_. Ratings are standardised
-    inside, so their scale needs no setting.
+    Each row (p_u, b_u) of a user has a Gaussian prior, and so has each row (q_i, c_i)
+    of an item::
+
+        (p_u, b_u) ~ N(m + Bᵀf_u, Λ⁻¹),    weights B ~ N(0, Ω⁻¹)
+
+    where f_u is what is known of the user besides: whom they have ratings with
+    (`implicit_features` [4]_), and what describes them (`user_features` of `fit` [5]_).
+    m, Λ, B and Ω are learned. α_u and γ_i, of mean one, let users and items differ in
+    how noisy their ratings are [3]_. Ratings are standardised inside, so their scale
+    needs no setting.
 
     Parameters
     ----------
@@ -91,14 +97,28 @@ class MFRegressor(NetworkRecommender):
         - "adam", "sgd": gradients of mini-batches, for other losses. As "als", but with
           another penalty (see `reg`).
     biased : bool, default=True
-        False is the plain dot product: y = p_u·q_i + f·w + ε, without μ.
+        False is the plain dot product: y = p_u·q_i + x·w + ε, without μ.
     reg : float, default=None
         Penalty of squares, for standardised ratings. "als" minimises
-        Σ weight (y − ŷ)² + reg (Σ p² + Σ q² + Σ b² + Σ c² + Σ w²). "adam" and "sgd"
-        minimise Σ weight · loss + reg Σ_r √W_r ‖r‖² over rows r = (p_u, b_u), (q_i,
-        c_i) and w, with W_r the weight of the pairs that a row meets. None is 12 for
-        "als"; for "adam" and "sgd", 1 for ratings and 0.1 for what users chose. Not
-        used by "vb" and "gibbs".
+        Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 10 ‖B‖² + ‖w‖²) over
+        rows r = (p_u, b_u) and (q_i, c_i), with W_r the weight of the pairs of a row.
+        "adam" and "sgd" minimise Σ weight · loss + reg (Σ_r √W_r ‖r‖² + …) over rows
+        less Bᵀf, and likewise over w. None is 12 for "als"; for "adam" and "sgd", 1 for
+        ratings and 0.1 for what users chose. Not used by "vb" and "gibbs".
+    reg_exponent : float, default=0.0
+        How the penalty of a row grows with the weight of its pairs, for "als": 0 is the
+        same for all rows, 1 in proportion [7]_. With 1, `reg` is smaller by about the
+        mean weight.
+    implicit_features : bool, default=None
+        Let the items that a user has ratings with say what to expect of the user, and
+        the users of an item what to expect of it: f is 1 / √n for each of n. None is
+        True for "vb" and "gibbs" without `unobserved_weight`, else False. Not used by
+        "adam" and "sgd".
+    unobserved_weight : float, default=0.0
+        Above 0, every pair of a user and an item counts as a rating of 0 with this
+        weight, besides its own ratings if it has any: for what users chose, with y left
+        out and `sample_weight` for how sure each choice is [6]_. Ratings are not
+        centred then. For "als" and "vb".
     loss : {"squared_error", "absolute_error", "huber", "log_loss", "bpr"}, \
             default="squared_error"
         As in `NCFRegressor`. All but the default need "adam" or "sgd".
@@ -109,10 +129,9 @@ class MFRegressor(NetworkRecommender):
         Sweeps at most (vb, als), draws kept (gibbs) or epochs (adam, sgd). None is 200
         for "vb" and "gibbs", 50 for "als", and 8 for "adam" and "sgd".
     tol : float, default=None
-        "vb" and "als" stop when a sweep moves the predictions of the training rows by
-        less than this: root mean square, in standard deviations of the ratings. "adam"
-        and "sgd" use it as `NCFRegressor` does. None is 0.03 for "vb" and "als", and
-        1e-4 for "adam" and "sgd".
+        "vb" and "als" stop when a sweep lowers the objective (see `loss_curve_`) by
+        less than this. "adam" and "sgd" use it as `NCFRegressor` does. None is 1e-3 for
+        "vb" and "als", and 1e-4 for "adam" and "sgd".
     handle_unknown : {"ignore", "warn", "error"}, default="ignore"
         What to do with users and items that `fit` has not seen: answer from what is
         known (the mean, the other side), the same with a warning, or refuse.
@@ -143,6 +162,11 @@ class MFRegressor(NetworkRecommender):
         μ, in rating units.
     coef_ : ndarray of shape (n_features,)
         w, in rating units per unit of the feature.
+    user_feature_coef_, item_feature_coef_ : ndarray of shape \
+            (n_columns, n_factors + biased)
+        B of `user_features` and `item_features`, if `fit` was given them: what a column
+        adds to the factors and the bias of a row before it has ratings. Columns are
+        those after encoding, as `feature_effects` names them.
     noise_std_ : float
         Standard deviation of ε for a user and an item of average noise; of the
         residuals of the rows last fitted, with "adam" and "sgd"; NaN where the loss is
@@ -153,10 +177,10 @@ class MFRegressor(NetworkRecommender):
     n_iter_ : int
         Number of iterations run.
     loss_curve_ : list of float
-        After every iteration, per unit of weight and for standardised ratings: minus
-        the evidence lower bound (vb), the penalised sum of squares (als), half the
-        weighted residual sum of squares times β (gibbs), or the mean loss of the
-        epoch's batches (adam, sgd).
+        The objective after every iteration, per unit of weight and for standardised
+        ratings: minus the evidence lower bound (vb), the penalised sum of squares
+        (als), half the weighted residual sum of squares times β (gibbs), or the mean
+        loss of the epoch's batches (adam, sgd).
     validation_scores_ : list of float
         As in `NCFRegressor`; None for the other solvers.
     n_features_in_ : int
@@ -172,6 +196,15 @@ class MFRegressor(NetworkRecommender):
        Markov chain Monte Carlo. ICML.
     .. [3] Lakshminarayanan, Bouchard, Archambeau (2011). Robust Bayesian matrix
        factorisation. AISTATS.
+    .. [4] Koren (2008). Factorization meets the neighborhood: a multifaceted
+       collaborative filtering model. KDD.
+    .. [5] Simm, Arany, Zakeri, Haber, Wegner, Chupakhin, Ceulemans, Moreau (2017).
+       Macau: scalable Bayesian factorization with high-dimensional side information
+       using MCMC. MLSP.
+    .. [6] Hu, Koren, Volinsky (2008). Collaborative filtering for implicit feedback
+       datasets. ICDM.
+    .. [7] Rendle, Krichene, Zhang, Koren (2022). Revisiting the performance of iALS on
+       item recommendation benchmarks. RecSys.
 
     Examples
     --------
@@ -185,6 +218,15 @@ class MFRegressor(NetworkRecommender):
            ['Alien']], dtype=object)
     >>> mf.predict([["bob", "Alien"], ["dan", "Heat"]]).shape
     (2,)
+
+    What is known of users reaches those without ratings:
+
+    >>> import pandas as pd
+    >>> people = ["ann", "bob", "cleo", "dan"]
+    >>> age = pd.DataFrame({"age": [31, 62, 35, 60]}, index=people)
+    >>> mf = mf.fit(X, y, user_features=age)
+    >>> mf.recommend(["dan"], n_items=1).shape
+    (1, 1)
     """
 
     _parameter_constraints: dict = {
@@ -323,7 +365,7 @@ class MFRegressor(NetworkRecommender):
         >>> mf = MFRegressor(4).fit(X, y, item_features=odd)
         >>> mf.feature_effects().round(1)
            side feature  effect  std
-        0  item     odd     0.9  0.2
+        0  item     odd     1.0  0.1
         """
         frames = []
         for side in self._described_sides():

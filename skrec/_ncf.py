@@ -49,7 +49,10 @@ class NCFRegressor(NetworkRecommender):
 
         (1 / W) (Σ weight · loss(y, s) + reg Σ_r √W_r ‖r‖²)
 
-    Ratings are standardised inside, so their scale needs no setting.
+    Ratings are standardised inside, so their scale needs no setting. What `fit` is told
+    of users and items (`user_features`, `item_features`) enters as linear terms of
+    their rows: p_u is Bᵀf_u and what the user adds to it, and so are r, b and those of
+    items. Rows without ratings have the former alone.
 
     Parameters
     ----------

@@ -145,6 +145,40 @@ def mf_regressor(split: Split, **params) -> Outcome:
     return regressor(split, MFRegressor(**params))
 
 
+def synchronise() -> None:
+    """Wait for what a CUDA device still has to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+class Clock:
+    """A callback that keeps the seconds of every iteration."""
+
+    def setup(self, estimator, context):
+        self.seconds: list[float] = []
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        synchronise()
+        self.start = time.perf_counter()
+
+    def on_fit_task_end(self, estimator, context):
+        if context.task_name == "iteration":
+            synchronise()
+            self.seconds.append(time.perf_counter() - self.start)
+
+
+def iteration_seconds(
+    model: RegressorMixin, X: pd.DataFrame, y: pd.Series | np.ndarray | None = None
+) -> list[float]:
+    """Seconds of every iteration of a fit."""
+    clock = Clock()
+    model.set_callbacks(clock).fit(X, y)
+    return clock.seconds
+
+
 # The peers are imported where they are used, so that other measurements neither need
 # them nor carry their memory.
 

@@ -21,7 +21,6 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,14 +33,17 @@ from _common import (
     compare,
     first_tenth,
     folds,
+    iteration_seconds,
     load_ml_100k,
     load_npz,
     print_environment,
     print_table,
     regressor,
     set_threads,
+    synchronise,
     x_y,
 )
+from _leave_one_out import found
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor, NCFRegressor
@@ -66,8 +68,6 @@ LEAVE_ONE_OUT: dict = {
     "max_iter": 20,
     "random_state": 0,
 }
-N_CANDIDATES = 99
-LIST_LENGTH = 10
 
 # NeuMF of NVIDIA's benchmark, which penalises no weights; and the shape of ML-20M.
 LARGE: dict = {
@@ -82,12 +82,6 @@ LARGE: dict = {
 }
 LARGE_SHAPE = (138_493, 26_744)
 N_LARGE = 20_000_000
-
-
-def synchronise() -> None:
-    """Wait for what a CUDA device still has to do."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 def fastai_learner(ratings: pd.DataFrame, batch_size: int, device: str, **params):
@@ -204,33 +198,6 @@ def ml_1m(args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-class Clock:
-    """A callback that keeps the seconds of every epoch."""
-
-    def setup(self, estimator, context):
-        self.seconds: list[float] = []
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        synchronise()
-        self.start = time.perf_counter()
-
-    def on_fit_task_end(self, estimator, context):
-        if context.task_name == "iteration":
-            synchronise()
-            self.seconds.append(time.perf_counter() - self.start)
-
-
-def epoch_seconds(
-    model: NCFRegressor, X: pd.DataFrame, y: pd.Series | np.ndarray
-) -> list[float]:
-    clock = Clock()
-    model.set_callbacks(clock).fit(X, y)
-    return clock.seconds
-
-
 def throughput(args: argparse.Namespace) -> list[Row]:
     ratings = load_npz(DATA / "ml-1m.npz")
     if args.rows:
@@ -273,7 +240,7 @@ def throughput_rows(
     }
 
     def ours() -> float:
-        return len(ratings) / epoch_seconds(model, *x_y(ratings))[0]
+        return len(ratings) / iteration_seconds(model, *x_y(ratings))[0]
 
     def theirs(learner) -> float:
         """Neither a schedule, nor the last batch, which fastai leaves out."""
@@ -310,79 +277,16 @@ def in_turns(
     return {name: statistics.median(found[1:]) for name, found in figures.items()}
 
 
-class Task(NamedTuple):
-    """Find the target of each user among it and candidates that are none.
-
-    `train` has the columns user and item. The others have a row for each user of
-    `users`; a candidate that is the target counts once.
-    """
-
-    train: pd.DataFrame
-    users: np.ndarray
-    targets: np.ndarray
-    candidates: np.ndarray
-
-
-def leave_one_out_task() -> Task:
-    with np.load(DATA / "ml-1m-leave-one-out.npz", allow_pickle=False) as arrays:
-        train = pd.DataFrame(
-            {"user": arrays["train_user"], "item": arrays["train_item"]}
-        )
-        return Task(
-            train, arrays["test_user"], arrays["test_item"], arrays["negatives"]
-        )
-
-
-def held_out_task(train: pd.DataFrame) -> Task:
-    """A random row of each user as target, and candidates without a row of theirs.
-
-    Made of training rows alone, so that parameters are chosen without the test set. A
-    test item can be among the candidates, as any other item without a row.
-    """
-    random = np.random.RandomState(0)
-    shuffled = train.iloc[random.permutation(len(train))]
-    targets = shuffled.drop_duplicates("user").sort_values("user")
-    users = targets["user"].to_numpy()
-    keys = random.rand(len(users), train["item"].max() + 1)
-    keys[np.searchsorted(users, train["user"]), train["item"]] = np.inf
-    return Task(
-        train.drop(targets.index),
-        users,
-        targets["item"].to_numpy(),
-        np.argpartition(keys, N_CANDIDATES, axis=1)[:, :N_CANDIDATES],
-    )
-
-
-def ranks(model: NCFRegressor, task: Task) -> np.ndarray:
-    """Candidates ahead of each target; of those with its score, all are."""
-    items = np.column_stack([task.targets, task.candidates])
-    X = pd.DataFrame(
-        {"user": np.repeat(task.users, items.shape[1]), "item": items.ravel()}
-    )
-    scores = model.predict(X).reshape(items.shape)
-    target, others = scores[:, :1], scores[:, 1:]
-    ahead = (others >= target) & (task.candidates != task.targets[:, None])
-    return ahead.sum(axis=1)
-
-
 def leave_one_out(args: argparse.Namespace) -> list[Row]:
-    task = leave_one_out_task()
-    name = "ML-1M, leave one out"
-    if args.holdout:
-        task, name = held_out_task(task.train), "ML-1M, held out of training"
     params = {"device": args.device, "clip": False, **LEAVE_ONE_OUT, **args.params}
-    start = time.perf_counter()
-    model = NCFRegressor(**params).fit(task.train, np.ones(len(task.train)))
-    minutes = (time.perf_counter() - start) / 60
-    rank = ranks(model, task)
-    hit = rank < LIST_LENGTH
-    gain = np.where(hit, 1 / np.log2(rank + 2), 0)
     print(f"parameters: {params}")
-    return [
-        Row(f"{name}: HR@{LIST_LENGTH}", hit.mean(), "≥ .700", "≥ .730"),
-        Row(f"{name}: NDCG@{LIST_LENGTH}", gain.mean(), "≥ .420", "≥ .447"),
-        Row(f"{name}: fit, minutes", minutes, "≤ 15"),
-    ]
+    return found(
+        NCFRegressor(**params),
+        holdout=args.holdout,
+        hit_rate_bar=("≥ .700", "≥ .730"),
+        ndcg_bar=("≥ .420", "≥ .447"),
+        minutes_bar=("≤ 15", ""),
+    )
 
 
 def large_interactions(scale: float) -> pd.DataFrame:
@@ -419,7 +323,7 @@ def large(args: argparse.Namespace) -> list[Row]:
     params = {"device": args.device, "max_iter": args.epochs, **LARGE, **args.params}
     n_each = 1 + params["n_negatives"]
     params.setdefault("batch_size", args.batch_size // n_each)
-    seconds = epoch_seconds(NCFRegressor(**params), X, np.ones(len(X)))
+    seconds = iteration_seconds(NCFRegressor(**params), X, np.ones(len(X)))
     print(f"parameters: {params}")
     print(f"seconds of the epochs: {', '.join(f'{s:.3f}' for s in seconds)}")
     return [
