@@ -109,7 +109,8 @@ def revise(
     `start` holds the rows that these ratings meet, with the covariances and the noise
     that `past_weight` of past ratings have left; they are the prior in every sweep.
     Given the other side, a row is thus what all ratings together would make of it. With
-    `is_certain` the other side is taken for its points, as als takes it.
+    `is_certain` the other side is taken for its points, as als takes it, and the noise
+    that a penalty is relative to stays.
 
     Users come first, and come again until what was new to the items has moved the
     predictions by no more than `tol`: for new users among known items, once is enough.
@@ -137,7 +138,11 @@ def revise(
     for state in islice(_sweeps(problem, first, rule), max_sweeps):
         if math.sqrt(state.items.moved / problem.weight) <= tol:
             break
-    return replace(state, noise_variance=1 / state.noise_precision)
+    # That of all ratings, of the past and further ones.
+    side = problem.users if problem.is_of_users else problem.items
+    weight = side.total_weight
+    squares = past_weight / start.noise_precision + weight * state.noise_variance
+    return replace(state, noise_variance=squares / (past_weight + weight))
 
 
 def mode_as_belief(state: State) -> State:
@@ -211,7 +216,7 @@ def _sweep(problem: Problem, state: State, rule: Rule, tile_map: Callable) -> St
     state = _update_coef(problem, state, rule)
     factor = None if rule.is_certain else state.coef_factor
     rest = problem.without_features(state.coef, factor)
-    users, residual = _update_side(
+    users, of_users = _update_side(
         rest.users,
         state.users,
         state.items,
@@ -220,17 +225,20 @@ def _sweep(problem: Problem, state: State, rule: Rule, tile_map: Callable) -> St
         problem,
         tile_map,
     )
-    beta = rule.noise_precision(problem.weight, residual)
-    items, residual = _update_side(
+    weight, residual = rest.users.total_weight, of_users
+    beta = rule.noise_precision(weight, residual)
+    items, of_items = _update_side(
         rest.items, state.items, users, beta, rule, problem, tile_map
     )
-    beta = rule.noise_precision(problem.weight, residual)
+    if not problem.is_of_users:
+        weight, residual = rest.items.total_weight, of_items
+    beta = rule.noise_precision(weight, residual)
     state = replace(
         state,
         users=users,
         items=items,
         noise_precision=beta,
-        noise_variance=residual / problem.weight,
+        noise_variance=residual / weight,
     )
     objective = rule.objective(state, problem, residual)
     return replace(state, objective=objective / problem.weight)

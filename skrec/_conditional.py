@@ -202,6 +202,11 @@ class Ratings(Links):
     features: tuple = ()
     unobserved: Unobserved | None = None
 
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights of all rows."""
+        return total(self.count)
+
     @classmethod
     def from_sorted(
         cls, rows: Tensor, others: Tensor, n_rows: int, weight: Tensor, target: Tensor
@@ -209,14 +214,14 @@ class Ratings(Links):
         """Ratings given in the order of `rows`."""
         offsets = torch.zeros(n_rows + 1, dtype=torch.long, device=rows.device)
         torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=offsets[1:])
-        total = torch.cat([weight.new_zeros(1).double(), weight.double().cumsum(0)])
+        below = torch.cat([weight.new_zeros(1).double(), weight.double().cumsum(0)])
         return cls(
             offsets=offsets.int(),
             others=others.int(),
             weight=weight,
             target=target,
             target_square=target.square(),
-            count=total[offsets].diff().to(weight.dtype),
+            count=below[offsets].diff().to(weight.dtype),
         )
 
     def sum_of_squares(self, points: Tensor) -> Tensor:

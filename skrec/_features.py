@@ -79,11 +79,14 @@ class Block:
         columns: Links,
         row_values: Tensor,
         column_values: Tensor,
+        row_squares: Tensor,
     ) -> Block:
-        """A matrix given in both orders."""
+        """A matrix given in both orders.
+
+        Entries of the same place add up; `row_squares` are their shares in the square.
+        """
         mean = columns.sum(row_values.new_ones(len(rows), 1), column_values) / len(rows)
-        ones = row_values.new_ones(len(columns), 1)
-        square = rows.sum(ones, row_values.square())
+        square = rows.sum(row_values.new_ones(len(columns), 1), row_squares)
         energy = square - 2 * rows.sum(mean, row_values) + mean.square().sum()
         energy = energy.squeeze(1).clamp_(min=0)
         # Rounding leaves a little of columns that do not vary.
@@ -125,7 +128,9 @@ class Block:
             half(matrix.tocsr()),
             half(matrix.tocsc()),
         )
-        return cls.from_links(name, rows, columns, row_values, column_values)
+        return cls.from_links(
+            name, rows, columns, row_values, column_values, row_values.square()
+        )
 
     def times(self, weights: Tensor) -> Tensor:
         """Bᵀf of every row, shape (n_rows, row_size)."""

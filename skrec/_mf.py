@@ -118,7 +118,8 @@ class MFRegressor(NetworkRecommender):
         Above 0, every pair of a user and an item counts as a rating of 0 with this
         weight, besides its own ratings if it has any: for what users chose, with y left
         out and `sample_weight` for how sure each choice is [6]_. Ratings are not
-        centred then. For "als" and "vb".
+        centred then. Not used by "adam" and "sgd", which draw some of the pairs
+        (`n_negatives`).
     loss : {"squared_error", "absolute_error", "huber", "log_loss", "bpr"}, \
             default="squared_error"
         As in `NCFRegressor`. All but the default need "adam" or "sgd".
@@ -620,6 +621,7 @@ class MFRegressor(NetworkRecommender):
             "_posterior": posterior,
             "_units": units,
             "_fitted_objective": ("squared_error", 0),
+            "_weighs_unobserved": self.unobserved_weight > 0,
             "validation_scores_": None,
             "intercept_": posterior.intercept,
             "coef_": posterior.coef,
@@ -638,10 +640,17 @@ class MFRegressor(NetworkRecommender):
         )
 
     def _check_can_continue(self) -> None:
+        self._check_solver()
+        if bool(self.unobserved_weight) != self._weighs_unobserved:
+            raise ValueError(
+                "partial_fit continues a fit that took pairs without ratings "
+                f"{'for zeros' if self._weighs_unobserved else 'for nothing'}, which "
+                f"unobserved_weight={self.unobserved_weight} does not. Set it back, or "
+                "fit anew."
+            )
         if self.solver in OPTIMIZERS:
             super()._check_can_continue()
             return
-        self._check_solver()
         if self._posterior.users.covariance is None:
             raise ValueError(
                 f"partial_fit with solver={self.solver!r} revises what the last fit "
@@ -673,7 +682,7 @@ class MFRegressor(NetworkRecommender):
                 problem,
                 start,
                 is_certain=not last.knows_variance,
-                past_weight=last.users.count.sum(),
+                past_weight=max(last.users.count.sum(), last.items.count.sum()),
                 max_sweeps=self._max_iter(),
                 tol=REVISION_TOL,
             )
@@ -688,6 +697,10 @@ class MFRegressor(NetworkRecommender):
             [numbered(ids, grown.user_ids) for ids in (self.user_ids_, data.user_ids)],
             [numbered(ids, grown.item_ids) for ids in (self.item_ids_, data.item_ids)],
         )
+        if not last.knows_variance:
+            posterior = posterior.scaled(
+                float(posterior.noise_variance / last.noise_variance)
+            )
         return self._attributes(lambda: posterior, units)
 
     def _shape_of(self, data: Interactions) -> Shape:

@@ -211,6 +211,15 @@ class Rows:
         known = np.maximum(rows, 0)
         return np.where(rows < 0, 0, (self.affinity / (self.count + 1))[known])
 
+    def scaled(self, ratio: float) -> Rows:
+        """The same rows with covariances times a ratio."""
+        return replace(
+            self,
+            covariance=None if self.covariance is None else self.covariance * ratio,
+            prior_covariance=self.prior_covariance * ratio,
+            own_covariance=self.own_covariance * ratio,
+        )
+
     def merged(
         self,
         revised: Rows,
@@ -317,6 +326,15 @@ class Posterior:
         return replace(
             self,
             **{side: getattr(self, side).describing(given[side]) for side in given},
+        )
+
+    def scaled(self, ratio: float) -> Posterior:
+        """The same points, held by a penalty relative to other noise."""
+        return replace(
+            self,
+            users=self.users.scaled(ratio),
+            items=self.items.scaled(ratio),
+            coef_covariance=self.coef_covariance * ratio,
         )
 
     def without_covariance(self) -> Posterior:

@@ -286,6 +286,8 @@ class Revision:
         return replace(side, relative_precision=shape / rate, relative_shape=shape)
 
     def noise_precision(self, weight: float, residual: float) -> float:
+        if self.is_certain:
+            return 1 / self.past_variance
         past = self.past_weight * self.past_variance
         return (self.past_weight + weight) / (past + residual)
 

@@ -122,6 +122,15 @@ class Problem:
             Unobserved(unobserved_weight, *new[::-1], background, 0),
         )
 
+    @property
+    def is_of_users(self) -> bool:
+        """Whether users have more pairs here than items.
+
+        Where further ratings bring unobserved pairs along, a new user's are those with
+        all items, of which these are but some.
+        """
+        return self.users.total_weight > (1 + 1e-4) * self.items.total_weight
+
     def with_unobserved(self, of_users: Unobserved, of_items: Unobserved) -> Problem:
         """The same problem with pairs that count as ratings of 0."""
         users, items = (
@@ -169,12 +178,14 @@ def _counterparts(
     """Whom each row has ratings with, over the root of their number (as in SVD++)."""
     one = row_shares.new_ones(len(columns), 1)
     root = rows.sum(one, row_shares).squeeze(1).rsqrt()
+    of_links = root.repeat_interleave(rows.lengths)
     return Block.from_links(
         COUNTERPARTS,
         rows,
         columns,
-        row_shares * root.repeat_interleave(rows.lengths),
+        row_shares * of_links,
         column_shares * root[columns.others],
+        row_shares * of_links.square(),
     )
 
 
