@@ -33,6 +33,7 @@ from ._conditional import (
     Shown,
     Sums,
     fitted_values,
+    times,
     total,
 )
 from ._features import Block, Weights, uphill
@@ -44,6 +45,7 @@ from ._rules import (
     Revision,
     Rule,
     Spread,
+    beyond,
 )
 from ._sides import Problem, Side, State
 from ._threads import torch_threads
@@ -343,7 +345,7 @@ def _update_with_weights(
     tile_map: Callable,
 ) -> tuple[Side, Tensor]:
     """As `_update_rows`, with a step of the weights that rows follow."""
-    mean, linear = torch.empty_like(side.mean), torch.empty_like(side.mean)
+    mean, ahead, linear = (torch.empty_like(side.mean) for _ in range(3))
     beta, squares = (torch.empty_like(side.relative_precision) for _ in range(2))
     covariance = mean.new_empty(len(mean), layout.n_packed_row)
 
@@ -351,12 +353,15 @@ def _update_with_weights(
         rows, belief = given.rows, given.belief
         mean[rows], spread, log_det = belief.moments()
         covariance[rows] = layout.pack(spread)
-        linear[rows], squares[rows] = belief.sums.g, belief.sums.s
-        beta[rows] = belief.noise_precision
+        beta[rows], linear[rows] = belief.noise_precision, belief.sums.g
+        ahead[rows] = beyond(mean[rows], side.mean[rows]) - mean[rows]
+        further = (ahead[rows] * times(belief.A, ahead[rows])).sum(1)
+        squares[rows] = belief.sums.s + further / beta[rows]
         return (log_det,)
 
     log_det = sum(log_det for (log_det,) in each_tile(keep))
     prior_mean = side.prior_mean + side.shift
+    # The gradient for the weights is that at the means, however far rows go beyond.
     step = uphill(
         features,
         side.weights,
@@ -370,9 +375,14 @@ def _update_with_weights(
     )
     mean += step.followed
     prior_mean += step.shift
-    # G is not formed again: at the mean of a conditional βGx = βg − Λ(x − m).
-    held = (mean - prior_mean) @ side.prior_precision / beta[:, None]
-    squares -= ((linear + held) * mean).sum(1)
+    # G is not formed again: at the mean of a conditional βGx = βg − Λ(x − m), and
+    # beyond it βG = A − Λ.
+    gap, prior_precision = mean - prior_mean, side.prior_precision
+    squares -= (linear * mean).sum(1)
+    held = (gap @ prior_precision * mean).sum(1)
+    held += ((2 * gap + ahead) @ prior_precision * ahead).sum(1)
+    squares -= held / beta
+    mean += ahead
     if rule.has_covariance:
         squares += step.trace / beta
     side = replace(

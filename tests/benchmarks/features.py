@@ -16,6 +16,7 @@ import time
 import zipfile
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -156,6 +157,37 @@ def cold(args: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def implicit(args: argparse.Namespace) -> list[Row]:
+    """Implicit features or none, on a tenth held out of each training set."""
+    X, y = make_ratings(random_state=0)
+    sets = {
+        "ML-100K u1.base": load_ml_100k("u1.base"),
+        "ML-1M": first_tenth(load_npz(DATA / "ml-1m.npz")).train,
+        "make_ratings()": first_tenth(X.assign(rating=y)).train,
+        **{path.stem: first_tenth(load_npz(path)).train for path in args.paths},
+    }
+    rows = []
+    for name, ratings in sets.items():
+        split = first_tenth(ratings.reset_index(drop=True))
+        for solver in ("vb", "gibbs"):
+            found, without = (
+                described(
+                    split,
+                    MFRegressor(
+                        solver=solver,
+                        implicit_features=has,
+                        max_iter=args.max_iter if solver == "gibbs" else None,
+                        random_state=0,
+                        device=args.device,
+                    ),
+                ).rmse
+                for has in (True, False)
+            )
+            what = f"{name}, {solver}: RMSE"
+            rows.append(Row(what, found, "ratio < 1", "", "without", without))
+    return rows
+
+
 def long_tail(args: argparse.Namespace) -> list[Row]:
     """A sweep of vb, and the sums over ratings that it cannot do without."""
     X, y = make_ratings(22_000, 296_000, 830_000, random_state=0)
@@ -227,6 +259,9 @@ def parse_args() -> argparse.Namespace:
     large.add_argument(
         "--holdout", action="store_true", help="a tenth of the training set instead"
     )
+    sets = command("implicit", implicit, "who rated what, on several sets")
+    sets.add_argument("paths", nargs="*", type=Path, metavar="NPZ")
+    sets.add_argument("--max-iter", type=int, default=50, help="draws (default: 50)")
     tail = command("long-tail", long_tail, "seconds of a sweep over 318,000 rows")
     tail.add_argument("--repetitions", type=int, default=5, help="default: 5")
     return parser.parse_args()
