@@ -57,7 +57,7 @@ N_FACTORS = 64
 LIST_LENGTH = 10
 
 Grid = dict[str, list[float]]
-SKREC_GRID: Grid = {"n_factors": [8, 12, 16, 20], "tol": [3e-4, 1e-3, 3e-3]}
+SKREC_GRID: Grid = {"n_factors": [8, 12, 16, 20], "tol": [6e-4, 2e-3, 6e-3]}
 SURPRISE_GRID: Grid = {
     "n_factors": [20, 50, 100],
     "lr_all": [0.002, 0.005],
@@ -71,7 +71,7 @@ GRIDS: dict[str | None, tuple[Grid, Grid]] = {
         {"n_factors": SKREC_GRID["n_factors"], "reg_all": [0.01, 0.02, 0.1]},
     ),
     "surprise": (
-        {"n_factors": SURPRISE_GRID["n_factors"], "tol": [3e-4, 1e-3, 3e-3, 1e-2]},
+        {"n_factors": SURPRISE_GRID["n_factors"], "tol": [6e-4, 1e-3, 2e-3, 6e-3]},
         SURPRISE_GRID,
     ),
 }
