@@ -45,7 +45,7 @@ from ._units import Units
 DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 8}
 DEFAULT_REG = {"als": 12.0, "adam": 1.0, "sgd": 1.0}
 DEFAULT_REG_CHOICES = 0.1
-DEFAULT_FALL_TOL = 2e-3
+DEFAULT_FALL_TOL = {"vb": 2e-3, "gibbs": 0.0, "als": 1e-3}
 
 # A chain starts from vb's posterior after some sweeps, and forgets its first draws.
 VB_SWEEPS = 10
@@ -132,7 +132,7 @@ class MFRegressor(NetworkRecommender):
     tol : float, default=None
         "vb" and "als" stop when a sweep lowers the objective (see `loss_curve_`) by
         less than this. "adam" and "sgd" use it as `NCFRegressor` does. None is 2e-3 for
-        "vb" and "als", and 1e-4 for "adam" and "sgd".
+        "vb", 1e-3 for "als", and 1e-4 for "adam" and "sgd".
     handle_unknown : {"ignore", "warn", "error"}, default="ignore"
         What to do with users and items that `fit` has not seen: answer from what is
         known (the mean, the other side), the same with a warning, or refuse.
@@ -479,7 +479,7 @@ class MFRegressor(NetworkRecommender):
 
     def _tol(self) -> float:
         """By how little a sweep lowers the objective that is the last one."""
-        return DEFAULT_FALL_TOL if self.tol is None else self.tol
+        return DEFAULT_FALL_TOL[self.solver] if self.tol is None else self.tol
 
     def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
         if self.n_factors == 0 and not self.biased:
