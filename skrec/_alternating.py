@@ -168,6 +168,7 @@ def mode_as_belief(state: State) -> State:
         items=scaled(state.items),
         coef_precision=state.coef_precision / variance,
         noise_precision=1 / variance,
+        noise_variance=variance,
     )
 
 

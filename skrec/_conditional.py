@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -409,7 +410,7 @@ class Sums:
         products, offset = products[:, :-1] - along, products[:, -1]
         return cls(G, products, squares - 2 * offset + square, layout)
 
-    @property
+    @cached_property
     def G(self) -> Tensor:
         """G of each row, shape (n_rows, row_size, row_size)."""
         is_packed = self.moments.ndim == 2

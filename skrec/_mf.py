@@ -45,7 +45,7 @@ from ._units import Units
 DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 8}
 DEFAULT_REG = {"als": 12.0, "adam": 1.0, "sgd": 1.0}
 DEFAULT_REG_CHOICES = 0.1
-DEFAULT_FALL_TOL = {"vb": 2e-3, "gibbs": 0.0, "als": 1e-3}
+DEFAULT_FALL_TOL = {"vb": 2e-3, "als": 1e-3}
 
 # A chain starts from vb's posterior after some sweeps, and forgets its first draws.
 VB_SWEEPS = 10
@@ -89,9 +89,9 @@ class MFRegressor(NetworkRecommender):
         Length of p_u and q_i. 0 leaves the biases alone.
     solver : {"vb", "gibbs", "als", "adam", "sgd"}, default="vb"
         - "vb": variational Bayes [1]_. Deterministic; nothing to tune.
-        - "gibbs": posterior sampling [2]_, started from "vb". More accurate than "vb"
-          where ratings are few and noisy, at many times the time and with every kept
-          draw in memory.
+        - "gibbs": posterior sampling [2]_, started from "vb". About as accurate as
+          "vb", and more so where ratings are few and noisy and implicit features are
+          off; at many times the time and with every kept draw in memory.
         - "als": penalised least squares, alternating. Needs `reg`, knows no standard
           deviations, and takes the noise to be the same everywhere.
         - "adam", "sgd": gradients of mini-batches, for other losses. As "als", but with
@@ -522,7 +522,7 @@ class MFRegressor(NetworkRecommender):
                 raise ValueError(
                     f"solver={self.solver!r} cannot weigh all pairs without ratings "
                     f"(unobserved_weight={self.unobserved_weight}); it draws some of "
-                    "them (n_negatives). Use it, or solver='als' or 'vb'."
+                    "them (n_negatives). Use it, or another solver."
                 )
             return
         if self.loss != "squared_error":
@@ -594,7 +594,7 @@ class MFRegressor(NetworkRecommender):
         export: Callable[[State], Posterior],
         units: Units,
     ) -> Iterator[Iteration]:
-        tol = self._tol()
+        tol = self._tol() if self._can_converge() else None
         draws: list[Posterior] = []
         previous = np.inf
         for state in states:
@@ -604,10 +604,11 @@ class MFRegressor(NetworkRecommender):
                 belief = partial(Posterior.average, draws)
             else:
                 belief = partial(export, state)
+            progress = f"a fall of {fall:.2g}"
             yield Iteration(
                 state.objective,
-                f"a fall of {fall:.2g} against tol={tol}",
-                self.solver != "gibbs" and fall < tol,
+                progress if tol is None else f"{progress} against tol={tol}",
+                tol is not None and fall < tol,
                 partial(self._attributes, belief, units),
             )
 

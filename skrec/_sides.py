@@ -16,10 +16,8 @@ from torch import Tensor
 
 from ._conditional import Layout, Ratings, Unobserved
 from ._features import Block, Weights, shift_of
+from ._posterior import COUNTERPARTS, DESCRIBED
 from ._threads import torch_threads
-
-# Names of blocks: features that are given, and whom a row has ratings with.
-DESCRIBED, COUNTERPARTS = "described", "counterparts"
 
 # Concentration of the relative precisions before ratings have been seen.
 INITIAL_CONCENTRATION = 10.0

@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "_conversion": {"_conditional", "_features", "_posterior", "_sides", "_units"},
     "_alternating": {"_conditional", "_features", "_rules", "_sides", "_threads"},
     "_rules": {"_conditional", "_features", "_sides"},
-    "_sides": {"_conditional", "_features", "_threads"},
+    "_sides": {"_conditional", "_features", "_posterior", "_threads"},
     "_features": {"_conditional"},
     "_gradient": {"_networks", "_threads"},
     "_conditional": set(),

@@ -687,3 +687,11 @@ def test_items_folded_in_are_predicted_as_well_as_by_a_refit(real, solver):
     before, after, refit = errors(solver, real, ~new, new & ~test, test)
     assert before - after > 0.95 * (before - refit)
     assert before > 1.05 * refit
+
+
+def test_ratings_that_are_all_alike_can_be_followed_by_others(solver):
+    rows = pd.DataFrame(np.indices((5, 4)).reshape(2, -1).T, columns=["user", "item"])
+    model = MFRegressor(2, solver=solver, clip=False).fit(rows, np.full(20, 3.0))
+    model.partial_fit(pairs(9, [1]), [3.0])
+    assert model.noise_std_ > 0
+    assert_allclose(model.predict(pairs(9, [1, 2])), 3, atol=1e-3)

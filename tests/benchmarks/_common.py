@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import sys
@@ -92,6 +93,14 @@ def print_environment() -> None:
             parts.append(f"no {package}")
     parts.append(f"threads: {torch.get_num_threads()} of {os.cpu_count()}")
     print(", ".join(parts), end="\n\n")
+
+
+def run_command(args: argparse.Namespace) -> None:
+    """Print the table of the measurement `args.run`."""
+    set_threads(args.threads)
+    rows = args.run(args)
+    print_environment()
+    print_table(rows)
 
 
 def set_threads(n: int) -> None:

@@ -27,9 +27,7 @@ from _common import (
     load_ml_100k,
     load_npz,
     mf_regressor,
-    print_environment,
-    print_table,
-    set_threads,
+    run_command,
     surprise_svd,
     x_y,
 )
@@ -238,13 +236,5 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    args = parse_args()
-    set_threads(args.threads)
-    rows = args.run(args)
-    print_environment()
-    print_table(rows)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(parse_args())

@@ -17,9 +17,7 @@ from _common import (
     Split,
     iteration_seconds,
     load_ml_100k,
-    print_environment,
-    print_table,
-    set_threads,
+    run_command,
     x_y,
 )
 from _leave_one_out import found, leave_one_out_task
@@ -56,9 +54,10 @@ N_VALIDATION = 10
 
 
 def leave_one_out(args: argparse.Namespace) -> list[Row]:
-    print(f"parameters: {LEAVE_ONE_OUT}")
+    params = {**LEAVE_ONE_OUT, "solver": args.solver}
+    print(f"parameters: {params}")
     return found(
-        MFRegressor(**LEAVE_ONE_OUT, device=args.device),
+        MFRegressor(**params, device=args.device),
         holdout=args.holdout,
         hit_rate_bar=("≥ .7270", "≥ .7310"),
         ndcg_bar=("≥ .4500", "≥ .4540"),
@@ -156,16 +155,10 @@ def parse_args() -> argparse.Namespace:
             command.add_argument(
                 "--holdout", action="store_true", help="on held out training rows"
             )
+        if run is leave_one_out:
+            command.add_argument("--solver", default="als", choices=["als", "vb"])
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
-    set_threads(args.threads)
-    rows = args.run(args)
-    print_environment()
-    print_table(rows)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(parse_args())

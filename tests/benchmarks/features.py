@@ -29,9 +29,7 @@ from _common import (
     first_tenth,
     load_ml_100k,
     load_npz,
-    print_environment,
-    print_table,
-    set_threads,
+    run_command,
     x_y,
 )
 from sklearn.base import RegressorMixin
@@ -267,13 +265,5 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
-    set_threads(args.threads)
-    rows = args.run(args)
-    print_environment()
-    print_table(rows)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(parse_args())

@@ -36,10 +36,8 @@ from _common import (
     iteration_seconds,
     load_ml_100k,
     load_npz,
-    print_environment,
-    print_table,
     regressor,
-    set_threads,
+    run_command,
     synchronise,
     x_y,
 )
@@ -462,13 +460,5 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main() -> None:
-    args = parse_args()
-    set_threads(args.threads)
-    rows = args.run(args)
-    print_environment()
-    print_table(rows)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(parse_args())

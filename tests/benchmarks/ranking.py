@@ -31,8 +31,7 @@ from _common import (
     Row,
     load_ml_100k,
     load_npz,
-    print_environment,
-    print_table,
+    run_command,
     set_threads,
     x_y,
 )
@@ -515,13 +514,5 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    args = parse_args()
-    set_threads(args.threads)
-    rows = args.run(args)
-    print_environment()
-    print_table(rows)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(parse_args())
