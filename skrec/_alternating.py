@@ -38,7 +38,6 @@ from ._conditional import (
 )
 from ._features import Block, Weights, uphill
 from ._rules import (
-    MIN_NOISE_VARIANCE,
     Draw,
     Mode,
     Moments,
@@ -48,6 +47,7 @@ from ._rules import (
     beyond,
 )
 from ._sides import Problem, Side, State
+from ._symmetric import cholesky, inverse
 from ._threads import torch_threads
 
 # The start: shrinkage of its biases in ratings, extra columns and passes of its power
@@ -125,7 +125,7 @@ def revise(
             side = replace(side, relative_precision=one, relative_shape=None)
         return replace(side, before=side)
 
-    precision = torch.linalg.inv(start.coef_factor.T @ start.coef_factor)
+    precision = inverse(start.coef_factor.T @ start.coef_factor)
     first = replace(
         start,
         users=believed(start.users),
@@ -140,11 +140,7 @@ def revise(
     for state in islice(_sweeps(problem, first, rule), max_sweeps):
         if math.sqrt(state.items.moved / problem.weight) <= tol:
             break
-    # That of all ratings, of the past and further ones.
-    side = problem.users if problem.is_of_users else problem.items
-    weight = side.total_weight
-    squares = past_weight / start.noise_precision + weight * state.noise_variance
-    return replace(state, noise_variance=squares / (past_weight + weight))
+    return state
 
 
 def mode_as_belief(state: State) -> State:
@@ -153,7 +149,7 @@ def mode_as_belief(state: State) -> State:
     The penalised sum of squares is that of noise of variance σ², which the residuals
     show, and of rows and coefficients of precision reg / σ².
     """
-    variance = max(state.noise_variance, MIN_NOISE_VARIANCE)
+    variance = state.noise_variance
 
     def scaled(side: Side) -> Side:
         weights = tuple(
@@ -168,7 +164,6 @@ def mode_as_belief(state: State) -> State:
         items=scaled(state.items),
         coef_precision=state.coef_precision / variance,
         noise_precision=1 / variance,
-        noise_variance=variance,
     )
 
 
@@ -241,7 +236,7 @@ def _sweep(problem: Problem, state: State, rule: Rule, tile_map: Callable) -> St
         users=users,
         items=items,
         noise_precision=beta,
-        noise_variance=residual / weight,
+        noise_variance=rule.noise_variance(weight, residual),
     )
     objective = rule.objective(state, problem, residual)
     return replace(state, objective=objective / problem.weight)
@@ -304,7 +299,8 @@ def _update_side(
     else:
         side, squares = _update_rows(side, rule, layout, each_tile)
     squares.clamp_(min=0)
-    side = rule.learn(side, ratings, noise_precision * squares, layout)
+    residual = noise_precision * squares
+    side = rule.learn(side, ratings, residual, layout, noise_precision)
     return side, total(side.relative_precision * squares)
 
 
@@ -423,7 +419,7 @@ def _update_coef(problem: Problem, state: State, rule: Rule) -> State:
     coef, covariance, _ = rule.rows(
         Gaussians(A[None], h[None]), rule.companion(state.coef[None])
     )
-    factor = None if covariance is None else torch.linalg.cholesky(covariance[0]).mT
+    factor = None if covariance is None else cholesky(covariance)[0].mT
     square = total(coef.square()) + (0.0 if factor is None else total(factor.square()))
     return replace(
         state,

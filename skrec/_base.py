@@ -48,6 +48,7 @@ from ._interactions import (
     union,
 )
 from ._topk import Fill, inner_products, top_k
+from ._weights import Weighting
 
 __all__ = ["BaseRecommender", "Integral", "Interval", "Iteration", "Real", "StrOptions"]
 
@@ -162,6 +163,10 @@ class BaseRecommender(
         rating = self._read_ratings(y, columns)
         weight = self._read_weights(sample_weight, columns)
         data = Interactions.from_columns(columns, rating, weight)
+        of_choices = self._needs_no_ratings()
+        learned = Weighting.of_choices if of_choices else Weighting.of_ratings
+        self._weighting = learned(data)
+        data = self._weighting.applied(data)
         data, descriptions = _described(data, user_features, item_features)
         device = self._torch_device()
 
@@ -247,6 +252,7 @@ class BaseRecommender(
         rating = self._read_ratings(y, columns)
         weight = self._read_weights(sample_weight, columns)
         data = Interactions.from_columns(columns, rating, weight)
+        data = self._weighting.applied(data)
         users, user_rows = self._numbered(
             "user", Ids.from_column(data.user_ids, "X (users)"), user_features
         )

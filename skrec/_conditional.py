@@ -30,6 +30,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._symmetric import cholesky
+
 # Rows are visited in tiles whose packed moments hold about this many numbers, so that
 # the work space neither grows with the number of rows nor leaves the processor's cache.
 TILE_SIZE = 2**17
@@ -453,12 +455,12 @@ class Gaussians:
 
     def mean(self) -> Tensor:
         """Mean of each row."""
-        root = torch.linalg.cholesky(self.A)
+        root = cholesky(self.A)
         return torch.cholesky_solve(self.h[:, :, None], root).squeeze(2)
 
     def draw(self, normal: Tensor) -> Tensor:
         """A draw of each row by a standard normal one."""
-        root = torch.linalg.cholesky(self.A)
+        root = cholesky(self.A)
         half = torch.linalg.solve_triangular(root, self.h[:, :, None], upper=False)
         half += normal[:, :, None]
         return torch.linalg.solve_triangular(root.mT, half, upper=True).squeeze(2)
@@ -466,7 +468,7 @@ class Gaussians:
     def moments(self) -> tuple[Tensor, Tensor, float]:
         """Means, covariances, and the sum of the log determinants of these."""
         if self.A.shape[-1] <= MAX_LAPACK_SIZE:
-            root = torch.linalg.cholesky(self.A)
+            root = cholesky(self.A)
             # Symmetric, and the transpose is what is contiguous.
             covariance = torch.cholesky_inverse(root).mT
             log_det = -_log_det(root)
@@ -535,9 +537,7 @@ def inverse_root(A: Tensor) -> Tensor:
     size = A.shape[-1]
     if size <= MAX_LAPACK_SIZE:
         identity = torch.eye(size, dtype=A.dtype, device=A.device)
-        return torch.linalg.solve_triangular(
-            torch.linalg.cholesky(A), identity, upper=False
-        )
+        return torch.linalg.solve_triangular(cholesky(A), identity, upper=False)
     # By halves, since LAPACK is slow on matrices of this size one by one, and batched
     # matrix products are not.
     half = size // 2
@@ -575,10 +575,10 @@ class Revised:
 
     def moments(self) -> tuple[Tensor, Tensor, float]:
         """Means, covariances, and the sum of the log determinants of these."""
-        L, G = torch.linalg.cholesky(self.prior_covariance), self.sums.G
+        L, G = cholesky(self.prior_covariance), self.sums.G
         K = self.noise_precision[:, None, None] * (L.mT @ G @ L)
         K.diagonal(dim1=1, dim2=2).add_(1)
-        C = torch.linalg.cholesky(K)
+        C = cholesky(K)
         R = torch.linalg.solve_triangular(C, L.mT, upper=False)
         covariance = R.mT @ R
         h = self.sums.g - times(G, self.prior_mean)

@@ -17,6 +17,7 @@ from ._conditional import Ratings, Shown, Unobserved
 from ._features import Block, Weights
 from ._posterior import COUNTERPARTS, DESCRIBED, FeatureWeights, Posterior, Rows
 from ._sides import INITIAL_CONCENTRATION, Problem, Side, State
+from ._symmetric import inverse
 from ._units import Units
 
 # Small multiples of the identity, which keep covariances invertible: of coefficients,
@@ -37,16 +38,19 @@ def in_rating_units(
     scale = units.row_scale(layout.n_factors, layout.row_size)
     square = np.outer(scale, scale)
 
+    def table(tensor: Tensor) -> np.ndarray:
+        return array(tensor).astype(scale.dtype, copy=False)
+
     def feature_weights(block: Block, weights: Weights) -> FeatureWeights:
         C = weights.covariance
-        C = np.zeros_like(square) if C is None else array(C) * square
+        C = np.zeros_like(square) if C is None else table(C) * square
         spread = torch.cov(block.times(weights.mean).T, correction=0)
         return FeatureWeights(
-            mean=array(weights.mean)[None] * scale,
+            mean=table(weights.mean)[None] * scale,
             covariance=C[None],
-            prior_covariance=array(torch.linalg.inv(weights.precision)) * square,
-            spread=(array(spread).reshape(square.shape) * square + C)[None],
-            column_mean=array(block.mean),
+            prior_covariance=table(inverse(weights.precision)) * square,
+            spread=(table(spread).reshape(square.shape) * square + C)[None],
+            column_mean=table(block.mean),
             scale=block.scale,
         )
 
@@ -69,16 +73,16 @@ def in_rating_units(
     def rows(side: Side, ratings: Ratings, others_apart: Tensor) -> Rows:
         covariance = None
         if side.covariance is not None:
-            covariance = array(layout.unpack(side.covariance))[None] * square
-        own = array(torch.linalg.inv(side.prior_precision))[None] * square
+            covariance = table(layout.unpack(side.covariance))[None] * square
+        own = table(inverse(side.prior_precision))[None] * square
         weights = {
             block.name: feature_weights(block, w)
             for block, w in zip(ratings.features, side.weights, strict=True)
         }
         return Rows(
-            mean=array(side.mean)[None] * scale,
+            mean=table(side.mean)[None] * scale,
             covariance=covariance,
-            prior_mean=(array(side.prior_mean) * scale)[None, None],
+            prior_mean=(table(side.prior_mean) * scale)[None, None],
             prior_covariance=(own + sum(w.spread for w in weights.values()))[:, None],
             own_covariance=own,
             count=array(ratings.count.double()),
@@ -92,13 +96,14 @@ def in_rating_units(
     coef = array(state.coef.double()) * coef_scale
     root = np.zeros((len(coef), len(coef)))
     if state.coef_factor is not None:
-        root = array(state.coef_factor.double()) * coef_scale
+        root = array(state.coef_factor.double()) * units.scale
     return Posterior(
         users=rows(state.users, problem.users, apart(state.items, problem.items)),
         items=rows(state.items, problem.items, apart(state.users, problem.users)),
         n_factors=layout.n_factors,
         centre=units.centre,
         feature_mean=units.feature_mean,
+        feature_scale=units.feature_scale,
         coef=coef,
         coef_covariance=root.T @ root,
         noise_variance=units.scale**2 * state.noise_variance,
@@ -145,8 +150,8 @@ def as_state(
         # The same weights for entries that are scaled otherwise.
         ratio = known.scale / block.scale if block.scale else 0.0
         mean = known.mean[-1][where] * (where >= 0)[:, None] * ratio
-        precision = np.linalg.inv(known.prior_covariance * max(ratio, 1e-3) ** 2)
-        return Weights(tensor(mean / scale), tensor(precision * square))
+        covariance = known.prior_covariance * max(ratio, 1e-3) ** 2 / square
+        return Weights(tensor(mean / scale), inverse(tensor(covariance)))
 
     def side(noun: str, where: np.ndarray, others: np.ndarray) -> Side:
         rows, ratings = getattr(last, noun + "s"), getattr(problem, noun + "s")
@@ -167,7 +172,7 @@ def as_state(
             layout,
             covariance=layout.pack(tensor(covariance / square)),
             prior_mean=tensor(rows.prior_mean[-1, -1] / scale),
-            prior_precision=tensor(np.linalg.inv(rows.own_covariance[-1] / square)),
+            prior_precision=inverse(tensor(rows.own_covariance[-1] / square)),
             relative_precision=tensor(alpha),
             relative_shape=tensor(shape),
             concentration=rows.concentration,
@@ -183,9 +188,11 @@ def as_state(
             ],
         )
 
-    coef_scale = np.nan_to_num(units.feature_scale, posinf=0) / units.scale
+    feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
+    coef_scale = feature_scale / units.scale
+    ratio = feature_scale / last.feature_scale / units.scale
+    coef_covariance = last.coef_covariance * np.outer(ratio, ratio)
     # Coefficients of constant features are known to be zero, nearly.
-    coef_covariance = last.coef_covariance * np.outer(coef_scale, coef_scale)
     coef_covariance += MIN_COEF_VARIANCE * np.eye(len(coef_scale))
     return State(
         users=side("user", users, items),
@@ -309,6 +316,7 @@ def as_posterior(weights: dict[str, np.ndarray], units: Units) -> Posterior:
         n_factors=users.mean.shape[2] - biased,
         centre=units.centre + units.scale * intercept,
         feature_mean=units.feature_mean,
+        feature_scale=units.feature_scale,
         coef=coef.astype(np.float64) * units.scale / units.feature_scale,
         coef_covariance=np.zeros((n_features, n_features)),
         noise_variance=np.nan,

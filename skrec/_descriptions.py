@@ -113,16 +113,20 @@ class Numbers:
     @classmethod
     def fitted(cls, name: str, matrix: sparse.csr_array) -> Self:
         n_columns = matrix.shape[1]
-        square = matrix.multiply(matrix).mean(axis=0)
-        mean = matrix.mean(axis=0)
+        # Moments in units of the largest value, since squares may be out of range.
+        unit = abs(matrix).max(axis=0).toarray()
+        unit = np.where(unit > np.finfo(float).tiny, unit, 1)
+        shares = sparse.csr_array(matrix @ sparse.diags_array(1 / unit))
+        square = shares.multiply(shares).mean(axis=0)
+        mean = shares.mean(axis=0)
         deviation = np.sqrt(np.maximum(square - mean**2, 0))
         is_flag = (matrix != matrix.astype(bool)).sum(axis=0) == 0
         # Rounding leaves a constant column a deviation of a few ulps.
         taken = is_flag | (deviation <= 1e-6 * np.sqrt(square))
         return cls(
             names=[name] if name else [str(j) for j in range(n_columns)],
-            mean=0.0 if not name or is_flag[0] else float(mean[0]),
-            scale=np.where(taken, 1.0, deviation),
+            mean=0.0 if not name or is_flag[0] else float(mean[0] * unit[0]),
+            scale=np.where(is_flag, 1.0, unit * np.where(taken, 1.0, deviation)),
         )
 
     def encoded(self, matrix: Any, where: str) -> sparse.csr_array:

@@ -33,6 +33,7 @@ from scipy import sparse
 from torch import Tensor
 
 from ._conditional import Layout, Links, times, total
+from ._symmetric import cholesky, inverse, symmetrised
 
 # The start of Ω: weights are small until ratings say otherwise.
 START_PRECISION = 10.0
@@ -247,7 +248,7 @@ def uphill(
         energy = block.energy * firm
         following = layout.unpack((energy @ covariance)[None])[0] @ prior_precision
         free = total(energy) * prior_precision - prior_precision @ following
-        C = torch.linalg.inv(free / len(block.columns) + w.precision)
+        C = inverse(free / len(block.columns) + w.precision)
         gradient = block.transposed_times(pull) - w.mean @ w.precision
         direction = gradient @ C
         directions.append(direction)
@@ -309,10 +310,10 @@ def draw(
     def normal(like: Tensor) -> Tensor:
         return torch.as_tensor(random_state.standard_normal(like.shape)).to(like)
 
-    L = torch.linalg.cholesky(prior_precision)
+    L = cholesky(prior_precision[None])[0]
     half = torch.linalg.solve_triangular(L, weights.precision, upper=False)
     half = torch.linalg.solve_triangular(L, half.mT, upper=False)
-    omega, V = torch.linalg.eigh(half)
+    omega, V = torch.linalg.eigh(symmetrised(half))
     omega, T = omega.clamp_(min=torch.finfo(omega.dtype).eps), L @ V
     target = rows @ T
     right = block.transposed_times(target + normal(target))

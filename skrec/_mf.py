@@ -47,6 +47,10 @@ DEFAULT_REG = {"als": 12.0, "adam": 1.0, "sgd": 1.0}
 DEFAULT_REG_CHOICES = 0.1
 DEFAULT_FALL_TOL = {"vb": 2e-3, "als": 1e-3}
 
+# Up to so many ratings a sweep takes no longer in double precision than all else does,
+# and residuals of small data can be far smaller than the ratings.
+MAX_DOUBLE_ROWS = 2**15
+
 # A chain starts from vb's posterior after some sweeps, and forgets its first draws.
 VB_SWEEPS = 10
 BURN_IN = 10
@@ -546,6 +550,7 @@ class MFRegressor(NetworkRecommender):
         implicit_features: bool = False,
         unobserved_weight: float = 0.0,
     ) -> Problem:
+        is_small = len(data.rating) <= MAX_DOUBLE_ROWS
         return Problem.from_arrays(
             data.users,
             data.items,
@@ -556,6 +561,7 @@ class MFRegressor(NetworkRecommender):
             n_factors=self.n_factors,
             biased=self.biased,
             device=device,
+            dtype=torch.float64 if is_small else torch.float32,
             implicit_features=implicit_features,
             unobserved_weight=unobserved_weight,
             **{

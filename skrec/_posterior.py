@@ -160,7 +160,10 @@ class Rows:
         weights = self.weights[DESCRIBED]
         shift, covariance = weights.said_of(matrix[::-1])
         mean, rest = self.prior_mean[:, -1:], self.prior_covariance[:, -1:]
-        covariance = rest - weights.spread[:, None] + covariance
+        # Not the prior less the spread of these weights, which rounding may leave
+        # without positive variances.
+        others = (w.spread for name, w in self.weights.items() if name != DESCRIBED)
+        covariance = covariance + sum(others, self.own_covariance)[:, None]
         return replace(
             self,
             prior_mean=np.concatenate([mean + shift, mean], axis=1),
@@ -272,9 +275,10 @@ class Posterior:
     n_factors : int
         A bias, if there is one, stands behind the factors of a row.
     centre : float
-    feature_mean : ndarray of shape (n_features,)
+    feature_mean, feature_scale : ndarray of shape (n_features,)
     coef : ndarray of shape (n_features,)
     coef_covariance : ndarray of shape (n_features, n_features)
+        Of the coefficients of features in units of `feature_scale`.
     noise_variance : float
     knows_variance : bool
         Whether the covariances or the draws are those of a posterior; around points
@@ -286,6 +290,7 @@ class Posterior:
     n_factors: int
     centre: float
     feature_mean: np.ndarray
+    feature_scale: np.ndarray
     coef: np.ndarray
     coef_covariance: np.ndarray
     noise_variance: float
@@ -295,7 +300,9 @@ class Posterior:
     def average(cls, draws: Sequence[Posterior]) -> Posterior:
         """The belief that predicts the mean of what draws predict."""
         coefs = np.stack([draw.coef for draw in draws])
-        deviations = coefs - coefs.mean(axis=0)
+        deviations = (coefs - coefs.mean(axis=0)) * np.nan_to_num(
+            draws[0].feature_scale, posinf=0
+        )
         covariances = [draw.coef_covariance for draw in draws]
         return cls(
             users=Rows.stack([draw.users for draw in draws]),
@@ -303,6 +310,7 @@ class Posterior:
             n_factors=draws[0].n_factors,
             centre=draws[0].centre,
             feature_mean=draws[0].feature_mean,
+            feature_scale=draws[0].feature_scale,
             coef=coefs.mean(axis=0),
             coef_covariance=np.mean(covariances, axis=0)
             + deviations.T @ deviations / len(draws),
@@ -384,7 +392,7 @@ class Posterior:
         """Var[y] of pairs of row numbers, noise included, in float64."""
         noise = self.users.dispersions(u) * self.items.dispersions(i)
         variance = self.noise_variance * noise
-        f = features - self.feature_mean
+        f = (features - self.feature_mean) / self.feature_scale
         variance += np.einsum("nj,jk,nk->n", f, self.coef_covariance, f)
         for start in range(0, len(u), TILE_SIZE):
             tile = slice(start, start + TILE_SIZE)

@@ -20,6 +20,7 @@ from torch import Tensor
 from ._conditional import Gaussians, Layout, Ratings, Revised, total
 from ._features import Block, Weights, draw
 from ._sides import Problem, Side, State
+from ._symmetric import inverse
 
 # A prior for the covariance of a side's rows, worth one row: a tenth of the variance of
 # the ratings in every direction.
@@ -35,6 +36,10 @@ CONCENTRATION_BOUNDS = (2.0, 1e4)
 # the mean would, and a half saves a third of the sweeps.
 OVER_RELAXATION = 0.5
 
+# A prior for the noise, worth one rating: half of the ratings' variance. With it a
+# handful of ratings that a model can reach exactly do not show that there is no noise.
+PRIOR_RATINGS, PRIOR_NOISE_VARIANCE = 1.0, 0.5
+
 # The noise keeps at least this share of the ratings' variance, where single precision
 # still tells noise from rounding.
 MIN_NOISE_VARIANCE = 1e-5
@@ -42,6 +47,12 @@ MIN_NOISE_VARIANCE = 1e-5
 # How much more "als" penalises weights of features than rows. A weight speaks for many
 # rows, and what its mode overlooks of their uncertainty adds up.
 WEIGHT_PENALTY = 10.0
+
+
+def noise_variance(weight: float, residual: float) -> float:
+    """The noise variance that maximises the bound, given Σ w α γ E[(y − ŷ)²]."""
+    variance = PRIOR_RATINGS * PRIOR_NOISE_VARIANCE + residual
+    return max(variance / (PRIOR_RATINGS + weight), MIN_NOISE_VARIANCE)
 
 
 def beyond(new: Tensor, previous: Tensor) -> Tensor:
@@ -58,6 +69,7 @@ class Mode:
     """
 
     has_covariance, is_certain, moves_weights = False, True, True
+    noise_variance = staticmethod(noise_variance)
 
     def __init__(self, reg: float, exponent: float = 0.0) -> None:
         self.reg = reg
@@ -70,7 +82,12 @@ class Mode:
         return beyond(belief.mean(), previous), None, math.nan
 
     def learn(
-        self, side: Side, ratings: Ratings, squares: Tensor, layout: Layout
+        self,
+        side: Side,
+        ratings: Ratings,
+        squares: Tensor,
+        layout: Layout,
+        noise_precision: float = 1.0,
     ) -> Side:
         return side
 
@@ -113,6 +130,7 @@ class Moments:
     """
 
     has_covariance, is_certain, moves_weights = True, False, True
+    noise_variance = staticmethod(noise_variance)
 
     def companion(self, previous: Tensor) -> Tensor:
         return previous
@@ -122,7 +140,12 @@ class Moments:
         return beyond(mean, previous), covariance, log_det
 
     def learn(
-        self, side: Side, ratings: Ratings, squares: Tensor, layout: Layout
+        self,
+        side: Side,
+        ratings: Ratings,
+        squares: Tensor,
+        layout: Layout,
+        noise_precision: float = 1.0,
     ) -> Side:
         own = side.own
         centre = own.mean(0)
@@ -133,9 +156,7 @@ class Moments:
             scatter = scatter + w.own_covariance(total(block.energy))
         shape = side.concentration + ratings.count / 2
         alpha = shape / (side.concentration + squares / 2)
-        # Dividing every α by their mean, which β takes over, maximises the bound among
-        # all such exchanges. Without it β and a creep towards each other.
-        alpha /= alpha.mean()
+        alpha /= _exchange(alpha, side.concentration, noise_precision)
         return replace(
             side,
             prior_mean=centre,
@@ -155,7 +176,7 @@ class Moments:
         )
 
     def noise_precision(self, weight: float, residual: float) -> float:
-        return weight / max(residual, MIN_NOISE_VARIANCE * weight)
+        return 1 / noise_variance(weight, residual)
 
     def coef_precision(self, n_features: int, square: float) -> float:
         return (PRIOR_ROWS + n_features) / (PRIOR_ROWS * PRIOR_VARIANCE + square)
@@ -172,6 +193,7 @@ class Draw:
     """
 
     has_covariance, is_certain, moves_weights = False, True, False
+    noise_variance = staticmethod(noise_variance)
 
     def __init__(self, random_state: np.random.RandomState) -> None:
         self.random_state = random_state
@@ -184,7 +206,12 @@ class Draw:
         return belief.draw(normal), None, math.nan
 
     def learn(
-        self, side: Side, ratings: Ratings, squares: Tensor, layout: Layout
+        self,
+        side: Side,
+        ratings: Ratings,
+        squares: Tensor,
+        layout: Layout,
+        noise_precision: float = 1.0,
     ) -> Side:
         # Normal–Wishart posterior, Salakhutdinov and Mnih (2008), equation 14, with
         # prior mean 0 and the scale matrix that PRIOR_VARIANCE asks for.
@@ -215,7 +242,8 @@ class Draw:
     def precision(self, scatter: np.ndarray, n_rows: int) -> np.ndarray:
         """Wishart posterior of a precision, by the scatter of rows about their mean."""
         size = len(scatter)
-        scale = np.linalg.inv(scatter + size * PRIOR_VARIANCE * np.eye(size))
+        scatter = torch.from_numpy(scatter + size * PRIOR_VARIANCE * np.eye(size))
+        scale = inverse(scatter, floor=size * PRIOR_VARIANCE).numpy()
         wishart = stats.wishart.rvs(
             size + n_rows, scale, random_state=self.random_state
         )
@@ -242,8 +270,9 @@ class Draw:
         return replace(side, weights=tuple(weights), shift=shift)
 
     def noise_precision(self, weight: float, residual: float) -> float:
-        rate = max(residual, MIN_NOISE_VARIANCE * weight)
-        return 2 * self.random_state.standard_gamma(weight / 2) / rate
+        shape = (PRIOR_RATINGS + weight) / 2
+        gamma = self.random_state.standard_gamma(shape) / shape
+        return gamma / noise_variance(weight, residual)
 
     def coef_precision(self, n_features: int, square: float) -> float:
         gamma = self.random_state.standard_gamma((PRIOR_ROWS + n_features) / 2)
@@ -276,7 +305,12 @@ class Revision:
         return belief.moments()
 
     def learn(
-        self, side: Side, ratings: Ratings, squares: Tensor, layout: Layout
+        self,
+        side: Side,
+        ratings: Ratings,
+        squares: Tensor,
+        layout: Layout,
+        noise_precision: float = 1.0,
     ) -> Side:
         if self.is_certain:
             return side
@@ -288,8 +322,12 @@ class Revision:
     def noise_precision(self, weight: float, residual: float) -> float:
         if self.is_certain:
             return 1 / self.past_variance
+        return 1 / self.noise_variance(weight, residual)
+
+    def noise_variance(self, weight: float, residual: float) -> float:
+        """That of all ratings, past and further ones."""
         past = self.past_weight * self.past_variance
-        return (self.past_weight + weight) / (past + residual)
+        return (past + residual) / (self.past_weight + weight)
 
     def coef_precision(self, n_features: int, square: float) -> float:
         return math.nan
@@ -310,7 +348,12 @@ class Spread:
         return previous, *belief.moments()[1:]
 
     def learn(
-        self, side: Side, ratings: Ratings, squares: Tensor, layout: Layout
+        self,
+        side: Side,
+        ratings: Ratings,
+        squares: Tensor,
+        layout: Layout,
+        noise_precision: float = 1.0,
     ) -> Side:
         return side
 
@@ -324,11 +367,12 @@ Rule = Mode | Moments | Draw | Revision | Spread
 def evidence_lower_bound(state: State, problem: Problem, residual: float) -> float:
     """The bound that "vb" raises, for `residual` = Σ w α γ E[(y − ŷ)²].
 
-    E[log p(y, rows, α, γ, w)] + entropy, with the log priors of Λ and λ but for their
-    normalisation.
+    E[log p(y, rows, α, γ, w)] + entropy, with the log priors of β, Λ and λ but for
+    their normalisation.
     """
-    doubled = problem.weight * math.log(state.noise_precision / (2 * math.pi))
-    doubled -= state.noise_precision * residual
+    beta = state.noise_precision
+    doubled = problem.weight * math.log(beta / (2 * math.pi)) - beta * residual
+    doubled += PRIOR_RATINGS * (math.log(beta) - beta * PRIOR_NOISE_VARIANCE)
     for ratings, side in ((problem.users, state.users), (problem.items, state.items)):
         n_rows, size = side.mean.shape
         log_alpha = _expected_log(side.relative_precision, side.relative_shape)
@@ -354,8 +398,10 @@ def _log_det(matrix: Tensor) -> float:
 
 def _precision(scatter: Tensor, n_rows: int) -> Tensor:
     """The precision that maximises the bound, by E of the scatter of rows."""
-    prior = PRIOR_ROWS * PRIOR_VARIANCE * torch.eye(len(scatter)).to(scatter)
-    return torch.linalg.inv((scatter + prior) / (PRIOR_ROWS + n_rows))
+    strength = PRIOR_ROWS + n_rows
+    prior = PRIOR_ROWS * PRIOR_VARIANCE / strength
+    identity = torch.eye(len(scatter)).to(scatter)
+    return inverse(scatter / strength + prior * identity, floor=prior)
 
 
 def _concentration(alpha: Tensor, shape: Tensor) -> float:
@@ -369,6 +415,20 @@ def _concentration(alpha: Tensor, shape: Tensor) -> float:
     if slope(low) <= 0:
         return low
     return high if slope(high) >= 0 else brentq(slope, low, high, rtol=1e-6)
+
+
+def _exchange(alpha: Tensor, a: float, noise_precision: float) -> float:
+    """The c that maximises the bound if every α is divided by it and β times it.
+
+    It solves a Σα / c² − (a n_rows − n) / c = β n v, where the prior of β is worth n
+    ratings of variance v; without that prior it is the mean of α. If they are not
+    exchanged, β and a creep towards each other.
+    """
+    weight = a * total(alpha)
+    held = noise_precision * PRIOR_RATINGS * PRIOR_NOISE_VARIANCE
+    rows = a * len(alpha) - PRIOR_RATINGS
+    c = 2 * weight / (rows + math.sqrt(rows**2 + 4 * held * weight))
+    return min(c, 1 / (MIN_NOISE_VARIANCE * noise_precision))
 
 
 def _expected_log(alpha: Tensor, shape: Tensor) -> Tensor:

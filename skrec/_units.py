@@ -29,14 +29,14 @@ class Units:
         """Ratings to mean 0 (if `centred`) and mean square 1 (if `scaled`)."""
         weight = data.weight / data.weight.sum()
         centre = float(weight @ data.rating) if centred else 0.0
-        scale = np.sqrt(weight @ (data.rating - centre) ** 2) if scaled else 1.0
+        scale = _root_mean_square(data.rating - centre, weight) if scaled else 1.0
         mean = weight @ data.features
-        deviation = np.sqrt(weight @ (data.features - mean) ** 2)
+        deviation = _root_mean_square(data.features - mean, weight)
         # Rounding leaves a constant column a deviation of a few ulps. An infinite scale
         # gives it a coefficient of zero.
         return cls(
             centre=centre,
-            scale=float(scale) if scale > 1e-9 * abs(centre) else 1.0,
+            scale=float(scale if scale > 1e-9 * abs(centre) else abs(centre) or 1.0),
             feature_mean=mean,
             feature_scale=np.where(deviation > 1e-9 * np.abs(mean), deviation, np.inf),
         )
@@ -49,6 +49,15 @@ class Units:
 
     def row_scale(self, n_factors: int, row_size: int) -> np.ndarray:
         """What a row (p, b) in standard units is to be multiplied with."""
-        scale = np.full(row_size, self.scale, dtype=np.float32)
+        # Squares of variances of ratings that are large or small overflow sooner.
+        wide = not 1e-9 < self.scale < 1e9
+        scale = np.full(row_size, self.scale, dtype=np.float64 if wide else np.float32)
         scale[:n_factors] **= 0.5
         return scale
+
+
+def _root_mean_square(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Root of the weighted mean of squares, which need not be in range themselves."""
+    largest = np.abs(values).max(axis=0, initial=0)
+    unit = np.where(largest > 0, largest, 1)
+    return unit * np.sqrt(weight @ (values / unit) ** 2)

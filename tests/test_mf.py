@@ -262,7 +262,7 @@ def test_what_is_random_repeats_itself_under_a_seed(ratings, solver):
 
 @pytest.mark.parametrize("solver", ["vb", "als"])
 def test_warm_start_goes_on_where_the_last_fit_ended(ratings, solver):
-    cold = MFRegressor(3, solver=solver, tol=1e-6).fit(*ratings)
+    cold = MFRegressor(3, solver=solver, tol=1e-6, max_iter=900).fit(*ratings)
     warm = clone(cold).set_params(warm_start=True).fit(*ratings)
     assert warm.fit(*ratings).n_iter_ < cold.n_iter_ / 3
     assert_allclose(warm.predict(ratings[0]), cold.predict(ratings[0]), atol=0.02)

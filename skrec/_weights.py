@@ -1,0 +1,150 @@
+"""Relative weights: how much a pair tells that was logged again, or with a weight.
+
+Rows of one user and item that repeat each other share whatever sets this pair apart
+from the model, so they tell less than as many rows of different pairs. The noise of a
+pair of total weight W, in units of that of a pair of mean weight W̄, is
+
+    v(W) = 1 − s + s W̄ / W,
+
+with the share s of the noise that repeats average out. s is 0 where repeats are copies
+of one event, and 1 where each is an observation of its own, as weights of least squares
+are. s is learned from the residuals of biases, each without the pair's own part in
+them. A common factor of all weights cancels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from ._interactions import Interactions
+
+# A weight near zero leaves its pair out even if such pairs are no noisier than others,
+# and however large a weight is, it averages out no more than this share of the noise.
+MIN_SHARE, MAX_SHARE = 0.01, 0.99
+
+# Biases are found with this share at most, so that no pair has a row of its own.
+MAX_BIAS_SHARE = 0.5
+
+# Relative weights that are smaller than this tell nothing, and single precision holds
+# their sums.
+MIN_WEIGHT = 1e-8
+
+# Biases are shrunken as by so many pairs of mean weight, and found in so many passes.
+SHRINKAGE, N_PASSES = 10.0, 2
+
+# The share is learned in turn with the biases, until it moves by less.
+SHARE_TOL, MAX_ROUNDS = 0.01, 5
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """Takes weights to relative weights, W to c / v(W).
+
+    Attributes
+    ----------
+    mean : float
+        W̄, mean weight of a pair in fit.
+    share : float
+        s.
+    factor : float
+        c. With it relative weights add up to the number of pairs if v is proportional
+        to the variance of their residuals, and to the number of those that count if
+        these do not differ, as where weights near zero leave pairs out.
+    """
+
+    mean: float
+    share: float = 1.0
+    factor: float = 1.0
+
+    @classmethod
+    def of_choices(cls, data: Interactions) -> Weighting:
+        """Of rows without ratings: weights say how sure a choice is, and count."""
+        return cls(float(_pairs(data)[1].mean()))
+
+    @classmethod
+    def of_ratings(cls, data: Interactions) -> Weighting:
+        """Learned from canonical rows of ratings."""
+        starts, weight, _ = _pairs(data)
+        mean = float(weight.mean())
+        if np.ptp(weight) <= 1e-9 * mean:
+            return cls(mean)
+        rating = np.add.reduceat(data.weight * data.rating, starts) / weight
+        largest = np.abs(rating).max()
+        rating = rating / (largest if largest else 1)
+        inverse = mean / weight
+        users, items = data.users[starts], data.items[starts]
+
+        def relative(share: float) -> np.ndarray:
+            return 1 / (1 - share + share * inverse)
+
+        share = MIN_SHARE
+        for _ in range(MAX_ROUNDS):
+            counted = relative(min(share, MAX_BIAS_SHARE))
+            squares = _squared_residuals(users, items, data.shape, rating, counted)
+            previous, share = share, _likeliest_share(squares, inverse)
+            if abs(share - previous) < SHARE_TOL:
+                break
+        counted = relative(share)
+        least, most = counted.sum() / (counted @ counted), len(counted) / counted.sum()
+        left = squares @ counted
+        factor = left / (squares @ counted**2) if left > 0 else least
+        return cls(mean, share, float(np.clip(factor, least, most)))
+
+    def applied(self, data: Interactions) -> Interactions:
+        """The same rows with relative weights; rows of a pair share that of the pair.
+
+        A pair of weight `mean` that is not told apart has 1.
+        """
+        _, weight, pair = _pairs(data)
+        variance = 1 - self.share + self.share * self.mean / weight
+        relative = np.maximum(self.factor / variance, MIN_WEIGHT)
+        return replace(data, weight=data.weight * (relative / weight)[pair])
+
+
+def _pairs(data: Interactions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where pairs start among canonical rows, their weights, and the pair of rows."""
+    first = np.diff(data.pairs, prepend=-1) != 0
+    starts = np.flatnonzero(first)
+    return starts, np.add.reduceat(data.weight, starts), np.cumsum(first) - 1
+
+
+def _squared_residuals(
+    users: np.ndarray,
+    items: np.ndarray,
+    shape: tuple[int, int],
+    rating: np.ndarray,
+    weight: np.ndarray,
+) -> np.ndarray:
+    """Squared residuals of shrunken biases, as if each had not been learned from."""
+    (n_users, n_items) = shape
+    shrinkage = SHRINKAGE * weight.mean()
+    user_weight = np.bincount(users, weight, n_users) + shrinkage
+    item_weight = np.bincount(items, weight, n_items) + shrinkage
+    rest = rating - np.average(rating, weights=weight)
+    user_bias = np.zeros(n_users)
+    for _ in range(N_PASSES):
+        left = weight * (rest - user_bias[users])
+        item_bias = np.bincount(items, left, n_items) / item_weight
+        left = weight * (rest - item_bias[items])
+        user_bias = np.bincount(users, left, n_users) / user_weight
+    residual = rest - user_bias[users] - item_bias[items]
+    leverage = weight / user_weight[users] + weight / item_weight[items]
+    return (residual / (1 - np.minimum(leverage, 0.9))) ** 2
+
+
+def _likeliest_share(squares: np.ndarray, inverse: np.ndarray) -> float:
+    """The s under which N(0, σ² v) makes residuals likeliest, for the best σ²."""
+    if not squares.any():
+        return MIN_SHARE
+
+    def cost(share: float) -> float:
+        variance = 1 - share + share * inverse
+        return float(np.log(variance).mean() + np.log((squares / variance).mean()))
+
+    found = minimize_scalar(
+        cost, bounds=(MIN_SHARE, MAX_SHARE), method="bounded", options={"xatol": 1e-3}
+    )
+    return float(found.x)

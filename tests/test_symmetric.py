@@ -1,0 +1,83 @@
+"""Inverses and roots of matrices that rounding has left asymmetric or indefinite."""
+
+import numpy as np
+import pytest
+import torch
+
+from skrec._symmetric import cholesky, inverse, symmetrised
+
+
+def positive_definite(size, seed, spread=1.0):
+    rng = np.random.RandomState(seed)
+    Q = np.linalg.qr(rng.standard_normal((size, size)))[0]
+    return torch.from_numpy((Q * 10 ** rng.uniform(-spread, spread, size)) @ Q.T)
+
+
+@pytest.mark.parametrize("size", [1, 2, 17, 65])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inverse_is_that_of_numpy_and_symmetric_to_the_bit(size, dtype):
+    A = positive_definite(size, size).to(dtype)
+    found = inverse(A)
+    assert found.dtype == dtype
+    assert torch.equal(found, found.mT)
+    rtol = 1e-4 if dtype == torch.float32 else 1e-9
+    np.testing.assert_allclose(found, np.linalg.inv(A.double()), rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("exponent", [-150, -30, 30, 150])
+def test_inverse_of_any_scale(exponent):
+    scale = torch.tensor([10.0**exponent, 1.0], dtype=torch.float64)
+    A = positive_definite(2, 0)
+    found = scale[:, None] * inverse(scale[:, None] * A * scale) * scale
+    np.testing.assert_allclose(found, np.linalg.inv(A), rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_inverse_of_what_rounding_left_indefinite_is_positive_definite(seed):
+    rng = np.random.RandomState(seed)
+    B = rng.standard_normal((12, 3))
+    A = B @ B.T + 1e-9 * rng.standard_normal((12, 12))
+    found = inverse(torch.from_numpy(A).float())
+    assert torch.equal(found, found.mT)
+    assert torch.linalg.eigvalsh(found.double()).min() > 0
+    assert torch.linalg.cholesky_ex(found.double()).info == 0
+
+
+def test_inverse_keeps_eigenvalues_at_the_floor():
+    A = torch.diag(torch.tensor([-1e-3, 1e-5, 2.0]))
+    np.testing.assert_allclose(inverse(A, floor=0.1).diagonal(), [10, 10, 0.5])
+
+
+def test_an_asymmetry_does_not_grow_when_inverted_again_and_again():
+    A = positive_definite(17, 1, 2.0)
+    B = A.clone()
+    B[0, 1] += 1e-6
+    for _ in range(100):
+        B = inverse(inverse(B))
+    np.testing.assert_allclose(B, symmetrised(B))
+    np.testing.assert_allclose(B, A, atol=1e-5)
+
+
+def test_cholesky_is_that_of_torch_where_there_is_one():
+    A = torch.stack([positive_definite(5, seed) for seed in range(4)])
+    assert torch.equal(cholesky(A), torch.linalg.cholesky(A))
+
+
+def test_cholesky_adds_little_to_matrices_that_have_none():
+    A = torch.stack([positive_definite(5, seed) for seed in range(4)]).float()
+    v = torch.arange(5.0)
+    A[1] = torch.outer(v, v)
+    A[1].diagonal().add_(1e-7)
+    A[1, 0, 0] = 1e-7
+    A[3] = torch.ones(5, 5) - 1e-6 * torch.eye(5)
+    roots = cholesky(A)
+    np.testing.assert_allclose(roots @ roots.mT, A, rtol=1e-3, atol=1e-4)
+    whole = torch.linalg.cholesky(A[[0, 2]])
+    assert torch.equal(roots[[0, 2]], whole)
+
+
+def test_cholesky_refuses_what_is_not_finite():
+    A = torch.eye(3).repeat(2, 1, 1)
+    A[1, 0, 0] = torch.nan
+    with pytest.raises(torch.linalg.LinAlgError, match="not finite"):
+        cholesky(A)

@@ -1,0 +1,176 @@
+"""Repeated rows and weights: relative weights, and the fits that rest on them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import KFold
+
+from skrec import MFRegressor
+from skrec._interactions import Columns, Interactions
+from skrec._weights import MIN_SHARE, Weighting
+from skrec.datasets import make_ratings
+
+Z_90 = 1.645
+
+
+def interactions(users, items, rating, weight):
+    columns = Columns.from_array(np.column_stack([users, items]))
+    return Interactions.from_columns(
+        columns, np.asarray(rating, float), np.asarray(weight, float)
+    )
+
+
+def random_pairs(rng, n_users=80, n_items=60, n=2500):
+    """Pairs once each, and what biases say of them."""
+    users, items = np.divmod(rng.choice(n_users * n_items, n, replace=False), n_items)
+    return users, items, rng.randn(n_users)[users] + rng.randn(n_items)[items]
+
+
+def counts(rng, n):
+    return np.ceil(np.exp(rng.randn(n) + 1))
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 0), (0.3, 3), (0, 4)])
+def test_the_share_that_repeats_average_out_is_learned(a, b):
+    rng = np.random.RandomState(0)
+    users, items, mean = random_pairs(rng)
+    W = counts(rng, len(mean))
+    y = mean + rng.randn(len(mean)) * np.sqrt(a + b / W)
+    true = b / W.mean() / (a + b / W.mean())
+    found = Weighting.of_ratings(interactions(users, items, y, W)).share
+    assert found == pytest.approx(true, abs=0.12)
+
+
+def test_relative_weights_are_inverse_to_the_noise_they_stand_for():
+    rng = np.random.RandomState(1)
+    users, items, mean = random_pairs(rng)
+    W = counts(rng, len(mean))
+    variance = 0.3 + 3 / W
+    y = mean + rng.randn(len(mean)) * np.sqrt(variance)
+    data = interactions(users, items, y, W)
+    relative = Weighting.of_ratings(data).applied(data).weight
+    order = np.lexsort((items, users))
+    assert np.corrcoef(relative, 1 / variance[order])[0, 1] > 0.98
+    assert relative.sum() == pytest.approx(len(y), rel=0.1)
+
+
+@given(
+    exponent=st.floats(-12, 12),
+    choices=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+@settings(deadline=None, max_examples=25)
+def test_a_common_factor_of_weights_cancels(exponent, choices, seed):
+    rng = np.random.RandomState(seed)
+    users, items, y = random_pairs(rng, 9, 7, 40)
+    W = counts(rng, len(y))
+    learn = Weighting.of_choices if choices else Weighting.of_ratings
+    alike = []
+    for factor in (1.0, 10.0**exponent):
+        data = interactions(users, items, y, factor * W)
+        alike.append(learn(data).applied(data).weight)
+    np.testing.assert_allclose(*alike, rtol=1e-6)
+
+
+@given(seed=st.integers(0, 2**16), spread=st.floats(0, 12))
+@settings(deadline=None, max_examples=50)
+def test_relative_weights_are_finite_positive_and_add_up_to_no_more_than_pairs(
+    seed, spread
+):
+    rng = np.random.RandomState(seed)
+    n = rng.randint(1, 60)
+    users, items, y = rng.randint(5, size=n), rng.randint(6, size=n), rng.randn(n)
+    data = interactions(users, items, y, 10 ** rng.uniform(-spread, spread, n))
+    relative = Weighting.of_ratings(data).applied(data).weight
+    n_pairs = len(np.unique(data.pairs))
+    assert np.isfinite(relative).all()
+    assert (relative > 0).all()
+    assert relative.sum() <= n_pairs * (1 + 1e-6)
+
+
+def test_equal_weights_are_ones():
+    rng = np.random.RandomState(0)
+    users, items, y = random_pairs(rng, 9, 7, 40)
+    data = interactions(users, items, y, np.full(40, 0.3))
+    np.testing.assert_allclose(Weighting.of_ratings(data).applied(data).weight, 1)
+
+
+def test_rows_of_a_pair_share_its_weight_in_proportion():
+    users, items = [0, 0, 0, 1], [0, 0, 1, 0]
+    data = interactions(users, items, [1.0, 5.0, 3.0, 3.0], [1, 3, 4, 4])
+    weight = Weighting.of_ratings(data).applied(data).weight
+    np.testing.assert_allclose(weight, [0.25, 0.75, 1, 1])
+
+
+def test_weights_of_choices_count_in_full():
+    data = interactions([0, 0, 1], [0, 1, 0], np.ones(3), [1, 2, 6])
+    weight = Weighting.of_choices(data).applied(data).weight
+    np.testing.assert_allclose(weight, np.array([1, 2, 6]) / 3)
+
+
+def repeated_rows(X, y, share, seed=0):
+    rows = np.random.RandomState(seed).permutation(len(y))[: int(share * len(y))]
+    return pd.concat([X, X.iloc[rows]]), np.concatenate([y, y[rows]])
+
+
+@pytest.mark.parametrize("solver", ["vb", "gibbs", "als", "adam", "sgd"])
+def test_all_rows_twice_or_any_common_weight_change_nothing(solver):
+    X, y = make_ratings(60, 40, 900, random_state=0)
+    options = {"random_state": 0, "max_iter": 20, "tol": 0.1}
+    once = MFRegressor(4, solver=solver, **options).fit(X, y).predict(X)
+    for weighted in (
+        MFRegressor(4, solver=solver, **options).fit(*repeated_rows(X, y, 1.0)),
+        MFRegressor(4, solver=solver, **options).fit(X, y, sample_weight=[10] * 900),
+        MFRegressor(4, solver=solver, **options).fit(X, y, sample_weight=[1e-7] * 900),
+    ):
+        np.testing.assert_allclose(weighted.predict(X), once, atol=1e-4)
+
+
+def test_rows_with_next_to_no_weight_come_near_to_being_left_out():
+    X, y = make_ratings(100, 60, 3000, random_state=0)
+    rng = np.random.RandomState(0)
+    wrong = rng.rand(len(y)) < 0.5
+    spoilt = np.where(wrong, rng.permutation(y), y)
+    mf = MFRegressor(4).fit(X, spoilt, sample_weight=np.where(wrong, 1e-7, 1.0))
+    without = MFRegressor(4).fit(X[~wrong], y[~wrong])
+    difference = mf.predict(X) - without.predict(X)
+    assert np.sqrt(np.mean(difference**2)) < 0.05
+
+
+def test_partial_fit_reads_weights_as_fit_has():
+    X, y = make_ratings(60, 40, 900, random_state=0)
+    later = pd.DataFrame({"user": [900, 900, 3], "item": [1, 2, 5]})
+    plain = MFRegressor(4).fit(X, y).partial_fit(later, [5, 1, 3])
+    tens = MFRegressor(4).fit(X, y, sample_weight=np.full(900, 10.0))
+    tens.partial_fit(later, [5, 1, 3], sample_weight=[10, 10, 10])
+    np.testing.assert_allclose(tens.predict(later), plain.predict(later), atol=1e-5)
+
+
+def test_repeats_weights_and_counts_of_movielens_cost_nothing(ml_100k):
+    X, y = ml_100k
+    X, y = X.iloc[:, :2], np.asarray(y)
+    train, test = next(KFold(5, shuffle=True, random_state=0).split(X))
+    X, X_test, y, y_test = X.iloc[train], X.iloc[test], y[train], y[test]
+
+    def error(X, y, weight=None):
+        mf = MFRegressor().fit(X, y, sample_weight=weight)
+        predicted, std = mf.predict(X_test, return_std=True)
+        covered = np.mean(np.abs(predicted - y_test) < Z_90 * std)
+        assert 0.88 < covered < 0.93
+        return np.sqrt(np.mean((predicted - y_test) ** 2))
+
+    once = error(X, y)
+    n = len(y)
+    counts = np.ceil(np.exp(np.random.RandomState(0).randn(n) + 1))
+    assert error(*repeated_rows(X, y, 0.5)) < 1.01 * once
+    assert error(X, y, np.full(n, 1 / n)) < 1.01 * once
+    assert error(X, y, counts) < 1.01 * once
+
+
+def test_the_least_share_is_what_copies_of_rows_show():
+    X, y = make_ratings(100, 60, 3000, random_state=0)
+    X, y = repeated_rows(X, y, 0.5)
+    mf = MFRegressor(4).fit(X, y)
+    assert mf._weighting.share < 10 * MIN_SHARE
