@@ -1,5 +1,6 @@
 """Settings, threads and forks of the process: they neither break nor change results."""
 
+import os
 import subprocess
 import sys
 import textwrap
