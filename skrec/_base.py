@@ -139,8 +139,6 @@ class BaseRecommender(
         tags.regressor_tags.poor_score = True
         return tags
 
-    @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
     ):
@@ -177,7 +175,14 @@ class BaseRecommender(
         TypeError
             If the ids of a column are of several kinds, nested, or X is sparse.
         """
-        # What is fitted is kept aside until all of it is there.
+        # What is fitted is kept aside until all of it is there and callbacks are done.
+        self._publish(self._fit(X, y, sample_weight, user_features, item_features))
+        return self
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit(self, X, y, sample_weight, user_features, item_features) -> dict[str, Any]:
+        """Fitted attributes."""
         model = snapshot(self)
         with own_settings():
             columns = model._read_columns(X, reset=True)
@@ -205,8 +210,7 @@ class BaseRecommender(
         context.call_on_fit_task_end(
             **task, reconstruction_attributes=lambda: attributes
         )
-        self._publish(attributes)
-        return self
+        return attributes
 
     def partial_fit(
         self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
@@ -535,7 +539,7 @@ class BaseRecommender(
             seen if exclude_seen else None,
             device,
         )
-        scores = np.where(best < 0, -np.inf, self._ratings(scores))
+        scores = np.where(best < 0, -np.inf, model._ratings(scores, rows))
         items = item_ids[best]
         if as_frame:
             return _long_frame(user_ids, items, scores, "user", "item")
@@ -1024,8 +1028,8 @@ class BaseRecommender(
         """
 
     @abstractmethod
-    def _ratings(self, scores: np.ndarray) -> np.ndarray:
-        """Predicted ratings, from what `_scorer` gives."""
+    def _ratings(self, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Predicted ratings, from what `_scorer` gives for user rows."""
 
     @abstractmethod
     def _vectors(self, side: Literal["user", "item"], rows: np.ndarray) -> np.ndarray:

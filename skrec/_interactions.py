@@ -184,15 +184,20 @@ def numbered(ids: np.ndarray, among: np.ndarray, where: str = "X") -> np.ndarray
 def inserted(array: np.ndarray, at: np.ndarray, values: Any) -> np.ndarray:
     """A copy of an array with rows put in before its rows `at`, which are sorted."""
     values = np.broadcast_to(values, (len(at), *array.shape[1:]))
-    if len(at) > MAX_PIECES:
+    dtype = array.dtype
+    if values.dtype != dtype:
         dtype = np.result_type(array, values)
+    if len(at) > MAX_PIECES:
         return np.insert(array.astype(dtype, copy=False), at, values, axis=0)
     # Pieces are copied several times as fast as by a mask.
-    pieces, start = [], 0
+    whole = np.empty((len(array) + len(at), *array.shape[1:]), dtype)
+    start = 0
     for row, stop in enumerate(at):
-        pieces += [array[start:stop], values[row : row + 1]]
+        whole[start + row : stop + row] = array[start:stop]
+        whole[stop + row] = values[row]
         start = stop
-    return np.concatenate([*pieces, array[start:]])
+    whole[start + len(at) :] = array[start:]
+    return whole
 
 
 @dataclass(frozen=True)

@@ -781,19 +781,21 @@ class MFRegressor(NetworkRecommender):
         self, rows: np.ndarray, columns: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
         posterior = self._posterior
-        items = torch.from_numpy(posterior.item_rows(columns)).to(device)
+        items = np.require(posterior.item_rows(columns), requirements="W")
+        items = torch.from_numpy(items).to(device)
 
         def score(tile: slice) -> Fill:
-            users, bias = map(torch.from_numpy, posterior.user_rows(rows[tile]))
-            return inner_products(users.to(device), items, bias.to(device))
+            users = torch.from_numpy(posterior.user_rows(rows[tile]))
+            return inner_products(users.to(device), items)
 
         return score
 
     def _vectors(self, side: Literal["user", "item"], rows: np.ndarray) -> np.ndarray:
         return self._posterior.vectors(side, rows)
 
-    def _ratings(self, scores: np.ndarray) -> np.ndarray:
-        return self._response(scores + self._posterior.centre)
+    def _ratings(self, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        bias = self._posterior.bias("user", rows)[:, None]
+        return self._response(scores + bias + self._posterior.centre)
 
     def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
         if self._posterior.n_factors == 0:

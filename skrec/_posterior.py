@@ -68,7 +68,7 @@ class FeatureWeights:
         """The same weights among new columns, which say nothing."""
         return replace(
             self,
-            mean=np.stack([columns.inserted(B) for B in self.mean]),
+            mean=columns.inserted(self.mean.swapaxes(0, 1)).swapaxes(0, 1),
             column_mean=columns.inserted(self.column_mean),
         )
 
@@ -191,6 +191,10 @@ class Patched:
         revised = flat >= n_stored
         taken[revised] = self.revised[flat[revised] - n_stored]
         return taken.reshape(*np.shape(where), *taken.shape[1:])
+
+    def __reduce__(self) -> tuple:
+        # What is written needs no patch.
+        return np.asarray, (self[0][None],)
 
     def __mul__(self, factor: float) -> Patched:
         return replace(self, stored=self.stored * factor, revised=self.revised * factor)
@@ -559,18 +563,25 @@ class Posterior:
 
     def item_rows(self, rows: np.ndarray) -> np.ndarray:
         """What `user_rows` meet: all draws side by side."""
-        parts = list(self.items.means(rows))
-        return parts[0] if len(parts) == 1 else np.hstack(parts)
+        mean = self.items.mean
+        if len(mean) == 1 and np.array_equal(rows, np.arange(mean.shape[1])):
+            # All of them, as they are.
+            return mean[0]
+        return np.hstack(list(self.items.means(rows)))
 
-    def user_rows(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors whose products with `item_rows` are E[c + p·q], and E[b]."""
-        k, n_draws, parts = self.n_factors, len(self.users.mean), []
-        bias = np.zeros(len(rows), dtype=self.users.mean.dtype)
+    def user_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors whose products with `item_rows` are E[c + p·q]."""
+        k, parts = self.n_factors, []
         for mean in self.users.means(rows):
-            bias += mean[:, k:].sum(axis=1) / n_draws
             mean[:, k:] = 1
-            parts.append(mean / n_draws)
-        return np.hstack(parts), bias
+            parts.append(mean)
+        return np.hstack(parts) / np.float32(len(parts))
+
+    def bias(self, side: str, rows: np.ndarray) -> np.ndarray:
+        """E[b] of rows."""
+        means = getattr(self, f"{side}s").means(rows)
+        bias = [mean[:, self.n_factors :].sum(axis=1) for mean in means]
+        return np.mean(bias, axis=0)
 
     def profiles(self, side: str) -> np.ndarray:
         """Vectors of rows whose inner products are those of their taste profiles.

@@ -88,15 +88,9 @@ def top_k(
     return columns, scores
 
 
-def inner_products(
-    queries: Tensor, vectors: Tensor, bias: Tensor | None = None
-) -> Fill:
-    """Writes the inner products of queries and vectors, plus a bias of each query."""
-    if bias is None:
-        return lambda columns, out: torch.mm(queries, vectors[columns].T, out=out)
-    return lambda columns, out: torch.addmm(
-        bias[:, None], queries, vectors[columns].T, out=out
-    )
+def inner_products(queries: Tensor, vectors: Tensor) -> Fill:
+    """Writes the inner products of queries and vectors."""
+    return lambda columns, out: torch.mm(queries, vectors[columns].T, out=out)
 
 
 def _block(n_columns: int, k: int) -> int:
