@@ -905,9 +905,14 @@ class BaseRecommender(
         name = self.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu":
+            return torch.device(name)
         try:
             torch.zeros(1, device=name).item()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
+            if self.device == "auto":
+                # Such as in a forked process whose parent uses it.
+                return torch.device("cpu")
             raise ValueError(
                 f"device={self.device!r} is not available here: {error}. Use 'auto', "
                 "'cpu', or a device of this machine such as 'cuda' or 'cuda:1'."

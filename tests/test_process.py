@@ -1,5 +1,6 @@
 """Settings, threads and forks of the process: they neither break nor change results."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
@@ -294,6 +295,48 @@ def test_readers_meet_one_fit_or_the_other(name):
             n_reads += 1
         writer.join()
     assert not errors
+
+
+@pytest.mark.parametrize("name", ["vb", "ncf"])
+def test_readers_meet_a_model_before_or_after_further_rows(name):
+    """Ids that come before all others move every row."""
+    model = clone(ESTIMATORS[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, Y)
+        done = threading.Event()
+
+        def learn():
+            for number in range(1, 9):
+                rows = pd.DataFrame({"user": [-number], "item": [-number]})
+                model.partial_fit(rows, [3.0])
+            done.set()
+
+        writer = threading.Thread(target=learn)
+        before = model.predict(X)
+        writer.start()
+        while not done.is_set():
+            assert_array_equal(model.predict(X), before)
+            assert (model.recommend([3], n_items=2, exclude_seen=False) >= -8).all()
+        writer.join()
+    assert len(model.user_ids_) == len(model._seen_offsets) - 1 == 48
+
+
+def test_a_copy_is_left_alone_by_later_fits():
+    model = MFRegressor(2, tol=1e9).fit(X, Y)
+    kept = copy.copy(model)
+    expected = kept.predict(X), kept.recommend(exclude_seen=False)
+    model.partial_fit(FURTHER, [5.0, 1.0, 3.0])
+    model.fit(X[:50], Y[:50])
+    assert_array_equal(kept.predict(X), expected[0])
+    assert_array_equal(kept.recommend(exclude_seen=False), expected[1])
+
+
+@pytest.mark.parametrize("name", ["vb", "gibbs", "ncf"])
+def test_predictions_in_tiles_are_those_of_all_rows(name, expected, monkeypatch):
+    monkeypatch.setattr("skrec._base.PREDICTION_ROWS", 7)
+    for ours, theirs in zip(answers(name), expected[name], strict=True):
+        assert_allclose(ours, theirs, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["vb", "adam", "ncf"])
