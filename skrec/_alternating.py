@@ -48,7 +48,7 @@ from ._rules import (
 )
 from ._sides import Problem, Side, State
 from ._symmetric import cholesky, inverse
-from ._threads import torch_threads
+from ._threads import set_own_threads, torch_threads
 
 # The start: shrinkage of its biases in ratings, extra columns and passes of its power
 # iteration, and how far its factors are scaled down.
@@ -198,7 +198,9 @@ def _tile_map(problem: Problem) -> Iterator[Callable]:
     if one_tile or n_threads == 1:
         yield map
         return
-    with ThreadPoolExecutor(n_threads) as pool:
+    with ThreadPoolExecutor(
+        n_threads, initializer=set_own_threads, initargs=(1,)
+    ) as pool:
         yield pool.map
 
 

@@ -13,6 +13,7 @@ import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -37,23 +38,39 @@ from ._descriptions import Description
 from ._interactions import (
     Columns,
     Described,
+    Growth,
     Ids,
     Interactions,
     as_numbers,
     counted,
     id_columns,
-    numbered,
+    inserted,
     object_array,
     shown,
-    union,
 )
+from ._settings import own_settings
+from ._threads import torch_threads
 from ._topk import Fill, inner_products, top_k
 from ._weights import Weighting
 
-__all__ = ["BaseRecommender", "Integral", "Interval", "Iteration", "Real", "StrOptions"]
+__all__ = [
+    "BaseRecommender",
+    "Integral",
+    "Interval",
+    "Iteration",
+    "Real",
+    "StrOptions",
+    "reads_one_fit",
+]
 
 MAX_IDS_SHOWN = 5
 MAX_RATING = 1e30
+
+# Further rows that one thread learns from.
+MAX_FEW_ROWS = 2**10
+
+# Rows predicted at a time. Fewer would not take less memory than ids and results.
+PREDICTION_ROWS = 2**16
 
 
 @dataclass(frozen=True)
@@ -81,20 +98,23 @@ class Iteration:
         return f"objective {self.objective:.6f}, {self.progress}"
 
 
-def all_or_nothing(fit):
-    """Let a failing `fit` leave the estimator as it was."""
+def reads_one_fit(method):
+    """Let a method read one fit, whatever another thread publishes meanwhile."""
 
-    @functools.wraps(fit)
+    @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
-        before = vars(self).copy()
-        try:
-            return fit(self, *args, **kwargs)
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
+        model = snapshot(self)
+        with own_settings():
+            return method(model, *args, **kwargs)
 
     return wrapper
+
+
+def snapshot(estimator):
+    """A copy that later fits of the estimator leave alone."""
+    model = object.__new__(type(estimator))
+    model.__dict__ = vars(estimator).copy()
+    return model
 
 
 class BaseRecommender(
@@ -120,9 +140,6 @@ class BaseRecommender(
         tags.regressor_tags.poor_score = True
         return tags
 
-    @all_or_nothing
-    @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
     ):
@@ -159,22 +176,33 @@ class BaseRecommender(
         TypeError
             If the ids of a column are of several kinds, nested, or X is sparse.
         """
-        columns = self._read_columns(X, reset=True)
-        rating = self._read_ratings(y, columns)
-        weight = self._read_weights(sample_weight, columns)
-        data = Interactions.from_columns(columns, rating, weight)
-        of_choices = self._needs_no_ratings()
-        learned = Weighting.of_choices if of_choices else Weighting.of_ratings
-        self._weighting = learned(data)
-        data = self._weighting.applied(data)
-        data, descriptions = _described(data, user_features, item_features)
-        device = self._torch_device()
+        # What is fitted is kept aside until all of it is there and callbacks are done.
+        self._publish(self._fit(X, y, sample_weight, user_features, item_features))
+        return self
 
-        # A warm start reads the ids of the last fit, so this comes before the new ones.
-        iterations = self._iterate(data, device)
-        self._set_seen(data.user_ids, data.item_ids, data.users, data.items)
-        self._descriptions = descriptions
-        self.rating_range_ = self._rating_range(data.rating)
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit(self, X, y, sample_weight, user_features, item_features) -> dict[str, Any]:
+        """Fitted attributes."""
+        model = snapshot(self)
+        with own_settings():
+            columns = model._read_columns(X, reset=True)
+            rating = model._read_ratings(y, columns)
+            weight = model._read_weights(sample_weight, columns)
+            data = Interactions.from_columns(columns, rating, weight)
+            of_choices = model._needs_no_ratings()
+            learned = Weighting.of_choices if of_choices else Weighting.of_ratings
+            weighting = learned(data)
+            data = weighting.applied(data)
+            data, descriptions = _described(data, user_features, item_features)
+            iterations = model._iterate(data, model._torch_device())
+            read = {
+                **_names_of_columns(model),
+                **_seen(data.user_ids, data.item_ids, data.users, data.items),
+                "_descriptions": descriptions,
+                "_weighting": weighting,
+                "rating_range_": model._rating_range(data.rating),
+            }
         metadata = {
             "sample_weight": sample_weight,
             "user_features": user_features,
@@ -184,15 +212,12 @@ class BaseRecommender(
         task = {"estimator": self, "X": X, "y": y, "metadata": metadata}
         context = self._init_callback_context(max_subtasks=self._max_iter())
         context.call_on_fit_task_begin(**task)
-        iteration = self._run(iterations, context, task)
-        attributes = iteration.attributes()
-        vars(self).update(attributes)
+        attributes = self._run(iterations, context, task, read)
         context.call_on_fit_task_end(
             **task, reconstruction_attributes=lambda: attributes
         )
-        return self
+        return attributes
 
-    @all_or_nothing
     def partial_fit(
         self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
     ) -> Self:
@@ -244,6 +269,22 @@ class BaseRecommender(
                 user_features=user_features,
                 item_features=item_features,
             )
+        # The model that others read stays as it is until all is learned.
+        model = snapshot(self)
+        # Threads that wait for each other make a few rows slow.
+        few = _num_samples(X) <= MAX_FEW_ROWS
+        n_threads = 1 if few else torch.get_num_threads()
+        with own_settings(), torch_threads(n_threads):
+            attributes = model._learn_further(
+                X, y, sample_weight, user_features, item_features
+            )
+        self._publish(attributes)
+        return self
+
+    def _learn_further(
+        self, X, y, sample_weight, user_features, item_features
+    ) -> dict[str, Any]:
+        """Fitted attributes after further rows as they were given."""
         self._check_can_continue()
         columns = self._read_columns(X, reset=False)
         # Ids of another kind are refused while it is known where they stand.
@@ -259,38 +300,55 @@ class BaseRecommender(
         items, item_rows = self._numbered(
             "item", Ids.from_column(data.item_ids, "X (items)"), item_features
         )
-        user_ids = union(self.user_ids_, data.user_ids)
-        item_ids = union(self.item_ids_, data.item_ids)
-        grown = data.among(user_ids, item_ids)
-        seen_users, seen_items = self._seen_by(np.arange(len(self.user_ids_)))
-        seen_users = numbered(self.user_ids_, user_ids)[seen_users]
-        seen_items = numbered(self.item_ids_, item_ids)[seen_items]
-        pairs = np.concatenate([seen_users * len(item_ids) + seen_items, grown.pairs])
-        # Two sorted runs, which a stable sort merges.
-        pairs.sort(kind="stable")
-
+        grown = data.among(
+            Growth.of(self.user_ids_, data.user_ids, users),
+            Growth.of(self.item_ids_, data.item_ids, items),
+        )
+        seen = self._seen_after(grown)
         model = self._knowing(user_rows, item_rows)
         attributes = model._learned_further(
-            data, users, items, grown, pairs, self._torch_device()
+            data, users, items, grown, partial(_pairs, seen), self._torch_device()
         )
-        vars(self).update(attributes)
-        self._set_seen(user_ids, item_ids, *np.divmod(pairs, len(item_ids)))
         low, high = self._rating_range(data.rating)
-        self.rating_range_ = (
-            min(low, self.rating_range_[0]),
-            max(high, self.rating_range_[1]),
-        )
-        return self
+        return {
+            **attributes,
+            **seen,
+            "rating_range_": (
+                min(low, self.rating_range_[0]),
+                max(high, self.rating_range_[1]),
+            ),
+        }
 
-    def _run(self, iterations: Iterator[Iteration], context, task) -> Iteration:
-        """Iterate until `tol`, `max_iter` or a callback says stop."""
+    def _publish(self, attributes: dict[str, Any]) -> None:
+        """Let readers see a whole fit, all at once."""
+        fitted = vars(self) | attributes
+        if fitted.get("feature_names_in_") is None:
+            fitted.pop("feature_names_in_", None)
+        self.__dict__ = fitted
+
+    def _run(
+        self, iterations: Iterator[Iteration], context, task, read: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Iterate until `tol`, `max_iter` or a callback says stop.
+
+        Gives the fitted attributes, those that were `read` from the rows among them.
+        """
+
+        def attributes() -> dict[str, Any]:
+            with own_settings():
+                fitted = iteration.attributes()
+            losses_so_far = {"n_iter_": len(losses), "loss_curve_": losses.copy()}
+            return read | losses_so_far | fitted
+
         max_iter = self._max_iter()
         losses: list[float] = []
         converged = stopped = False
         while not (converged or stopped or len(losses) == max_iter):
             step = context.subcontext(task_name="iteration")
             step.call_on_fit_task_begin(**task)
-            iteration = next(iterations)
+            # Callbacks run between iterations, with the settings of the caller.
+            with own_settings():
+                iteration = next(iterations)
             losses.append(iteration.objective)
             if not np.isfinite(iteration.objective):
                 raise FloatingPointError(
@@ -298,10 +356,8 @@ class BaseRecommender(
                     f"{iteration.objective} after iteration {len(losses)}."
                 )
             self._tell(len(losses), iteration)
-            self.n_iter_ = len(losses)
-            self.loss_curve_ = losses.copy()
             stopped = step.call_on_fit_task_end(
-                **task, reconstruction_attributes=iteration.attributes
+                **task, reconstruction_attributes=attributes
             )
             converged = iteration.converged
         if self._can_converge() and not (converged or stopped):
@@ -312,7 +368,7 @@ class BaseRecommender(
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        return iteration
+        return attributes()
 
     def _tell(self, number: int, iteration: Iteration) -> None:
         if self.verbose:
@@ -321,6 +377,7 @@ class BaseRecommender(
                 f"{self._max_iter()}: {iteration}"
             )
 
+    @reads_one_fit
     def predict(
         self, X, return_std: bool = False, *, user_features=None, item_features=None
     ):
@@ -363,10 +420,18 @@ class BaseRecommender(
             {"users": (columns.users, users), "items": (columns.items, items)}
         )
         model = self._knowing(user_rows, item_rows)
-        y, std = model._predict(users, items, columns.features, return_std)
-        y = self._response(y)
+        y = np.empty(len(users))
+        std = np.empty(len(users)) if return_std else None
+        for start in range(0, len(users), PREDICTION_ROWS):
+            tile = slice(start, start + PREDICTION_ROWS)
+            mean, deviation = model._predict(
+                users[tile], items[tile], columns.features[tile], return_std
+            )
+            y[tile] = self._response(mean)
+            if return_std:
+                std[tile] = deviation
         if self.clip:
-            y = y.clip(*self.rating_range_)
+            y.clip(*self.rating_range_, out=y)
         return (y, std) if return_std else y
 
     def score(
@@ -395,6 +460,7 @@ class BaseRecommender(
         )
         return r2_score(y, predicted, sample_weight=sample_weight)
 
+    @reads_one_fit
     def recommend(
         self,
         users=None,
@@ -480,7 +546,7 @@ class BaseRecommender(
             seen if exclude_seen else None,
             device,
         )
-        scores = np.where(best < 0, -np.inf, self._ratings(scores))
+        scores = np.where(best < 0, -np.inf, model._ratings(scores, rows))
         items = item_ids[best]
         if as_frame:
             return _long_frame(user_ids, items, scores, "user", "item")
@@ -496,6 +562,7 @@ class BaseRecommender(
             )
         return (items, scores) if return_scores else items
 
+    @reads_one_fit
     def similar_items(
         self,
         items,
@@ -534,6 +601,7 @@ class BaseRecommender(
         """
         return self._similar("item", items, n_items, return_scores, as_frame)
 
+    @reads_one_fit
     def similar_users(
         self,
         users,
@@ -572,6 +640,7 @@ class BaseRecommender(
         """
         return self._similar("user", users, n_users, return_scores, as_frame)
 
+    @reads_one_fit
     def item_index_vectors(self) -> np.ndarray:
         """Vectors of all items, for an index of the largest inner products.
 
@@ -594,6 +663,7 @@ class BaseRecommender(
         check_is_fitted(self)
         return self._vectors("item", np.arange(len(self.item_ids_)))
 
+    @reads_one_fit
     def user_index_vectors(self, users=None, *, user_features=None) -> np.ndarray:
         """Vectors of users to query an index of `item_index_vectors` with.
 
@@ -628,7 +698,7 @@ class BaseRecommender(
             return self.user_ids_, np.arange(len(self.user_ids_)), None
         ids = _read_ids(users, "users")
         rows, described = self._numbered("user", ids, features)
-        self._handle_unknown({"users": (ids, rows)}, stacklevel=4)
+        self._handle_unknown({"users": (ids, rows)}, stacklevel=5)
         return ids.values, rows, described
 
     def _candidates(
@@ -690,15 +760,24 @@ class BaseRecommender(
         ids = getattr(self, f"{side}_ids_")
         rows = _known(queries, f"{side}s", ids)
         _check_n_items(n, len(ids) - 1, f"other {side}s", f"n_{side}s")
-        profiles = torch.from_numpy(self._profiles(side)).to(self._torch_device())
-        norms = profiles.norm(dim=1, keepdim=True)
-        profiles = profiles / torch.where(norms > 0, norms, 1)
+        profiles = self._profiles(side)
+        norms = np.sqrt(np.einsum("nk,nk->n", profiles, profiles))
+        norms[norms == 0] = 1
+        profiles, norms = (
+            torch.from_numpy(values).to(self._torch_device())
+            for values in (profiles, norms)
+        )
+
+        def cosines(tile: slice) -> Fill:
+            queries = profiles[rows[tile]] / norms[rows[tile], None]
+            products = inner_products(queries, profiles)
+            return lambda columns, out: products(columns, out).div_(norms[columns])
 
         def itself(tile: slice) -> tuple[np.ndarray, np.ndarray]:
             return np.arange(tile.stop - tile.start), rows[tile]
 
         best, scores = top_k(
-            lambda tile: inner_products(profiles[rows[tile]], profiles),
+            cosines,
             len(rows),
             len(ids),
             n,
@@ -803,7 +882,7 @@ class BaseRecommender(
         return weight
 
     def _handle_unknown(
-        self, found: dict[str, tuple[Ids, np.ndarray]], stacklevel: int = 3
+        self, found: dict[str, tuple[Ids, np.ndarray]], stacklevel: int = 4
     ) -> None:
         """Say what `handle_unknown` asks to be said of ids that fit has not seen."""
         if self.handle_unknown == "ignore":
@@ -833,37 +912,49 @@ class BaseRecommender(
         name = self.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu":
+            return torch.device(name)
         try:
             torch.zeros(1, device=name).item()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
+            if self.device == "auto":
+                # Such as in a forked process whose parent uses it.
+                return torch.device("cpu")
             raise ValueError(
                 f"device={self.device!r} is not available here: {error}. Use 'auto', "
                 "'cpu', or a device of this machine such as 'cuda' or 'cuda:1'."
             ) from error
         return torch.device(name)
 
-    def _set_seen(
-        self,
-        user_ids: np.ndarray,
-        item_ids: np.ndarray,
-        users: np.ndarray,
-        items: np.ndarray,
-    ) -> None:
-        """Keep the ids, and which items each user has rated, from sorted pairs."""
-        self.user_ids_, self.item_ids_ = user_ids, item_ids
-        first = np.ones(len(users), dtype=bool)
-        first[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
-        self._seen_items = items[first].astype(np.int32)
-        self._seen_offsets = np.searchsorted(users[first], np.arange(len(user_ids) + 1))
+    def _seen_after(self, grown: Interactions) -> dict[str, Any]:
+        """Attributes of ids and of seen items after further rows, by insertion."""
+        users, items = grown.growths
+        offsets, seen = self._seen_offsets, self._seen_items
+        if len(items.at):
+            places = items.shifted(np.arange(len(self.item_ids_)))
+            seen = places.astype(np.int32)[seen]
+        offsets = users.inserted(offsets, offsets[users.at])
+        n_items = len(items.ids)
+        position, known = _gathered(offsets, seen, users.given)
+        known += position * n_items
+        further = np.searchsorted(users.given, grown.users) * n_items + grown.items
+        further = np.unique(further)
+        further = further[~_occurs(further, known)]
+        which, new = np.divmod(further, n_items)
+        starts = np.searchsorted(position, which)
+        at = offsets[users.given[which]] + np.searchsorted(known, further) - starts
+        counts = np.zeros(len(offsets), dtype=np.int64)
+        np.add.at(counts, users.given[which] + 1, 1)
+        return {
+            "user_ids_": users.ids,
+            "item_ids_": items.ids,
+            "_seen_items": inserted(seen, at, new.astype(np.int32)),
+            "_seen_offsets": offsets + np.cumsum(counts),
+        }
 
     def _seen_by(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(position in `rows`, item number) of all that users have rated."""
-        known = np.maximum(rows, 0)
-        starts = self._seen_offsets[known]
-        counts = np.where(rows < 0, 0, self._seen_offsets[known + 1] - starts)
-        position = np.repeat(np.arange(len(rows)), counts)
-        shift = np.repeat(starts - np.cumsum(counts) + counts, counts)
-        return position, self._seen_items[shift + np.arange(counts.sum())]
+        return _gathered(self._seen_offsets, self._seen_items, rows)
 
     def _pairs_among_known(self, X) -> np.ndarray:
         """user * n_items + item of rows of known ids, sorted."""
@@ -910,13 +1001,13 @@ class BaseRecommender(
         users: np.ndarray,
         items: np.ndarray,
         grown: Interactions,
-        pairs: np.ndarray,
+        pairs: Callable[[], np.ndarray],
         device: torch.device,
     ) -> dict[str, Any]:
         """Fitted attributes after further rows.
 
         `data` numbers these rows among their own ids, which have the row numbers
-        `users` and `items` in this estimator, `grown` among all ids; `pairs` holds
+        `users` and `items` in this estimator, `grown` among all ids; `pairs` gives
         user * n_items + item of these and all earlier rows, sorted.
         """
 
@@ -949,8 +1040,8 @@ class BaseRecommender(
         """
 
     @abstractmethod
-    def _ratings(self, scores: np.ndarray) -> np.ndarray:
-        """Predicted ratings, from what `_scorer` gives."""
+    def _ratings(self, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Predicted ratings, from what `_scorer` gives for user rows."""
 
     @abstractmethod
     def _vectors(self, side: Literal["user", "item"], rows: np.ndarray) -> np.ndarray:
@@ -1017,6 +1108,47 @@ def _described(
             descriptions[side] = description
             described[side] = Described(description.encoder.names, matrix)
     return replace(data, described=described), descriptions
+
+
+def _names_of_columns(model) -> dict[str, Any]:
+    """What scikit-learn has read of X; no names where X has none."""
+    return {
+        "n_features_in_": model.n_features_in_,
+        "feature_names_in_": getattr(model, "feature_names_in_", None),
+    }
+
+
+def _seen(
+    user_ids: np.ndarray, item_ids: np.ndarray, users: np.ndarray, items: np.ndarray
+) -> dict[str, Any]:
+    """Attributes of ids, and of the items each user has rated, from sorted pairs."""
+    first = np.ones(len(users), dtype=bool)
+    first[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+    return {
+        "user_ids_": user_ids,
+        "item_ids_": item_ids,
+        "_seen_items": items[first].astype(np.int32),
+        "_seen_offsets": np.searchsorted(users[first], np.arange(len(user_ids) + 1)),
+    }
+
+
+def _gathered(
+    offsets: np.ndarray, items: np.ndarray, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(position in `rows`, item number) of all items of users; -1 has none."""
+    known = np.maximum(rows, 0)
+    starts = offsets[known]
+    counts = np.where(rows < 0, 0, offsets[known + 1] - starts)
+    position = np.repeat(np.arange(len(rows)), counts)
+    shift = np.repeat(starts - np.cumsum(counts) + counts, counts)
+    return position, items[shift + np.arange(counts.sum())].astype(np.int64)
+
+
+def _pairs(seen: dict[str, Any]) -> np.ndarray:
+    """user * n_items + item of all that has been rated, sorted."""
+    offsets = seen["_seen_offsets"]
+    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    return users * len(seen["item_ids_"]) + seen["_seen_items"]
 
 
 def _occurs(values: np.ndarray, among: np.ndarray) -> np.ndarray:

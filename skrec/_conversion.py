@@ -15,7 +15,14 @@ from torch import Tensor
 
 from ._conditional import Ratings, Shown, Unobserved
 from ._features import Block, Weights
-from ._posterior import COUNTERPARTS, DESCRIBED, FeatureWeights, Posterior, Rows
+from ._posterior import (
+    COUNTERPARTS,
+    DESCRIBED,
+    FactorSums,
+    FeatureWeights,
+    Posterior,
+    Rows,
+)
 from ._sides import INITIAL_CONCENTRATION, Problem, Side, State
 from ._symmetric import inverse
 from ._units import Units
@@ -79,8 +86,9 @@ def in_rating_units(
             block.name: feature_weights(block, w)
             for block, w in zip(ratings.features, side.weights, strict=True)
         }
+        mean = table(side.mean)[None] * scale
         return Rows(
-            mean=table(side.mean)[None] * scale,
+            mean=mean,
             covariance=covariance,
             prior_mean=(table(side.prior_mean) * scale)[None, None],
             prior_covariance=(own + sum(w.spread for w in weights.values()))[:, None],
@@ -89,6 +97,7 @@ def in_rating_units(
             dispersion=array(side.relative_variance.double()),
             concentration=side.concentration,
             affinity=affinity(ratings, side, others_apart),
+            factor_sums=FactorSums.of(mean[..., : layout.n_factors]),
             weights=weights,
         )
 
@@ -160,9 +169,11 @@ def as_state(
         if COUNTERPARTS in rows.weights and not ratings.features:
             new = where < 0
             known = rows.weights[COUNTERPARTS]
-            shift, spread = known.said_of(_counterparts(ratings, others, known)[new])
-            mean[new] += shift[-1]
-            covariance[new] += spread[-1] - known.spread[-1]
+            if new.any():
+                met = _counterparts(ratings, others, known)[new]
+                shift, spread = known.said_of(met)
+                mean[new] += shift[-1]
+                covariance[new] += spread[-1] - known.spread[-1]
         if exponent:
             count = array(ratings.count.double())[where < 0]
             covariance[where < 0] /= (count**exponent)[:, None, None]
@@ -226,7 +237,7 @@ def with_unobserved_pairs(
         covariance, precision = None, np.ones(len(away))
         if last.knows_variance:
             square = np.outer(scale, scale)
-            covariance = layout.pack(tensor(theirs.covariance[0][away] / square))
+            covariance = layout.pack(tensor(theirs.covariance[0, away] / square))
             precision, _ = theirs.relative_precisions(away)
         shown = Shown.by(
             tensor(theirs.mean[0][away] / scale),
@@ -304,6 +315,7 @@ def as_posterior(weights: dict[str, np.ndarray], units: Units) -> Posterior:
             dispersion=np.ones(len(mean) - 1),
             concentration=INITIAL_CONCENTRATION,
             affinity=np.zeros(len(mean) - 1),
+            factor_sums=FactorSums.of(mean[None, :-1, : row_size - biased]),
             weights=said,
         )
 

@@ -18,6 +18,13 @@ from scipy import sparse
 
 N_ROWS_SHOWN = 5
 
+# A search for each id beats a hash table of n fitted ids as long as there are fewer
+# than n divided by this.
+MIN_IDS_PER_SEARCH = 64
+
+# Rows put between others one by one.
+MAX_PIECES = 2**10
+
 NUMBER_KINDS = {"integer", "floating", "mixed-integer-float", "boolean"}
 DATE_KINDS = {"date", "datetime", "datetime64"}
 MIXED_KINDS = {"mixed", "mixed-integer"}
@@ -111,13 +118,20 @@ class Ids:
 
     def numbered_in(self, ids: np.ndarray) -> np.ndarray:
         """Row number of each id among fitted `ids`, -1 where it is not there."""
-        fitted = kind_of(ids)
+        # All fitted ids are of one kind.
+        fitted = kind_of(ids[:1])
         if self.kind != fitted and len(self.values):
             raise TypeError(
                 f"{self.where} holds ids of kind {self.kind!r} (the first is "
                 f"{shown(self.values[0])}), but this model was fitted on ids of kind "
                 f"{fitted!r} (the first is {shown(ids[0])})."
             )
+        if len(self.values) * MIN_IDS_PER_SEARCH < len(ids):
+            asked = _alike(self.values, ids, fitted)
+            if asked is not None:
+                where = np.searchsorted(ids, asked)
+                found = ids[np.minimum(where, len(ids) - 1)]
+                return np.where(found == self.values, where, -1)
         return _index(ids).get_indexer(_index(self.values))
 
 
@@ -167,14 +181,70 @@ def numbered(ids: np.ndarray, among: np.ndarray, where: str = "X") -> np.ndarray
     return Ids.from_column(ids, where).numbered_in(among)
 
 
-def union(fitted: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Sorted fitted ids, and those of `ids` that are not among them."""
-    new = ids[numbered(ids, fitted) < 0]
-    if new.dtype.kind in "iuf":
-        # NumPy's common type of two kinds of integers need not hold either.
-        alike = new.astype(fitted.dtype)
-        new = alike if (alike == new).all() else new
-    return np.sort(np.concatenate([fitted, new])) if len(new) else fitted
+def inserted(array: np.ndarray, at: np.ndarray, values: Any) -> np.ndarray:
+    """A copy of an array with rows put in before its rows `at`, which are sorted."""
+    values = np.broadcast_to(values, (len(at), *array.shape[1:]))
+    dtype = array.dtype
+    if values.dtype != dtype:
+        dtype = np.result_type(array, values)
+    if len(at) > MAX_PIECES:
+        return np.insert(array.astype(dtype, copy=False), at, values, axis=0)
+    # Pieces are copied several times as fast as by a mask.
+    whole = np.empty((len(array) + len(at), *array.shape[1:]), dtype)
+    start = 0
+    for row, stop in enumerate(at):
+        whole[start + row : stop + row] = array[start:stop]
+        whole[stop + row] = values[row]
+        start = stop
+    whole[start + len(at) :] = array[start:]
+    return whole
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Sorted ids that further ones have been put between.
+
+    Attributes
+    ----------
+    ids : ndarray of shape (n_ids,)
+    at : ndarray of shape (n_new,), dtype int64
+        The number that each new id would have had among the fitted ones.
+    given : ndarray of shape (n_given,), dtype int64
+        Row numbers of all further ids, new or not.
+    is_new : ndarray of shape (n_given,), dtype bool
+    """
+
+    ids: np.ndarray
+    at: np.ndarray
+    given: np.ndarray
+    is_new: np.ndarray
+
+    @classmethod
+    def of(cls, fitted: np.ndarray, further: np.ndarray, rows: np.ndarray) -> Growth:
+        """Fitted and further ids, both sorted; negative `rows` of the latter are new.
+
+        Time follows the further ids, but for a copy of the fitted ones.
+        """
+        is_new = rows < 0
+        new = further[is_new]
+        if not len(new):
+            return cls(fitted, np.empty(0, dtype=np.int64), rows, is_new)
+        if new.dtype.kind in "iuf":
+            # NumPy's common type of two kinds of integers need not hold either.
+            alike = new.astype(fitted.dtype)
+            new = alike if (alike == new).all() else new
+        at = np.searchsorted(fitted, new)
+        given = rows + np.searchsorted(at, rows, side="right")
+        given[is_new] = at + np.arange(len(new))
+        return cls(inserted(fitted, at, new), at, given, is_new)
+
+    def shifted(self, rows: np.ndarray) -> np.ndarray:
+        """Row numbers among all ids, of those among fitted ones."""
+        return rows + np.searchsorted(self.at, rows, side="right")
+
+    def inserted(self, array: np.ndarray, values: Any = 0) -> np.ndarray:
+        """A copy of rows of fitted ids, with those of new ones put in."""
+        return inserted(array, self.at, np.asarray(values, dtype=array.dtype))
 
 
 def _index(ids: np.ndarray) -> pd.Index:
@@ -186,6 +256,16 @@ def _index(ids: np.ndarray) -> pd.Index:
     if pd.api.types.infer_dtype(ids, skipna=False) in ("date", "datetime"):
         return pd.Index(pd.to_datetime(ids))
     return pd.Index(ids.astype(object), dtype=object)
+
+
+def _alike(asked: np.ndarray, fitted: np.ndarray, kind: str) -> np.ndarray | None:
+    """Ids to search for among fitted ones, if their order is that of NumPy."""
+    if kind == "string" and {asked.dtype.kind, fitted.dtype.kind} <= {"O", "U"}:
+        # One that is cut short by this is not equal to what it finds.
+        return asked.astype(fitted.dtype, copy=False)
+    if asked.dtype == fitted.dtype and fitted.dtype.kind in "iufM":
+        return asked
+    return None
 
 
 def kind_of(ids: np.ndarray) -> str:
@@ -303,6 +383,8 @@ class Interactions:
     features : ndarray of shape (n_rows, n_further_columns), dtype float64
     described : dict of str to Described
         What is said of the ids of a "user" and of an "item", if anything.
+    growths : tuple of Growth of users and items, or None
+        How the ids have grown, where these rows are further ones.
     """
 
     user_ids: np.ndarray
@@ -313,6 +395,7 @@ class Interactions:
     weight: np.ndarray
     features: np.ndarray
     described: dict[str, Described] = field(default_factory=dict)
+    growths: tuple[Growth, Growth] | None = None
 
     @classmethod
     def from_columns(
@@ -356,15 +439,16 @@ class Interactions:
             features=features[order],
         )
 
-    def among(self, user_ids: np.ndarray, item_ids: np.ndarray) -> Interactions:
+    def among(self, users: Growth, items: Growth) -> Interactions:
         """The same rows, numbered among more ids."""
         return replace(
             self,
-            user_ids=user_ids,
-            item_ids=item_ids,
-            users=numbered(self.user_ids, user_ids)[self.users],
-            items=numbered(self.item_ids, item_ids)[self.items],
+            user_ids=users.ids,
+            item_ids=items.ids,
+            users=users.given[self.users],
+            items=items.given[self.items],
             described={},
+            growths=(users, items),
         )
 
     @property

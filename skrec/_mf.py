@@ -25,7 +25,14 @@ from ._alternating import (
     vb,
     with_covariance,
 )
-from ._base import Integral, Interval, Iteration, Real, StrOptions
+from ._base import (
+    Integral,
+    Interval,
+    Iteration,
+    Real,
+    StrOptions,
+    reads_one_fit,
+)
 from ._conversion import (
     as_posterior,
     as_state,
@@ -300,35 +307,42 @@ class MFRegressor(NetworkRecommender):
         self.verbose = verbose
 
     @property
+    @reads_one_fit
     def user_factors_(self) -> np.ndarray:
         """Factors of users, ndarray of shape (n_users, n_factors)."""
         return self._factors("user")
 
     @property
+    @reads_one_fit
     def item_factors_(self) -> np.ndarray:
         """Factors of items, ndarray of shape (n_items, n_factors)."""
         return self._factors("item")
 
     @property
+    @reads_one_fit
     def user_biases_(self) -> np.ndarray:
         """Biases of users, ndarray of shape (n_users,)."""
         return self._biases("user")
 
     @property
+    @reads_one_fit
     def item_biases_(self) -> np.ndarray:
         """Biases of items, ndarray of shape (n_items,)."""
         return self._biases("item")
 
     @property
+    @reads_one_fit
     def user_feature_coef_(self) -> np.ndarray:
         """Weights of users' features, ndarray of shape (n_columns, row_size)."""
         return self._feature_coef("user")
 
     @property
+    @reads_one_fit
     def item_feature_coef_(self) -> np.ndarray:
         """Weights of items' features, ndarray of shape (n_columns, row_size)."""
         return self._feature_coef("item")
 
+    @reads_one_fit
     def feature_effects(self) -> pd.DataFrame:
         """What each feature of users and items says of ratings, before there are any.
 
@@ -380,6 +394,7 @@ class MFRegressor(NetworkRecommender):
             frames.append(pd.DataFrame(frame))
         return pd.concat(frames, ignore_index=True)
 
+    @reads_one_fit
     def feature_interactions(self) -> pd.DataFrame:
         """What features of users and of items say of ratings together.
 
@@ -671,7 +686,7 @@ class MFRegressor(NetworkRecommender):
         users: np.ndarray,
         items: np.ndarray,
         grown: Interactions,
-        pairs: np.ndarray,
+        pairs: Callable[[], np.ndarray],
         device: torch.device,
     ) -> dict[str, Any]:
         if self.solver in OPTIMIZERS:
@@ -701,8 +716,7 @@ class MFRegressor(NetworkRecommender):
             ) from error
         posterior = last.merged(
             in_rating_units(state, units, problem, knows_variance=last.knows_variance),
-            [numbered(ids, grown.user_ids) for ids in (self.user_ids_, data.user_ids)],
-            [numbered(ids, grown.item_ids) for ids in (self.item_ids_, data.item_ids)],
+            *grown.growths,
         )
         if not last.knows_variance:
             posterior = posterior.scaled(
@@ -772,17 +786,22 @@ class MFRegressor(NetworkRecommender):
     def _scorer(
         self, rows: np.ndarray, columns: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
-        def vectors(side: str, rows: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(self._vectors(side, rows)).to(device)
+        posterior = self._posterior
+        items = np.require(posterior.item_rows(columns), requirements="W")
+        items = torch.from_numpy(items).to(device)
 
-        items = vectors("item", columns)
-        return lambda tile: inner_products(vectors("user", rows[tile]), items)
+        def score(tile: slice) -> Fill:
+            users = torch.from_numpy(posterior.user_rows(rows[tile]))
+            return inner_products(users.to(device), items)
+
+        return score
 
     def _vectors(self, side: Literal["user", "item"], rows: np.ndarray) -> np.ndarray:
         return self._posterior.vectors(side, rows)
 
-    def _ratings(self, scores: np.ndarray) -> np.ndarray:
-        return self._response(scores + self._posterior.centre)
+    def _ratings(self, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        bias = self._posterior.bias("user", rows)[:, None]
+        return self._response(scores + bias + self._posterior.centre)
 
     def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
         if self._posterior.n_factors == 0:

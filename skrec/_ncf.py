@@ -374,7 +374,7 @@ class NCFRegressor(NetworkRecommender):
 
         return score
 
-    def _ratings(self, scores: np.ndarray) -> np.ndarray:
+    def _ratings(self, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return self._response(self._units.centre + self._units.scale * scores)
 
     def _vectors(self, side: Literal["user", "item"], rows: np.ndarray) -> np.ndarray:

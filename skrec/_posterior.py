@@ -15,9 +15,14 @@ from typing import Self
 import numpy as np
 from scipy import sparse
 
+from ._interactions import Growth
+
 # Blocks of features: what the user of the package says of rows, and whom they have
 # ratings with.
 DESCRIBED, COUNTERPARTS = "described", "counterparts"
+
+# Rows are revised beside the table they are stored in until they number a share of it.
+MIN_PATCH, MAX_PATCH = 2**8, 1 / 64
 
 # Pairs whose covariances are held at a time.
 TILE_SIZE = 2**13
@@ -59,12 +64,13 @@ class FeatureWeights:
             spread=np.concatenate([draw.spread for draw in draws]),
         )
 
-    def placed(self, places: np.ndarray, n_columns: int) -> FeatureWeights:
-        """The same weights at their places among more columns; others say nothing."""
-        mean = np.zeros((len(self.mean), n_columns, self.mean.shape[2]), np.float32)
-        column_mean = np.zeros(n_columns, dtype=self.column_mean.dtype)
-        mean[:, places], column_mean[places] = self.mean, self.column_mean
-        return replace(self, mean=mean, column_mean=column_mean)
+    def grown(self, columns: Growth) -> FeatureWeights:
+        """The same weights among new columns, which say nothing."""
+        return replace(
+            self,
+            mean=columns.inserted(self.mean.swapaxes(0, 1)).swapaxes(0, 1),
+            column_mean=columns.inserted(self.column_mean),
+        )
 
     def contrasted(self, contrasts: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
         """Means and covariances of contrasts of what columns add to a row.
@@ -96,6 +102,115 @@ class FeatureWeights:
 
 
 @dataclass(frozen=True)
+class FactorSums:
+    """Sums over rows of factors less a reference, and of their outer products.
+
+    They follow a revision of some rows without a look at the others. In float64, so
+    that rounding does not add up.
+
+    Attributes
+    ----------
+    n_rows : int
+    reference : ndarray of shape (n_draws, n_factors)
+    total : ndarray of shape (n_draws, n_factors)
+    square : ndarray of shape (n_draws, n_factors, n_factors)
+    """
+
+    n_rows: int
+    reference: np.ndarray
+    total: np.ndarray
+    square: np.ndarray
+
+    @classmethod
+    def of(cls, factors: np.ndarray) -> Self:
+        """Sums over factors of shape (n_draws, n_rows, n_factors)."""
+        reference = factors.mean(axis=1, dtype=np.float64)
+        n_draws, _, k = factors.shape
+        nothing = cls(0, reference, np.zeros((n_draws, k)), np.zeros((n_draws, k, k)))
+        return nothing.plus(factors, 1)
+
+    @classmethod
+    def stack(cls, draws: Sequence[FactorSums]) -> Self:
+        return cls(
+            draws[0].n_rows,
+            *(
+                np.concatenate([getattr(draw, name) for draw in draws])
+                for name in ("reference", "total", "square")
+            ),
+        )
+
+    def plus(self, factors: np.ndarray, sign: int) -> FactorSums:
+        """With some rows more, or with a sign of -1 less."""
+        away = factors - self.reference[:, None]
+        return replace(
+            self,
+            n_rows=self.n_rows + sign * factors.shape[1],
+            total=self.total + sign * away.sum(axis=1),
+            square=self.square + sign * (away.swapaxes(1, 2) @ away),
+        )
+
+    def roots(self) -> np.ndarray:
+        """R of every draw, where RᵀR is the sum of squares about the mean."""
+        outer = self.total[:, :, None] * self.total[:, None] / max(self.n_rows, 1)
+        values, vectors = np.linalg.eigh(self.square - outer)
+        # Rounding leaves no more than this of a direction in which rows are alike.
+        floor = values[:, -1:] * np.finfo(np.float32).eps ** 2
+        values = np.where(values > floor, values, 0)
+        return np.sqrt(values)[:, :, None] * vectors.swapaxes(1, 2)
+
+
+@dataclass(frozen=True)
+class Patched:
+    """Covariances of rows, some of which have been revised since they were stored.
+
+    They are too large to be copied for a few rows. It is indexed as an array of shape
+    (1, n_rows, row_size, row_size).
+
+    Attributes
+    ----------
+    stored : ndarray of shape (n_stored, row_size, row_size)
+    revised : ndarray of shape (n_revised, row_size, row_size)
+    where : ndarray of shape (n_rows,)
+        Row of `stored`, or behind its last that of `revised`.
+    """
+
+    stored: np.ndarray
+    revised: np.ndarray
+    where: np.ndarray
+
+    @classmethod
+    def of(cls, stored: np.ndarray) -> Self:
+        return cls(stored, stored[:0], np.arange(len(stored)))
+
+    def __getitem__(self, key: int | tuple) -> np.ndarray:
+        _, rows = key if isinstance(key, tuple) else (key, slice(None))
+        where = self.where[rows]
+        flat = np.ravel(where)
+        n_stored = len(self.stored)
+        taken = self.stored[np.minimum(flat, n_stored - 1)]
+        revised = flat >= n_stored
+        taken[revised] = self.revised[flat[revised] - n_stored]
+        return taken.reshape(*np.shape(where), *taken.shape[1:])
+
+    def __reduce__(self) -> tuple:
+        # What is written needs no patch.
+        return np.asarray, (self[0][None],)
+
+    def __mul__(self, factor: float) -> Patched:
+        return replace(self, stored=self.stored * factor, revised=self.revised * factor)
+
+    def merged(self, theirs: np.ndarray, own: Growth) -> Patched:
+        """Among new rows, with `theirs` for those that are given."""
+        where = own.inserted(self.where)
+        where[own.given] = len(self.stored) + len(self.revised) + np.arange(len(theirs))
+        revised = np.concatenate([self.revised, theirs.astype(self.stored.dtype)])
+        merged = Patched(self.stored, revised, where)
+        if len(revised) > max(MIN_PATCH, len(where) * MAX_PATCH):
+            return Patched.of(merged[0])
+        return merged
+
+
+@dataclass(frozen=True)
 class Rows:
     """One side's rows: factors, then the bias if there is one.
 
@@ -119,12 +234,13 @@ class Rows:
     affinity : ndarray of shape (n_rows,)
         Sum over a row's ratings of what sets the counterpart apart from any other, but
         for what describes it: its share in the predicted rating.
+    factor_sums : FactorSums
     weights : dict of str to FeatureWeights
         Of each block of features.
     """
 
     mean: np.ndarray
-    covariance: np.ndarray | None
+    covariance: np.ndarray | Patched | None
     prior_mean: np.ndarray
     prior_covariance: np.ndarray
     own_covariance: np.ndarray
@@ -132,6 +248,7 @@ class Rows:
     dispersion: np.ndarray
     concentration: float
     affinity: np.ndarray
+    factor_sums: FactorSums
     weights: dict[str, FeatureWeights] = field(default_factory=dict)
 
     @classmethod
@@ -147,6 +264,7 @@ class Rows:
             dispersion=np.mean([draw.dispersion for draw in draws], axis=0),
             concentration=draws[0].concentration,
             affinity=np.mean([draw.affinity for draw in draws], axis=0),
+            factor_sums=FactorSums.stack([draw.factor_sums for draw in draws]),
             weights={
                 name: FeatureWeights.stack(
                     [draw.weights[name] for draw in draws], keep_all=name == DESCRIBED
@@ -186,7 +304,7 @@ class Rows:
             if self.covariance is None:
                 taken = np.zeros((len(rows), size, size), dtype=self.mean.dtype)
             else:
-                taken = self.covariance[draw][known]
+                taken = self.covariance[draw, known]
             taken[unknown] = prior_covariance[rows[unknown]]
             yield taken
 
@@ -212,7 +330,8 @@ class Rows:
         they expect to like. As if one counterpart like any other were among them.
         """
         known = np.maximum(rows, 0)
-        return np.where(rows < 0, 0, (self.affinity / (self.count + 1))[known])
+        mean = self.affinity[known] / (self.count[known] + 1)
+        return np.where(rows < 0, 0, mean)
 
     def scaled(self, ratio: float) -> Rows:
         """The same rows with covariances times a ratio."""
@@ -223,43 +342,45 @@ class Rows:
             own_covariance=self.own_covariance * ratio,
         )
 
-    def merged(
-        self,
-        revised: Rows,
-        places: np.ndarray,
-        revised_places: np.ndarray,
-        n_rows: int,
-        others_places: np.ndarray,
-        n_others: int,
-    ) -> Rows:
-        """These rows at their places among `n_rows`, some of them revised.
+    def merged(self, revised: Rows, own: Growth, others: Growth) -> Rows:
+        """These rows among new ones, some of them revised.
 
-        `others_places` are those of the rows of the other side among `n_others`.
+        `others` is how the rows of the other side have grown. Time follows the revised
+        rows, but for copies of what is small.
         """
 
         def table(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-            merged = np.empty((n_rows, *ours.shape[1:]), dtype=ours.dtype)
-            merged[places] = ours
-            merged[revised_places] = theirs
+            merged = own.inserted(ours)
+            merged[own.given] = theirs
             return merged
 
         def total(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-            merged = np.zeros(n_rows)
-            merged[places] = ours
-            merged[revised_places] += theirs
+            merged = own.inserted(ours)
+            merged[own.given] += theirs
             return merged
 
+        covariance = self.covariance
+        if isinstance(covariance, np.ndarray):
+            covariance = Patched.of(covariance[0])
+        if covariance is not None:
+            covariance = covariance.merged(revised.covariance[0], own)
+        k = self.factor_sums.total.shape[1]
+        mean = own.inserted(self.mean[0])
+        past = mean[None, own.given[~own.is_new], :k]
+        factor_sums = self.factor_sums.plus(past, -1).plus(revised.mean[..., :k], 1)
+        mean[own.given] = revised.mean[0]
         return replace(
             self,
-            mean=table(self.mean[0], revised.mean[0])[None],
-            covariance=table(self.covariance[0], revised.covariance[0])[None],
+            mean=mean[None],
+            factor_sums=factor_sums,
+            covariance=covariance,
             prior_mean=self.prior_mean[:, -1:],
             prior_covariance=self.prior_covariance[:, -1:],
             count=total(self.count, revised.count),
             affinity=total(self.affinity, revised.affinity),
             dispersion=table(self.dispersion, revised.dispersion),
             weights={
-                name: w.placed(others_places, n_others) if name == COUNTERPARTS else w
+                name: w.grown(others) if name == COUNTERPARTS and len(others.at) else w
                 for name, w in self.weights.items()
             },
         )
@@ -357,22 +478,14 @@ class Posterior:
     def merged(
         self,
         revised: Posterior,
-        user_places: Sequence[np.ndarray],
-        item_places: Sequence[np.ndarray],
+        users: Growth,
+        items: Growth,
     ) -> Posterior:
-        """The same belief but for what is `revised`, given the places of both."""
-        n_users, n_items = (
-            1 + max(places.max() for places in both)
-            for both in (user_places, item_places)
-        )
+        """The same belief but for what is `revised`: rows that were `given`."""
         return replace(
             revised,
-            users=self.users.merged(
-                revised.users, *user_places, n_users, item_places[0], n_items
-            ),
-            items=self.items.merged(
-                revised.items, *item_places, n_items, user_places[0], n_users
-            ),
+            users=self.users.merged(revised.users, users, items),
+            items=self.items.merged(revised.items, items, users),
         )
 
     def mean(self, u: np.ndarray, i: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -456,21 +569,41 @@ class Posterior:
             parts += [mean[:, :k], *(ends if side == "user" else reversed(ends))]
         return np.hstack(parts) / np.float32(np.sqrt(len(self.users.mean)))
 
+    def item_rows(self, rows: np.ndarray) -> np.ndarray:
+        """What `user_rows` meet: all draws side by side."""
+        mean = self.items.mean
+        if len(mean) == 1 and np.array_equal(rows, np.arange(mean.shape[1])):
+            # All of them, as they are.
+            return mean[0]
+        return np.hstack(list(self.items.means(rows)))
+
+    def user_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors whose products with `item_rows` are E[c + p·q]."""
+        k, parts = self.n_factors, []
+        for mean in self.users.means(rows):
+            mean[:, k:] = 1
+            parts.append(mean)
+        return np.hstack(parts) / np.float32(len(parts))
+
+    def bias(self, side: str, rows: np.ndarray) -> np.ndarray:
+        """E[b] of rows."""
+        means = getattr(self, f"{side}s").means(rows)
+        bias = [mean[:, self.n_factors :].sum(axis=1) for mean in means]
+        return np.mean(bias, axis=0)
+
     def profiles(self, side: str) -> np.ndarray:
         """Vectors of rows whose inner products are those of their taste profiles.
 
         An item's profile is the vector of p_u·q_i over all users u, about its mean: two
         items are alike where the same users like them. Likewise for a user's.
         """
-        rows, others = self.users.mean, self.items.mean
+        rows, others = self.users, self.items
         if side == "item":
             rows, others = others, rows
-        k = self.n_factors
-        parts = []
-        for own, other in zip(rows[..., :k], others[..., :k], strict=True):
-            root = np.linalg.qr(other - other.mean(axis=0), mode="r")
-            parts.append(own @ root.T)
-        return np.hstack(parts)
+        k, roots = self.n_factors, others.factor_sums.roots().astype(np.float32)
+        return np.hstack(
+            [own[:, :k] @ R.T for own, R in zip(rows.mean, roots, strict=True)]
+        )
 
     def _product(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         """b + c + p·q of pairs of rows, in float64."""

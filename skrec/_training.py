@@ -7,7 +7,7 @@ of an estimator. What the network is and what is kept of it are hooks.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -94,7 +94,7 @@ class NetworkRecommender(BaseRecommender):
         users: np.ndarray,
         items: np.ndarray,
         grown: Interactions,
-        pairs: np.ndarray,
+        pairs: Callable[[], np.ndarray],
         device: torch.device,
     ) -> dict[str, Any]:
         random_state = check_random_state(self.random_state)
@@ -106,7 +106,7 @@ class NetworkRecommender(BaseRecommender):
         losses = []
         kept = {name: known[name] for name in known if is_of_features(name)}
         for iteration in self._epochs(
-            network, grown, pairs, self._units, random_state, device, kept
+            network, grown, pairs(), self._units, random_state, device, kept
         ):
             losses.append(iteration.objective)
             self._tell(len(losses), iteration)

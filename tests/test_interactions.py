@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skrec import MFRegressor
-from skrec._interactions import Columns, Ids, Interactions
+from skrec._interactions import Columns, Growth, Ids, Interactions, inserted
 
 INT64 = np.iinfo(np.int64)
 SEVERAL = {"min_size": 1, "max_size": 20}
@@ -318,3 +318,53 @@ def test_an_unknown_user_is_predicted_alike_whatever_the_id(fitted, unknown, sol
     assert cold[0] < cold[1] < cold[2]
     assert model.recommend([unknown], 3).tolist() == [[2, 1, 0]]
     assert model.user_ids_.tolist() == fitted
+
+
+@KINDS
+@given(data=st.data())
+def test_a_search_finds_what_a_hash_table_finds(kind, data):
+    """Few ids are searched for among many, and many are looked up."""
+    _, fitted = ids_of(data.draw(ID_ARRAYS[kind])).numbered()
+    asked = ids_of(data.draw(ID_ARRAYS[kind]))
+    found = {}
+    for share in (0, 10**9):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("skrec._interactions.MIN_IDS_PER_SEARCH", share)
+            found[share] = asked.numbered_in(fitted)
+    assert_array_equal(found[0], found[10**9])
+
+
+@pytest.mark.parametrize("fitted", [["a", "bc"], np.array(["a", "bc"])])
+def test_a_search_does_not_cut_strings_short(fitted, monkeypatch):
+    monkeypatch.setattr("skrec._interactions.MIN_IDS_PER_SEARCH", 0)
+    fitted = np.asarray(fitted)
+    for asked in (["bcd", "bc", "", "z"], np.array(["bcd", "bc", "", "z"])):
+        assert ids_of(np.asarray(asked)).numbered_in(fitted).tolist() == [-1, 1, -1, -1]
+        rows = ids_of(as_objects(asked)).numbered_in(fitted)
+        assert rows.tolist() == [-1, 1, -1, -1]
+
+
+@given(data=st.data())
+def test_rows_are_inserted_as_numpy_inserts_them(data):
+    array = data.draw(hnp.arrays("int64", hnp.array_shapes(max_dims=2, max_side=9)))
+    at = data.draw(st.lists(st.integers(0, len(array)), max_size=9).map(sorted))
+    at = np.array(at, dtype=np.int64)
+    values = np.arange(len(at) * array[0].size).reshape(len(at), *array.shape[1:])
+    expected = np.insert(array, at, values, axis=0)
+    for most in (0, 10):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("skrec._interactions.MAX_PIECES", most)
+            assert_array_equal(inserted(array, at, values), expected)
+
+
+@KINDS
+@given(data=st.data())
+def test_ids_grow_to_the_sorted_union(kind, data):
+    _, fitted = ids_of(data.draw(ID_ARRAYS[kind])).numbered()
+    _, further = ids_of(data.draw(ID_ARRAYS[kind])).numbered()
+    rows = ids_of(further).numbered_in(fitted)
+    grown = Growth.of(fitted, further, rows)
+    _, union = ids_of(np.concatenate([fitted, further])).numbered()
+    assert_array_equal(grown.ids, union)
+    assert_array_equal(grown.ids[grown.given], further)
+    assert_array_equal(grown.ids[grown.shifted(np.arange(len(fitted)))], fitted)

@@ -15,6 +15,7 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import KFold, learning_curve
 
 from skrec import MFRegressor
+from skrec._posterior import FactorSums, Patched
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(60, 40, 1600, random_state=0)
@@ -693,3 +694,66 @@ def test_ratings_that_are_all_alike_can_be_followed_by_others(solver):
     model.partial_fit(pairs(9, [1]), [3.0])
     assert model.noise_std_ > 0
     assert_allclose(model.predict(pairs(9, [1, 2])), 3, atol=1e-3)
+
+
+@pytest.mark.parametrize("most", [0.0, 1.0])
+def test_covariances_are_those_of_a_table_however_often_they_are_revised(
+    most, monkeypatch
+):
+    """Beside the stored table, or in a new one as soon as any row is revised."""
+    monkeypatch.setattr("skrec._posterior.MIN_PATCH", 0)
+    monkeypatch.setattr("skrec._posterior.MAX_PATCH", most * 100)
+    model, expected = fit("vb"), {"user": {}, "item": {}}
+    for number in range(6):
+        rows = pd.DataFrame({"user": [3, 7, 1000 - number], "item": [5, 6 - number, 5]})
+        single = copied(model).partial_fit(rows, [3.0, 4.0, 5.0])
+        model.partial_fit(rows, [3.0, 4.0, 5.0])
+        for side, known in expected.items():
+            found = getattr(single._posterior, f"{side}s").covariance[0]
+            ids = getattr(single, f"{side}_ids_")
+            for id_, row in known.items():
+                if id_ not in rows[side].to_numpy():
+                    assert_array_equal(found[list(ids).index(id_)], row)
+            known |= dict(zip(ids, found, strict=True))
+            ours = getattr(model._posterior, f"{side}s").covariance
+            assert_array_equal(ours[0], found)
+            assert_array_equal(ours[0, [3, 1]], found[[3, 1]])
+    for side in expected:
+        covariance = getattr(model._posterior, f"{side}s").covariance
+        assert isinstance(covariance, Patched)
+        n_revised = len(covariance.revised)
+        assert n_revised == ({"user": 18, "item": 11}[side] if most else 0)
+
+
+def test_seen_items_after_further_rows_are_those_of_one_fit(solver):
+    _, model = grown(solver)
+    whole = fit(solver, rows=OLD | NEW)
+    assert_array_equal(model._seen_items, whole._seen_items)
+    assert_array_equal(model._seen_offsets, whole._seen_offsets)
+    again = model.partial_fit(X[NEW], Y[NEW])
+    assert_array_equal(again._seen_items, whole._seen_items)
+
+
+def test_sums_of_factors_follow_further_rows(solver):
+    """What similarity compares is that of all rows, as if summed anew."""
+    _, model = grown(solver)
+    for side in ("user", "item"):
+        rows = getattr(model._posterior, f"{side}s")
+        factors = rows.mean[..., :3]
+        anew = FactorSums.of(factors)
+        for sums in (rows.factor_sums, anew):
+            R = sums.roots()[0]
+            away = factors[0] - factors[0].mean(axis=0, dtype=np.float64)
+            assert_allclose(R.T @ R, away.T @ away, rtol=1e-5, atol=1e-9)
+
+
+def test_similarity_after_further_rows_is_the_cosine_of_profiles(solver):
+    _, model = grown(solver)
+    profiles = (model.item_factors_ @ model.user_factors_.T).astype(np.float64)
+    profiles -= profiles.mean(axis=1, keepdims=True)
+    profiles /= np.linalg.norm(profiles, axis=1, keepdims=True)
+    similar, scores = model.similar_items(model.item_ids_, 3, return_scores=True)
+    cosines = profiles @ profiles.T
+    np.fill_diagonal(cosines, -np.inf)
+    assert_allclose(scores, -np.sort(-cosines)[:, :3], atol=1e-4)
+    assert_array_equal(similar[:, 0], model.item_ids_[cosines.argmax(axis=1)])

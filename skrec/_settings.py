@@ -1,0 +1,88 @@
+"""Settings of the process that would change results, set as this package needs them.
+
+Whoever calls may have turned gradients off, chosen another default dtype or device,
+entered autocast, let NumPy raise or asked transformers for frames. Results must not
+depend on it. Settings of a thread are set for the calling thread. The default dtype of
+torch belongs to the process: the first call that enters sets it, the last one that
+leaves puts it back, and nothing happens where it is float32 already.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from sklearn import config_context
+
+from ._threads import avoid_lost_threads
+
+AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Inside, nothing that is set in the process or thread changes results.
+
+    A generator must not yield inside, since the caller would run with them.
+    """
+    avoid_lost_threads()
+    with ExitStack() as stack:
+        stack.enter_context(_default_dtype)
+        stack.enter_context(
+            np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
+        )
+        stack.enter_context(
+            config_context(transform_output="default", array_api_dispatch=False)
+        )
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for device in AUTOCAST_DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+class _DefaultDtype:
+    """float32 by default as long as any thread is inside."""
+
+    def __init__(self) -> None:
+        self.lock, self.n_inside, self.before = threading.Lock(), 0, torch.float32
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.n_inside:
+                self.before = torch.get_default_dtype()
+                if self.before != torch.float32:
+                    torch.set_default_dtype(torch.float32)
+            self.n_inside += 1
+
+    def __exit__(self, *_) -> None:
+        with self.lock:
+            self.n_inside -= 1
+            if not self.n_inside and self.before != torch.float32:
+                torch.set_default_dtype(self.before)
+
+
+_default_dtype = _DefaultDtype()
+
+
+def _after_fork() -> None:
+    # The lock may be held by a thread that is not there any more, and those inside
+    # besides the forking one never leave.
+    global _default_dtype
+    inside = _default_dtype
+    _default_dtype = _DefaultDtype()
+    if inside.n_inside and inside.before != torch.float32:
+        torch.set_default_dtype(inside.before)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,426 @@
+"""Settings, threads and forks of the process: they neither break nor change results."""
+
+import copy
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from contextlib import contextmanager, nullcontext
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import cross_val_score
+
+from skrec import MFRegressor, NCFRegressor
+from skrec._settings import own_settings
+from skrec._threads import torch_threads
+from skrec.datasets import make_ratings
+from skrec.metrics import RankingScorer
+
+X, Y = make_ratings(40, 30, 500, random_state=0)
+FURTHER = pd.DataFrame({"user": [0, 1, 1000], "item": [3, 5, 7]})
+ITEMS = pd.DataFrame({"size": np.arange(30) / 7, "kind": list("abc") * 10})
+
+ESTIMATORS = {
+    **{
+        solver: MFRegressor(3, solver=solver, max_iter=4, random_state=0)
+        for solver in ("vb", "gibbs", "als", "adam", "sgd")
+    },
+    "early": MFRegressor(
+        3, solver="adam", max_iter=3, early_stopping=True, random_state=0
+    ),
+    "choices": MFRegressor(3, solver="als", unobserved_weight=0.1, max_iter=4),
+    "ncf": NCFRegressor(3, (4,), n_members=2, max_iter=2, random_state=0),
+    "bpr": NCFRegressor(3, (4,), loss="bpr", max_iter=2, dropout=0.2, random_state=0),
+}
+
+
+@contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def default_device(device):
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+SETTINGS = {
+    "frames": lambda: sklearn.config_context(transform_output="pandas"),
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "default_device": lambda: default_device("meta"),
+    "device": lambda: torch.device("meta"),
+    "deterministic": deterministic,
+    "anomaly": lambda: torch.autograd.set_detect_anomaly(True),
+    "errors": lambda: np.errstate(all="raise"),
+}
+
+
+def answers(name):
+    """All that a model says, fitted and further fitted here."""
+    model = clone(ESTIMATORS[name])
+    y = None if name in ("choices", "bpr") else Y
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", message="Anomaly Detection")
+        model.fit(X, y, item_features=ITEMS)
+        found = [model.predict(X), *model.recommend([0, 1000], return_scores=True)]
+        found += model.similar_items([0, 1], return_scores=True)
+        if name in ("vb", "gibbs", "ncf"):
+            found += model.predict(X, return_std=True)
+        if name != "gibbs":
+            further = None if y is None else [5.0, 4.0, 1.0]
+            found.append(model.partial_fit(FURTHER, further).predict(X))
+        found.append(RankingScorer("ndcg", k=5)(model, X, Y))
+    return [np.asarray(values) for values in found]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return {name: answers(name) for name in ESTIMATORS}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_settings_change_no_bit(name, setting, expected):
+    with SETTINGS[setting]():
+        found = answers(name)
+    for ours, theirs in zip(found, expected[name], strict=True):
+        assert ours.dtype == theirs.dtype
+        assert_array_equal(ours, theirs)
+
+
+def test_settings_are_the_callers_in_callbacks_and_afterwards():
+    class Look:
+        def setup(self, estimator, context): ...
+        def teardown(self, estimator, context): ...
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+            seen.append((torch.get_default_dtype(), torch.is_grad_enabled()))
+            seen.append(torch.get_num_threads())
+
+    for solver in ("vb", "adam"):
+        seen = []
+        model = clone(ESTIMATORS[solver]).set_params(tol=0.0, max_iter=2)
+        n_threads = torch.get_num_threads()
+        with default_dtype(torch.float64), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.set_callbacks(Look()).fit(X, Y)
+            assert torch.get_default_dtype() == torch.float64
+        assert len(seen) == 6
+        assert set(seen) == {(torch.float64, False), n_threads}
+
+
+def test_the_default_dtype_is_put_back_by_the_last_that_leaves():
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay():
+        with own_settings():
+            inside.set()
+            leave.wait()
+
+    with default_dtype(torch.float64):
+        other = threading.Thread(target=stay)
+        other.start()
+        inside.wait()
+        with own_settings():
+            assert torch.get_default_dtype() == torch.float32
+        assert torch.get_default_dtype() == torch.float32
+        leave.set()
+        other.join()
+        assert torch.get_default_dtype() == torch.float64
+
+
+def in_thread(function):
+    """What a function gives in a thread of its own."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@contextmanager
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_limit_of_threads_is_that_of_one_thread(failing):
+    with three_threads():
+        with pytest.raises(KeyError) if failing else nullcontext(), torch_threads(1):
+            assert torch.get_num_threads() == 1
+            assert in_thread(torch.get_num_threads) == 3
+            with torch_threads(2):
+                assert torch.get_num_threads() == 2
+                assert in_thread(torch.get_num_threads) == 3
+            assert torch.get_num_threads() == 1
+            if failing:
+                raise KeyError
+        assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
+
+
+def test_limits_that_overlap_leave_the_number_of_threads_alone():
+    """The one that enters first leaves first."""
+    entered, left = threading.Event(), threading.Event()
+
+    def second():
+        with torch_threads(1):
+            entered.set()
+            left.wait()
+        return torch.get_num_threads()
+
+    with three_threads():
+        with torch_threads(1):
+            found = []
+            other = threading.Thread(target=lambda: found.append(second()))
+            other.start()
+            entered.wait()
+        left.set()
+        other.join()
+        assert found == [3]
+        assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
+
+
+def test_fits_in_several_threads_are_those_of_one():
+    names = ["vb", "als", "adam", "ncf"] * 2
+    with three_threads():
+        expected = {name: answers(name)[0] for name in set(names)}
+        found = {}
+        threads = [
+            threading.Thread(target=lambda n=n, j=j: found.update({j: answers(n)[0]}))
+            for j, n in enumerate(names)
+        ]
+        with warnings.catch_warnings():
+            # Filters of warnings belong to the process.
+            warnings.simplefilter("ignore")
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        for j, name in enumerate(names):
+            assert_array_equal(found[j], expected[name])
+        assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_cross_validation_in_parallel_scores_as_in_turn(backend):
+    model = MFRegressor(2, tol=1e-3, max_iter=50)
+    in_turn = cross_val_score(model, X, Y, cv=3)
+    with joblib.parallel_backend(backend, n_jobs=2):
+        assert_array_equal(cross_val_score(model, X, Y, cv=3), in_turn)
+
+
+def alternating_data():
+    """Two tables of different users and items, and models of each."""
+    small, large = make_ratings(20, 12, 100, random_state=1), (X, Y)
+    small[0]["user"] += 5
+    return small, large
+
+
+@pytest.mark.parametrize("name", ["vb", "als", "adam", "ncf"])
+def test_readers_meet_one_fit_or_the_other(name):
+    """A refit in another thread changes all that is read at once."""
+    tables = alternating_data()
+    model = clone(ESTIMATORS[name])
+    asked = tables[0][0]
+
+    def read(model):
+        return (
+            tuple(model.predict(asked)),
+            tuple(model.recommend([7], n_items=3, exclude_seen=False)[0]),
+            tuple(model.similar_items([3], n_items=3)[0]),
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        known = []
+        for table in tables:
+            model.fit(*table)
+            known.append(read(model))
+        errors, done = [], threading.Event()
+
+        def refit():
+            try:
+                for round_ in range(6):
+                    model.fit(*tables[round_ % 2])
+            except Exception as error:
+                errors.append(error)
+            done.set()
+
+        writer = threading.Thread(target=refit)
+        writer.start()
+        n_reads = 0
+        while not done.is_set() or n_reads < 3:
+            for answer, choices in zip(
+                read(model), zip(*known, strict=True), strict=True
+            ):
+                assert answer in choices
+            n_reads += 1
+        writer.join()
+    assert not errors
+
+
+@pytest.mark.parametrize("name", ["vb", "ncf"])
+def test_readers_meet_a_model_before_or_after_further_rows(name):
+    """Ids that come before all others move every row."""
+    model = clone(ESTIMATORS[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, Y)
+        done = threading.Event()
+
+        def learn():
+            for number in range(1, 9):
+                rows = pd.DataFrame({"user": [-number], "item": [-number]})
+                model.partial_fit(rows, [3.0])
+            done.set()
+
+        writer = threading.Thread(target=learn)
+        before = model.predict(X)
+        writer.start()
+        while not done.is_set():
+            assert_array_equal(model.predict(X), before)
+            assert (model.recommend([3], n_items=2, exclude_seen=False) >= -8).all()
+        writer.join()
+    assert len(model.user_ids_) == len(model._seen_offsets) - 1 == 48
+
+
+def test_a_copy_is_left_alone_by_later_fits():
+    model = MFRegressor(2, tol=1e9).fit(X, Y)
+    kept = copy.copy(model)
+    expected = kept.predict(X), kept.recommend(exclude_seen=False)
+    model.partial_fit(FURTHER, [5.0, 1.0, 3.0])
+    model.fit(X[:50], Y[:50])
+    assert_array_equal(kept.predict(X), expected[0])
+    assert_array_equal(kept.recommend(exclude_seen=False), expected[1])
+
+
+@pytest.mark.parametrize("name", ["vb", "gibbs", "ncf"])
+def test_predictions_in_tiles_are_those_of_all_rows(name, expected, monkeypatch):
+    monkeypatch.setattr("skrec._base.PREDICTION_ROWS", 7)
+    for ours, theirs in zip(answers(name), expected[name], strict=True):
+        assert_allclose(ours, theirs, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["vb", "adam", "ncf"])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_nothing_is_published_before_the_end(name, method, monkeypatch):
+    """Readers see the old model until a fit ends, and after one that fails."""
+    model = clone(ESTIMATORS[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, Y)
+        before = vars(model).copy()
+
+        class Fails:
+            def setup(self, estimator, context): ...
+            def teardown(self, estimator, context): ...
+            def on_fit_task_begin(self, estimator, context): ...
+
+            def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+                assert len(fitted_estimator.user_ids_) > len(model.user_ids_)
+                assert np.isfinite(fitted_estimator.predict(X.to_numpy())).all()
+                raise KeyError
+
+        wider = np.vstack([X.to_numpy(), [[1000, 1000]]])
+        if method == "fit":
+            model.set_callbacks(Fails())
+            with pytest.raises(KeyError):
+                model.fit(wider, np.append(Y, 3.0))
+            model.set_callbacks()
+        else:
+            hook = "_seen_after"
+            monkeypatch.setattr(
+                type(model), hook, lambda *_: (_ for _ in ()).throw(KeyError)
+            )
+            with pytest.raises(KeyError):
+                model.partial_fit(FURTHER, [5.0, 4.0, 1.0])
+    assert vars(model).keys() == before.keys()
+    assert all(vars(model)[key] is before[key] for key in before)
+
+
+def test_a_refit_on_an_array_forgets_the_names_of_columns():
+    model = MFRegressor(2, tol=1e9).fit(X, Y)
+    assert hasattr(model, "feature_names_in_")
+    assert not hasattr(model.fit(X.to_numpy(), Y), "feature_names_in_")
+
+
+FORK = """
+import os, signal, sys, warnings
+import numpy as np, torch
+torch.set_num_threads(2)
+from skrec import MFRegressor, NCFRegressor
+from skrec.datasets import make_ratings
+warnings.simplefilter("ignore")
+X, y = make_ratings(3000, 2000, 60_000, random_state=0)
+model = {model}
+model.fit(X, y)
+# The threads of OpenMP are there now.
+torch.ones(2**21).mul_(2).sum()
+def answers(model):
+    further = X[:3].assign(user=[0, 1, 10**6])
+    found = [model.predict(X), model.recommend(n_items=5)[:, 0]]
+    found += [model.similar_items([0], n_items=5)]
+    if hasattr(model, "partial_fit"):
+        found += [model.partial_fit(further, y[:3]).predict(X)]
+    return [*found, model.fit(X, y).predict(X)]
+child = os.fork()
+if not child:
+    answers(model)
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize(
+    "model",
+    [
+        "MFRegressor(4, max_iter=2)",
+        "MFRegressor(4, max_iter=2, solver='als')",
+        "MFRegressor(4, max_iter=1, solver='adam', batch_size=30_000)",
+        "NCFRegressor(4, (4,), max_iter=1, batch_size=30_000)",
+    ],
+)
+def test_a_forked_process_answers(model):
+    """Its parent has computed with threads that are not in the child."""
+    code = textwrap.dedent(FORK).format(model=model)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
