@@ -585,7 +585,11 @@ class MFRegressor(NetworkRecommender):
             if self.store_covariance:
                 state = with_covariance(problem, state)
         return in_rating_units(
-            state, units, problem, knows_variance=self.solver == "vb"
+            state,
+            units,
+            problem,
+            knows_variance=self.solver == "vb",
+            learns_prior=self.solver != "als",
         )
 
     def _sweeps(
@@ -694,7 +698,9 @@ class MFRegressor(NetworkRecommender):
                 "unit, or fit anew."
             ) from error
         posterior = last.merged(
-            in_rating_units(state, units, problem, knows_variance=last.knows_variance),
+            in_rating_units(
+                state, units, problem, knows_variance=last.knows_variance, last=last
+            ),
             [numbered(ids, grown.user_ids) for ids in (self.user_ids_, data.user_ids)],
             [numbered(ids, grown.item_ids) for ids in (self.item_ids_, data.item_ids)],
         )

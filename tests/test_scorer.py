@@ -439,7 +439,7 @@ def test_bad_parameters_are_refused_at_once(params, message):
         ({"y": [1, math.nan]}, "y must hold finite numbers.* 1 row .*rows: 1"),
         ({"y": [1]}, "there are 2 rows and y holds 1"),
         ({"y": [1, -2]}, r"y must be at least 0 .*rows: 1.*relevance_threshold"),
-        ({"y": None}, r"y must be one-dimensional, got shape \(\)"),
+        ({"y": 1}, r"y must be one-dimensional, got shape \(\)"),
         ({"X": X[:0]}, "X has no rows"),
         ({"X": X[:2, :1]}, "X needs a column of users and a column of items"),
         ({"X": [[1, None], [2, 3]]}, "1 missing id"),
