@@ -222,8 +222,12 @@ def check_lists(items, scores, frame, queries, n, dtype):
     assert_array_equal(frame["rank"], np.nonzero(~empty)[1] + 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", SWEPT)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, "strings") for name in SWEPT]
+    + [("vb", kind) for kind in KINDS if kind != "strings"]
+    + [("neumf", "dates")],
+)
 def test_every_call_answers_any_number_of_ids_in_any_container(name, kind):
     model, X = clone(SWEPT[name]), rows_of(kind)
     model.fit(X, np.arange(len(X)) % 2)
@@ -234,7 +238,7 @@ def test_every_call_answers_any_number_of_ids_in_any_container(name, kind):
         for container in CONTAINERS.values():
             asked = container(ids)
             answers = []
-            for n in (1, 8, 11):
+            for n in (2, 11):
                 for users, candidates in ((asked, None), (None, asked), (asked, asked)):
                     call = {"users": users, "n_items": n, "candidates": candidates}
                     items, scores = model.recommend(**call, return_scores=True)
