@@ -708,8 +708,8 @@ class BaseRecommender(
         rows = _known(queries, f"{side}s", ids)
         profiles = torch.from_numpy(self._profiles(side)).to(self._torch_device())
         # Squares of single precision overflow where ratings are large.
-        norms = profiles.norm(dim=1, keepdim=True, dtype=torch.float64)
-        profiles = (profiles / torch.where(norms > 0, norms, 1)).float()
+        norms = profiles.norm(dim=1, keepdim=True, dtype=torch.float64).float()
+        profiles = profiles / torch.where(norms > 0, norms, 1)
 
         def cosines(tile: slice) -> Fill:
             products = inner_products(profiles[rows[tile]], profiles)

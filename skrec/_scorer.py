@@ -440,7 +440,9 @@ def _lists(estimator: Any, pairs: Pairs, k: int) -> pd.DataFrame:
     except TypeError as error:
         raise TypeError(
             f"RankingScorer calls recommend(users, n_items=...), which {name}"
-            f"{signature} does not take: {error}."
+            f"{signature} does not take: {error}. Of the keywords never_exclude, "
+            "as_frame and, for an estimator with item_ids_, candidates, it passes "
+            "those that recommend takes."
         ) from error
     lists = estimator.recommend(pairs.user_ids, n_items=k, **keywords)
     return _as_frame(lists, pairs.user_ids, name)

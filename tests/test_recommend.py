@@ -419,6 +419,18 @@ def test_nothing_is_alike_in_noise(params, shape):
         assert_array_equal(scores, 0)
 
 
+@pytest.mark.parametrize("architecture", ["gmf", "mlp", "neumf"])
+def test_nothing_is_alike_in_a_network_of_biases_alone(architecture):
+    model = NCFRegressor(4, architecture=architecture, max_iter=2, random_state=0)
+    model.fit(X, Y)
+    assert (model.similar_items([3], 30, return_scores=True)[1] != 0).all()
+    for name, weight in model._weights.items():
+        if not name.endswith("bias"):
+            weight[:] = 0
+    for similar in (model.similar_items, model.similar_users):
+        assert_array_equal(similar([3, 7], 30, return_scores=True)[1], 0)
+
+
 @pytest.mark.parametrize("scale", [1e-15, 1e15])
 def test_similarities_do_not_depend_on_the_scale_of_the_ratings(scale):
     expected, scaled = (
