@@ -640,7 +640,7 @@ class BaseRecommender(
         ids = _read_ids(users, "users")
         rows, described = self._numbered("user", ids, features)
         self._handle_unknown({"users": (ids, rows)}, stacklevel=4)
-        return _of_dtype(ids.values, self.user_ids_), rows, described
+        return _as_fitted(ids.values, rows, self.user_ids_), rows, described
 
     def _candidates(
         self, candidates, features
@@ -659,7 +659,8 @@ class BaseRecommender(
             return_index=True,
         )
         first.sort()
-        return _of_dtype(ids.values[first], self.item_ids_), rows[first], described
+        rows = rows[first]
+        return _as_fitted(ids.values[first], rows, self.item_ids_), rows, described
 
     def _is_described(self, side: str, features) -> bool:
         """Whether `fit` was told of features of users or of items."""
@@ -1009,23 +1010,23 @@ def _read_ids(values, name: str) -> Ids:
 
 def _is_empty(values) -> bool:
     """Whether a container holds no rows, of any width."""
-    if isinstance(values, list | tuple):
-        return not values
-    return getattr(values, "shape", ())[:1] == (0,)
+    if hasattr(values, "shape"):
+        return values.shape[:1] == (0,)
+    return hasattr(values, "__len__") and len(values) == 0
 
 
-def _of_dtype(ids: np.ndarray, fitted: np.ndarray) -> np.ndarray:
-    """Ids in the dtype of fitted ones, if it can hold them."""
-    if ids.dtype == fitted.dtype:
-        return ids
+def _as_fitted(ids: np.ndarray, rows: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Ids as `fit` has seen them; new ones in the same dtype, if it can hold them."""
     try:
         # NumPy finds a date unlike itself among objects.
         given = pd.to_datetime(ids).to_numpy() if fitted.dtype.kind == "M" else ids
         with np.errstate(invalid="ignore"):
             alike = given.astype(fitted.dtype)
-        return alike if (alike == given).all() else ids
     except (TypeError, ValueError):
         return ids
+    if not (alike == given).all():
+        return ids
+    return np.where(rows >= 0, fitted[np.maximum(rows, 0)], alike)
 
 
 def _known(values, name: str, fitted: np.ndarray) -> np.ndarray:

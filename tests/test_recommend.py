@@ -1,5 +1,6 @@
 """recommend, similar and index vectors, the same promises for both estimators."""
 
+import datetime
 import warnings
 from dataclasses import replace
 
@@ -292,12 +293,25 @@ def test_lists_end_where_a_user_has_nothing_left(kind):
 
 
 @pytest.mark.parametrize(
-    "never_exclude", [[], (), np.empty((0, 2)), X[:0], pl.Series()]
+    "never_exclude", [[], (), range(0), np.empty((0, 2)), X[:0], pl.Series()]
 )
 def test_no_rows_at_all_may_be_kept(fitted, never_exclude):
     assert_array_equal(
         fitted.recommend([3], never_exclude=never_exclude), fitted.recommend([3])
     )
+
+
+def test_ids_come_back_as_fit_has_seen_them():
+    days = [datetime.date(2024, 1, day) for day in (1, 2, 3)]
+    rows = pd.DataFrame({"user": [1, 2, 3], "item": days}, dtype=object)
+    model = MFRegressor(1, tol=1e9).fit(rows, [1, 2, 3])
+    asked = [pd.Timestamp("2024-01-02"), datetime.datetime(2024, 1, 3)]
+    frame = model.recommend([2.0, 7.0], candidates=asked, as_frame=True)
+    assert frame["user"].tolist() == [2, 7, 7]
+    assert frame["user"].dtype == model.user_ids_.dtype
+    assert set(map(type, frame["item"])) == {datetime.date}
+    halves = model.recommend([2.5], 1, as_frame=True)
+    assert halves["user"].tolist() == [2.5]
 
 
 def test_unknown_candidates_are_scored_by_what_is_known(fitted):
