@@ -1022,7 +1022,7 @@ def _as_fitted(ids: np.ndarray, rows: np.ndarray, fitted: np.ndarray) -> np.ndar
         given = pd.to_datetime(ids).to_numpy() if fitted.dtype.kind == "M" else ids
         with np.errstate(invalid="ignore"):
             alike = given.astype(fitted.dtype)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return ids
     if not (alike == given).all():
         return ids

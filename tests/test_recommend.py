@@ -312,6 +312,8 @@ def test_ids_come_back_as_fit_has_seen_them():
     assert set(map(type, frame["item"])) == {datetime.date}
     halves = model.recommend([2.5], 1, as_frame=True)
     assert halves["user"].tolist() == [2.5]
+    large = model.recommend([2**70], 1, as_frame=True)
+    assert large["user"].tolist() == [2**70]
 
 
 def test_unknown_candidates_are_scored_by_what_is_known(fitted):
