@@ -435,7 +435,7 @@ class BaseRecommender(
         return (y, std) if return_std else y
 
     def score(
-        self, X, y, sample_weight=None, *, user_features=None, item_features=None
+        self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
     ) -> float:
         """R², the share of the variance of ratings that predictions explain.
 
@@ -444,7 +444,8 @@ class BaseRecommender(
         X : array-like of shape (n_samples, 2 + n_features)
             Columns as in `fit`.
         y : array-like of shape (n_samples,)
-            The ratings.
+            The ratings. Choices without ratings have no R²; lists of them can be scored
+            by :class:`~skrec.metrics.RankingScorer`.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
         user_features, item_features : DataFrame or matrix, default=None
@@ -454,7 +455,18 @@ class BaseRecommender(
         -------
         score : float
             1 − Σ w (y − ŷ)² / Σ w (y − ȳ)².
+
+        Raises
+        ------
+        ValueError
+            As `predict`, or if there is no `y`.
         """
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__}.score is R², which needs ratings that differ, "
+                "but y is None. Score lists of choices by ranking, such as with "
+                "scoring=RankingScorer('ndcg') of skrec.metrics."
+            )
         predicted = self.predict(
             X, user_features=user_features, item_features=item_features
         )
@@ -486,7 +498,7 @@ class BaseRecommender(
         users : array-like of shape (n_users,), default=None
             Raw user ids; None is all users of `user_ids_`, in that order.
         n_items : int, default=10
-            Length of each list.
+            Length of each list, which may be more than there are candidates.
         exclude_seen : bool, default=True
             Leave out what a user has rated in the training rows.
         never_exclude : array-like of shape (n_rows, 2 or more), default=None
@@ -494,7 +506,8 @@ class BaseRecommender(
             on which the model is to be scored.
         candidates : array-like of shape (n_candidates,), default=None
             Raw item ids to choose from; None is all items, in the order of `item_ids_`.
-            An item without ratings can be a candidate if it is described.
+            Those that `fit` has not seen are scored or refused as `handle_unknown`
+            says, each by its features if it is described.
         return_scores : bool, default=False
             Return scores too: predicted ratings, not clipped, at the mean of any
             further columns of X.
@@ -506,9 +519,11 @@ class BaseRecommender(
         Returns
         -------
         items : ndarray of shape (n_users, n_items)
-            Raw item ids.
+            Raw item ids. Where a user has fewer than `n_items` candidates left, the
+            list ends in missing values, which :func:`pandas.isna` finds: NaN among
+            floats, NaT among dates, else None in an array of objects.
         scores : ndarray of shape (n_users, n_items)
-            Only with `return_scores=True`.
+            Only with `return_scores=True`; -inf where there is no item.
         frame : DataFrame with columns user, item, rank and score
             With `as_frame=True`, instead of arrays. A user with fewer than `n_items`
             candidates left has fewer rows.
@@ -516,13 +531,15 @@ class BaseRecommender(
         Raises
         ------
         ValueError
-            If `n_items` is not between 1 and the number of candidates, if a candidate
-            is unknown, or if (without `as_frame`) a user has too few candidates left.
+            If `n_items` is less than 1, or if `handle_unknown="error"` and a user or a
+            candidate is unknown.
+        TypeError
+            If `n_items` is no int, or if ids are of another kind than in `fit`.
         """
         check_is_fitted(self)
+        n_items = _length(n_items, "n_items")
         user_ids, rows, user_rows = self._user_rows(users, user_features)
         item_ids, columns, item_rows = self._candidates(candidates, item_features)
-        _check_n_items(n_items, len(columns), "candidates")
         model = self._knowing(user_rows, item_rows)
 
         column_of_item = np.full(len(self.item_ids_), -1)
@@ -542,24 +559,14 @@ class BaseRecommender(
             model._scorer(rows, columns, device),
             len(rows),
             len(columns),
-            n_items,
+            min(n_items, len(columns)) if as_frame else n_items,
             seen if exclude_seen else None,
             device,
         )
         scores = np.where(best < 0, -np.inf, model._ratings(scores, rows))
-        items = item_ids[best]
         if as_frame:
-            return _long_frame(user_ids, items, scores, "user", "item")
-        short = np.flatnonzero(best[:, -1] < 0)
-        if len(short):
-            left = int((best[short[0]] >= 0).sum())
-            raise ValueError(
-                f"n_items={n_items} is more than some users have left: for "
-                f"{shown(user_ids[short[0]])}, the candidates not yet rated number "
-                f"{left}; {len(short)} of {len(rows)} users lack some. Use "
-                "as_frame=True, which returns as many as there are, a smaller n_items, "
-                "or exclude_seen=False."
-            )
+            return _long_frame(user_ids, item_ids, best, scores, "user", "item")
+        items = _taken(item_ids, best)
         return (items, scores) if return_scores else items
 
     @reads_one_fit
@@ -578,7 +585,7 @@ class BaseRecommender(
         items : array-like of shape (n_queries,)
             Raw item ids, all in `item_ids_`.
         n_items : int, default=10
-            Length of each list.
+            Length of each list, which may be more than there are other items.
         return_scores : bool, default=False
             Return the cosines too.
         as_frame : bool, default=False
@@ -587,17 +594,22 @@ class BaseRecommender(
         Returns
         -------
         similar : ndarray of shape (n_queries, n_items)
-            Raw item ids, never the item itself.
+            Raw item ids, never the item itself. Where there are fewer than `n_items`
+            others, the list ends in missing values, as in `recommend`.
         scores : ndarray of shape (n_queries, n_items)
-            Only with `return_scores=True`.
+            Only with `return_scores=True`. From -1 to 1; 0 where a profile holds
+            nothing, and -inf where there is no item.
         frame : DataFrame with columns item, similar_item, rank and score
-            With `as_frame=True`, instead of arrays.
+            With `as_frame=True`, instead of arrays. Where there are fewer than
+            `n_items` others, there are fewer rows.
 
         Raises
         ------
         ValueError
-            If an item is unknown or `n_items` is not between 1 and the number of other
-            items.
+            If an item is unknown, if `n_items` is less than 1, or if the model has no
+            factors to compare.
+        TypeError
+            If `n_items` is no int, or if ids are of another kind than in `fit`.
         """
         return self._similar("item", items, n_items, return_scores, as_frame)
 
@@ -617,7 +629,7 @@ class BaseRecommender(
         users : array-like of shape (n_queries,)
             Raw user ids, all in `user_ids_`.
         n_users : int, default=10
-            Length of each list.
+            Length of each list, which may be more than there are other users.
         return_scores : bool, default=False
             Return the cosines too.
         as_frame : bool, default=False
@@ -626,17 +638,22 @@ class BaseRecommender(
         Returns
         -------
         similar : ndarray of shape (n_queries, n_users)
-            Raw user ids, never the user itself.
+            Raw user ids, never the user itself. Where there are fewer than `n_users`
+            others, the list ends in missing values, as in `recommend`.
         scores : ndarray of shape (n_queries, n_users)
-            Only with `return_scores=True`.
+            Only with `return_scores=True`. From -1 to 1; 0 where a profile holds
+            nothing, and -inf where there is no user.
         frame : DataFrame with columns user, similar_user, rank and score
-            With `as_frame=True`, instead of arrays.
+            With `as_frame=True`, instead of arrays. Where there are fewer than
+            `n_users` others, there are fewer rows.
 
         Raises
         ------
         ValueError
-            If a user is unknown or `n_users` is not between 1 and the number of other
-            users.
+            If a user is unknown, if `n_users` is less than 1, or if the model has no
+            factors to compare.
+        TypeError
+            If `n_users` is no int, or if ids are of another kind than in `fit`.
         """
         return self._similar("user", users, n_users, return_scores, as_frame)
 
@@ -699,7 +716,7 @@ class BaseRecommender(
         ids = _read_ids(users, "users")
         rows, described = self._numbered("user", ids, features)
         self._handle_unknown({"users": (ids, rows)}, stacklevel=5)
-        return ids.values, rows, described
+        return _as_fitted(ids.values, rows, self.user_ids_), rows, described
 
     def _candidates(
         self, candidates, features
@@ -710,10 +727,16 @@ class BaseRecommender(
             return self.item_ids_, np.arange(len(self.item_ids_)), None
         ids = _read_ids(candidates, "candidates")
         rows, described = self._numbered("item", ids, features)
-        _check_known("candidates", ids, rows != -1)
-        _, first = np.unique(rows, return_index=True)
+        self._handle_unknown({"candidates": (ids, rows)}, stacklevel=5)
+        # Ids of which nothing is known share a row number.
+        codes, _ = pd.factorize(ids.values)
+        _, first = np.unique(
+            np.where(rows == -1, rows.min(initial=-1) - 1 - codes, rows),
+            return_index=True,
+        )
         first.sort()
-        return ids.values[first], rows[first], described
+        rows = rows[first]
+        return _as_fitted(ids.values[first], rows, self.item_ids_), rows, described
 
     def _is_described(self, side: str, features) -> bool:
         """Whether `fit` was told of features of users or of items."""
@@ -757,12 +780,13 @@ class BaseRecommender(
 
     def _similar(self, side, queries, n, return_scores, as_frame):
         check_is_fitted(self)
+        n = _length(n, f"n_{side}s")
         ids = getattr(self, f"{side}_ids_")
         rows = _known(queries, f"{side}s", ids)
-        _check_n_items(n, len(ids) - 1, f"other {side}s", f"n_{side}s")
         profiles = self._profiles(side)
-        norms = np.sqrt(np.einsum("nk,nk->n", profiles, profiles))
-        norms[norms == 0] = 1
+        # Squares of single precision overflow where ratings are large.
+        squares = np.einsum("nk,nk->n", profiles, profiles, dtype=np.float64)
+        norms = np.sqrt(np.where(squares > 0, squares, 1)).astype(profiles.dtype)
         profiles, norms = (
             torch.from_numpy(values).to(self._torch_device())
             for values in (profiles, norms)
@@ -771,7 +795,10 @@ class BaseRecommender(
         def cosines(tile: slice) -> Fill:
             queries = profiles[rows[tile]] / norms[rows[tile], None]
             products = inner_products(queries, profiles)
-            return lambda columns, out: products(columns, out).div_(norms[columns])
+            # Rounding goes beyond 1.
+            return lambda columns, out: (
+                products(columns, out).div_(norms[columns]).clamp_(-1, 1)
+            )
 
         def itself(tile: slice) -> tuple[np.ndarray, np.ndarray]:
             return np.arange(tile.stop - tile.start), rows[tile]
@@ -780,13 +807,14 @@ class BaseRecommender(
             cosines,
             len(rows),
             len(ids),
-            n,
+            min(n, len(ids)) if as_frame else n,
             itself,
             profiles.device,
         )
         if as_frame:
-            return _long_frame(ids[rows], ids[best], scores, side, f"similar_{side}")
-        return (ids[best], scores) if return_scores else ids[best]
+            return _long_frame(ids[rows], ids, best, scores, side, f"similar_{side}")
+        similar = _taken(ids, best)
+        return (similar, scores) if return_scores else similar
 
     def _read_columns(self, X, *, reset: bool) -> Columns:
         """Validated columns of X, whatever container it came in."""
@@ -958,7 +986,7 @@ class BaseRecommender(
 
     def _pairs_among_known(self, X) -> np.ndarray:
         """user * n_items + item of rows of known ids, sorted."""
-        if X is None:
+        if X is None or _is_empty(X):
             return np.empty(0, dtype=np.int64)
         users, items = id_columns(X, "never_exclude")
         users = users.numbered_in(self.user_ids_)
@@ -1075,22 +1103,39 @@ def _read_ids(values, name: str) -> Ids:
     return Ids.from_column(array, name)
 
 
+def _is_empty(values) -> bool:
+    """Whether a container holds no rows, of any width."""
+    if hasattr(values, "shape"):
+        return values.shape[:1] == (0,)
+    return hasattr(values, "__len__") and len(values) == 0
+
+
+def _as_fitted(ids: np.ndarray, rows: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Ids as `fit` has seen them; new ones in the same dtype, if it can hold them."""
+    try:
+        # NumPy finds a date unlike itself among objects.
+        given = pd.to_datetime(ids).to_numpy() if fitted.dtype.kind == "M" else ids
+        with np.errstate(invalid="ignore"):
+            alike = given.astype(fitted.dtype)
+    except (OverflowError, TypeError, ValueError):
+        return ids
+    if not (alike == given).all():
+        return ids
+    return np.where(rows >= 0, fitted[np.maximum(rows, 0)], alike)
+
+
 def _known(values, name: str, fitted: np.ndarray) -> np.ndarray:
     """Row numbers of ids that must all be known."""
     ids = _read_ids(values, name)
     rows = ids.numbered_in(fitted)
-    _check_known(name, ids, rows >= 0)
-    return rows
-
-
-def _check_known(name: str, ids: Ids, known: np.ndarray) -> None:
-    unknown = ids.values[~known]
+    unknown = ids.values[rows < 0]
     if len(unknown):
         first = ", ".join(map(shown, unknown[:MAX_IDS_SHOWN]))
         raise ValueError(
-            f"{name} must be known, but {len(unknown)} of {len(known)} were not in the "
+            f"{name} must be known, but {len(unknown)} of {len(rows)} were not in the "
             f"training rows, such as {first}."
         )
+    return rows
 
 
 def _described(
@@ -1157,25 +1202,46 @@ def _occurs(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     return np.append(among, -1)[where] == values
 
 
-def _check_n_items(n: int, available: int, noun: str, name: str = "n_items") -> None:
+def _length(n: int, name: str) -> int:
+    """Length of lists that was asked for."""
     if not isinstance(n, Integral) or isinstance(n, bool):
         raise TypeError(f"{name} must be an int, got {n!r}.")
-    if not 1 <= n <= available:
-        raise ValueError(
-            f"{name}={n} must be between 1 and the number of {noun}, {available}."
-        )
+    if n < 1:
+        raise ValueError(f"{name} must be at least 1, got {n}.")
+    return int(n)
+
+
+def _taken(ids: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Ids at their places; at -1 is the missing value of their dtype."""
+    empty = places < 0
+    if not empty.any():
+        return ids[places]
+    dtype, missing = ids.dtype, None
+    if dtype.kind == "f":
+        missing = np.nan
+    elif dtype.kind in "mM":
+        missing = np.array("NaT", dtype)
+    else:
+        dtype = object
+    taken = np.full(places.shape, missing, dtype)
+    taken[~empty] = ids[places[~empty]]
+    return taken
 
 
 def _long_frame(
-    queries: np.ndarray, found: np.ndarray, scores: np.ndarray, query: str, item: str
+    queries: np.ndarray,
+    ids: np.ndarray,
+    places: np.ndarray,
+    scores: np.ndarray,
+    query: str,
+    item: str,
 ) -> pd.DataFrame:
-    n_queries, n = found.shape
-    frame = pd.DataFrame(
+    row, column = np.nonzero(places >= 0)
+    return pd.DataFrame(
         {
-            query: np.repeat(queries, n),
-            item: found.ravel(),
-            "rank": np.tile(np.arange(1, n + 1), n_queries),
-            "score": scores.ravel(),
+            query: queries[row],
+            item: ids[places[row, column]],
+            "rank": column + 1,
+            "score": scores[row, column],
         }
     )
-    return frame[frame["score"] > -np.inf].reset_index(drop=True)

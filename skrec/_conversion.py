@@ -38,9 +38,20 @@ def array(tensor: Tensor) -> np.ndarray:
 
 
 def in_rating_units(
-    state: State, units: Units, problem: Problem, *, knows_variance: bool
+    state: State,
+    units: Units,
+    problem: Problem,
+    *,
+    knows_variance: bool,
+    learns_prior: bool = True,
+    last: Posterior | None = None,
 ) -> Posterior:
-    """The state of an alternating solver in rating units, as NumPy arrays."""
+    """The state of an alternating solver in rating units, as NumPy arrays.
+
+    A row of which nothing is known is predicted as its prior has it where the solver
+    `learns_prior`, else as the mean of all rows. After further ratings it stays what
+    it was in the `last` fit.
+    """
     layout = problem.layout
     scale = units.row_scale(layout.n_factors, layout.row_size)
     square = np.outer(scale, scale)
@@ -69,15 +80,25 @@ def in_rating_units(
         total = (sums[:, :k] * side.mean[:, :k]).sum(1) + sums[:, k:].sum(1)
         return array(total.double()) * units.scale
 
-    def apart(side: Side, ratings: Ratings) -> Tensor:
+    def typical(side: Side, known: Rows | None) -> Tensor:
+        """The row to predict with if nothing is known of it, less its prior mean."""
+        if known is not None:
+            return torch.from_numpy(known.typical[-1] / scale).to(side.mean)
+        if learns_prior:
+            return torch.zeros_like(side.prior_mean)
+        return side.own.mean(0) - side.prior_mean
+
+    def apart(side: Side, ratings: Ratings, typical: Tensor) -> Tensor:
         """What sets rows apart, but for what describes them."""
-        rest = side.mean - side.prior_mean
+        rest = side.mean - side.prior_mean - typical
         for block, w in zip(ratings.features, side.weights, strict=True):
             if block.name == DESCRIBED:
                 rest = rest - block.times(w.mean)
         return rest
 
-    def rows(side: Side, ratings: Ratings, others_apart: Tensor) -> Rows:
+    def rows(
+        side: Side, ratings: Ratings, typical: Tensor, others_apart: Tensor
+    ) -> Rows:
         covariance = None
         if side.covariance is not None:
             covariance = table(layout.unpack(side.covariance))[None] * square
@@ -92,6 +113,7 @@ def in_rating_units(
             covariance=covariance,
             prior_mean=(table(side.prior_mean) * scale)[None, None],
             prior_covariance=(own + sum(w.spread for w in weights.values()))[:, None],
+            typical=table(typical)[None] * scale,
             own_covariance=own,
             count=array(ratings.count.double()),
             dispersion=array(side.relative_variance.double()),
@@ -101,14 +123,18 @@ def in_rating_units(
             weights=weights,
         )
 
+    any_user = typical(state.users, None if last is None else last.users)
+    any_item = typical(state.items, None if last is None else last.items)
+    users_apart = apart(state.users, problem.users, any_user)
+    items_apart = apart(state.items, problem.items, any_item)
     coef_scale = units.scale / units.feature_scale
     coef = array(state.coef.double()) * coef_scale
     root = np.zeros((len(coef), len(coef)))
     if state.coef_factor is not None:
         root = array(state.coef_factor.double()) * units.scale
     return Posterior(
-        users=rows(state.users, problem.users, apart(state.items, problem.items)),
-        items=rows(state.items, problem.items, apart(state.users, problem.users)),
+        users=rows(state.users, problem.users, any_user, items_apart),
+        items=rows(state.items, problem.items, any_item, users_apart),
         n_factors=layout.n_factors,
         centre=units.centre,
         feature_mean=units.feature_mean,
@@ -165,6 +191,8 @@ def as_state(
     def side(noun: str, where: np.ndarray, others: np.ndarray) -> Side:
         rows, ratings = getattr(last, noun + "s"), getattr(problem, noun + "s")
         *_, mean = rows.means(where)
+        # A new row starts at its prior.
+        mean[where < 0] -= rows.typical[-1]
         *_, covariance = rows.covariances(where)
         if COUNTERPARTS in rows.weights and not ratings.features:
             new = where < 0
@@ -310,6 +338,7 @@ def as_posterior(weights: dict[str, np.ndarray], units: Units) -> Posterior:
             covariance=None,
             prior_mean=mean[None, -1:],
             prior_covariance=spread[None],
+            typical=np.zeros_like(mean[-1:]),
             own_covariance=spread,
             count=np.zeros(len(mean) - 1),
             dispersion=np.ones(len(mean) - 1),
@@ -341,7 +370,8 @@ def as_weights(posterior: Posterior, units: Units) -> dict[str, np.ndarray]:
     k, row_size = posterior.n_factors, posterior.row_size
     weights = {}
     for side, rows in (("user", posterior.users), ("item", posterior.items)):
-        table = np.vstack([rows.mean.mean(axis=0), rows.prior_mean.mean(axis=0)])
+        unseen = rows.prior_mean + rows.typical[:, None]
+        table = np.vstack([rows.mean.mean(axis=0), unseen.mean(axis=0)])
         table /= units.row_scale(k, row_size)
         if k:
             weights[f"{side}_factors"] = table[:, None, :k]

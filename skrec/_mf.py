@@ -606,7 +606,11 @@ class MFRegressor(NetworkRecommender):
             if self.store_covariance:
                 state = with_covariance(problem, state)
         return in_rating_units(
-            state, units, problem, knows_variance=self.solver == "vb"
+            state,
+            units,
+            problem,
+            knows_variance=self.solver == "vb",
+            learns_prior=self.solver != "als",
         )
 
     def _sweeps(
@@ -715,7 +719,9 @@ class MFRegressor(NetworkRecommender):
                 "unit, or fit anew."
             ) from error
         posterior = last.merged(
-            in_rating_units(state, units, problem, knows_variance=last.knows_variance),
+            in_rating_units(
+                state, units, problem, knows_variance=last.knows_variance, last=last
+            ),
             *grown.growths,
         )
         if not last.knows_variance:

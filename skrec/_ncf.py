@@ -33,6 +33,10 @@ TILE_SIZE = 2**22
 # Users whose scores are an item's profile, and items for a user's.
 N_PROFILE = 256
 
+# Share of the largest score below which a profile is nothing but rounding of scores in
+# single precision.
+MIN_SIGNAL = 1e-6
+
 
 class NCFRegressor(NetworkRecommender):
     """Neural collaborative filtering, as a regressor over (user, item) rows.
@@ -392,7 +396,10 @@ class NCFRegressor(NetworkRecommender):
         )
 
     def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
-        """Scores against some of the other side, less what all or none share."""
+        """Scores against some of the other side, less what all or none share.
+
+        What rounding alone leaves of them is zero.
+        """
         n_users, n_items = self._shape.n_users, self._shape.n_items
         rows, columns = np.arange(n_users), np.arange(n_items)
         if side == "item":
@@ -404,9 +411,12 @@ class NCFRegressor(NetworkRecommender):
         score = self._scorer(rows, columns, device)
         score(slice(None))(slice(None), scores)
         scores = scores.double().cpu().numpy()
+        least = MIN_SIGNAL * np.abs(scores).max()
         scores -= scores.mean(axis=0)
         scores -= scores.mean(axis=1, keepdims=True)
-        return (scores.T if side == "item" else scores).astype(np.float32)
+        profiles = scores.T if side == "item" else scores
+        profiles[np.abs(profiles).max(axis=1) < least] = 0
+        return profiles.astype(np.float32)
 
 
 def _numbers_of_a_pair(shape: Shape) -> int:

@@ -361,7 +361,7 @@ def _dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         product = torch.bmm(inputs, weight)
     else:
         product = torch.baddbmm(bias, inputs, weight)
-    return product.transpose(0, 1).reshape(*leading, members, -1)
+    return product.transpose(0, 1).reshape(*leading, members, weight.shape[-1])
 
 
 def _drop(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:

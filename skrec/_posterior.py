@@ -23,6 +23,10 @@ DESCRIBED, COUNTERPARTS = "described", "counterparts"
 
 # Rows are revised beside the table they are stored in until they number a share of it.
 MIN_PATCH, MAX_PATCH = 2**8, 1 / 64
+# Share of the squared length that the prior expects of a taste profile below which the
+# profile is nothing. Where ratings are noise, factors shrink towards zero and what is
+# left of them is about as small in every row; real ones are above by two orders.
+MIN_SIGNAL = 1e-4
 
 # Pairs whose covariances are held at a time.
 TILE_SIZE = 2**13
@@ -223,6 +227,9 @@ class Rows:
         The last is that of a row of which nothing is known; before it are those of
         rows -2, -3 and so on, in reverse.
     prior_covariance : ndarray of shape (n_draws, n_priors, row_size, row_size)
+    typical : ndarray of shape (n_draws, row_size)
+        What to add to a prior mean to predict with it: where the prior is not learned,
+        the mean of all rows less it.
     own_covariance : ndarray of shape (n_draws, row_size, row_size)
         Λ⁻¹, of what a row is besides what features say of it.
     count : ndarray of shape (n_rows,)
@@ -243,6 +250,7 @@ class Rows:
     covariance: np.ndarray | Patched | None
     prior_mean: np.ndarray
     prior_covariance: np.ndarray
+    typical: np.ndarray
     own_covariance: np.ndarray
     count: np.ndarray
     dispersion: np.ndarray
@@ -259,6 +267,7 @@ class Rows:
             covariance=draws[0].covariance if len(draws) == 1 else None,
             prior_mean=np.concatenate([draw.prior_mean for draw in draws]),
             prior_covariance=np.concatenate([draw.prior_covariance for draw in draws]),
+            typical=np.concatenate([draw.typical for draw in draws]),
             own_covariance=np.concatenate([draw.own_covariance for draw in draws]),
             count=draws[0].count,
             dispersion=np.mean([draw.dispersion for draw in draws], axis=0),
@@ -289,11 +298,13 @@ class Rows:
         )
 
     def means(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        """Means of rows, draw by draw."""
+        """Means of rows to predict with, draw by draw."""
         unknown, known = rows < 0, np.maximum(rows, 0)
-        for mean, prior_mean in zip(self.mean, self.prior_mean, strict=True):
+        for mean, prior_mean, typical in zip(
+            self.mean, self.prior_mean, self.typical, strict=True
+        ):
             taken = mean[known]
-            taken[unknown] = prior_mean[rows[unknown]]
+            taken[unknown] = prior_mean[rows[unknown]] + typical
             yield taken
 
     def covariances(self, rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -595,15 +606,26 @@ class Posterior:
         """Vectors of rows whose inner products are those of their taste profiles.
 
         An item's profile is the vector of p_u·q_i over all users u, about its mean: two
-        items are alike where the same users like them. Likewise for a user's.
+        items are alike where the same users like them. Likewise for a user's. A profile
+        is zero where it is negligible beside those that the prior expects.
         """
         rows, others = self.users, self.items
         if side == "item":
             rows, others = others, rows
-        k, roots = self.n_factors, others.factor_sums.roots().astype(np.float32)
-        return np.hstack(
-            [own[:, :k] @ R.T for own, R in zip(rows.mean, roots, strict=True)]
-        )
+        k, parts, expected = self.n_factors, [], 0.0
+        for own, R, S, T in zip(
+            rows.mean[..., :k],
+            others.factor_sums.roots().astype(np.float32),
+            rows.prior_covariance[:, -1, :k, :k].astype(np.float64),
+            others.prior_covariance[:, -1, :k, :k].astype(np.float64),
+            strict=True,
+        ):
+            parts.append(own @ R.T)
+            expected += others.mean.shape[1] * (S * T).sum()
+        profiles = np.hstack(parts)
+        square = np.square(profiles, dtype=np.float64).sum(axis=1)
+        profiles[square <= MIN_SIGNAL * expected] = 0
+        return profiles
 
     def _product(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         """b + c + p·q of pairs of rows, in float64."""

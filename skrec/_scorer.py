@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal, Self
 
+import narwhals.stable.v1 as nw
 import numpy as np
 import pandas as pd
 import sklearn
@@ -14,9 +16,8 @@ import sklearn.metrics
 from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
-from sklearn.utils.validation import check_is_fitted
 
-from ._interactions import Ids, numbered
+from ._interactions import Ids, object_array, shown
 from ._rankings import (
     METRICS,
     TIE_SEED,
@@ -65,7 +66,8 @@ class RankingScorer:
           training rows; test rows are ranked even if they are training rows too. Test
           items that the estimator does not know count as missed. Asks `recommend` of
           the estimator, or of the last step of a pipeline, whose other steps transform
-          `X`, or of the best estimator of a search.
+          `X`, or of the best estimator of a search. See the notes for estimators of
+          one's own.
         - "test": the user's own test rows, by `predict` of any regressor; ids are read
           from `X` as it is given. Users with fewer than two test rows, which leave
           nothing to rank, are left out.
@@ -74,7 +76,8 @@ class RankingScorer:
         estimators differently [1]_.
     relevance_threshold : float, default=None
         Test rows are relevant (1) where `y` reaches it, and not (0) elsewhere. None
-        takes `y` as the gain of "ndcg", and rows with positive `y` as relevant.
+        takes `y` as the gain of "ndcg", and rows with positive `y` as relevant. Without
+        `y`, as for choices without ratings, all rows are relevant.
 
     Raises
     ------
@@ -88,6 +91,20 @@ class RankingScorer:
 
     A test row of weight 0 is no row; in the mean over users, a user has the mean weight
     of their other rows.
+
+    With ``candidates="unseen"`` any estimator will do that has a method
+    ``recommend(users, n_items)``. It is given an array of raw user ids, each once, and
+    the length of the lists. It returns a table with columns "user" and "item", in which
+    the rows of each user stand best first; or a list of raw item ids for each user,
+    such as an array of shape (n_users, n_items). A list may be short, or end in missing
+    values. Of these keywords it is passed the ones that it takes:
+
+    - `never_exclude`, a DataFrame with columns "user" and "item": the test rows. A
+      `recommend` that leaves out items of the training rows is to keep these.
+    - `candidates`, an array of raw item ids, if the estimator has an attribute
+      `item_ids_`: these, in random order. A `recommend` that gives ties to the
+      candidate that comes first thereby breaks them by lot.
+    - `as_frame`, True.
 
     References
     ----------
@@ -110,6 +127,20 @@ class RankingScorer:
     ... ).fit(X, y)
     >>> bool(search.best_score_ == search.cv_results_["mean_test_ndcg@10"].max())
     True
+
+    An estimator of one's own, which recommends to everybody what sells most:
+
+    >>> import numpy as np
+    >>> from sklearn.base import BaseEstimator
+    >>> from sklearn.model_selection import cross_val_score
+    >>> class BestSellers(BaseEstimator):
+    ...     def fit(self, X, y=None):
+    ...         self.items_ = X["item"].value_counts().index.to_numpy()
+    ...         return self
+    ...     def recommend(self, users, n_items):
+    ...         return np.tile(self.items_[:n_items], (len(users), 1))
+    >>> cross_val_score(BestSellers(), X, scoring=RankingScorer("ndcg"), cv=3).shape
+    (3,)
     """
 
     metrics: str | Sequence[str] = "ndcg"
@@ -142,7 +173,7 @@ class RankingScorer:
         self,
         estimator: Any,
         X: Any,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> float | dict[str, float]:
         """Score a fitted estimator on test rows.
@@ -153,8 +184,8 @@ class RankingScorer:
             The fitted estimator.
         X : array-like of shape (n_samples, 2 + n_features)
             Test rows, as the estimator takes them.
-        y : array-like of shape (n_samples,)
-            Relevance of the rows.
+        y : array-like of shape (n_samples,), default=None
+            Relevance of the rows; None is that all are relevant.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights of the rows.
 
@@ -169,8 +200,10 @@ class RankingScorer:
             If a value of `y` or a weight is missing or infinite, a weight is negative,
             all weights are zero, lengths differ, or `y` is negative, "ndcg" is among
             the metrics, and there is no threshold.
+            Also if `recommend` returns what is no lists of the users asked for.
         TypeError
-            If candidates are "unseen" and the estimator has no `recommend`.
+            If candidates are "unseen" and the estimator has no `recommend`, or one that
+            cannot be called as the class says, or lists of another kind of ids.
         NotFittedError
             If the estimator is not fitted.
         """
@@ -180,16 +213,17 @@ class RankingScorer:
         users, items = read_rows(X, "X")
         n_rows = len(users.values)
         weight = read_weights(sample_weight, n_rows)
-        y = read_numbers(y, "y", n_rows)
-        check_gains(y, self.relevance_threshold, self._names(), "y")
+        threshold = None if y is None else self.relevance_threshold
+        y = np.ones(n_rows) if y is None else read_numbers(y, "y", n_rows)
+        check_gains(y, threshold, self._names(), "y")
         scores = np.zeros(n_rows)
         if not unseen:
             scores = read_numbers(estimator.predict(X), "predict(X)", n_rows)
         pairs = Pairs.from_rows(users, items, y, scores, weight)
 
-        gains = gains_of(pairs.y, self.relevance_threshold)
+        gains = gains_of(pairs.y, threshold)
         if unseen:
-            ranks = _ranks_in_catalogue(estimator, pairs, self.k)
+            ranks = _ranks_in_lists(estimator, pairs, self.k)
         else:
             ranks = ranks_of(pairs.users, pairs.scores)
             gains[np.bincount(pairs.users)[pairs.users] < 2] = 0
@@ -350,33 +384,105 @@ def _recommender(estimator: Any, X: Any) -> tuple[Any, Any]:
                 f"`recommend`, which {type(outer).__name__} has not. Use "
                 "candidates='test', which ranks each user's test rows by `predict`."
             )
-    check_is_fitted(estimator, "item_ids_")
     return estimator, X
 
 
-def _ranks_in_catalogue(estimator: Any, pairs: Pairs, k: int) -> np.ndarray:
+def _ranks_in_lists(estimator: Any, pairs: Pairs, k: int) -> np.ndarray:
     """Rank of each pair in the user's list of k, infinite where it is not there."""
-    catalogue = estimator.item_ids_
-    # Ties go to the candidate that comes first.
-    lot = np.random.RandomState(TIE_SEED).permutation(len(catalogue))
-    lists = estimator.recommend(
-        pairs.user_ids,
-        n_items=min(k, len(catalogue)),
-        candidates=catalogue[lot],
-        never_exclude=pd.DataFrame(
+    lists = _lists(estimator, pairs, k)
+    name = f"{type(estimator).__name__}.recommend"
+    users = _numbers(lists["user"], pairs.user_ids, f"users that {name} returned")
+    if (users < 0).any():
+        stranger = shown(lists["user"].to_numpy()[users < 0][0])
+        raise ValueError(
+            f"{name} returned a list of user {stranger}, who was not asked for."
+        )
+    items = _numbers(lists["item"], pairs.item_ids, f"items that {name} returned")
+    rank = pd.Series(users).groupby(users).cumcount().to_numpy() + 1.0
+
+    # Of other items it does not matter which they are.
+    asked = items >= 0
+    pair = users[asked] * np.int64(len(pairs.item_ids)) + items[asked]
+    ranks = pd.Series(rank[asked], index=pair)
+    if not ranks.index.is_unique:
+        twice = pair[ranks.index.duplicated()][0]
+        user, item = divmod(twice, len(pairs.item_ids))
+        raise ValueError(
+            f"{name} returned item {shown(pairs.item_ids[item])} more than once for "
+            f"user {shown(pairs.user_ids[user])}."
+        )
+    sought = pairs.users * np.int64(len(pairs.item_ids)) + pairs.items
+    return ranks.reindex(sought, fill_value=np.inf).to_numpy()
+
+
+def _lists(estimator: Any, pairs: Pairs, k: int) -> pd.DataFrame:
+    """Users and items of lists, the rows of each user best first."""
+    name = f"{type(estimator).__name__}.recommend"
+    keywords = {
+        "never_exclude": pd.DataFrame(
             {
                 "user": pairs.user_ids[pairs.users],
                 "item": pairs.item_ids[pairs.items],
             }
         ),
-        as_frame=True,
-    )
-    users = numbered(lists["user"].to_numpy(), pairs.user_ids)
-    items = numbered(lists["item"].to_numpy(), catalogue)
-    ranks = pd.Series(
-        lists["rank"].to_numpy(np.float64), index=users * len(catalogue) + items
-    )
+        "as_frame": True,
+    }
+    if hasattr(estimator, "item_ids_"):
+        # Ties go to the candidate that comes first.
+        catalogue = np.asarray(estimator.item_ids_)
+        lot = np.random.RandomState(TIE_SEED).permutation(len(catalogue))
+        keywords["candidates"] = catalogue[lot]
+    signature = inspect.signature(estimator.recommend)
+    if all(p.kind != p.VAR_KEYWORD for p in signature.parameters.values()):
+        keywords = {n: v for n, v in keywords.items() if n in signature.parameters}
+    try:
+        signature.bind(pairs.user_ids, n_items=k, **keywords)
+    except TypeError as error:
+        raise TypeError(
+            f"RankingScorer calls recommend(users, n_items=...), which {name}"
+            f"{signature} does not take: {error}. Of the keywords never_exclude, "
+            "as_frame and, for an estimator with item_ids_, candidates, it passes "
+            "those that recommend takes."
+        ) from error
+    lists = estimator.recommend(pairs.user_ids, n_items=k, **keywords)
+    return _as_frame(lists, pairs.user_ids, name)
 
-    items = numbered(pairs.item_ids, catalogue, "column 1 of X")[pairs.items]
-    asked = np.where(items < 0, -1, pairs.users * len(catalogue) + items)
-    return ranks.reindex(asked, fill_value=np.inf).to_numpy()
+
+def _as_frame(lists: Any, users: np.ndarray, name: str) -> pd.DataFrame:
+    """Lists in any form as a frame of users and items, without empty places."""
+    table = nw.from_native(lists, eager_only=True, pass_through=True)
+    if isinstance(table, nw.DataFrame) and {"user", "item"} <= set(table.columns):
+        if "rank" in table.columns:
+            table = table.sort("rank")
+        lists = {side: table[side].to_numpy() for side in ("user", "item")}
+    elif isinstance(table, nw.DataFrame):
+        raise ValueError(
+            f"{name} must return a table with columns 'user' and 'item', but its "
+            f"columns are {', '.join(map(repr, table.columns))}."
+        )
+    else:
+        rows = list(lists) if np.iterable(lists) else []
+        if len(rows) != len(users) or any(np.ndim(row) != 1 for row in rows):
+            raise ValueError(
+                f"{name} must return a table with columns 'user' and 'item', or a list "
+                f"of items for each of the {len(users)} users asked for, such as an "
+                f"array of shape ({len(users)}, n_items); got {type(lists).__name__}"
+                f"{f' of shape {np.shape(lists)}' * isinstance(lists, np.ndarray)}."
+            )
+        lengths = [len(row) for row in rows]
+        items = [item for row in rows for item in row]
+        lists = {"user": np.repeat(users, lengths), "item": object_array(items)}
+    frame = pd.DataFrame(lists)
+    return frame[frame["item"].notna()]
+
+
+def _numbers(ids: pd.Series, among: np.ndarray, where: str) -> np.ndarray:
+    """Row numbers of ids among those of the test rows, -1 where they are not there."""
+    given, asked = Ids.from_column(ids.to_numpy(), where), Ids.from_column(among, "X")
+    if given.kind != asked.kind and len(given.values):
+        raise TypeError(
+            f"The {where} are ids of kind {given.kind!r} (the first is "
+            f"{shown(given.values[0])}), but those of X are of kind {asked.kind!r} "
+            f"(the first is {shown(asked.values[0])})."
+        )
+    return given.numbered_in(among)

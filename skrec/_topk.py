@@ -51,7 +51,6 @@ def top_k(
     score : callable
         Takes a slice of rows to what writes their scores.
     n_rows, n_columns, k : int
-        k is at most n_columns.
     excluded : callable, optional
         Takes a slice of rows to (row within it, column) of what may not be taken.
     device : device, default="cpu"
@@ -64,8 +63,11 @@ def top_k(
     scores : ndarray of shape (n_rows, k), dtype float32
         -inf there.
     """
-    columns = np.empty((n_rows, k), dtype=np.int64)
-    scores = np.empty((n_rows, k), dtype=np.float32)
+    columns = np.full((n_rows, k), -1, dtype=np.int64)
+    scores = np.full((n_rows, k), -np.inf, dtype=np.float32)
+    k = min(k, n_columns)
+    if n_rows == 0 or k == 0:
+        return columns, scores
     width = min(n_columns, MAX_TILE_COLUMNS)
     block = _block(width, k)
     row_bytes = 4 * (width + block) + KEY_BYTES * (width // block + k * block)
@@ -83,8 +85,8 @@ def top_k(
             keys = _best_keys(tile, first, k, block)
             best = keys if best is None else _largest(torch.cat([best, keys], 1), k)
         where, found = _decoded(best)
-        columns[rows] = where.masked_fill(found == -torch.inf, -1).cpu().numpy()
-        scores[rows] = found.cpu().numpy()
+        where = where.masked_fill(found == -torch.inf, -1)
+        columns[rows, :k], scores[rows, :k] = where.cpu().numpy(), found.cpu().numpy()
     return columns, scores
 
 

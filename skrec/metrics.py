@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from ._interactions import Ids, object_array
@@ -495,7 +496,7 @@ def catalogue_coverage(recommended: ArrayLike, catalogue: ArrayLike) -> float:
     ----------
     recommended : array-like of shape (n_users, n_items) or (n_recommendations,)
         Raw ids of the recommended items, in any order. An id that is not in the
-        catalogue does not count.
+        catalogue does not count; nor do missing values, in which short lists end.
     catalogue : array-like of shape (n_catalogue,)
         Raw ids of all items, such as `item_ids_`.
 
@@ -506,7 +507,7 @@ def catalogue_coverage(recommended: ArrayLike, catalogue: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If an id is missing, or if there is no recommended item or no catalogue.
+        If there is no recommended item, or no catalogue or an id missing in it.
     TypeError
         If the ids of the two are of different kinds.
 
@@ -522,7 +523,7 @@ def catalogue_coverage(recommended: ArrayLike, catalogue: ArrayLike) -> float:
     0.6666666666666666
     """
     _, ids = _read_ids(catalogue, "catalogue").numbered()
-    items = _read_ids(recommended, "recommended").numbered_in(ids)
+    items = _read_lists(recommended).numbered_in(ids)
     return float((np.bincount(items[items >= 0], minlength=len(ids)) > 0).mean())
 
 
@@ -538,7 +539,8 @@ def novelty(recommended: ArrayLike, X_train: Any) -> float:
     Parameters
     ----------
     recommended : array-like of shape (n_users, n_items) or (n_recommendations,)
-        Raw ids of the recommended items.
+        Raw ids of the recommended items. Missing values, in which short lists end, do
+        not count.
     X_train : array-like of shape (n_samples, 2 + n_features)
         Training rows: column 0 holds the user, column 1 the item. A user who has an
         item several times counts once.
@@ -550,7 +552,7 @@ def novelty(recommended: ArrayLike, X_train: Any) -> float:
     Raises
     ------
     ValueError
-        If an id is missing, or if there is no recommended item or no training row.
+        If there is no recommended item, or no training row or an id missing in one.
     TypeError
         If the ids of the two are of different kinds.
 
@@ -572,7 +574,7 @@ def novelty(recommended: ArrayLike, X_train: Any) -> float:
     pair = np.sort(items * np.int64(len(user_ids)) + users)
     pair = pair[np.diff(pair, prepend=-1) > 0]
     n_users_of_item = np.bincount(pair // len(user_ids))
-    found = _read_ids(recommended, "recommended").numbered_in(item_ids)
+    found = _read_lists(recommended).numbered_in(item_ids)
     n_users = np.where(found < 0, 1, n_users_of_item[found])
     return float(np.log2(len(user_ids) / n_users).mean())
 
@@ -614,9 +616,19 @@ def _from_arrays(
 
 def _read_ids(values: Any, name: str) -> Ids:
     """Ids of any container and shape, at least one."""
+    return Ids.from_column(_flat(values, name), name)
+
+
+def _read_lists(recommended: Any) -> Ids:
+    """Items of lists, without the places that short lists leave empty."""
+    items = _flat(recommended, "recommended")
+    return _read_ids(items[~pd.isna(items)], "recommended")
+
+
+def _flat(values: Any, name: str) -> np.ndarray:
     if isinstance(values, list | tuple):
         values = object_array(values)
     values = np.asarray(values).ravel()
     if not len(values):
         raise ValueError(f"{name} holds no ids; at least one is required.")
-    return Ids.from_column(values, name)
+    return values

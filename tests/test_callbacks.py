@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 
 from skrec import MFRegressor, NCFRegressor
 from skrec.datasets import make_ratings
@@ -177,6 +178,39 @@ def test_a_scoring_monitor_sees_the_fits_of_a_search(model):
     log = monitor.get_logs().data_as_pandas
     per_fit = log[log["task_name"] == "iteration"].groupby("parent_task_id_path").size()
     assert per_fit.tolist() == [search.best_estimator_.n_iter_] * 5
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_a_scoring_monitor_within_a_pipeline_logs_its_fits(searched):
+    monitor = ScoringMonitor(scoring="r2")
+    inner = MFRegressor(2, tol=1e9).set_callbacks(monitor)
+    model, n_fits = make_pipeline("passthrough", inner), 1
+    if searched:
+        model = GridSearchCV(model, {"mfregressor__n_factors": [1, 2]}, cv=2)
+        n_fits = 5
+    model.fit(X, Y)
+    log = monitor.get_logs().data_as_pandas
+    log = log[log["task_name"] == "iteration"]
+    assert log["parent_task_id_path"].nunique() == n_fits
+    assert log["r2"].notna().all()
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_only_callbacks_that_say_so_are_passed_on(searched):
+    """As scikit-learn has it: by an attribute `max_propagation_depth`."""
+
+    class PassedOn(Recording):
+        max_propagation_depth = None
+
+    for record in (Recording(), PassedOn()):
+        model = make_pipeline("passthrough", small())
+        if searched:
+            model = GridSearchCV(small(), {"n_factors": [1, 2]}, cv=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.set_callbacks(record).fit(X, Y)
+        heard = any(name == "iteration" for name, _ in record.ended)
+        assert heard == isinstance(record, PassedOn)
 
 
 @pytest.mark.parametrize("searched", [False, True], ids=["alone", "in a search"])

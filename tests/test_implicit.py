@@ -655,7 +655,7 @@ def affine_model(request):
 def unknown_counterpart(model, side, rows, weight, said=None):
     """What a row of a side is predicted to have with an unknown counterpart.
 
-    The counterpart is at its prior mean, and then has the mean of what sets those apart
+    The counterpart is a typical one, and then has the mean of what sets those apart
     that the row has ratings with, as if one like any other were among them.
     """
     p, other = model._posterior, "item" if side == "user" else "user"
@@ -664,7 +664,7 @@ def unknown_counterpart(model, side, rows, weight, said=None):
     n_draws = len(mine.mean)
     for draw in range(n_draws):
         x, z = mine.mean[draw].astype(np.float64), others.mean[draw].astype(np.float64)
-        m = others.prior_mean[draw, -1].astype(np.float64)
+        m = (others.prior_mean[draw, -1] + others.typical[draw]).astype(np.float64)
         predicted += (x[:, k:].sum(1) + x[:, :k] @ m[:k] + m[k:].sum()) / n_draws
         apart = z - m
         if said is not None:
@@ -698,7 +698,10 @@ def test_an_unknown_counterpart_is_taken_for_one_of_a_rows_own(affine_model, sid
 def test_nothing_sets_a_pair_apart_of_which_both_are_unknown(affine_model):
     model = affine_model.fit(RATED, RATINGS)
     p, k = model._posterior, 3
-    m, n = (side.prior_mean[:, -1].astype(float) for side in (p.users, p.items))
+    m, n = (
+        (side.prior_mean[:, -1] + side.typical).astype(float)
+        for side in (p.users, p.items)
+    )
     expected = (m[:, :k] * n[:, :k]).sum(1) + m[:, k:].sum(1) + n[:, k:].sum(1)
     found = model.predict(pd.DataFrame({"user": [-1], "item": [-1]}))
     assert found[0] == pytest.approx(p.centre + expected.mean(), rel=1e-5, abs=1e-5)
@@ -739,6 +742,7 @@ def test_affinities_follow_further_ratings():
     after = model._posterior.items
     new = RATED[NEW]
     x, z = after.mean[0].astype(float), model._posterior.users.mean[0].astype(float)
+    z = z - model._posterior.users.typical[0]
     liking = (x[new["item"], :3] * z[new["user"], :3]).sum(1) + z[new["user"], 3]
     total = p.items.affinity + np.bincount(new["item"], liking, 25)
     count = np.bincount(RATED["item"], minlength=25)

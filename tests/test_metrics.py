@@ -327,6 +327,18 @@ def test_coverage_counts_the_catalogue_s_items_once():
     assert catalogue_coverage(pd.Series(["c"]), pl.Series(["a", "b", "c", "d"])) == 0.25
 
 
+def test_empty_places_of_lists_do_not_count():
+    lists = [["b", "a"], ["a", None]]
+    assert catalogue_coverage(lists, ["a", "b", "c", "d"]) == 0.5
+    assert catalogue_coverage(np.array([[1, np.nan]]), [1.0, 2.0]) == 0.5
+    rows = [("u", "a"), ("v", "a"), ("u", "b")]
+    assert novelty(lists, rows) == novelty(["b", "a", "a"], rows)
+    with pytest.raises(ValueError, match="recommended holds no ids"):
+        catalogue_coverage([[None]], ["a"])
+    with pytest.raises(ValueError, match="catalogue holds 1 missing id"):
+        catalogue_coverage(lists, ["a", None])
+
+
 def test_coverage_refuses_what_it_cannot_count():
     with pytest.raises(ValueError, match="catalogue holds no ids"):
         catalogue_coverage(["a"], [])

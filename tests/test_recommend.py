@@ -1,15 +1,21 @@
-"""recommend and index vectors, the same promises for both estimators."""
+"""recommend, similar and index vectors, the same promises for both estimators."""
 
+import datetime
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import voyager
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import spearmanr
+from sklearn.base import clone
 
 from skrec import MFRegressor, NCFRegressor
 from skrec.datasets import make_ratings
+from skrec.metrics import catalogue_coverage, novelty
 
 N_USERS, N_ITEMS = 60, 90
 X, Y = make_ratings(N_USERS, N_ITEMS, 1500, random_state=0)
@@ -163,3 +169,314 @@ def test_a_perceptron_has_no_index_vectors():
     for vectors in (model.item_index_vectors, model.user_index_vectors):
         with pytest.raises(ValueError, match="index vectors need a fit with archit"):
             vectors()
+
+
+# Users of numbers 0 to 11 and items of numbers 0 to 7; others are unknown.
+PAIRS = np.array([(u, i) for u in range(12) for i in range(8) if (u + i) % 3])
+KINDS = {
+    "strings": lambda n: np.array([f"id {i:+04}" for i in n], dtype=object),
+    "ints": lambda n: np.array(n, dtype=np.int64) * 5,
+    "floats": lambda n: np.array(n, dtype=float) / 2,
+    "dates": lambda n: (
+        np.datetime64("2024-06-01", "ns") + np.array(n, dtype="m8[D]").astype("m8[ns]")
+    ),
+}
+CONTAINERS = {
+    "list": list,
+    "array": np.asarray,
+    "series": pd.Series,
+    "polars": lambda ids: pl.Series(ids.tolist() if ids.dtype == object else ids),
+}
+QUERIES = {
+    "none": [],
+    "one": [3],
+    "unknown": [-1],
+    "twice": [3, 5, 3],
+    "mixed": [-2, 3, -1, 3, -2],
+}
+SWEPT = {
+    "vb": MFRegressor(2, tol=1e9, clip=False),
+    "als": MFRegressor(2, solver="als", tol=1e9, clip=False),
+    "gibbs": MFRegressor(2, solver="gibbs", max_iter=2, random_state=0, clip=False),
+    "adam": MFRegressor(2, solver="adam", max_iter=1, random_state=0, clip=False),
+    "bpr": MFRegressor(2, solver="adam", loss="bpr", max_iter=1, random_state=0),
+    "neumf": NCFRegressor(2, (3,), max_iter=1, random_state=0, clip=False),
+}
+
+
+def rows_of(kind, pairs=PAIRS):
+    return pd.DataFrame({"u": KINDS[kind](pairs[:, 0]), "i": KINDS[kind](pairs[:, 1])})
+
+
+def check_lists(items, scores, frame, queries, n, dtype):
+    """The three forms of an answer are one, and of the shape asked for."""
+    assert items.shape == scores.shape == (len(queries), n)
+    assert scores.dtype == np.float32
+    empty = pd.isna(items)
+    assert_array_equal(empty, np.isneginf(scores))
+    assert (np.diff(empty.astype(int), axis=1) >= 0).all()
+    assert items.dtype == (object if empty.any() and dtype.kind == "i" else dtype)
+    assert frame.iloc[:, 1].to_numpy().dtype == dtype
+    assert_array_equal(frame.iloc[:, 1], items[~empty])
+    assert_array_equal(frame["score"], scores[~empty])
+    assert_array_equal(frame.iloc[:, 0], np.repeat(queries, (~empty).sum(axis=1)))
+    assert_array_equal(frame["rank"], np.nonzero(~empty)[1] + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, "strings") for name in SWEPT]
+    + [("vb", kind) for kind in KINDS if kind != "strings"]
+    + [("neumf", "dates")],
+)
+def test_every_call_answers_any_number_of_ids_in_any_container(name, kind):
+    model, X = clone(SWEPT[name]), rows_of(kind)
+    model.fit(X, np.arange(len(X)) % 2)
+    dtype = model.item_ids_.dtype
+    for query, numbers in QUERIES.items():
+        ids, everything = KINDS[kind](numbers), []
+        known = KINDS[kind]([n for n in numbers if n >= 0])
+        for container in CONTAINERS.values():
+            asked = container(ids)
+            answers = []
+            for n in (2, 11):
+                for users, candidates in ((asked, None), (None, asked), (asked, asked)):
+                    call = {"users": users, "n_items": n, "candidates": candidates}
+                    items, scores = model.recommend(**call, return_scores=True)
+                    frame = model.recommend(**call, as_frame=True)
+                    queries = model.user_ids_ if users is None else ids
+                    check_lists(items, scores, frame, queries, n, dtype)
+                    answers += [items, scores]
+                for similar in (model.similar_items, model.similar_users):
+                    found = similar(container(known), n, return_scores=True)
+                    frame = similar(container(known), n, as_frame=True)
+                    check_lists(*found, frame, known, n, dtype)
+                    answers += found
+            if name != "neumf":
+                vectors = model.user_index_vectors(asked)
+                assert vectors.shape == (len(ids), model.item_index_vectors().shape[1])
+                answers.append(vectors)
+            if len(ids):
+                pairs = pd.DataFrame({"u": ids, "i": ids[::-1]})
+                pairs = pl.from_pandas(pairs) if container is pl.Series else pairs
+                answers.append(model.predict(pairs))
+                assert answers[-1].shape == (len(ids),)
+            if len(known) < len(ids):
+                for similar in (model.similar_items, model.similar_users):
+                    with pytest.raises(ValueError, match="must be known"):
+                        similar(asked)
+            everything.append(answers)
+        for answers in everything[1:]:
+            for found, expected in zip(answers, everything[0], strict=True):
+                assert_array_equal(found, expected, err_msg=query)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lists_end_where_a_user_has_nothing_left(kind):
+    X = rows_of(kind, np.vstack([PAIRS, [(0, 0), (0, 3)]]))
+    model = MFRegressor(2, tol=1e9).fit(X, np.arange(len(X)) % 5)
+    full = model.recommend(n_items=1)
+    assert full.dtype == model.item_ids_.dtype
+    lists, scores = model.recommend(n_items=3, return_scores=True)
+    assert lists.shape == scores.shape == (len(model.user_ids_), 3)
+    assert_array_equal(lists[:, 0], full[:, 0])
+    assert_array_equal(pd.isna(lists[0]), [False, True, True])
+    missing = {"floats": np.nan, "dates": np.datetime64("NaT", "ns")}.get(kind)
+    assert str(lists[0, 1]) == str(missing)
+    assert_array_equal(lists[1:2], model.recommend(model.user_ids_[1:2], 3))
+    # What is made of lists does without the empty places.
+    filled = lists[~pd.isna(lists)]
+    assert catalogue_coverage(lists, model.item_ids_) == catalogue_coverage(
+        filled, model.item_ids_
+    )
+    assert novelty(lists, X) == novelty(filled, X)
+
+
+@pytest.mark.parametrize(
+    "never_exclude", [[], (), range(0), np.empty((0, 2)), X[:0], pl.Series()]
+)
+def test_no_rows_at_all_may_be_kept(fitted, never_exclude):
+    assert_array_equal(
+        fitted.recommend([3], never_exclude=never_exclude), fitted.recommend([3])
+    )
+
+
+def test_ids_come_back_as_fit_has_seen_them():
+    days = [datetime.date(2024, 1, day) for day in (1, 2, 3)]
+    rows = pd.DataFrame({"user": [1, 2, 3], "item": days}, dtype=object)
+    model = MFRegressor(1, tol=1e9).fit(rows, [1, 2, 3])
+    asked = [pd.Timestamp("2024-01-02"), datetime.datetime(2024, 1, 3)]
+    frame = model.recommend([2.0, 7.0], candidates=asked, as_frame=True)
+    assert frame["user"].tolist() == [2, 7, 7]
+    assert frame["user"].dtype == model.user_ids_.dtype
+    assert set(map(type, frame["item"])) == {datetime.date}
+    halves = model.recommend([2.5], 1, as_frame=True)
+    assert halves["user"].tolist() == [2.5]
+    large = model.recommend([2**70], 1, as_frame=True)
+    assert large["user"].tolist() == [2**70]
+
+
+def test_unknown_candidates_are_scored_by_what_is_known(fitted):
+    fitted.set_params(clip=False, handle_unknown="ignore")
+    asked = [-5, 17, -5, -9, 17, 4]
+    items, scores = fitted.recommend(
+        [3, -1], 6, candidates=asked, exclude_seen=False, return_scores=True
+    )
+    assert_array_equal(np.sort(items[:, :4].astype(int)), [[-9, -5, 4, 17]] * 2)
+    assert pd.isna(items[:, 4:]).all()
+    for user, row, values in zip([3, -1], items, scores, strict=True):
+        row = row[:4].tolist()
+        assert values[row.index(-5)] == values[row.index(-9)]
+        # Ties go to the candidate that comes first.
+        assert row.index(-5) < row.index(-9)
+        if not isinstance(fitted, NCFRegressor) and fitted.solver != "adam":
+            continue
+        predicted = fitted.predict(pd.DataFrame({"user": user, "item": row}))
+        assert_allclose(values[:4], predicted, rtol=1e-4, atol=1e-4)
+
+
+def test_unknown_candidates_are_warned_of_or_refused(with_ties):
+    asked = {"users": [3], "n_items": 1, "candidates": [-1, 3, -2]}
+    with pytest.warns(UserWarning, match="unknown candidates in 2 of 3 rows") as record:
+        clone(with_ties).set_params(handle_unknown="warn").fit(X, Y).recommend(**asked)
+    assert record[0].filename == __file__
+    refusing = clone(with_ties).set_params(handle_unknown="error").fit(X, Y)
+    with pytest.raises(ValueError, match=r"unknown candidates in 2 of 3 rows, .* -1;"):
+        refusing.recommend(**asked)
+
+
+UNKNOWN = {
+    **{
+        f"{solver}, {options}": (solver, options)
+        for solver in ("vb", "gibbs", "als", "adam", "sgd")
+        for options in ("biased", "plain", "choices")
+    },
+    **{f"ncf, {a}": ("ncf", a) for a in ("gmf", "mlp", "neumf")},
+}
+
+
+def fitted_for_strangers(solver, options):
+    if solver == "ncf":
+        model = NCFRegressor(4, architecture=options, max_iter=4, random_state=0)
+        return model.fit(X, Y)
+    params = {"n_factors": 4, "solver": solver, "random_state": 0, "tol": 0.02}
+    if options == "plain":
+        params["biased"] = False
+    if options == "choices" and solver in ("adam", "sgd"):
+        params["loss"] = "bpr"
+    elif options == "choices":
+        params |= {"unobserved_weight": 0.2, "biased": False}
+    if solver == "gibbs":
+        params["max_iter"] = 10
+    if solver == "als":
+        params["reg"] = 1.0
+    model = MFRegressor(**params)
+    return model.fit(X) if options == "choices" else model.fit(X, Y)
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_an_unknown_user_gets_the_list_for_everybody(case):
+    """Scores of an unknown user are about the means of those of all users."""
+    solver, options = UNKNOWN[case]
+    model = fitted_for_strangers(solver, options)
+    items, scores = model.recommend(
+        [*model.user_ids_, -1], len(model.item_ids_), exclude_seen=False,
+        return_scores=True,
+    )  # fmt: skip
+    scores = np.take_along_axis(scores, np.argsort(items, axis=1), axis=1)
+    mean, stranger = scores[:-1].mean(axis=0), scores[-1]
+    assert np.ptp(stranger) > 0.1 * np.ptp(mean)
+    assert spearmanr(mean, stranger).statistic > 0.9
+    if options not in ("mlp", "neumf") and solver in ("als", "adam", "sgd", "ncf"):
+        assert_allclose(stranger, mean, atol=1e-4 * np.abs(mean).max())
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_als_predicts_strangers_on_the_scale_of_the_ratings(biased):
+    known = (X["user"] < 50) & (X["item"] < 75)
+    model = MFRegressor(4, solver="als", biased=biased, reg=3.0).fit(X[known], Y[known])
+    error = model.predict(X[~known]) - Y[~known]
+    assert np.sqrt(np.mean(error**2)) < 1.5 * np.std(Y)
+    # A row that is learned from next to nothing starts at zero, as the penalty has it.
+    model.partial_fit(pd.DataFrame({"user": [999], "item": 3}), [4.0], [1e-9])
+    assert np.abs(model.user_factors_[-1]).max() < 1e-6
+
+
+@pytest.mark.parametrize("side", ["item", "user"])
+def test_similarities_are_cosines(fitted, side):
+    similar = getattr(fitted, f"similar_{side}s")
+    ids = getattr(fitted, f"{side}_ids_")
+    found, scores = similar(ids, len(ids) + 3, return_scores=True)
+    assert pd.isna(found[:, -4:]).all()
+    assert not pd.isna(found[:, :-4]).any()
+    assert (np.abs(scores[:, :-4]) <= 1).all()
+
+
+def test_no_similarity_is_above_one_where_all_are_alike():
+    model = MFRegressor(1, tol=1e9).fit(X, Y)
+    _, scores = model.similar_items(model.item_ids_, 89, return_scores=True)
+    assert (np.abs(scores) <= 1).all()
+    # An item on which nobody differs is like no other.
+    assert_allclose(np.abs(scores[scores != 0]), 1, rtol=1e-6)
+    assert (scores != 0).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"implicit_features": False}, {"solver": "als"}]
+)
+@pytest.mark.parametrize("shape", [(300, 30, 20), (2000, 300, 200)])
+def test_nothing_is_alike_in_noise(params, shape):
+    rng = np.random.default_rng(0)
+    n_rows, *sizes = shape
+    noise = rng.integers(0, sizes, (n_rows, 2)), rng.normal(size=n_rows)
+    model = MFRegressor(8, **params).fit(*noise)
+    for similar in (model.similar_items, model.similar_users):
+        _, scores = similar([3, 7], 9, return_scores=True)
+        assert_array_equal(scores, 0)
+
+
+@pytest.mark.parametrize("architecture", ["gmf", "mlp", "neumf"])
+def test_nothing_is_alike_in_a_network_of_biases_alone(architecture):
+    model = NCFRegressor(4, architecture=architecture, max_iter=2, random_state=0)
+    model.fit(X, Y)
+    assert (model.similar_items([3], 30, return_scores=True)[1] != 0).all()
+    for name, weight in model._weights.items():
+        if not name.endswith("bias"):
+            weight[:] = 0
+    for similar in (model.similar_items, model.similar_users):
+        assert_array_equal(similar([3, 7], 30, return_scores=True)[1], 0)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e15])
+def test_similarities_do_not_depend_on_the_scale_of_the_ratings(scale):
+    expected, scaled = (
+        MFRegressor(2, tol=1e9).fit(X, c * Y).similar_items([3], 5, return_scores=True)
+        for c in (1, scale)
+    )
+    assert_array_equal(scaled[0], expected[0])
+    assert_allclose(scaled[1], expected[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("model", SWEPT.values(), ids=SWEPT)
+@pytest.mark.parametrize("pairs", [[(0, 0)], [(0, 0), (0, 1)], [(0, 0), (1, 0)]])
+def test_one_user_or_one_item_is_a_model_too(model, pairs):
+    with warnings.catch_warnings():
+        # A member has no spread over one row.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        model = clone(model).fit(np.array(pairs), np.arange(len(pairs)))
+    for side in ("user", "item"):
+        ids = getattr(model, f"{side}_ids_")
+        similar = getattr(model, f"similar_{side}s")
+        found, scores = similar(ids, 2, return_scores=True)
+        others = len(ids) - 1
+        assert found.shape == (len(ids), 2)
+        assert not pd.isna(found[:, :others]).any()
+        assert pd.isna(found[:, others:]).all()
+        assert (np.abs(scores[:, :others]) <= 1).all()
+        assert len(similar(ids, 2, as_frame=True)) == len(ids) * others
+    everything = model.recommend(n_items=9, exclude_seen=False, as_frame=True)
+    assert len(everything) == len(model.user_ids_) * len(model.item_ids_)
+    assert len(model.recommend(n_items=9, as_frame=True)) == len(everything) - len(
+        pairs
+    )
+    assert model.recommend([5, 0]).shape == (2, 10)

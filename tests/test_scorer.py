@@ -180,6 +180,202 @@ def test_a_list_is_ranked_once():
     assert len(calls) == 1
 
 
+class Popular(BaseEstimator):
+    """A list of what most have chosen, by the least that the scorer asks for."""
+
+    def fit(self, X, y=None):
+        self.items = pd.Series(np.asarray(X)[:, 1]).value_counts().index.to_numpy()
+        return self
+
+    def recommend(self, users, n_items):
+        return np.tile(self.items[:n_items], (len(users), 1))
+
+
+def popular_answer(form):
+    """A `Popular` whose lists have another form."""
+
+    class Other(Popular):
+        def recommend(self, users, n_items):
+            return form(users, super().recommend(users, n_items))
+
+    return Other
+
+
+def as_table(users, lists, order=slice(None)):
+    table = pd.DataFrame(
+        {
+            "item": lists.ravel(),
+            "rank": np.tile(np.arange(lists.shape[1]) + 1, len(lists)),
+            "user": np.repeat(users, lists.shape[1]),
+        }
+    )
+    return table.iloc[order]
+
+
+FORMS = {
+    "array": lambda users, lists: lists,
+    "lists": lambda users, lists: lists.tolist(),
+    "longer": lambda users, lists: np.hstack([lists, 10_000 + lists]),
+    "short": lambda users, lists: [list(row) + [None] * 3 for row in lists],
+    "missing": lambda users, lists: np.hstack([lists, np.full(lists.shape, np.nan)]),
+    "table": as_table,
+    "no rank": lambda users, lists: as_table(users, lists)[["user", "item"]],
+    "unordered": lambda users, lists: as_table(users, lists, slice(None, None, -1)),
+    "polars": lambda users, lists: pl.from_pandas(as_table(users, lists)),
+    "pyarrow": lambda users, lists: pa.Table.from_pandas(as_table(users, lists)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_estimator_of_one_s_own_answers_in_any_form(form):
+    model = popular_answer(FORMS[form])().fit(X[TRAIN])
+    scorer = RankingScorer(ALL, relevance_threshold=4)
+    lists = model.items[:10]
+    ranks = {item: rank for rank, item in enumerate(lists, 1)}
+    users = X[TEST, 0]
+    relevant = Y[TEST] >= 4
+    recall = [
+        np.isin(X[TEST][relevant & (users == user), 1], lists).mean()
+        for user in np.unique(users[relevant])
+    ]
+    first = [
+        max(1 / ranks.get(i, np.inf) for i in X[TEST][relevant & (users == user), 1])
+        for user in np.unique(users[relevant])
+    ]
+    score = scorer(model, X[TEST], Y[TEST])
+    assert score["recall@10"] == pytest.approx(np.mean(recall))
+    assert score["mrr@10"] == pytest.approx(np.mean(first))
+
+
+def test_an_estimator_of_one_s_own_stands_in_searches_and_pipelines():
+    scorer = RankingScorer()
+    expected = [
+        scorer(Popular().fit(X[train]), X[test], Y[test])
+        for train, test in FOLDS.split(X)
+    ]
+    pipe = make_pipeline("passthrough", Popular())
+    for model in (Popular(), pipe):
+        found = cross_val_score(
+            model, X, Y, scoring=scorer, cv=FOLDS, error_score="raise"
+        )
+        assert_array_equal(found, expected)
+    assert min(expected) > 0
+
+
+def test_an_estimator_is_passed_the_keywords_that_it_takes():
+    class Asked(Popular):
+        def recommend(self, users, n_items, **keywords):
+            asked.append((users, n_items, keywords))
+            return super().recommend(users, n_items)
+
+    class Catalogued(Asked):
+        def recommend(self, users, n_items, *, candidates):
+            return super().recommend(users, n_items, candidates=candidates)
+
+    asked, rows = [], X[TEST]
+    RankingScorer(k=7)(Asked().fit(X), rows, Y[TEST])
+    model = Catalogued().fit(X)
+    model.item_ids_ = np.unique(X[:, 1]).tolist()
+    RankingScorer(k=7)(model, rows, Y[TEST])
+    (users, n_items, keywords), (_, _, of_catalogue) = asked
+    assert_array_equal(users, np.unique(rows[:, 0]))
+    assert n_items == 7
+    assert sorted(keywords) == ["as_frame", "never_exclude"]
+    kept = keywords["never_exclude"]
+    assert set(map(tuple, kept.to_numpy())) == set(map(tuple, rows))
+    assert list(of_catalogue) == ["candidates"]
+    assert sorted(of_catalogue["candidates"]) == model.item_ids_
+    assert list(of_catalogue["candidates"]) != model.item_ids_
+
+
+@pytest.mark.parametrize(
+    ("form", "error", "message"),
+    [
+        (lambda u, r: None, ValueError, "'user' and 'item', or a list .*got NoneType"),
+        (lambda u, r: r[0], ValueError, r"30 users .* \(30, n_items\); .* \(10,\)"),
+        (lambda u, r: r[1:], ValueError, r"30 users .*got ndarray of shape \(29, 10\)"),
+        (lambda u, r: pd.DataFrame(r), ValueError, "but its columns are 0, 1, 2"),
+        (
+            lambda u, r: as_table(u, r).rename(columns={"item": "film"}),
+            ValueError,
+            "Other.recommend must return .*'film', 'rank', 'user'",
+        ),
+        (lambda u, r: as_table(u + 999, r), ValueError, "user 999, who was not asked"),
+        (lambda u, r: r.astype(str), TypeError, "items that Other.*'string'.*'number'"),
+        (
+            lambda u, r: as_table(u.astype(str), r),
+            TypeError,
+            "users that Other.recommend returned are ids of kind 'string'",
+        ),
+        (lambda u, r: np.hstack([r, r]), ValueError, r"item \d+ more than once for u"),
+    ],
+)
+def test_what_is_no_lists_is_named(form, error, message):
+    model = popular_answer(form)().fit(X)
+    with pytest.raises(error, match=message):
+        RankingScorer()(model, X, Y)
+
+
+def test_a_recommend_that_cannot_be_asked_is_named():
+    class WithoutLength(Popular):
+        def recommend(self, users):
+            raise AssertionError
+
+    class WantsMore(Popular):
+        def recommend(self, users, n_items, catalogue):
+            raise AssertionError
+
+    for model, missing in ((WithoutLength(), "n_items"), (WantsMore(), "catalogue")):
+        message = rf"calls recommend\(users, n_items=...\), which .*{missing}"
+        with pytest.raises(TypeError, match=message):
+            RankingScorer()(model.fit(X), X, Y)
+
+
+def test_without_y_every_test_row_is_relevant(fitted):
+    for threshold in (None, 4):
+        for candidates in ("unseen", "test"):
+            scorer = RankingScorer(
+                ALL, candidates=candidates, relevance_threshold=threshold
+            )
+            of_ones = RankingScorer(ALL, candidates=candidates)
+            expected = of_ones(fitted, X[TEST], np.ones(len(TEST)))
+            assert scorer(fitted, X[TEST]) == scorer(fitted, X[TEST], None) == expected
+
+
+CHOICES = MFRegressor(2, solver="als", unobserved_weight=0.2, reg=1.0, tol=1e9)
+
+
+@pytest.mark.parametrize("routing", [False, True])
+@pytest.mark.parametrize("model", [CHOICES, make_pipeline("passthrough", CHOICES)])
+def test_searches_and_validation_do_without_y(model, routing):
+    common = {"scoring": RankingScorer(), "cv": FOLDS}
+    name = "n_factors" if model is CHOICES else "mfregressor__n_factors"
+    grid = {name: [1, 3]}
+    ones = np.ones(len(X))
+    with config_context(enable_metadata_routing=routing):
+        expected = cross_val_score(model, X, ones, **common)
+        assert_array_equal(cross_val_score(model, X, **common), expected)
+        many = cross_validate(model, X, scoring={"a": RankingScorer()}, cv=FOLDS)
+        assert_array_equal(many["test_a"], expected)
+        for search in (
+            GridSearchCV(model, grid, **common),
+            RandomizedSearchCV(model, grid, n_iter=2, random_state=0, **common),
+            HalvingGridSearchCV(
+                model, grid, min_resources=len(X) // 2, random_state=0, **common
+            ),
+        ):
+            with_ones, without = clone(search).fit(X, ones), search.fit(X)
+            assert without.best_score_ == with_ones.best_score_ > 0
+            assert without.score(X) == with_ones.score(X, ones)
+
+
+def test_r2_without_y_says_what_to_do():
+    model = clone(CHOICES).fit(X)
+    for scored in (model, make_pipeline(clone(CHOICES)).fit(X)):
+        with pytest.raises(ValueError, match=r"y is None.*RankingScorer\('ndcg'\)"):
+            scored.score(X)
+
+
 class Indifferent(RegressorMixin, BaseEstimator):
     """All items are alike: the list is the candidates as given."""
 
@@ -439,7 +635,7 @@ def test_bad_parameters_are_refused_at_once(params, message):
         ({"y": [1, math.nan]}, "y must hold finite numbers.* 1 row .*rows: 1"),
         ({"y": [1]}, "there are 2 rows and y holds 1"),
         ({"y": [1, -2]}, r"y must be at least 0 .*rows: 1.*relevance_threshold"),
-        ({"y": None}, r"y must be one-dimensional, got shape \(\)"),
+        ({"y": 1}, r"y must be one-dimensional, got shape \(\)"),
         ({"X": X[:0]}, "X has no rows"),
         ({"X": X[:2, :1]}, "X needs a column of users and a column of items"),
         ({"X": [[1, None], [2, 3]]}, "1 missing id"),
