@@ -578,15 +578,16 @@ class Posterior:
         for mean in getattr(self, f"{side}s").means(rows):
             ends = [mean[:, k:], np.ones_like(mean[:, k:])]
             parts += [mean[:, :k], *(ends if side == "user" else reversed(ends))]
-        return np.hstack(parts) / np.float32(np.sqrt(len(self.users.mean)))
+        vectors = np.hstack(parts) / np.sqrt(len(self.users.mean))
+        return vectors.astype(np.float32)
 
     def item_rows(self, rows: np.ndarray) -> np.ndarray:
         """What `user_rows` meet: all draws side by side."""
         mean = self.items.mean
         if len(mean) == 1 and np.array_equal(rows, np.arange(mean.shape[1])):
             # All of them, as they are.
-            return mean[0]
-        return np.hstack(list(self.items.means(rows)))
+            return mean[0].astype(np.float32, copy=False)
+        return np.hstack(list(self.items.means(rows))).astype(np.float32, copy=False)
 
     def user_rows(self, rows: np.ndarray) -> np.ndarray:
         """Vectors whose products with `item_rows` are E[c + p·q]."""
@@ -594,7 +595,7 @@ class Posterior:
         for mean in self.users.means(rows):
             mean[:, k:] = 1
             parts.append(mean)
-        return np.hstack(parts) / np.float32(len(parts))
+        return (np.hstack(parts) / len(parts)).astype(np.float32, copy=False)
 
     def bias(self, side: str, rows: np.ndarray) -> np.ndarray:
         """E[b] of rows."""
@@ -615,14 +616,14 @@ class Posterior:
         k, parts, expected = self.n_factors, [], 0.0
         for own, R, S, T in zip(
             rows.mean[..., :k],
-            others.factor_sums.roots().astype(np.float32),
+            others.factor_sums.roots(),
             rows.prior_covariance[:, -1, :k, :k].astype(np.float64),
             others.prior_covariance[:, -1, :k, :k].astype(np.float64),
             strict=True,
         ):
             parts.append(own @ R.T)
             expected += others.mean.shape[1] * (S * T).sum()
-        profiles = np.hstack(parts)
+        profiles = np.hstack(parts).astype(np.float32)
         square = np.square(profiles, dtype=np.float64).sum(axis=1)
         profiles[square <= MIN_SIGNAL * expected] = 0
         return profiles
