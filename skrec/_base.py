@@ -35,10 +35,12 @@ from sklearn.utils.validation import (
 
 from ._descriptions import Description
 from ._interactions import (
+    SPARSE_ROWS,
     Columns,
     Described,
     Ids,
     Interactions,
+    as_array,
     as_numbers,
     counted,
     id_columns,
@@ -53,6 +55,8 @@ __all__ = ["BaseRecommender", "Integral", "Interval", "Iteration", "Real", "StrO
 
 MAX_IDS_SHOWN = 5
 MAX_RATING = 1e30
+MIN_ROWS_OF_TARGET = 10
+MAX_DECIMALS = 3
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class BaseRecommender(
         "handle_unknown": [StrOptions({"ignore", "warn", "error"})],
         "clip": ["boolean"],
         "warm_start": ["boolean"],
-        "device": [str],
+        "device": [str, torch.device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -161,8 +165,11 @@ class BaseRecommender(
         columns = self._read_columns(X, reset=True)
         rating = self._read_ratings(y, columns)
         weight = self._read_weights(sample_weight, columns)
+        self._warn_of_target(columns, rating)
         data = Interactions.from_columns(columns, rating, weight)
-        data, descriptions = _described(data, user_features, item_features)
+        data, descriptions = self._described(
+            data, user_features, item_features, len(rating)
+        )
         device = self._torch_device()
 
         # A warm start reads the ids of the last fit, so this comes before the new ones.
@@ -248,10 +255,16 @@ class BaseRecommender(
         weight = self._read_weights(sample_weight, columns)
         data = Interactions.from_columns(columns, rating, weight)
         users, user_rows = self._numbered(
-            "user", Ids.from_column(data.user_ids, "X (users)"), user_features
+            "user",
+            Ids.from_column(data.user_ids, "X (users)"),
+            user_features,
+            len(rating),
         )
         items, item_rows = self._numbered(
-            "item", Ids.from_column(data.item_ids, "X (items)"), item_features
+            "item",
+            Ids.from_column(data.item_ids, "X (items)"),
+            item_features,
+            len(rating),
         )
         user_ids = union(self.user_ids_, data.user_ids)
         item_ids = union(self.item_ids_, data.item_ids)
@@ -351,8 +364,9 @@ class BaseRecommender(
         """
         check_is_fitted(self)
         columns = self._read_columns(X, reset=False)
-        users, user_rows = self._numbered("user", columns.users, user_features)
-        items, item_rows = self._numbered("item", columns.items, item_features)
+        n_rows = len(columns.users.values)
+        users, user_rows = self._numbered("user", columns.users, user_features, n_rows)
+        items, item_rows = self._numbered("item", columns.items, item_features, n_rows)
         self._handle_unknown(
             {"users": (columns.users, users), "items": (columns.items, items)}
         )
@@ -451,6 +465,7 @@ class BaseRecommender(
         user_ids, rows, user_rows = self._user_rows(users, user_features)
         item_ids, columns, item_rows = self._candidates(candidates, item_features)
         _check_n_items(n_items, len(columns), "candidates")
+        n_items = int(n_items)
         model = self._knowing(user_rows, item_rows)
 
         column_of_item = np.full(len(self.item_ids_), -1)
@@ -639,6 +654,32 @@ class BaseRecommender(
         first.sort()
         return ids.values[first], rows[first], described
 
+    def _described(
+        self, data: Interactions, user_features, item_features, n_rows: int
+    ) -> tuple[Interactions, dict[str, Description]]:
+        """Training rows with what is said of their ids, and what is said of others."""
+        described, descriptions = {}, {}
+        for side, ids, features in (
+            ("user", data.user_ids, user_features),
+            ("item", data.item_ids, item_features),
+        ):
+            if features is not None:
+                descriptions[side], matrix = Description.of(
+                    features,
+                    ids,
+                    f"{side}_features",
+                    id_name=self._id_name(side),
+                    n_rows=n_rows,
+                )
+                names = descriptions[side].encoder.names
+                described[side] = Described(names, matrix)
+        return replace(data, described=described), descriptions
+
+    def _id_name(self, side: str) -> str | None:
+        """Name of the column of X that holds the ids of a side."""
+        names = getattr(self, "feature_names_in_", (None, None))
+        return names[("user", "item").index(side)]
+
     def _is_described(self, side: str, features) -> bool:
         """Whether `fit` was told of features of users or of items."""
         if features is not None and side not in self._descriptions:
@@ -649,12 +690,12 @@ class BaseRecommender(
         return side in self._descriptions
 
     def _numbered(
-        self, side: str, ids: Ids, features
+        self, side: str, ids: Ids, features, n_rows: int | None = None
     ) -> tuple[np.ndarray, sparse.csr_array | None]:
         """Row number of each id, and the features of those that have no ratings.
 
         -1 is an id of which nothing is known, and -2 - j one that stands in row j of
-        the features.
+        the features. `n_rows` is the length of X, where ids come from one.
         """
         rows = ids.numbered_in(getattr(self, f"{side}_ids_"))
         unknown = np.flatnonzero(rows < 0)
@@ -662,7 +703,11 @@ class BaseRecommender(
             return rows, None
         place, asked = pd.factorize(ids.values[unknown])
         found, matrix = self._descriptions[side].rows_of(
-            np.asarray(asked), features, f"{side}_features"
+            np.asarray(asked),
+            features,
+            f"{side}_features",
+            id_name=self._id_name(side),
+            n_rows=n_rows,
         )
         number = np.full(len(found), -1)
         number[found] = -2 - np.arange(matrix.shape[0])
@@ -684,6 +729,7 @@ class BaseRecommender(
         ids = getattr(self, f"{side}_ids_")
         rows = _known(queries, f"{side}s", ids)
         _check_n_items(n, len(ids) - 1, f"other {side}s", f"n_{side}s")
+        n = int(n)
         profiles = torch.from_numpy(self._profiles(side)).to(self._torch_device())
         norms = profiles.norm(dim=1, keepdim=True)
         profiles = profiles / torch.where(norms > 0, norms, 1)
@@ -705,6 +751,10 @@ class BaseRecommender(
 
     def _read_columns(self, X, *, reset: bool) -> Columns:
         """Validated columns of X, whatever container it came in."""
+        if sparse.issparse(X):
+            raise TypeError(SPARSE_ROWS.format(name="X"))
+        if isinstance(X, np.ndarray) and X.dtype.names:
+            X = pd.DataFrame(X)
         if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
             # narwhals, which scikit-learn uses too, refuses equal names.
             X = X.set_axis(range(X.shape[1]), axis=1)
@@ -723,9 +773,11 @@ class BaseRecommender(
                     f"{type(self).__name__}: X needs a column of users and a column of "
                     "items."
                 )
-            return Columns.from_frame(frame)
+            return self._checked_ids(Columns.from_frame(frame), reset)
         if isinstance(X, list | tuple):
             X = object_array(X)
+        elif isinstance(X, np.ndarray | torch.Tensor):
+            X = as_array(X)
         X = validate_data(
             self,
             X,
@@ -734,7 +786,41 @@ class BaseRecommender(
             ensure_all_finite=False,
             ensure_min_features=2 if reset else 1,
         )
-        return Columns.from_array(X)
+        return self._checked_ids(Columns.from_array(X), reset)
+
+    def _checked_ids(self, columns: Columns, first: bool) -> Columns:
+        """Columns, with a warning of ids that are more likely to be numbers.
+
+        Where every column of a wide array is continuous, there is nothing that ids
+        could have been mistaken for: so it is in the checks of scikit-learn. And where
+        there are but two columns, numbers of few decimals are taken for ids.
+        """
+        n_further = columns.features.shape[1]
+        named = hasattr(self, "feature_names_in_")
+        if n_further and not named and columns.all_fractional():
+            return columns
+        for side, ids in (("user", columns.users), ("item", columns.items)):
+            fitted = None if first else Ids(getattr(self, f"{side}_ids_"), "", "")
+            fractions = ids.fractions(0 if n_further else MAX_DECIMALS)
+            if fractions.any() and (first or not fitted.fractions().any()):
+                warnings.warn(
+                    f"{ids.where} holds {counted(fractions, 'id')} with a fractional "
+                    f"part, such as {shown(ids.values[fractions][0])}. It looks like a "
+                    f"scaled column in the place of the {side}s: column 0 of X must "
+                    "hold the user and column 1 the item. Put other columns after "
+                    "them, for example at the end of the list of a ColumnTransformer.",
+                    UserWarning,
+                    stacklevel=4,
+                )
+        if first and columns.are_indicators():
+            warnings.warn(
+                "X holds as many ones in every row, and zeros elsewhere, as indicators "
+                "of users and items do. Column 0 must hold user ids and column 1 item "
+                "ids: give the ids themselves, without OneHotEncoder.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return columns
 
     def _read_ratings(self, y, columns: Columns) -> np.ndarray:
         if y is None:
@@ -750,6 +836,8 @@ class BaseRecommender(
             raise TypeError(
                 "y is a sparse matrix; it must be a dense array of ratings."
             )
+        if isinstance(y, np.ndarray | torch.Tensor):
+            y = as_array(y)
         if pd.api.types.is_scalar(y):
             raise TypeError(
                 f"y must hold one rating per row of X, got a single "
@@ -769,6 +857,29 @@ class BaseRecommender(
                 f"±{MAX_RATING:.0e}, which single precision can represent."
             )
         return rating
+
+    def _warn_of_target(self, columns: Columns, rating: np.ndarray) -> None:
+        """Warn of further columns from which the ratings can be read off."""
+        if len(rating) < MIN_ROWS_OF_TARGET or np.ptp(rating) == 0:
+            return
+        y = rating - rating.mean()
+        for j, feature in enumerate(columns.features.T, 2):
+            x = feature - feature.mean()
+            scale = np.abs(x).max()
+            if scale <= 1e-9 * np.abs(feature).max():
+                continue
+            x = x / scale
+            explained = (x @ y) ** 2 / ((x @ x) * (y @ y))
+            if explained > 1 - 1e-9:
+                names = getattr(self, "feature_names_in_", None)
+                name = f" ({names[j]!r})" if names is not None else ""
+                warnings.warn(
+                    f"column {j} of X{name} says what the rating is: y is a linear "
+                    "function of it. Leave it out of X, such as X[['user', 'item']], "
+                    "unless it is known before the rating.",
+                    UserWarning,
+                    stacklevel=3,
+                )
 
     def _read_weights(self, sample_weight, columns: Columns) -> np.ndarray | None:
         if sample_weight is None:
@@ -824,14 +935,14 @@ class BaseRecommender(
 
     def _torch_device(self) -> torch.device:
         """The device that `device` names, if it is there."""
-        name = self.device
+        name = str(self.device)
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             torch.zeros(1, device=name).item()
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise ValueError(
-                f"device={self.device!r} is not available here: {error}. Use 'auto', "
+                f"device={name!r} is not available here: {error}. Use 'auto', "
                 "'cpu', or a device of this machine such as 'cuda' or 'cuda:1'."
             ) from error
         return torch.device(name)
@@ -957,19 +1068,19 @@ class BaseRecommender(
 
 def _read_ids(values, name: str) -> Ids:
     """Ids given as an argument."""
+    if isinstance(values, torch.Tensor):
+        # pandas takes a tensor for a scalar.
+        values = as_array(values)
     if isinstance(values, dict) or pd.api.types.is_scalar(values):
         raise ValueError(
             f"{name} must be a one-dimensional array-like of ids, got the single value "
             f"{shown(values)}."
         )
-    series = nw.from_native(values, series_only=True, pass_through=True)
-    if isinstance(series, nw.Series):
-        array = series.to_numpy()
-    elif isinstance(values, list | tuple):
+    if isinstance(values, list | tuple):
         array = np.empty(len(values), dtype=object)
         array[:] = values
     else:
-        array = np.asarray(values)
+        array = as_array(values)
     if array.ndim != 1:
         raise ValueError(
             f"{name} must be a one-dimensional array-like of ids, got shape "
@@ -996,23 +1107,6 @@ def _check_known(name: str, ids: Ids, known: np.ndarray) -> None:
         )
 
 
-def _described(
-    data: Interactions, user_features, item_features
-) -> tuple[Interactions, dict[str, Description]]:
-    """Training rows with what is said of their ids, and what is said of others."""
-    described, descriptions = {}, {}
-    for side, ids, features in (
-        ("user", data.user_ids, user_features),
-        ("item", data.item_ids, item_features),
-    ):
-        if features is not None:
-            where = f"{side}_features"
-            description, matrix = Description.of(features, ids, where)
-            descriptions[side] = description
-            described[side] = Described(description.encoder.names, matrix)
-    return replace(data, described=described), descriptions
-
-
 def _occurs(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Which values occur among sorted ones."""
     where = np.searchsorted(among, values)
@@ -1022,7 +1116,7 @@ def _occurs(values: np.ndarray, among: np.ndarray) -> np.ndarray:
 def _check_n_items(n: int, available: int, noun: str, name: str = "n_items") -> None:
     if not isinstance(n, Integral) or isinstance(n, bool):
         raise TypeError(f"{name} must be an int, got {n!r}.")
-    if not 1 <= n <= available:
+    if not 1 <= int(n) <= available:
         raise ValueError(
             f"{name}={n} must be between 1 and the number of {noun}, {available}."
         )

@@ -234,14 +234,14 @@ class NCFRegressor(NetworkRecommender):
         self.verbose = verbose
 
     def _max_iter(self) -> int:
-        return self.max_iter
+        return int(self.max_iter)
 
     def _can_converge(self) -> bool:
         return False
 
     def _reg(self) -> float:
         if self.reg is not None:
-            return self.reg
+            return float(self.reg)
         return DEFAULT_REG_CHOICES if self._is_implicit() else DEFAULT_REG_RATINGS
 
     def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
@@ -258,11 +258,11 @@ class NCFRegressor(NetworkRecommender):
         return Shape(
             *data.shape,
             data.features.shape[1],
-            n_factors=0 if self.architecture == "mlp" else self.n_factors,
-            n_embedding=0 if self.architecture == "gmf" else self.n_factors,
-            hidden_layer_sizes=sizes,
+            n_factors=0 if self.architecture == "mlp" else int(self.n_factors),
+            n_embedding=0 if self.architecture == "gmf" else int(self.n_factors),
+            hidden_layer_sizes=tuple(map(int, sizes)),
             activation=self.activation,
-            n_members=self.n_members,
+            n_members=int(self.n_members),
         )
 
     def _fitted_shape(self) -> Shape:
