@@ -141,13 +141,18 @@ class BaseRecommender(
             does not hold count too, None is 1 for every row.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of 2 is the row twice, 0 is no row.
-        user_features, item_features : DataFrame or matrix, default=None
-            What is known of users and of items besides: a frame indexed by raw id, or
-            a matrix that has row i for the id i. A frame of a library without indices
-            has ids in its first column. Numbers are standardised, and of other columns
-            every value becomes a column of 0 and 1.
-            Every id of `X` needs a row; what is said of other ids is kept, and used
-            when something is asked about them.
+        user_features, item_features : DataFrame, matrix or callable, default=None
+            What is known of users and of items besides. A frame has ids in the column
+            that has the name of the user or item column of `X`; without such a column,
+            in its index, or in its first column if the library has no indices. A
+            matrix has row i for the id i. Numbers are standardised, and of other
+            columns every value becomes a column of 0 and 1; a list in a cell is
+            several values.
+            Where a value is missing, or the row of an id of `X`, the mean stands for
+            it, with a warning. What is said of other ids is kept, and used when
+            something is asked about them.
+            scikit-learn cuts an argument that is as long as `X` when it cuts `X`; it
+            never cuts a function without arguments that returns the table.
 
         Returns
         -------
@@ -157,10 +162,19 @@ class BaseRecommender(
         Raises
         ------
         ValueError
-            If an id, a feature, a rating or a weight is missing or infinite, if lengths
-            differ, if no row has a positive weight, or if an id is not described.
+            If an id, a rating, a weight or a further column of `X` is missing or
+            infinite, if lengths differ, if no row has a positive weight, if floats are
+            too large to be ids, or if it is ambiguous which id a row of a table
+            describes, none of `X` is described, or a matrix may have been cut.
         TypeError
-            If the ids of a column are of several kinds, nested, or X is sparse.
+            If the ids of a column are of several kinds, nested, or X is sparse, or a
+            column of a table is mixed, nested, or holds times.
+
+        Warns
+        -----
+        UserWarning
+            If ids look like a scaled column or like indicators, if a further column of
+            `X` tells the ratings, or if a table has gaps or may have been cut.
         """
         columns = self._read_columns(X, reset=True)
         rating = self._read_ratings(y, columns)
@@ -220,7 +234,7 @@ class BaseRecommender(
             The ratings. One that was given before counts again. None is as in `fit`.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
-        user_features, item_features : DataFrame or matrix, default=None
+        user_features, item_features : DataFrame, matrix or callable, default=None
             As in `fit`, of new users and items. Of those that are not described, here
             or in `fit`, nothing is known but their ratings.
 
@@ -342,7 +356,7 @@ class BaseRecommender(
             Return a standard deviation of each prediction too: of a rating that would
             be given, noise included, after MFRegressor; of the predictions of the
             members, after NCFRegressor.
-        user_features, item_features : DataFrame or matrix, default=None
+        user_features, item_features : DataFrame, matrix or callable, default=None
             As in `fit`, of ids that have no ratings. Such ids are predicted from what
             is said of them here or was said in `fit`.
 
@@ -390,7 +404,7 @@ class BaseRecommender(
             The ratings.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
-        user_features, item_features : DataFrame or matrix, default=None
+        user_features, item_features : DataFrame, matrix or callable, default=None
             As in `predict`.
 
         Returns
@@ -442,7 +456,7 @@ class BaseRecommender(
             further columns of X.
         as_frame : bool, default=False
             Return a long frame.
-        user_features, item_features : DataFrame or matrix, default=None
+        user_features, item_features : DataFrame, matrix or callable, default=None
             As in `predict`, of users and candidates that have no ratings.
 
         Returns
@@ -610,7 +624,7 @@ class BaseRecommender(
         ----------
         users : array-like of shape (n_users,), default=None
             Raw user ids; None is all users of `user_ids_`, in that order.
-        user_features : DataFrame or matrix, default=None
+        user_features : DataFrame, matrix or callable, default=None
             As in `predict`, of users that have no ratings.
 
         Returns

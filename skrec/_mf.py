@@ -144,7 +144,7 @@ class MFRegressor(NetworkRecommender):
         and "als".
     warm_start : bool, default=False
         Start from the last fit. Users and items are recognised by their ids.
-    device : str, default="auto"
+    device : str or torch.device, default="auto"
         "auto" is CUDA where it is available, else the CPU; or a device of torch.
     random_state : int, RandomState instance or None, default=None
         Seed of the draws (gibbs), or of all that is random in training (adam, sgd).

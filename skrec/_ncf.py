@@ -115,7 +115,7 @@ class NCFRegressor(NetworkRecommender):
         Clip predictions to the range of the training ratings.
     warm_start : bool, default=False
         Start from the last fit. Users and items are recognised by their ids.
-    device : str, default="auto"
+    device : str or torch.device, default="auto"
         "auto" is CUDA where it is available, else the CPU; or a device of torch.
     random_state : int, RandomState instance or None, default=None
         Seed of the first weights, the shuffling, the drawn items, the held out rows and

@@ -50,7 +50,8 @@ def from_matrix(
         - a scipy sparse matrix or array: every stored entry is a rating, a stored
           zero too; ids are row and column numbers;
         - a pandas DataFrame whose index holds the user ids and whose columns are the
-          item ids;
+          item ids. A frame that has a row for each rating, or users in a column, is
+          refused; if it only looks so, give the index a name;
         - any other frame with a ``to_pandas`` method (polars, pyarrow), whose first
           column holds the user ids;
         - a 2-D array; ids are row and column numbers.
