@@ -48,6 +48,7 @@ from ._interactions import (
     object_array,
     shown,
     union,
+    without_index,
 )
 from ._topk import Fill, inner_products, top_k
 
@@ -774,6 +775,8 @@ class BaseRecommender(
             X = X.set_axis(range(X.shape[1]), axis=1)
         frame = nw.from_native(X, eager_only=True, pass_through=True)
         if isinstance(frame, nw.DataFrame):
+            frame = without_index(frame)
+            X = frame.to_native()
             validate_data(self, X, reset=reset, skip_check_array=True)
             if frame.shape[0] == 0:
                 raise ValueError(

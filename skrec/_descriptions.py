@@ -21,12 +21,14 @@ from scipy import sparse
 
 from ._interactions import (
     DATE_KINDS,
+    INDEX_OF_PANDAS,
     MIXED_KINDS,
     NUMBER_KINDS,
     Ids,
     as_array,
     as_numbers,
     shown,
+    without_index,
 )
 
 N_SHOWN = 5
@@ -165,8 +167,12 @@ class Table:
         else:
             frame = nw.from_native(features, eager_only=True, pass_through=True)
             if isinstance(frame, nw.DataFrame):
+                index = None
+                if INDEX_OF_PANDAS in frame.columns:
+                    index = pd.Index(as_array(frame[INDEX_OF_PANDAS]))
+                    frame = without_index(frame)
                 series = [frame[:, j] for j in range(frame.shape[1])]
-                table = cls._of_frame(None, frame.columns, series, where, id_name, ids)
+                table = cls._of_frame(index, frame.columns, series, where, id_name, ids)
             else:
                 table = cls._of_matrix(features, where)
         if is_safe or n_rows != len(table.ids.values):

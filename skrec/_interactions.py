@@ -22,6 +22,7 @@ N_ROWS_SHOWN = 5
 NUMBER_KINDS = {"integer", "floating", "mixed-integer-float", "boolean"}
 DATE_KINDS = {"date", "datetime", "datetime64"}
 MIXED_KINDS = {"mixed", "mixed-integer"}
+INDEX_OF_PANDAS = "__index_level_0__"
 NESTED_TYPES = (list, tuple, dict, set, frozenset, np.ndarray, torch.Tensor)
 
 # Indicators are what factorisation machines take.
@@ -175,6 +176,8 @@ def as_array(values: Any) -> np.ndarray:
 
     Datetimes of a time zone are pandas Timestamps in UTC, since NumPy has no zones.
     """
+    if type(values) is np.ndarray and values.dtype.isnative:
+        return values
     series = nw.from_native(values, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):
         values = series.to_numpy()
@@ -197,6 +200,11 @@ def as_array(values: Any) -> np.ndarray:
     )
 
 
+def without_index(table: nw.DataFrame) -> nw.DataFrame:
+    """A table without the index that pyarrow keeps of a pandas frame as a column."""
+    return table.drop(INDEX_OF_PANDAS) if INDEX_OF_PANDAS in table.columns else table
+
+
 def as_table(X: Any, name: str) -> nw.DataFrame:
     """Rows in any container as a table of users, items and further columns."""
     if sparse.issparse(X):
@@ -214,6 +222,7 @@ def as_table(X: Any, name: str) -> nw.DataFrame:
                 f"got {type(X).__name__} of shape {rows.shape}."
             )
         table = nw.from_native(pd.DataFrame(rows), eager_only=True)
+    table = without_index(table)
     if table.shape[1] < 2:
         raise ValueError(
             f"{name} needs a column of users and a column of items, got shape "

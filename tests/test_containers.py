@@ -135,6 +135,7 @@ CONTAINERS = {
         {"user": dates(USERS).date.tolist(), "item": ITEMS},
     ),
     "arrow ints": pa.table({"user": USERS, "item": ITEMS}),
+    "arrow with the index of pandas": pa.Table.from_pandas(FRAME.set_axis(USERS + 7)),
     "arrow strings": pa.table({"user": names(USERS), "item": ITEMS}),
     "arrow dictionaries": pa.table(
         {"user": pa.array(names(USERS)).dictionary_encode(), "item": ITEMS}

@@ -259,6 +259,8 @@ TABLES = {
         WITH_IDS.astype({"plan": str})[[*FRAME.columns, "user"]]
     ),
     "pyarrow": pa.Table.from_pandas(WITH_IDS),
+    "pyarrow in another order": pa.Table.from_pandas(WITH_IDS.iloc[[2, 0, 3, 1]]),
+    "pyarrow by the index of pandas": pa.Table.from_pandas(FRAME),
     "a function": lambda: WITH_IDS,
     "records": WITH_IDS.astype({"plan": int}).to_records(index=False),
 }
