@@ -36,17 +36,20 @@ from sklearn.utils.validation import (
 
 from ._descriptions import Description
 from ._interactions import (
+    SPARSE_ROWS,
     Columns,
     Described,
     Growth,
     Ids,
     Interactions,
+    as_array,
     as_numbers,
     counted,
     id_columns,
     inserted,
     object_array,
     shown,
+    without_index,
 )
 from ._settings import own_settings
 from ._threads import torch_threads
@@ -65,6 +68,8 @@ __all__ = [
 
 MAX_IDS_SHOWN = 5
 MAX_RATING = 1e30
+MIN_ROWS_OF_TARGET = 10
+MAX_DECIMALS = 3
 
 # Further rows that one thread learns from.
 MAX_FEW_ROWS = 2**10
@@ -128,7 +133,7 @@ class BaseRecommender(
         "handle_unknown": [StrOptions({"ignore", "warn", "error"})],
         "clip": ["boolean"],
         "warm_start": ["boolean"],
-        "device": [str],
+        "device": [str, torch.device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -155,13 +160,18 @@ class BaseRecommender(
             does not hold count too, None is 1 for every row.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of 2 is the row twice, 0 is no row.
-        user_features, item_features : DataFrame or matrix, default=None
-            What is known of users and of items besides: a frame indexed by raw id, or
-            a matrix that has row i for the id i. A frame of a library without indices
-            has ids in its first column. Numbers are standardised, and of other columns
-            every value becomes a column of 0 and 1.
-            Every id of `X` needs a row; what is said of other ids is kept, and used
-            when something is asked about them.
+        user_features, item_features : DataFrame, matrix or callable, default=None
+            What is known of users and of items besides. A frame has ids in the column
+            that has the name of the user or item column of `X`; without such a column,
+            in its index, or in its first column if the library has no indices. A
+            matrix has row i for the id i. Numbers are standardised, and of other
+            columns every value becomes a column of 0 and 1; a list in a cell is
+            several values.
+            Where a value is missing, or the row of an id of `X`, the mean stands for
+            it, with a warning. What is said of other ids is kept, and used when
+            something is asked about them.
+            scikit-learn cuts an argument that is as long as `X` when it cuts `X`; it
+            never cuts a function without arguments that returns the table.
 
         Returns
         -------
@@ -171,10 +181,19 @@ class BaseRecommender(
         Raises
         ------
         ValueError
-            If an id, a feature, a rating or a weight is missing or infinite, if lengths
-            differ, if no row has a positive weight, or if an id is not described.
+            If an id, a rating, a weight or a further column of `X` is missing or
+            infinite, if lengths differ, if no row has a positive weight, if floats are
+            too large to be ids, or if it is ambiguous which id a row of a table
+            describes, none of `X` is described, or a matrix may have been cut.
         TypeError
-            If the ids of a column are of several kinds, nested, or X is sparse.
+            If the ids of a column are of several kinds, nested, or X is sparse, or a
+            column of a table is mixed, nested, or holds times.
+
+        Warns
+        -----
+        UserWarning
+            If ids look like a scaled column or like indicators, if a further column of
+            `X` tells the ratings, or if a table has gaps or may have been cut.
         """
         # What is fitted is kept aside until all of it is there and callbacks are done.
         self._publish(self._fit(X, y, sample_weight, user_features, item_features))
@@ -189,12 +208,15 @@ class BaseRecommender(
             columns = model._read_columns(X, reset=True)
             rating = model._read_ratings(y, columns)
             weight = model._read_weights(sample_weight, columns)
+            model._warn_of_target(columns, rating)
             data = Interactions.from_columns(columns, rating, weight)
             of_choices = model._needs_no_ratings()
             learned = Weighting.of_choices if of_choices else Weighting.of_ratings
             weighting = learned(data)
             data = weighting.applied(data)
-            data, descriptions = _described(data, user_features, item_features)
+            data, descriptions = model._described(
+                data, user_features, item_features, len(rating)
+            )
             iterations = model._iterate(data, model._torch_device())
             read = {
                 **_names_of_columns(model),
@@ -243,7 +265,7 @@ class BaseRecommender(
             The ratings. One that was given before counts again. None is as in `fit`.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
-        user_features, item_features : DataFrame or matrix, default=None
+        user_features, item_features : DataFrame, matrix or callable, default=None
             As in `fit`, of new users and items. Of those that are not described, here
             or in `fit`, nothing is known but their ratings.
 
@@ -295,10 +317,16 @@ class BaseRecommender(
         data = Interactions.from_columns(columns, rating, weight)
         data = self._weighting.applied(data)
         users, user_rows = self._numbered(
-            "user", Ids.from_column(data.user_ids, "X (users)"), user_features
+            "user",
+            Ids.from_column(data.user_ids, "X (users)"),
+            user_features,
+            len(rating),
         )
         items, item_rows = self._numbered(
-            "item", Ids.from_column(data.item_ids, "X (items)"), item_features
+            "item",
+            Ids.from_column(data.item_ids, "X (items)"),
+            item_features,
+            len(rating),
         )
         grown = data.among(
             Growth.of(self.user_ids_, data.user_ids, users),
@@ -392,7 +420,7 @@ class BaseRecommender(
             Return a standard deviation of each prediction too: of a rating that would
             be given, noise included, after MFRegressor; of the predictions of the
             members, after NCFRegressor.
-        user_features, item_features : DataFrame or matrix, default=None
+        user_features, item_features : DataFrame, matrix or callable, default=None
             As in `fit`, of ids that have no ratings. Such ids are predicted from what
             is said of them here or was said in `fit`.
 
@@ -414,8 +442,9 @@ class BaseRecommender(
         """
         check_is_fitted(self)
         columns = self._read_columns(X, reset=False)
-        users, user_rows = self._numbered("user", columns.users, user_features)
-        items, item_rows = self._numbered("item", columns.items, item_features)
+        n_rows = len(columns.users.values)
+        users, user_rows = self._numbered("user", columns.users, user_features, n_rows)
+        items, item_rows = self._numbered("item", columns.items, item_features, n_rows)
         self._handle_unknown(
             {"users": (columns.users, users), "items": (columns.items, items)}
         )
@@ -448,7 +477,7 @@ class BaseRecommender(
             by :class:`~skrec.metrics.RankingScorer`.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
-        user_features, item_features : DataFrame or matrix, default=None
+        user_features, item_features : DataFrame, matrix or callable, default=None
             As in `predict`.
 
         Returns
@@ -513,7 +542,7 @@ class BaseRecommender(
             further columns of X.
         as_frame : bool, default=False
             Return a long frame.
-        user_features, item_features : DataFrame or matrix, default=None
+        user_features, item_features : DataFrame, matrix or callable, default=None
             As in `predict`, of users and candidates that have no ratings.
 
         Returns
@@ -688,7 +717,7 @@ class BaseRecommender(
         ----------
         users : array-like of shape (n_users,), default=None
             Raw user ids; None is all users of `user_ids_`, in that order.
-        user_features : DataFrame or matrix, default=None
+        user_features : DataFrame, matrix or callable, default=None
             As in `predict`, of users that have no ratings.
 
         Returns
@@ -738,6 +767,32 @@ class BaseRecommender(
         rows = rows[first]
         return _as_fitted(ids.values[first], rows, self.item_ids_), rows, described
 
+    def _described(
+        self, data: Interactions, user_features, item_features, n_rows: int
+    ) -> tuple[Interactions, dict[str, Description]]:
+        """Training rows with what is said of their ids, and what is said of others."""
+        described, descriptions = {}, {}
+        for side, ids, features in (
+            ("user", data.user_ids, user_features),
+            ("item", data.item_ids, item_features),
+        ):
+            if features is not None:
+                descriptions[side], matrix = Description.of(
+                    features,
+                    ids,
+                    f"{side}_features",
+                    id_name=self._id_name(side),
+                    n_rows=n_rows,
+                )
+                names = descriptions[side].encoder.names
+                described[side] = Described(names, matrix)
+        return replace(data, described=described), descriptions
+
+    def _id_name(self, side: str) -> str | None:
+        """Name of the column of X that holds the ids of a side."""
+        names = getattr(self, "feature_names_in_", (None, None))
+        return names[("user", "item").index(side)]
+
     def _is_described(self, side: str, features) -> bool:
         """Whether `fit` was told of features of users or of items."""
         if features is not None and side not in self._descriptions:
@@ -748,12 +803,12 @@ class BaseRecommender(
         return side in self._descriptions
 
     def _numbered(
-        self, side: str, ids: Ids, features
+        self, side: str, ids: Ids, features, n_rows: int | None = None
     ) -> tuple[np.ndarray, sparse.csr_array | None]:
         """Row number of each id, and the features of those that have no ratings.
 
         -1 is an id of which nothing is known, and -2 - j one that stands in row j of
-        the features.
+        the features. `n_rows` is the length of X, where ids come from one.
         """
         rows = ids.numbered_in(getattr(self, f"{side}_ids_"))
         unknown = np.flatnonzero(rows < 0)
@@ -761,7 +816,11 @@ class BaseRecommender(
             return rows, None
         place, asked = pd.factorize(ids.values[unknown])
         found, matrix = self._descriptions[side].rows_of(
-            np.asarray(asked), features, f"{side}_features"
+            np.asarray(asked),
+            features,
+            f"{side}_features",
+            id_name=self._id_name(side),
+            n_rows=n_rows,
         )
         number = np.full(len(found), -1)
         number[found] = -2 - np.arange(matrix.shape[0])
@@ -818,11 +877,17 @@ class BaseRecommender(
 
     def _read_columns(self, X, *, reset: bool) -> Columns:
         """Validated columns of X, whatever container it came in."""
+        if sparse.issparse(X):
+            raise TypeError(SPARSE_ROWS.format(name="X"))
+        if isinstance(X, np.ndarray) and X.dtype.names:
+            X = pd.DataFrame(X)
         if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
             # narwhals, which scikit-learn uses too, refuses equal names.
             X = X.set_axis(range(X.shape[1]), axis=1)
         frame = nw.from_native(X, eager_only=True, pass_through=True)
         if isinstance(frame, nw.DataFrame):
+            frame = without_index(frame)
+            X = frame.to_native()
             validate_data(self, X, reset=reset, skip_check_array=True)
             if frame.shape[0] == 0:
                 raise ValueError(
@@ -836,9 +901,11 @@ class BaseRecommender(
                     f"{type(self).__name__}: X needs a column of users and a column of "
                     "items."
                 )
-            return Columns.from_frame(frame)
+            return self._checked_ids(Columns.from_frame(frame), reset)
         if isinstance(X, list | tuple):
             X = object_array(X)
+        elif isinstance(X, np.ndarray | torch.Tensor):
+            X = as_array(X)
         X = validate_data(
             self,
             X,
@@ -847,7 +914,41 @@ class BaseRecommender(
             ensure_all_finite=False,
             ensure_min_features=2 if reset else 1,
         )
-        return Columns.from_array(X)
+        return self._checked_ids(Columns.from_array(X), reset)
+
+    def _checked_ids(self, columns: Columns, first: bool) -> Columns:
+        """Columns, with a warning of ids that are more likely to be numbers.
+
+        Where every column of a wide array is continuous, there is nothing that ids
+        could have been mistaken for: so it is in the checks of scikit-learn. And where
+        there are but two columns, numbers of few decimals are taken for ids.
+        """
+        n_further = columns.features.shape[1]
+        named = hasattr(self, "feature_names_in_")
+        if n_further and not named and columns.all_fractional():
+            return columns
+        for side, ids in (("user", columns.users), ("item", columns.items)):
+            fitted = None if first else Ids(getattr(self, f"{side}_ids_"), "", "")
+            fractions = ids.fractions(0 if n_further else MAX_DECIMALS)
+            if fractions.any() and (first or not fitted.fractions().any()):
+                warnings.warn(
+                    f"{ids.where} holds {counted(fractions, 'id')} with a fractional "
+                    f"part, such as {shown(ids.values[fractions][0])}. It looks like a "
+                    f"scaled column in the place of the {side}s: column 0 of X must "
+                    "hold the user and column 1 the item. Put other columns after "
+                    "them, for example at the end of the list of a ColumnTransformer.",
+                    UserWarning,
+                    stacklevel=4,
+                )
+        if first and columns.are_indicators():
+            warnings.warn(
+                "X holds as many ones in every row, and zeros elsewhere, as indicators "
+                "of users and items do. Column 0 must hold user ids and column 1 item "
+                "ids: give the ids themselves, without OneHotEncoder.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return columns
 
     def _read_ratings(self, y, columns: Columns) -> np.ndarray:
         if y is None:
@@ -863,6 +964,8 @@ class BaseRecommender(
             raise TypeError(
                 "y is a sparse matrix; it must be a dense array of ratings."
             )
+        if isinstance(y, np.ndarray | torch.Tensor):
+            y = as_array(y)
         if pd.api.types.is_scalar(y):
             raise TypeError(
                 f"y must hold one rating per row of X, got a single "
@@ -882,6 +985,29 @@ class BaseRecommender(
                 f"±{MAX_RATING:.0e}, which single precision can represent."
             )
         return rating
+
+    def _warn_of_target(self, columns: Columns, rating: np.ndarray) -> None:
+        """Warn of further columns from which the ratings can be read off."""
+        if len(rating) < MIN_ROWS_OF_TARGET or np.ptp(rating) == 0:
+            return
+        y = rating - rating.mean()
+        for j, feature in enumerate(columns.features.T, 2):
+            x = feature - feature.mean()
+            scale = np.abs(x).max()
+            if scale <= 1e-9 * np.abs(feature).max():
+                continue
+            x = x / scale
+            explained = (x @ y) ** 2 / ((x @ x) * (y @ y))
+            if explained > 1 - 1e-9:
+                names = getattr(self, "feature_names_in_", None)
+                name = f" ({names[j]!r})" if names is not None else ""
+                warnings.warn(
+                    f"column {j} of X{name} says what the rating is: y is a linear "
+                    "function of it. Leave it out of X, such as X[['user', 'item']], "
+                    "unless it is known before the rating.",
+                    UserWarning,
+                    stacklevel=3,
+                )
 
     def _read_weights(self, sample_weight, columns: Columns) -> np.ndarray | None:
         if sample_weight is None:
@@ -937,7 +1063,7 @@ class BaseRecommender(
 
     def _torch_device(self) -> torch.device:
         """The device that `device` names, if it is there."""
-        name = self.device
+        name = str(self.device)
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         if name == "cpu":
@@ -949,7 +1075,7 @@ class BaseRecommender(
                 # Such as in a forked process whose parent uses it.
                 return torch.device("cpu")
             raise ValueError(
-                f"device={self.device!r} is not available here: {error}. Use 'auto', "
+                f"device={name!r} is not available here: {error}. Use 'auto', "
                 "'cpu', or a device of this machine such as 'cuda' or 'cuda:1'."
             ) from error
         return torch.device(name)
@@ -1082,19 +1208,19 @@ class BaseRecommender(
 
 def _read_ids(values, name: str) -> Ids:
     """Ids given as an argument."""
+    if isinstance(values, torch.Tensor):
+        # pandas takes a tensor for a scalar.
+        values = as_array(values)
     if isinstance(values, dict) or pd.api.types.is_scalar(values):
         raise ValueError(
             f"{name} must be a one-dimensional array-like of ids, got the single value "
             f"{shown(values)}."
         )
-    series = nw.from_native(values, series_only=True, pass_through=True)
-    if isinstance(series, nw.Series):
-        array = series.to_numpy()
-    elif isinstance(values, list | tuple):
+    if isinstance(values, list | tuple):
         array = np.empty(len(values), dtype=object)
         array[:] = values
     else:
-        array = np.asarray(values)
+        array = as_array(values)
     if array.ndim != 1:
         raise ValueError(
             f"{name} must be a one-dimensional array-like of ids, got shape "
@@ -1136,23 +1262,6 @@ def _known(values, name: str, fitted: np.ndarray) -> np.ndarray:
             f"training rows, such as {first}."
         )
     return rows
-
-
-def _described(
-    data: Interactions, user_features, item_features
-) -> tuple[Interactions, dict[str, Description]]:
-    """Training rows with what is said of their ids, and what is said of others."""
-    described, descriptions = {}, {}
-    for side, ids, features in (
-        ("user", data.user_ids, user_features),
-        ("item", data.item_ids, item_features),
-    ):
-        if features is not None:
-            where = f"{side}_features"
-            description, matrix = Description.of(features, ids, where)
-            descriptions[side] = description
-            described[side] = Described(description.encoder.names, matrix)
-    return replace(data, described=described), descriptions
 
 
 def _names_of_columns(model) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import narwhals.stable.v1 as nw
 import numpy as np
 import pandas as pd
+import torch
 from scipy import sparse
 
 N_ROWS_SHOWN = 5
@@ -28,7 +29,17 @@ MAX_PIECES = 2**10
 NUMBER_KINDS = {"integer", "floating", "mixed-integer-float", "boolean"}
 DATE_KINDS = {"date", "datetime", "datetime64"}
 MIXED_KINDS = {"mixed", "mixed-integer"}
-NESTED_TYPES = (list, tuple, dict, set, frozenset, np.ndarray)
+INDEX_OF_PANDAS = "__index_level_0__"
+NESTED_TYPES = (list, tuple, dict, set, frozenset, np.ndarray, torch.Tensor)
+
+# Indicators are what factorisation machines take.
+SPARSE_ROWS = (
+    "Sparse data was passed for {name}, but column 0 must hold user ids and column 1 "
+    "item ids. Indicators of users and items are ids once more by "
+    "np.column_stack([{name}[:, :n_users].argmax(axis=1), "
+    "{name}[:, n_users:].argmax(axis=1)]); a matrix of ratings, users by items, "
+    "becomes rows by skrec.datasets.from_matrix."
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +62,15 @@ class Columns:
         """Columns of a pandas, polars or pyarrow table, each in its own dtype."""
         series = [frame[:, j] for j in range(frame.shape[1])]
         names = [repr(column.name) for column in series]
-        return cls.from_columns([column.to_numpy() for column in series], names)
+        for j, column in enumerate(series[2:], 2):
+            if isinstance(column.dtype, nw.Categorical | nw.Enum):
+                raise ValueError(
+                    f"column {j} of X ({names[j]}) must be numeric, but is "
+                    "categorical, and codes of categories are no numbers. Give each "
+                    "category a column of 0 and 1, by OneHotEncoder or "
+                    "pandas.get_dummies."
+                )
+        return cls.from_columns([as_array(column) for column in series], names)
 
     @classmethod
     def from_array(cls, X: np.ndarray) -> Columns:
@@ -72,6 +91,22 @@ class Columns:
             where = f"column {j} of X ({names[j]})" if names[j] else f"column {j} of X"
             features[:, j - 2] = as_numbers(columns[j], where, "feature")
         return cls(*ids, features)
+
+    def all_fractional(self) -> bool:
+        """Whether every column holds numbers with a fractional part."""
+        ids = self.users.fractions().any() and self.items.fractions().any()
+        return bool(ids and (self.features != np.trunc(self.features)).any(0).all())
+
+    def are_indicators(self) -> bool:
+        """Whether all is 0 and 1, as many ones in every row, in 4 columns or more."""
+        if self.features.shape[1] < 2 or not (
+            self.users.are_indicators() and self.items.are_indicators()
+        ):
+            return False
+        ones = self.features == 1
+        n_ones = ones.sum(axis=1) + (self.users.values == 1) + (self.items.values == 1)
+        alike = n_ones[0] > 1 and (n_ones == n_ones[0]).all()
+        return bool(alike and (ones | (self.features == 0)).all())
 
 
 @dataclass(frozen=True)
@@ -95,6 +130,7 @@ class Ids:
     @classmethod
     def from_column(cls, values: np.ndarray, where: str) -> Ids:
         """Ids of a column, or an error that counts what is no id."""
+        values = as_array(values)
         if values.ndim != 1:
             raise TypeError(f"{where} holds nested ids; an id must be a single value.")
         missing = pd.isna(values)
@@ -110,6 +146,18 @@ class Ids:
             infinite = ~np.isfinite(values)
             raise ValueError(f"{where} holds {counted(infinite, 'infinite id')}.")
         return cls(values, kind, where)
+
+    def are_indicators(self) -> bool:
+        """Whether ids are 0 and 1 alone."""
+        if self.values.dtype.kind not in "biuf":
+            return False
+        return bool(((self.values == 0) | (self.values == 1)).all())
+
+    def fractions(self, n_decimals: int = 0) -> np.ndarray:
+        """Which ids are floats of more decimals than so many."""
+        if self.values.dtype.kind != "f":
+            return np.zeros(len(self.values), dtype=bool)
+        return self.values != np.round(self.values, n_decimals)
 
     def numbered(self) -> tuple[np.ndarray, np.ndarray]:
         """Row number of each id, and the sorted ids."""
@@ -132,24 +180,63 @@ class Ids:
                 where = np.searchsorted(ids, asked)
                 found = ids[np.minimum(where, len(ids) - 1)]
                 return np.where(found == self.values, where, -1)
+        if fitted == "number":
+            return _numbers_in(self.values, ids)
         return _index(ids).get_indexer(_index(self.values))
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Values of any container as an array; what is masked is None.
+
+    Datetimes of a time zone are pandas Timestamps in UTC, since NumPy has no zones.
+    """
+    if type(values) is np.ndarray and values.dtype.isnative:
+        return values
+    series = nw.from_native(values, series_only=True, pass_through=True)
+    if isinstance(series, nw.Series):
+        values = series.to_numpy()
+        if getattr(series.dtype, "time_zone", None) is not None:
+            values = _instants(values)
+    elif isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    elif isinstance(values, np.ma.MaskedArray):
+        masked, values = np.ma.getmaskarray(values), values.data
+        if masked.any():
+            values = values.astype(object)
+            values[masked] = None
+    values = np.asarray(values)
+    # pandas cannot read the bytes of another machine.
+    return (
+        values
+        if values.dtype.isnative
+        else values.astype(values.dtype.newbyteorder("="))
+    )
+
+
+def without_index(table: nw.DataFrame) -> nw.DataFrame:
+    """A table without the index that pyarrow keeps of a pandas frame as a column."""
+    return table.drop(INDEX_OF_PANDAS) if INDEX_OF_PANDAS in table.columns else table
 
 
 def as_table(X: Any, name: str) -> nw.DataFrame:
     """Rows in any container as a table of users, items and further columns."""
+    if sparse.issparse(X):
+        raise TypeError(SPARSE_ROWS.format(name=name))
     if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
         # narwhals refuses equal names.
         X = X.set_axis(range(X.shape[1]), axis=1)
     table = nw.from_native(X, eager_only=True, pass_through=True)
     if not isinstance(table, nw.DataFrame):
         # np.asarray would turn a row ("ann", 7) into two strings; pandas does not.
-        rows = list(X) if isinstance(X, list | tuple) else np.asarray(X)
+        rows = list(X) if isinstance(X, list | tuple) else as_array(X)
         if isinstance(rows, np.ndarray) and rows.ndim != 2:
             raise ValueError(
                 f"{name} must be an array-like of shape (n_samples, 2 + n_features), "
                 f"got {type(X).__name__} of shape {rows.shape}."
             )
         table = nw.from_native(pd.DataFrame(rows), eager_only=True)
+    table = without_index(table)
     if table.shape[1] < 2:
         raise ValueError(
             f"{name} needs a column of users and a column of items, got shape "
@@ -162,7 +249,7 @@ def id_columns(X: Any, name: str) -> tuple[Ids, Ids]:
     """Users and items of rows in any container, whatever else its columns hold."""
     table = as_table(X, name)
     users, items = (
-        Ids.from_column(table[:, j].to_numpy(), f"column {j} of {name}") for j in (0, 1)
+        Ids.from_column(table[:, j], f"column {j} of {name}") for j in (0, 1)
     )
     return users, items
 
@@ -229,10 +316,9 @@ class Growth:
         new = further[is_new]
         if not len(new):
             return cls(fitted, np.empty(0, dtype=np.int64), rows, is_new)
-        if new.dtype.kind in "iuf":
-            # NumPy's common type of two kinds of integers need not hold either.
-            alike = new.astype(fitted.dtype)
-            new = alike if (alike == new).all() else new
+        if new.dtype != fitted.dtype and kind_of(fitted) == "number":
+            both = _together(fitted, new)
+            fitted, new = both[: len(fitted)], both[len(fitted) :]
         at = np.searchsorted(fitted, new)
         given = rows + np.searchsorted(at, rows, side="right")
         given[is_new] = at + np.arange(len(new))
@@ -247,14 +333,60 @@ class Growth:
         return inserted(array, self.at, np.asarray(values, dtype=array.dtype))
 
 
+def _together(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Numbers of two dtypes in one that rounds none of them."""
+    first, second = (
+        ids.astype(np.uint8) if ids.dtype.kind == "b" else ids
+        for ids in (first, second)
+    )
+    both = np.concatenate([ids.astype(object) for ids in (first, second)])
+    whole = (both % 1 == 0).all()
+    if first.dtype.kind == "f" or not whole:
+        if np.abs(both).max() < 2**53:
+            return both.astype(np.float64)
+        if not whole:
+            raise ValueError(
+                "Ids with a fractional part cannot be told from integers of 2**53 or "
+                "more; give all ids as integers or as strings."
+            )
+    both = np.array([int(value) for value in both], dtype=object)
+    for dtype in (first.dtype, np.int64, np.uint64):
+        if np.issubdtype(dtype, np.integer):
+            limits = np.iinfo(dtype)
+            if limits.min <= both.min() and both.max() <= limits.max:
+                return both.astype(dtype)
+    return both
+
+
+def _numbers_in(asked: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Place of each number among fitted ones, compared without rounding."""
+    asked, fitted = (
+        ids.astype(np.uint8) if ids.dtype.kind == "b" else ids
+        for ids in (asked, fitted)
+    )
+    held = np.ones(len(asked), dtype=bool)
+    if asked.dtype.kind == "f" and fitted.dtype.kind != "f":
+        held = asked == np.trunc(asked)
+    if fitted.dtype.kind in "iu" and asked.dtype != fitted.dtype:
+        limits = np.iinfo(fitted.dtype)
+        held &= ((asked >= limits.min) & (asked <= limits.max)).astype(bool)
+    asked = asked[held]
+    if asked.dtype.kind == "f" and fitted.dtype.kind == "O":
+        asked = asked.astype(np.int64)
+    rows = np.full(len(held), -1)
+    rows[held] = _index(fitted).get_indexer(_index(asked.astype(fitted.dtype)))
+    return rows
+
+
 def _index(ids: np.ndarray) -> pd.Index:
     """Ids in a form that finds its like in any other dtype of the same kind."""
-    if ids.dtype.kind == "b":
-        return pd.Index(ids.astype(np.uint8))
-    if ids.dtype.kind in "biufM":
+    if ids.dtype.kind in "iufMm":
         return pd.Index(ids)
-    if pd.api.types.infer_dtype(ids, skipna=False) in ("date", "datetime"):
+    kind = pd.api.types.infer_dtype(ids, skipna=False)
+    if kind in ("date", "datetime"):
         return pd.Index(pd.to_datetime(ids))
+    if kind == "timedelta":
+        return pd.Index(pd.to_timedelta(ids))
     return pd.Index(ids.astype(object), dtype=object)
 
 
@@ -268,6 +400,11 @@ def _alike(asked: np.ndarray, fitted: np.ndarray, kind: str) -> np.ndarray | Non
     return None
 
 
+def _instants(dates: np.ndarray) -> np.ndarray:
+    """Timestamps in UTC, of aware datetimes or of datetimes that are in UTC."""
+    return pd.to_datetime(dates, utc=True).astype(object).to_numpy()
+
+
 def kind_of(ids: np.ndarray) -> str:
     """Kind of fitted ids."""
     return _with_kind(ids, "")[1]
@@ -276,17 +413,20 @@ def kind_of(ids: np.ndarray) -> str:
 def _with_kind(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
     """Ids in a dtype that can be sorted, and their kind."""
     if values.dtype.kind in "biuf":
-        # pandas has no hash table for half and extended precision.
-        odd = values.dtype.kind == "f" and values.dtype.itemsize not in (4, 8)
-        return values.astype(np.float64) if odd else values, "number"
+        if values.dtype.kind == "f":
+            values = _exact(values, where)
+        return values, "number"
     kind = pd.api.types.infer_dtype(values, skipna=False)
     if kind in NUMBER_KINDS:
         numbers = np.array(values.tolist())
-        # NumPy rounds integers that neither int64 nor uint64 can hold together.
-        rounded = kind == "integer" and numbers.dtype.kind == "f"
-        return values if rounded else numbers, "number"
+        if kind == "integer" and numbers.dtype.kind not in "iu":
+            # NumPy rounds integers that neither int64 nor uint64 can hold together.
+            return values, "number"
+        return _with_kind(numbers, where)
     if kind in DATE_KINDS:
-        return values, "date"
+        return _dates(values, where)
+    if kind in ("timedelta", "timedelta64"):
+        return values, "duration"
     if kind in MIXED_KINDS:
         types = {type(value) for value in values}
         names = ", ".join(sorted(t.__name__ for t in types))
@@ -312,9 +452,45 @@ def _with_kind(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
     return values, kind
 
 
-def as_numbers(values: Any, where: str, noun: str) -> np.ndarray:
-    """Finite float64 numbers, or an error that counts what is not."""
-    values = np.asarray(values)
+def _exact(values: np.ndarray, where: str) -> np.ndarray:
+    """Floats as ids, in a precision that pandas knows, or an error where they merge."""
+    digits = min(np.finfo(values.dtype).nmant, 52) + 1
+    # Not a number and infinity are counted elsewhere.
+    merged = np.isfinite(values) & (np.abs(values) >= 2.0**digits)
+    if merged.any():
+        raise ValueError(
+            f"{where} holds {counted(merged, 'id')} of 2**{digits} or more as "
+            f"{values.dtype}, in which integers that large have become equal to "
+            "their neighbours. Give such ids as integers or as strings from the start."
+        )
+    # pandas has no hash table for half and extended precision.
+    return values if values.dtype.itemsize in (4, 8) else values.astype(np.float64)
+
+
+def _dates(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
+    """Dates as ids; those of a time zone are instants in UTC."""
+    if values.dtype.kind == "M":
+        return values, "date"
+    aware = np.array([getattr(value, "tzinfo", None) is not None for value in values])
+    if not aware.any():
+        return values, "date"
+    if not aware.all():
+        raise TypeError(
+            f"{where} mixes datetimes with and without a time zone, such as "
+            f"{shown(values[aware][0])} and {shown(values[~aware][0])}; ids of one "
+            "column must be of one sortable kind."
+        )
+    return _instants(values), "date with a time zone"
+
+
+def as_numbers(
+    values: Any, where: str, noun: str, *, may_be_missing: bool = False
+) -> np.ndarray:
+    """Finite float64 numbers, or an error that counts what is not.
+
+    What is missing is NaN where it may be.
+    """
+    values = as_array(values)
     if values.dtype.kind in "OUSmMc":
         kind = pd.api.types.infer_dtype(values, skipna=True)
         if kind not in (*NUMBER_KINDS, "decimal", "empty"):
@@ -323,11 +499,11 @@ def as_numbers(values: Any, where: str, noun: str) -> np.ndarray:
                 f"{where} must be numeric, but holds values of kind {kind!r} (the "
                 f"first that is none is {shown(wrong)})."
             )
-        values = pd.to_numeric(pd.Series(values.ravel()), errors="coerce").to_numpy(
-            dtype=np.float64, na_value=np.nan
-        )
+        numbers = pd.to_numeric(pd.Series(values.ravel()), errors="coerce")
+        numbers = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+        values = numbers.reshape(values.shape)
     values = values.astype(np.float64, copy=False)
-    wrong = ~np.isfinite(values)
+    wrong = np.isinf(values) if may_be_missing else ~np.isfinite(values)
     if wrong.any():
         raise ValueError(
             f"{where} must hold finite numbers, but is missing, NaN or infinite for "

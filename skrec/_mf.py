@@ -155,7 +155,7 @@ class MFRegressor(NetworkRecommender):
         and "als".
     warm_start : bool, default=False
         Start from the last fit. Users and items are recognised by their ids.
-    device : str, default="auto"
+    device : str or torch.device, default="auto"
         "auto" is CUDA where it is available, else the CPU; or a device of torch.
     random_state : int, RandomState instance or None, default=None
         Seed of the draws (gibbs), or of all that is random in training (adam, sgd).
@@ -484,14 +484,16 @@ class MFRegressor(NetworkRecommender):
     partial_fit.__doc__ = NetworkRecommender.partial_fit.__doc__
 
     def _max_iter(self) -> int:
-        return DEFAULT_MAX_ITER[self.solver] if self.max_iter is None else self.max_iter
+        if self.max_iter is None:
+            return DEFAULT_MAX_ITER[self.solver]
+        return int(self.max_iter)
 
     def _can_converge(self) -> bool:
         return self.solver in ("vb", "als")
 
     def _reg(self) -> float:
         if self.reg is not None:
-            return self.reg
+            return float(self.reg)
         if self._is_implicit():
             return DEFAULT_REG_CHOICES
         return DEFAULT_REG[self.solver]
@@ -515,7 +517,7 @@ class MFRegressor(NetworkRecommender):
             units,
             device,
             implicit_features=self._has_implicit_features(),
-            unobserved_weight=self.unobserved_weight,
+            unobserved_weight=float(self.unobserved_weight),
         )
         continued = self.warm_start and hasattr(self, "_posterior")
         start = (
@@ -524,7 +526,7 @@ class MFRegressor(NetworkRecommender):
             else spectral_start(problem)
         )
         if self.solver == "als":
-            states = als(problem, start, self._reg(), self.reg_exponent)
+            states = als(problem, start, self._reg(), float(self.reg_exponent))
         elif self.solver == "vb":
             states = vb(problem, start)
         else:
@@ -573,7 +575,7 @@ class MFRegressor(NetworkRecommender):
             units.standard_ratings(data.rating),
             data.weight,
             units.standard_features(data.features),
-            n_factors=self.n_factors,
+            n_factors=int(self.n_factors),
             biased=self.biased,
             device=device,
             dtype=torch.float64 if is_small else torch.float32,
@@ -699,9 +701,9 @@ class MFRegressor(NetworkRecommender):
         problem = self._problem(data, units, device)
         if self.unobserved_weight:
             problem = with_unobserved_pairs(
-                problem, self.unobserved_weight, last, units, users, items
+                problem, float(self.unobserved_weight), last, units, users, items
             )
-        exponent = self.reg_exponent if self.solver == "als" else 0.0
+        exponent = float(self.reg_exponent) if self.solver == "als" else 0.0
         start = as_state(last, problem, units, users, items, {}, exponent)
         try:
             state = revise(
@@ -734,7 +736,7 @@ class MFRegressor(NetworkRecommender):
         return Shape(
             *data.shape,
             data.features.shape[1],
-            n_factors=self.n_factors,
+            n_factors=int(self.n_factors),
             biased=self.biased,
         )
 

@@ -119,7 +119,7 @@ class NCFRegressor(NetworkRecommender):
         Clip predictions to the range of the training ratings.
     warm_start : bool, default=False
         Start from the last fit. Users and items are recognised by their ids.
-    device : str, default="auto"
+    device : str or torch.device, default="auto"
         "auto" is CUDA where it is available, else the CPU; or a device of torch.
     random_state : int, RandomState instance or None, default=None
         Seed of the first weights, the shuffling, the drawn items, the held out rows and
@@ -238,14 +238,14 @@ class NCFRegressor(NetworkRecommender):
         self.verbose = verbose
 
     def _max_iter(self) -> int:
-        return self.max_iter
+        return int(self.max_iter)
 
     def _can_converge(self) -> bool:
         return False
 
     def _reg(self) -> float:
         if self.reg is not None:
-            return self.reg
+            return float(self.reg)
         return DEFAULT_REG_CHOICES if self._is_implicit() else DEFAULT_REG_RATINGS
 
     def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
@@ -262,11 +262,11 @@ class NCFRegressor(NetworkRecommender):
         return Shape(
             *data.shape,
             data.features.shape[1],
-            n_factors=0 if self.architecture == "mlp" else self.n_factors,
-            n_embedding=0 if self.architecture == "gmf" else self.n_factors,
-            hidden_layer_sizes=sizes,
+            n_factors=0 if self.architecture == "mlp" else int(self.n_factors),
+            n_embedding=0 if self.architecture == "gmf" else int(self.n_factors),
+            hidden_layer_sizes=tuple(map(int, sizes)),
             activation=self.activation,
-            n_members=self.n_members,
+            n_members=int(self.n_members),
         )
 
     def _fitted_shape(self) -> Shape:

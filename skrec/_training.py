@@ -283,7 +283,9 @@ class NetworkRecommender(BaseRecommender):
 
     def _plan(self, n_samples: int) -> Plan:
         batch_size = self.batch_size
-        if batch_size is None:
+        if batch_size is not None:
+            batch_size = int(batch_size)
+        else:
             batch_size = n_samples // STEPS_PER_EPOCH
             batch_size = min(max(batch_size, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
         return Plan(
@@ -300,11 +302,11 @@ class NetworkRecommender(BaseRecommender):
     def _learning_rate(self) -> float:
         if self.learning_rate_init is None:
             return DEFAULT_LEARNING_RATE[self.solver]
-        return self.learning_rate_init
+        return float(self.learning_rate_init)
 
     def _n_negatives(self) -> int:
         if self.n_negatives is not None:
-            return self.n_negatives
+            return int(self.n_negatives)
         return DEFAULT_N_NEGATIVES if self.loss in RANKING_LOSSES else 0
 
     def _is_implicit(self) -> bool:

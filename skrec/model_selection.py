@@ -20,9 +20,11 @@ import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_consistent_length, check_random_state
 
-from ._interactions import Ids, as_table, counted
+from ._interactions import Ids, as_array, as_table, counted, shown
 
 __all__ = ["ColdStartKFold", "LeaveLastOut", "TemporalSplit", "UserHoldout"]
+
+ROW_ORDER = "row_order"
 
 
 class _Splitter(BaseCrossValidator):
@@ -63,6 +65,7 @@ class _TimeSplitter(_Splitter):
     """What the splitters share that put rows in the order of time."""
 
     time: str | int | None
+    needs_time = True
 
     def split(
         self, X, y=None, groups=None, timestamps=None
@@ -93,8 +96,8 @@ class _TimeSplitter(_Splitter):
         ------
         ValueError
             If an id or a time is missing, if the column of `time` is not there, if
-            times are given twice or not one per row, or if the rows do not suffice for
-            `n_splits`.
+            times are given twice or not one per row, if none are given where they are
+            needed, or if the rows do not suffice for `n_splits`.
         TypeError
             If ids or times are not of one sortable kind.
         """
@@ -118,16 +121,30 @@ class _TimeSplitter(_Splitter):
     def _times(self, table: nw.DataFrame, timestamps) -> np.ndarray | None:
         """Number of each row's time, in sorted order, or None if no time is known."""
         if self.time is None:
-            if timestamps is None:
-                return None
-            return _time_numbers(_array(timestamps, len(table)), "timestamps")
+            if timestamps is not None:
+                return _time_numbers(_array(timestamps, len(table)), "timestamps")
+            if self.needs_time:
+                raise ValueError(
+                    f"{type(self).__name__} needs the time of each row: name the "
+                    "column of X that holds it, such as time='timestamp', or pass "
+                    "timestamps to split. If rows are in the order of time, say so by "
+                    f"time={ROW_ORDER!r}."
+                )
+            return None
         if timestamps is not None:
             raise ValueError(
-                f"{type(self).__name__} got the times twice: as time={self.time!r}, a "
-                "column of X, and as timestamps. Pass one of them."
+                f"{type(self).__name__} got the times twice: as time={self.time!r} and "
+                "as timestamps. Pass one of them."
             )
+        if self.time == ROW_ORDER:
+            if ROW_ORDER in table.columns:
+                raise ValueError(
+                    f"time={ROW_ORDER!r} is the order of the rows, and X has a column "
+                    "of that name. Rename it, or give its position."
+                )
+            return np.arange(len(table))
         j = _position(table, self.time)
-        return _time_numbers(table[:, j].to_numpy(), _where(table, j, "times"))
+        return _time_numbers(as_array(table[:, j]), _where(table, j, "times"))
 
     @abstractmethod
     def _masks(
@@ -156,9 +173,9 @@ class LeaveLastOut(_TimeSplitter):
         Number of splits, at least 1.
     time : str or int, default=None
         Name or position of the column of X that holds the time of each row, for a
-        pipeline to drop before the estimator. None takes the `timestamps` of `split`
-        or, without them, the order of the rows. Rows of equal time are in the order
-        of the rows.
+        pipeline to drop before the estimator. None takes the `timestamps` of `split`.
+        "row_order" says that rows are in the order of time. Rows of equal time are in
+        the order of the rows.
 
     Raises
     ------
@@ -169,7 +186,7 @@ class LeaveLastOut(_TimeSplitter):
     --------
     >>> from skrec.model_selection import LeaveLastOut
     >>> X = [["ann", "Heat"], ["bob", "Heat"], ["ann", "Alien"], ["ann", "Up"]]
-    >>> for train, test in LeaveLastOut(n_splits=2).split(X):
+    >>> for train, test in LeaveLastOut(n_splits=2, time="row_order").split(X):
     ...     print(train, test)
     [0 1] [2]
     [0 1 2] [3]
@@ -183,15 +200,16 @@ class LeaveLastOut(_TimeSplitter):
 
     def _masks(self, table, time):
         user = _numbers(table, 0)
-        turn, count = _turns(user, np.arange(len(user)) if time is None else time)
-        if count.max() <= self.n_splits:
+        turn, count = _turns(user, time)
+        n_splits = int(self.n_splits)
+        if count.max() <= n_splits:
             raise ValueError(
                 f"LeaveLastOut(n_splits={self.n_splits}) tests users with at least "
-                f"{self.n_splits + 1} rows in its first split, but no user has more "
+                f"{n_splits + 1} rows in its first split, but no user has more "
                 f"than {count.max()}."
             )
         # Rows that a user has after the tested one.
-        for later in reversed(range(self.n_splits)):
+        for later in reversed(range(n_splits)):
             too_few = count < later + 2
             tested = count - 1 - later
             yield too_few | (turn < tested), ~too_few & (turn == tested)
@@ -221,8 +239,8 @@ class TemporalSplit(_TimeSplitter):
         is ``n_samples // (n_splits + 1)``.
     time : str or int, default=None
         Name or position of the column of X that holds the time of each row, for a
-        pipeline to drop before the estimator. None takes the `timestamps` of `split`
-        or, without them, the order of the rows.
+        pipeline to drop before the estimator. None takes the `timestamps` of `split`.
+        "row_order" says that rows are in the order of time.
 
     Raises
     ------
@@ -256,7 +274,7 @@ class TemporalSplit(_TimeSplitter):
         self.time = time
 
     def _masks(self, table, time):
-        n_rows, n_splits = len(table), self.n_splits
+        n_rows, n_splits = len(table), int(self.n_splits)
         size = n_rows // (n_splits + 1)
         if self.test_size is not None:
             size = _n_rows(self.test_size, n_rows)
@@ -266,7 +284,6 @@ class TemporalSplit(_TimeSplitter):
                 f"on, but of {n_rows} rows it puts {size} in each of {n_splits} test "
                 "sets."
             )
-        time = np.arange(n_rows) if time is None else time
         edges = np.cumsum(np.bincount(time))[:-1]
         wanted = n_rows - size * np.arange(n_splits, 0, -1)
         nearest = np.searchsorted((edges[1:] + edges[:-1]) / 2, wanted)
@@ -309,7 +326,7 @@ class UserHoldout(_TimeSplitter):
         Name or position of the column of X that holds the time of each row, for a
         pipeline to drop before the estimator: the given rows are then the earliest of
         their user. None takes the `timestamps` of `split`; without them the given rows
-        are drawn at random.
+        are drawn at random. "row_order" says that rows are in the order of time.
 
     Raises
     ------
@@ -326,6 +343,8 @@ class UserHoldout(_TimeSplitter):
     [0 2 3] [1]
     [0 1 3] [2]
     """
+
+    needs_time = False
 
     def __init__(
         self,
@@ -400,9 +419,9 @@ class UserHoldout(_TimeSplitter):
                 f"among {len(tested)} users."
             )
         folds = np.full(len(tested), -1)
-        folds[tested] = rng.permutation(np.arange(tested.sum()) % self.n_splits)
+        folds[tested] = rng.permutation(np.arange(tested.sum()) % int(self.n_splits))
         fold = folds[user]
-        for k in range(self.n_splits):
+        for k in range(int(self.n_splits)):
             yield fold != k, (fold == k) & ~left, (fold == k) & left
 
 
@@ -502,11 +521,11 @@ class ColdStartKFold(_Splitter):
                 f"ColdStartKFold needs at least n_splits={self.n_splits} {self.by}s, "
                 f"but X has {n_ids}."
             )
-        folds = np.arange(n_ids) % self.n_splits
+        folds = np.arange(n_ids) % int(self.n_splits)
         if self.shuffle:
             folds = check_random_state(self.random_state).permutation(folds)
         fold = folds[number]
-        for k in range(self.n_splits):
+        for k in range(int(self.n_splits)):
             yield fold != k, fold == k
 
 
@@ -530,15 +549,15 @@ def _check_size(size: Any, name: str) -> None:
 def _check_time(time: Any) -> None:
     if isinstance(time, bool) or not isinstance(time, str | Integral | None):
         raise ValueError(
-            "time must be the name or the position of a column of X, or None, got "
-            f"{time!r}."
+            "time must be the name or the position of a column of X, "
+            f"{ROW_ORDER!r}, or None, got {time!r}."
         )
 
 
 def _n_rows(size: float, n_rows: Any) -> Any:
     """Rows that `size` asks for, where there are `n_rows`."""
     if isinstance(size, Integral):
-        return size
+        return int(size)
     return np.floor(size * n_rows + 0.5).astype(np.int64)
 
 
@@ -575,13 +594,9 @@ def _numbers(table: nw.DataFrame, j: int) -> np.ndarray:
 
 def _array(timestamps, n_rows: int) -> np.ndarray:
     """Timestamps as an array of one per row."""
-    series = nw.from_native(timestamps, series_only=True, pass_through=True)
-    if isinstance(series, nw.Series):
-        values = series.to_numpy()
-    else:
-        # Objects, because np.asarray would turn [1, "a"] into two strings.
-        listed = isinstance(timestamps, list | tuple)
-        values = np.asarray(timestamps, dtype=object if listed else None)
+    # Objects, because np.asarray would turn [1, "a"] into two strings.
+    listed = isinstance(timestamps, list | tuple)
+    values = np.asarray(timestamps, dtype=object) if listed else as_array(timestamps)
     if values.shape != (n_rows,):
         raise ValueError(
             f"timestamps must hold one time per row of X, shape ({n_rows},), got "
@@ -598,6 +613,8 @@ def _time_numbers(values: np.ndarray, where: str) -> np.ndarray:
             f"{where} holds {counted(missing, 'missing time')} (None, NaN or NaT); "
             "every row needs a time."
         )
+    if pd.api.types.infer_dtype(values, skipna=False) == "string":
+        values = _read_times(values, where)
     try:
         # Not factorize(sort=True), which puts numbers before strings without a word.
         number, distinct = pd.factorize(pd.Series(values).infer_objects())
@@ -610,6 +627,19 @@ def _time_numbers(values: np.ndarray, where: str) -> np.ndarray:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     return rank[number]
+
+
+def _read_times(values: np.ndarray, where: str) -> np.ndarray:
+    """Times that are written in text; their alphabetical order need not be theirs."""
+    try:
+        return as_array(pd.Series(pd.to_datetime(values, format="ISO8601", utc=True)))
+    except ValueError as error:
+        raise ValueError(
+            f"{where} holds text that is not in the form 2026-01-31 or "
+            f"2026-01-31T12:00:00, such as {shown(values[0])}, whose order is not that "
+            "of time. Turn it into datetimes or numbers, by pandas.to_datetime or "
+            "astype(int)."
+        ) from error
 
 
 def _turns(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

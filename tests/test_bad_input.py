@@ -99,12 +99,12 @@ SHAPES_OF_X = {
     "sparse matrix": (
         lambda: fit(sparse.csr_matrix(X)),
         TypeError,
-        "Sparse data was passed for X, but dense data is required",
+        r"Sparse data was passed for X.*ids.*argmax\(axis=1\).*from_matrix",
     ),
     "sparse array": (
         lambda: fit(sparse.coo_array(X)),
         TypeError,
-        "Sparse data was passed for X, but dense data is required",
+        r"Sparse data was passed for X.*ids.*argmax\(axis=1\).*from_matrix",
     ),
     "no rows": (lambda: fit(X[:0], Y[:0]), ValueError, r"0 sample\(s\).*minimum of 1"),
     "no rows in a frame": (
@@ -240,6 +240,30 @@ IDS = {
         TypeError,
         USERS + r", 'user'\) holds nested ids",
     ),
+    "masked": (
+        lambda: fit(np.ma.masked_equal(X, 3)),
+        ValueError,
+        USERS + r"\) holds 8 missing ids \(first rows: 3, 11, 19, 27, 35, …\)",
+    ),
+    "floats that have merged": (
+        lambda: fit(X + 2.0**60),
+        ValueError,
+        USERS + r"\) holds 60 ids .* of 2\*\*53 or more as float64.*as integers",
+    ),
+    "datetimes with and without a zone": (
+        lambda: fit(
+            all_ids(
+                [pd.Timestamp(0, tz="UTC" if n else None) for n in range(N_ROWS)],
+            )
+        ),
+        TypeError,
+        USERS + r".*mixes datetimes with and without a time zone",
+    ),
+    "rows of tensors": (
+        lambda: fit([list(row) for row in torch.tensor(X)]),
+        TypeError,
+        USERS + ".*nested ids of type Tensor",
+    ),
     "objects without order": (
         lambda: fit(all_ids([object() for _ in range(N_ROWS)])),
         TypeError,
@@ -258,6 +282,23 @@ FURTHER_COLUMNS = {
         ValueError,
         r"column 2 of X \('hour'\) must be numeric.*'string'.*'12'",
     ),
+    **{
+        f"categories of {name}": (
+            functools.partial(lambda make: fit(make()), make),
+            ValueError,
+            r"column 2 of X \('hour'\) must be numeric, but is categorical.*OneHotEnc",
+        )
+        for name, make in {
+            "ints": lambda: with_feature(pd.Categorical(X[:, 0])),
+            "floats": lambda: with_feature(pd.Categorical(X[:, 0] / 2)),
+            "polars": lambda: pl.DataFrame(FRAME).with_columns(
+                hour=pl.Series(X[:, 0].astype(str), dtype=pl.Categorical)
+            ),
+            "arrow": lambda: pa.Table.from_pandas(FRAME).append_column(
+                "hour", pa.array(X[:, 0]).dictionary_encode()
+            ),
+        }.items()
+    },
     "datetimes": (
         lambda: fit(with_feature(pd.Timestamp(0))),
         ValueError,
@@ -289,7 +330,7 @@ FURTHER_COLUMNS = {
         r"column 2 of X must be numeric.*'string'.*'noon'",
     ),
     "NaN asked to predict": (
-        lambda: fit(with_feature(Y)).predict(with_feature(replaced(np.nan))),
+        lambda: fit(with_feature(Y**2)).predict(with_feature(replaced(np.nan))),
         ValueError,
         r"column 2 of X \('hour'\) must hold finite.* 1 feature \(first rows: 3\)",
     ),
@@ -340,6 +381,16 @@ RATINGS = {
         "y is a sparse matrix; it must be a dense array",
     ),
     "complex": (lambda: fit(y=Y * 1j), ValueError, "Complex data not supported"),
+    "masked": (
+        lambda: fit(y=np.ma.array(Y, mask=FRAME.index == 3)),
+        ValueError,
+        r"y must hold finite.* 1 rating \(first rows: 3\)",
+    ),
+    "NaN in a tensor": (
+        lambda: fit(y=torch.tensor(replaced(np.nan))),
+        ValueError,
+        r"y must hold finite.* 1 rating \(first rows: 3\)",
+    ),
 }
 
 WEIGHTS = {
@@ -418,7 +469,7 @@ PREDICT = {
     "sparse": (
         lambda: fitted().predict(sparse.csr_array(X)),
         TypeError,
-        "Sparse data was passed for X",
+        r"Sparse data was passed for X.*ids.*from_matrix",
     ),
     "missing id": (
         lambda: fitted().predict(with_id(None)),
@@ -713,7 +764,7 @@ WRONG_TRAINING_PARAMETERS = {
     "handle_unknown": ("raise", None),
     "clip": (None, "yes", (1, 5)),
     "warm_start": (None, "no"),
-    "device": (None, 0, torch.device("cpu")),
+    "device": (None, 0),
     "random_state": ("a", -1, 1.5),
     "verbose": (-1, "a", None),
 }
@@ -807,6 +858,124 @@ def test_a_column_of_ratings_is_taken_with_a_warning():
     assert_array_equal(model.predict(X), fitted().predict(X))
 
 
+@pytest.mark.parametrize("make", [fit, fit_ncf])
+def test_a_device_of_torch_is_a_device(make):
+    model = make(device=torch.device("cpu"), random_state=0)
+    expected = make(device="cpu", random_state=0)
+    assert_array_equal(model.predict(X), expected.predict(X))
+    assert clone(model).device == torch.device("cpu")
+
+
+SCALED = (X[:, 0] - X[:, 0].mean()) / X[:, 0].std()
+MISPLACED = {
+    "a scaled column first": (np.column_stack([SCALED, X]), "0 of X.*the users"),
+    "a scaled column second": (
+        np.column_stack([X[:, 0], SCALED, X[:, 1]]),
+        "1 of X.*the items",
+    ),
+    "names": (FRAME.assign(user=SCALED, hour=0.5), r"0 of X \(users, 'user'\)"),
+    "polars": (pl.DataFrame({"a": SCALED, "u": X[:, 0], "i": X[:, 1]}), "users, 'a'"),
+    "objects": (
+        np.column_stack([SCALED.astype(object), X[:, 0].astype(str), X[:, 1]]),
+        "0 of X.*the users",
+    ),
+    "a scaled column for the item": (np.column_stack([X[:, 0], SCALED]), "the items"),
+}
+
+
+@pytest.mark.parametrize(("rows", "match"), MISPLACED.values(), ids=MISPLACED)
+def test_a_scaled_column_in_the_place_of_ids_is_named(rows, match):
+    with pytest.warns(UserWarning, match=match):
+        fit(rows)
+
+
+def test_fractional_ids_that_fit_did_not_see_are_named():
+    with pytest.warns(UserWarning, match="column 0 of X .* 60 ids .*fractional part"):
+        fitted().predict(np.column_stack([SCALED, X[:, 1]]))
+
+
+def test_whole_floats_are_the_ids_that_wrappers_made_floats_of():
+    expected = fitted().predict(X)
+    assert_array_equal(fitted().predict(X.astype(float)), expected)
+    assert_array_equal(fit(X.astype(np.float32)).predict(X), expected)
+
+
+@pytest.mark.parametrize("container", [np.asarray, pd.DataFrame])
+def test_indicators_in_the_place_of_ids_are_named(container):
+    indicators = [np.eye(N_USERS)[X[:, 0]], np.eye(N_ITEMS)[X[:, 1]]]
+    with pytest.warns(UserWarning, match="indicators of users and items.*OneHotEnc"):
+        fit(container(np.column_stack(indicators)))
+
+
+TARGETS = {
+    "ratings": Y,
+    "other units": 7 - 2 * Y,
+    "single precision": Y.astype(np.float32),
+    "ints": Y.astype(int),
+}
+
+
+@pytest.mark.parametrize("values", TARGETS.values(), ids=TARGETS)
+def test_a_column_that_holds_the_ratings_is_named(values):
+    with pytest.warns(UserWarning, match=r"column 2 of X \('hour'\) says what the rat"):
+        fit(with_feature(values))
+    with pytest.warns(UserWarning, match="column 3 of X says what the rating is"):
+        fit(np.column_stack([X, X[:, 0], values]))
+
+
+def test_columns_that_go_with_the_ratings_are_features():
+    for values in (Y + _rng.normal(size=N_ROWS) / 100, Y > 3, Y**2, np.ones(N_ROWS)):
+        assert fit(with_feature(values)).coef_.shape == (1,)
+    assert fit(with_feature(Y), np.full(N_ROWS, 3.0)).coef_.shape == (1,)
+
+
+SMALL_INTEGERS = {
+    "vb": ({"n_factors": 100, "max_iter": 101}, MFRegressor(tol=1e9)),
+    "als": (
+        {"n_factors": 6, "reg": 100, "reg_exponent": 2, "unobserved_weight": 2},
+        MFRegressor(solver="als", tol=1e9),
+    ),
+    "gibbs": (
+        {"n_factors": 6, "max_iter": 4, "random_state": 1},
+        MFRegressor(solver="gibbs"),
+    ),
+    "adam": (
+        {"n_factors": 100, "max_iter": 2, "batch_size": 100, "random_state": 1},
+        MFRegressor(solver="adam"),
+    ),
+    "ncf": (
+        {
+            "n_factors": 100,
+            "hidden_layer_sizes": 100,
+            "n_members": 2,
+            "batch_size": 100,
+            "max_iter": 2,
+            "reg": 1,
+            "random_state": 1,
+        },
+        NCFRegressor(),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize(
+    ("params", "model"), SMALL_INTEGERS.values(), ids=SMALL_INTEGERS
+)
+def test_small_integers_of_numpy_are_integers(params, model, dtype):
+    expected = clone(model).set_params(**params).fit(X, Y)
+    of_numpy = {name: dtype(value) for name, value in params.items()}
+    model = clone(model).set_params(**of_numpy).fit(X, Y)
+    assert_array_equal(model.predict(X), expected.predict(X))
+    assert_array_equal(
+        model.recommend([1], dtype(3), exclude_seen=False),
+        expected.recommend([1], 3, exclude_seen=False),
+    )
+    assert_array_equal(
+        model.similar_items([1], dtype(3)), expected.similar_items([1], 3)
+    )
+
+
 def test_unknown_ids_are_counted_in_a_warning():
     model = fitted(handle_unknown="warn")
     with pytest.warns(
@@ -846,7 +1015,7 @@ def two_iterations_or_more(model):
     return model.set_params(tol=0.01, max_iter=None)
 
 
-WIDE = FRAME.assign(hour=Y)
+WIDE = FRAME.assign(hour=np.arange(N_ROWS) % 7)
 FAILURES = {
     "a missing id": lambda model: model.fit(with_id(None), Y),
     "a missing rating in a wider frame": lambda model: model.fit(WIDE, replaced(None)),

@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
@@ -81,11 +82,19 @@ def dates(ids):
 
 
 USERS, ITEMS = X.T
+PARIS = pd.DatetimeIndex(dates([2, 1])).tz_localize("Europe/Paris")
 CONTAINERS = {
     "int32": X.astype(np.int32),
     "uint64": X.astype(np.uint64),
     "float64": X - 0.5,
     "float32": X.astype(np.float32),
+    "big-endian": X.astype(">i4"),
+    "big-endian strings": np.column_stack([names(USERS), names(ITEMS)]).astype(">U6"),
+    "torch": torch.tensor(X),
+    "torch with a gradient": torch.tensor(X, dtype=torch.float32, requires_grad=True),
+    "masked array, nothing masked": np.ma.array(X),
+    "structured array": FRAME.to_records(index=False),
+    "ids beyond int64": X.astype(np.uint64) + np.uint64(2**63),
     "Fortran order": np.asfortranarray(X),
     "fixed-width strings": np.column_stack([names(USERS), names(ITEMS)]),
     "objects of ints": X.astype(object),
@@ -126,6 +135,7 @@ CONTAINERS = {
         {"user": dates(USERS).date.tolist(), "item": ITEMS},
     ),
     "arrow ints": pa.table({"user": USERS, "item": ITEMS}),
+    "arrow with the index of pandas": pa.Table.from_pandas(FRAME.set_axis(USERS + 7)),
     "arrow strings": pa.table({"user": names(USERS), "item": ITEMS}),
     "arrow dictionaries": pa.table(
         {"user": pa.array(names(USERS)).dictionary_encode(), "item": ITEMS}
@@ -193,6 +203,14 @@ def test_each_column_of_a_list_keeps_its_kind():
         ("polars strings", pl.Series(names([2, 1]))),
         ("arrow strings", pa.chunked_array([names([2, 1])])),
         ("int32", range(2, 0, -1)),
+        ("int32", np.array([2, 1], dtype=">i8")),
+        ("int32", torch.tensor([2, 1])),
+        ("torch", [2, 1]),
+        ("ids beyond int64", [2**63 + 2, 2**63 + 1]),
+        ("pandas datetimes with a zone", list(PARIS[:2])),
+        ("pandas datetimes with a zone", [t.to_pydatetime() for t in PARIS[:2]]),
+        ("pandas datetimes with a zone", PARIS[:2].tz_convert("Asia/Tokyo")),
+        ("pandas datetimes with a zone", pl.Series(PARIS[:2])),
         ("float64", (1.5, 0.5)),
     ],
 )
@@ -214,6 +232,10 @@ def test_users_can_be_asked_for_in_any_container(container, users, baseline):
         pd.Series(Y, dtype=object),
         pl.Series(Y),
         pa.chunked_array([Y]),
+        Y.astype(">f8"),
+        np.ma.array(Y),
+        torch.tensor(Y),
+        torch.tensor(Y, dtype=torch.bfloat16, requires_grad=True),
     ],
     ids=lambda y: f"{type(y).__module__}.{type(y).__name__}",
 )

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -548,6 +549,77 @@ def test_frames_without_an_index_name_users_in_their_first_column(convert):
     X, y = from_matrix(convert(wide))
     assert X.to_numpy().tolist() == [["u", "a"], ["v", "b"]]
     assert_array_equal(y, [1, 2.5])
+
+
+LONG, RATED = make_ratings(50, 40, 800, random_state=0)
+LONG = LONG.assign(rating=RATED)
+WIDE = LONG.pivot_table(index="user", columns="item", values="rating")
+LONG_TABLES = {
+    "names": LONG,
+    "a time": LONG.assign(timestamp=range(800)),
+    "filtered": LONG[LONG["rating"] > 2],
+    "names of a data set": LONG.set_axis(["userId", "movieId", "score"], axis=1),
+    "names that say nothing": LONG.set_axis([*"abc"], axis=1),
+    "ids that outgrow ratings": LONG.assign(user=LONG["user"] + 1000).to_numpy(),
+    "an array": LONG.to_numpy(),
+    "users in the index": LONG.set_index("user"),
+    "users and items as text": LONG.astype({"user": str, "item": str}).set_axis(
+        [*"abc"], axis=1
+    ),
+    "users as text": LONG.astype({"user": str}).set_axis([*"abc"], axis=1),
+    "polars": pl.from_pandas(LONG),
+    "pyarrow that says nothing": pa.Table.from_pandas(LONG.set_axis([*"abc"], axis=1)),
+}
+
+
+@pytest.mark.parametrize("table", LONG_TABLES.values(), ids=LONG_TABLES)
+def test_a_table_with_a_row_for_each_rating_is_not_taken_for_a_wide_one(table):
+    with pytest.raises(ValueError, match=r"row for each rating|seems to have users in"):
+        from_matrix(table)
+
+
+USER_COLUMNS = {
+    "named": WIDE.reset_index(),
+    "named otherwise": WIDE.reset_index(names="who").rename_axis(columns=None),
+    "text": WIDE.reset_index(names="who").astype({"who": str}),
+    "last": WIDE.rename_axis(index=None).assign(who=WIDE.index + 1000),
+    "of few": pd.DataFrame({"id": [101, 102], "Heat": [5, 3], "Up": [4, None]}),
+}
+
+
+@pytest.mark.parametrize("table", USER_COLUMNS.values(), ids=USER_COLUMNS)
+def test_users_in_a_column_of_a_wide_frame_are_no_ratings(table):
+    with pytest.raises(ValueError, match=r"seems to have users in its column .*set_in"):
+        from_matrix(table)
+
+
+def test_tables_of_users_by_items_are_taken():
+    rng = np.random.default_rng(0)
+    expected = (~WIDE.isna()).to_numpy().sum()
+    plays = rng.poisson(np.exp(rng.normal(1, 2, (30, 1)) + rng.normal(0, 1, (1, 20))))
+    for table, n_ratings in (
+        (WIDE, expected),
+        (WIDE.set_axis(range(len(WIDE))), expected),
+        (WIDE.to_numpy(), expected),
+        (WIDE.reset_index(names="who").set_index("who"), expected),
+        (pl.from_pandas(WIDE.reset_index().rename(columns=str)), expected),
+        (pd.DataFrame({"Heat": [5, 3, 4], "Up": [3, 4, None], "Alien": 1}), 8),
+        (pd.DataFrame({"a": range(20), "b": 1}).rename_axis("user"), 40),
+        (plays, plays.size),
+    ):
+        X, _ = from_matrix(table)
+        assert len(X) == n_ratings
+
+
+@given(st.integers(1, 30), st.integers(5, 30), st.sampled_from([1, 5, 10]), st.data())
+@settings(max_examples=50, deadline=None)
+def test_dense_ratings_are_not_taken_for_ids(n_users, n_items, levels, data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    dense = rng.integers(1, levels + 1, (n_users, n_items)).astype(float)
+    dense[rng.random(dense.shape) < data.draw(st.sampled_from([0, 0.3, 0.8]))] = np.nan
+    dense[0, 0] = 1
+    X, y = from_matrix(pd.DataFrame(dense).add_prefix("film "))
+    assert len(X) == len(y) == (~np.isnan(dense)).sum()
 
 
 def test_array():

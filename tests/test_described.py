@@ -5,15 +5,18 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
+from pandas.testing import assert_frame_equal
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score, root_mean_squared_error
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from skrec import MFRegressor, NCFRegressor
@@ -321,10 +324,20 @@ def test_frames_go_through_a_pipeline():
 
 
 FAILURES = {
-    "an id of X that is not described": (
-        lambda m: m.fit(X, Y, user_features=USERS[:140]),
+    "no id of X is described": (
+        lambda m: m.fit(X, Y, user_features=USERS.set_axis(USERS.index + 1000)),
         ValueError,
-        r"user_features must have a row for every id of X, but lacks 10 of 150: 140,",
+        r"user_features \(its index\) must have a row for .* lacks 150 of 150: 0, 1,",
+    ),
+    "a default index beside a column of ids": (
+        lambda m: m.fit(X, Y, item_features=ITEMS.assign(code=ITEMS.index[::-1])),
+        ValueError,
+        r"item_features is ambiguous: its column 'code' holds 60 of the 60 ids of X",
+    ),
+    "a matrix as long as X": (
+        lambda m: m.fit(X[:200], Y[:200], user_features=np.eye(200)),
+        ValueError,
+        r"user_features has as many rows as X, 200.*user_features=lambda: table",
     ),
     "ids of another kind": (
         lambda m: m.fit(X, Y, item_features=ITEMS.set_axis(ITEMS.index.map(str))),
@@ -367,11 +380,132 @@ def test_wrong_descriptions_are_refused_in_words(estimator, call, exception, mat
         call(clone(estimator))
 
 
+READ = {
+    "read_csv": lambda items: items.reset_index(names="item"),
+    "read_csv, ids last": lambda items: items.assign(item=items.index),
+    "set_index": lambda items: items,
+    "polars": lambda items: pl.from_pandas(items.reset_index(names="item")),
+    "pyarrow": lambda items: pa.Table.from_pandas(items.reset_index(names="item")),
+    "a function": lambda items: lambda: items.reset_index(names="item"),
+}
+
+
+@pytest.mark.parametrize("rows", [X, pl.from_pandas(X)], ids=["pandas", "polars"])
+def test_the_same_table_has_the_same_effects_however_it_was_read(rows):
+    shuffled = ITEMS.sample(frac=1, random_state=0)
+    expected = MFRegressor(2, tol=0.01).fit(X, Y, item_features=ITEMS)
+    for name, read in READ.items():
+        model = MFRegressor(2, tol=0.01).fit(rows, Y, item_features=read(shuffled))
+        assert_frame_equal(
+            model.feature_effects(), expected.feature_effects(), obj=name
+        )
+
+
+def test_values_that_are_missing_cost_less_than_the_column():
+    rng = np.random.default_rng(0)
+    users = USERS.mask(rng.random(USERS.shape) < 0.2)
+    with pytest.warns(UserWarning, match=r"user_features has missing values for 150 i"):
+        model = MFRegressor(2, tol=0.01).fit(
+            X, Y, user_features=users, item_features=ITEMS
+        )
+    effects = model.feature_effects().set_index("feature").effect
+    assert effects["group_north"] == pytest.approx(0.8, abs=0.2)
+    assert effects["group_south"] == pytest.approx(-0.8, abs=0.2)
+    rows = pd.DataFrame({"user": [900, 901], "item": 3})
+    new = pd.DataFrame({"group": [None, "north"], "age": [np.nan, 49]}, [900, 901])
+    with pytest.warns(
+        UserWarning, match="2 ids: 1 in column 'group', 1 in column 'age'"
+    ):
+        nothing, north = model.predict(rows, user_features=new)
+    assert 0.3 < north - nothing < 1.3
+
+
+def test_ids_without_a_row_are_learned_from_their_ratings():
+    with pytest.warns(
+        UserWarning, match=r"user_features should .* lacks 10 of 150: 140"
+    ):
+        model = MFRegressor(4).fit(X, Y, user_features=USERS[:140], item_features=ITEMS)
+    expected = MFRegressor(4).fit(X, Y, **FEATURES)
+    rows = (X["user"] >= 140).to_numpy()
+    assert error(model, rows) < 1.1 * error(expected, rows)
+    assert error(model, ~rows) < 1.02 * error(expected, ~rows)
+
+
+def one_rating_each():
+    """Rows of which row i is of user i, so that a table of users is as long as X."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"user": rng.permutation(240), "item": np.arange(240) % 8})
+    flags = rng.integers(2, size=(240, 2)).astype(float)
+    effect = flags @ [1.5, -1.5]
+    return rows, 3 + effect[rows["user"]] + 0.3 * rng.normal(size=240), flags
+
+
+@pytest.mark.parametrize("read", [np.asarray, pd.DataFrame, sparse.csr_array])
+def test_a_function_of_a_table_goes_through_cross_validation_whole(read):
+    rows, y, flags = one_rating_each()
+    table = read(flags)
+    model = MFRegressor(1, implicit_features=False, tol=0.01)
+    scores = cross_val_score(
+        model, rows, y, cv=KFold(3), params={"user_features": lambda: table}
+    )
+    assert scores.min() > 0.8
+    search = GridSearchCV(model, {"n_factors": [0, 1]}, cv=3)
+    search.fit(rows, y, user_features=lambda: table)
+    assert search.best_score_ > 0.8
+    effects = search.best_estimator_.feature_effects().effect
+    assert_allclose(effects, [1.5, -1.5], atol=0.3)
+
+
+@pytest.mark.parametrize("read", [np.asarray, sparse.csr_array])
+def test_a_matrix_that_cross_validation_has_cut_is_refused(read):
+    rows, y, flags = one_rating_each()
+    with pytest.raises(ValueError, match=r"user_features has as many rows as X, 160\."):
+        cross_val_score(
+            MFRegressor(1),
+            rows,
+            y,
+            cv=KFold(3),
+            params={"user_features": read(flags)},
+            error_score="raise",
+        )
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
+def test_a_frame_that_cross_validation_has_cut_is_refused(frame):
+    rows, y, flags = one_rating_each()
+    table = frame({"user": np.arange(240), "a": flags[:, 0], "b": flags[:, 1]})
+    with pytest.raises(
+        ValueError, match=r"user_features lacks .* many rows as X, 160\."
+    ):
+        cross_val_score(
+            MFRegressor(1),
+            rows,
+            y,
+            cv=KFold(3),
+            params={"user_features": table},
+            error_score="raise",
+        )
+
+
+def test_several_values_in_a_cell_are_flags():
+    rng = np.random.default_rng(0)
+    flags = rng.integers(2, size=(N_ITEMS, 3))
+    y = 3 + (flags @ [1.0, 0.5, -1.0])[X["item"]] + 0.3 * rng.normal(size=len(X))
+    genres = [[g for g, has in zip("abc", row, strict=True) if has] for row in flags]
+    lists = pd.DataFrame({"genre": genres})
+    text = lists["genre"].str.join("|").str.split("|").to_frame()
+    as_flags = pd.DataFrame(flags, columns=["genre_a", "genre_b", "genre_c"])
+    expected = MFRegressor(2, tol=0.01).fit(X, y, item_features=as_flags)
+    for table in (lists, text):
+        model = MFRegressor(2, tol=0.01).fit(X, y, item_features=table)
+        assert_frame_equal(model.feature_effects(), expected.feature_effects())
+
+
 def test_a_failed_fit_forgets_no_description():
     model = MFRegressor(2).fit(X[~COLD], Y[~COLD], **FEATURES)
     expected = model.predict(X)
     with pytest.raises(ValueError, match="lacks"):
-        model.fit(X, Y, user_features=USERS[:5])
+        model.fit(X, Y, user_features=USERS.set_axis(USERS.index + 1000))
     assert_array_equal(model.predict(X), expected)
 
 

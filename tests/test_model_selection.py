@@ -97,13 +97,31 @@ def test_leave_last_out_is_what_a_loop_over_users_gives(data, n_splits):
     assert listed(splits) == expected
 
 
-def test_without_times_the_order_of_the_rows_is_the_order_of_time():
+def test_the_order_of_the_rows_is_the_order_of_time_if_asked_for():
     X = [["ann", 1], ["ann", 2], ["bob", 1], ["ann", 3], ["bob", 2]]
-    assert listed(LeaveLastOut().split(X)) == [([0, 1, 2], [3, 4])]
-    assert listed(TemporalSplit(2, test_size=1).split(X)) == [
+    assert listed(LeaveLastOut(time="row_order").split(X)) == [([0, 1, 2], [3, 4])]
+    assert listed(TemporalSplit(2, test_size=1, time="row_order").split(X)) == [
         ([0, 1, 2], [3]),
         ([0, 1, 2, 3], [4]),
     ]
+    given = UserHoldout(2, given=1, time="row_order", random_state=0).split_given(X)
+    assert sorted(part.tolist() for _, part, _ in given) == [[0], [2]]
+
+
+@pytest.mark.parametrize("cv", [LeaveLastOut(), TemporalSplit(2)])
+def test_no_time_is_refused(cv):
+    with pytest.raises(ValueError, match=r"needs the time of each row.*'row_order'"):
+        cv.split(FRAME)
+    with pytest.raises(ValueError, match="needs the time of each row"):
+        cross_validate(small(), FRAME, np.asarray(Y, dtype=float), cv=cv)
+
+
+@EVERY_TIMED_SPLITTER
+def test_a_column_that_is_named_like_the_order_of_rows_is_ambiguous(make):
+    X = TIMED.rename(columns={"time": "row_order"})
+    with pytest.raises(ValueError, match=r"X has a column of that name\. Rename it"):
+        make(time="row_order").split(X)
+    assert listed(make(time=2).split(X)) == listed(make(time="time").split(TIMED))
 
 
 @given(ratings(ties=False), st.integers(2, 5), st.none() | st.integers(1, 4))
@@ -141,7 +159,8 @@ def test_temporal_split_cuts_at_the_nearest_change_of_time(data, n_splits):
 
 
 def test_temporal_split_takes_a_share_of_the_rows():
-    sizes = [len(test) for _, test in TemporalSplit(3, test_size=0.1).split(FRAME)]
+    cv = TemporalSplit(3, test_size=0.1, time="row_order")
+    sizes = [len(test) for _, test in cv.split(FRAME)]
     assert sizes == [12, 12, 12]
 
 
@@ -356,18 +375,23 @@ def test_times_come_as_a_column_or_as_timestamps(make):
         assert listed(make(time=time).split(TIMED)) == expected
     for timestamps in TIMESTAMPS.values():
         assert listed(make().split(FRAME, timestamps=timestamps)) == expected
-    assert listed(make().split(FRAME)) != expected
+    assert listed(make(time="row_order").split(FRAME)) != expected
+
+
+def without_times(make):
+    """A splitter that needs no column of times."""
+    return make(time="row_order") if make in TIMED_SPLITTERS.values() else make()
 
 
 @EVERY_SPLITTER
 def test_meta_estimators_take_a_splitter(make):
-    y = np.asarray(Y, dtype=float)
-    splits = list(make().split(FRAME))
-    result = cross_validate(small(), FRAME, y, cv=make(), return_indices=True)
+    y, cv = np.asarray(Y, dtype=float), without_times(make)
+    splits = list(cv.split(FRAME))
+    result = cross_validate(small(), FRAME, y, cv=cv, return_indices=True)
     assert listed(zip(*result["indices"].values(), strict=True)) == listed(splits)
     expected = cross_validate(small(), FRAME, y, cv=splits)
     assert_array_equal(result["test_score"], expected["test_score"])
-    assert make().get_n_splits() == make().get_n_splits(FRAME, y) == len(splits)
+    assert cv.get_n_splits() == cv.get_n_splits(FRAME, y) == len(splits)
 
 
 def test_cross_val_predict_takes_cold_start_folds():
@@ -435,12 +459,12 @@ def test_repr_names_the_parameters(cv, text):
 
 @EVERY_SPLITTER
 def test_groups_are_ignored_with_the_warning_of_kfold(make):
-    expected = listed(make().split(FRAME))
+    expected = listed(without_times(make).split(FRAME))
     groups = np.zeros(len(Y))
     with pytest.warns(UserWarning, match="groups") as kfold:
         list(KFold().split(FRAME, groups=groups))
     with pytest.warns(UserWarning, match="groups") as warned:
-        splits = make().split(FRAME, groups=groups)
+        splits = without_times(make).split(FRAME, groups=groups)
     assert listed(splits) == expected
     (kfold,), (warned,) = kfold, warned
     name = type(make()).__name__
@@ -552,14 +576,19 @@ BAD_DATA = {
     "the time is the user": (LeaveLastOut(time=-3), ROWS, {}, "after those of users"),
     "the time is the item": (LeaveLastOut(time=1), ROWS, {}, "after those of users"),
     "every user too short": (
-        LeaveLastOut(2),
+        LeaveLastOut(2, time="row_order"),
         ROWS,
         {},
         "at least 3 rows in its first split, but no user has more than 2",
     ),
-    "too few rows": (TemporalSplit(4), ROWS, {}, "of 4 rows it puts 0 in each of 4"),
+    "too few rows": (
+        TemporalSplit(4, time=2),
+        ROWS,
+        {},
+        "of 4 rows it puts 0 in each of 4",
+    ),
     "no row to train on": (
-        TemporalSplit(2, test_size=0.5),
+        TemporalSplit(2, test_size=0.5, time=2),
         ROWS,
         {},
         "of 4 rows it puts 2 in each of 2 test sets",
@@ -621,4 +650,30 @@ def test_times_must_be_sortable(timestamps):
 
 def test_ids_must_be_of_one_kind():
     with pytest.raises(TypeError, match=r"column 0 of X \(users\) mixes ids"):
-        list(LeaveLastOut().split(replaced(0, 0, 7)))
+        list(LeaveLastOut(time="row_order").split(replaced(0, 0, 7)))
+
+
+def test_times_in_text_are_read_as_times():
+    times = [pd.Timestamp("2026-01-01") + pd.Timedelta(int(t), "D") for t in TIMES]
+    expected = listed(LeaveLastOut().split(FRAME, timestamps=times))
+    zoned = [f"{t:%Y-%m-%dT%H:%M:%S}+02:00" for t in times]
+    for text in ([f"{t:%Y-%m-%d}" for t in times], zoned, np.array(zoned)):
+        assert listed(LeaveLastOut().split(FRAME, timestamps=text)) == expected
+
+
+@pytest.mark.parametrize("text", [["9", "10", "11", "12"], ["31/01/2026"] * 4])
+def test_text_that_is_not_sorted_as_times_are_is_refused(text):
+    X = pd.DataFrame(ROWS, columns=["user", "item", "time"]).assign(time=text)
+    with pytest.raises(ValueError, match=r"column 2 of X \(times, 'time'\) holds text"):
+        list(LeaveLastOut(time="time").split(X))
+
+
+def test_small_integers_of_numpy_are_integers():
+    n = np.int8(100)
+    times = np.arange(120)
+    expected = listed(TemporalSplit(100, test_size=1).split(FRAME, timestamps=times))
+    cv = TemporalSplit(n, test_size=np.int8(1))
+    assert listed(cv.split(FRAME, timestamps=times)) == expected
+    X = np.column_stack([np.arange(200), np.zeros(200, int)])
+    cv = ColdStartKFold(np.uint8(200), shuffle=False)
+    assert len(listed(cv.split(X))) == 200
