@@ -199,11 +199,13 @@ class BaseRecommender(
         `fit`.
 
         After the solvers "vb" and "als", what was believed of a row is its prior, and
-        given the other side its posterior is that of all ratings together. "adam" and
-        "sgd" train the rows, and those of drawn items, for `max_iter` passes over the
-        further ratings. A row is held to where it was, the more firmly the more ratings
-        it was learned from; nothing is held out for `early_stopping`. "gibbs" has no
-        `partial_fit`.
+        given the other side its posterior is that of all ratings together. After "adam"
+        and "sgd", rows minimise the objective of the further ratings by Newton steps,
+        users given items and items given users, `max_iter` times at most. A row is held
+        to where it was by the curvature of the losses of the ratings that it was
+        learned from; weights are relative to those of `fit`, and nothing is held out
+        for `early_stopping`. So many small calls add up to about what one call does.
+        "gibbs" has no `partial_fit`.
 
         Parameters
         ----------

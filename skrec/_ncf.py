@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 
 from ._base import Integral, Interval, Iteration, Real, StrOptions
-from ._interactions import Interactions
+from ._interactions import Interactions, numbered
 from ._networks import (
     ACTIVATIONS,
     TABLES,
@@ -268,8 +268,36 @@ class NCFRegressor(NetworkRecommender):
     def _fitted_shape(self) -> Shape:
         return self._shape
 
-    def _known_weights(self) -> dict[str, np.ndarray]:
-        return self._weights.copy()
+    def _grown_weights(
+        self, users: np.ndarray, items: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        weights = self._weights.copy()
+        for side, rows in (("user", users), ("item", items)):
+            for name in weights.keys() & set(TABLES[side]):
+                weights[name] = weights[name][np.append(rows, -1)]
+        return weights
+
+    def _with_rows(
+        self,
+        tables: dict[str, dict[str, np.ndarray]],
+        data: Interactions,
+        grown: Interactions,
+    ) -> dict[str, Any]:
+        weights = self._weights.copy()
+        for side in TABLES:
+            ids = f"{side}_ids"
+            all_ids, fitted = getattr(grown, ids), getattr(self, ids + "_")
+            known = slice(len(fitted))
+            if len(all_ids) > len(fitted):
+                known = numbered(fitted, all_ids)
+            revised = numbered(getattr(data, ids), all_ids)
+            for name, rows in tables[side].items():
+                table = weights[name]
+                merged = np.empty((len(all_ids) + 1, *table.shape[1:]), table.dtype)
+                merged[known], merged[-1] = table[: len(fitted)], table[-1]
+                merged[revised] = rows
+                weights[name] = merged
+        return {"_weights": weights, "_shape": self._shape_of(grown)}
 
     def _network_attributes(
         self, weights: dict[str, np.ndarray], data: Interactions, units: Units

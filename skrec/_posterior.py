@@ -220,6 +220,15 @@ class Rows:
             own_covariance=self.own_covariance * ratio,
         )
 
+    def taking(self, rows: np.ndarray) -> Rows:
+        """The means of numbered rows; -1 is one of which nothing is known."""
+        return replace(
+            self,
+            mean=np.stack(list(self.means(rows))),
+            covariance=None,
+            prior_mean=self.prior_mean[:, -1:],
+        )
+
     def merged(
         self,
         revised: Rows,
@@ -248,8 +257,10 @@ class Rows:
 
         return replace(
             self,
-            mean=table(self.mean[0], revised.mean[0])[None],
-            covariance=table(self.covariance[0], revised.covariance[0])[None],
+            mean=table(self.mean.mean(axis=0), revised.mean[0])[None],
+            covariance=None
+            if revised.covariance is None
+            else table(self.covariance[0], revised.covariance[0])[None],
             prior_mean=self.prior_mean[:, -1:],
             prior_covariance=self.prior_covariance[:, -1:],
             count=total(self.count, revised.count),
@@ -344,6 +355,14 @@ class Posterior:
             users=replace(self.users, covariance=None),
             items=replace(self.items, covariance=None),
             knows_variance=self.knows_variance and self.users.covariance is None,
+        )
+
+    def taking(self, users: np.ndarray, items: np.ndarray) -> Posterior:
+        """The same belief of numbered rows alone."""
+        return replace(
+            self,
+            users=self.users.taking(users),
+            items=self.items.taking(items),
         )
 
     def merged(
