@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._gradient import LOSSES, MIN_NUMBERS_PER_THREAD
+from ._gradient import LOSSES
 from ._networks import TABLES, NeuMF, Shape
 from ._threads import torch_threads
 
@@ -497,7 +497,7 @@ class FoldIn:
                 known = tensor(~new[side])[:, None, None]
                 prior = torch.where(known, unseen, prior)
             terms = as_terms(past[side], 2 + place)
-            with torch_threads(self.n_threads(terms)):
+            with torch_threads(1):
                 _, _, hold = self.expand(side, terms, PAST_CURVATURES[self.loss])
             hold /= 2
             diagonal = hold.diagonal(dim1=-2, dim2=-1)
@@ -523,11 +523,6 @@ class FoldIn:
                 )
             )
         )
-
-    def n_threads(self, terms: Terms) -> int:
-        """Threads that speed a step up."""
-        numbers = len(terms) * self.shape.n_members * MAX_PAST
-        return max(1, min(torch.get_num_threads(), numbers // MIN_NUMBERS_PER_THREAD))
 
     def tables(self, side: str) -> list[str]:
         return [name for name in TABLES[side] if name in self.values]
@@ -671,8 +666,8 @@ class FoldIn:
 
     def sweep(self) -> tuple[float, bool]:
         """Revise users, then items. Returns the mean loss, and whether to stop."""
-        n_threads = max(self.n_threads(terms) for terms in self.terms.values())
-        with torch_threads(n_threads):
+        # A step is many small operations, in which threads wait for each other.
+        with torch_threads(1):
             loss, fall = self.step("user")
             _, more = self.step("item")
         return loss, fall + more < TOL
