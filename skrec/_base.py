@@ -13,7 +13,6 @@ import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
@@ -251,11 +250,13 @@ class BaseRecommender(
         `fit`.
 
         After the solvers "vb" and "als", what was believed of a row is its prior, and
-        given the other side its posterior is that of all ratings together. "adam" and
-        "sgd" train the rows, and those of drawn items, for `max_iter` passes over the
-        further ratings. A row is held to where it was, the more firmly the more ratings
-        it was learned from; nothing is held out for `early_stopping`. "gibbs" has no
-        `partial_fit`.
+        given the other side its posterior is that of all ratings together. After "adam"
+        and "sgd", rows minimise the objective of the further ratings by Newton steps,
+        users given items and items given users, `max_iter` times at most. A row is held
+        to where it was by the curvature of the losses of the ratings that it was
+        learned from; weights are relative to those of `fit`, and nothing is held out
+        for `early_stopping`. So many small calls add up to about what one call does.
+        "gibbs" has no `partial_fit`.
 
         Parameters
         ----------
@@ -335,7 +336,7 @@ class BaseRecommender(
         seen = self._seen_after(grown)
         model = self._knowing(user_rows, item_rows)
         attributes = model._learned_further(
-            data, users, items, grown, partial(_pairs, seen), self._torch_device()
+            data, users, items, grown, self._torch_device()
         )
         low, high = self._rating_range(data.rating)
         return {
@@ -1155,14 +1156,12 @@ class BaseRecommender(
         users: np.ndarray,
         items: np.ndarray,
         grown: Interactions,
-        pairs: Callable[[], np.ndarray],
         device: torch.device,
     ) -> dict[str, Any]:
         """Fitted attributes after further rows.
 
         `data` numbers these rows among their own ids, which have the row numbers
-        `users` and `items` in this estimator, `grown` among all ids; `pairs` gives
-        user * n_items + item of these and all earlier rows, sorted.
+        `users` and `items` in this estimator, `grown` among all ids.
         """
 
     @abstractmethod
@@ -1296,13 +1295,6 @@ def _gathered(
     position = np.repeat(np.arange(len(rows)), counts)
     shift = np.repeat(starts - np.cumsum(counts) + counts, counts)
     return position, items[shift + np.arange(counts.sum())].astype(np.int64)
-
-
-def _pairs(seen: dict[str, Any]) -> np.ndarray:
-    """user * n_items + item of all that has been rated, sorted."""
-    offsets = seen["_seen_offsets"]
-    users = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    return users * len(seen["item_ids_"]) + seen["_seen_items"]
 
 
 def _occurs(values: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -31,11 +31,6 @@ WARM_UP = 0.1
 # Where a step has fewer numbers than this, threads mostly wait for each other.
 MIN_NUMBERS_PER_THREAD = 2**18
 
-# How firmly a past rating holds a row to where it was when only further ratings train
-# it. About the mean square of a standardised factor, which is how firmly the squared
-# error of that rating would.
-PAST_PENALTY = 0.3
-
 # How much more a feature is penalised than a row that as many pairs meet.
 FEATURE_PENALTY = 10.0
 
@@ -158,8 +153,6 @@ def descend(
     generator: torch.Generator,
     held_out: Samples | None = None,
     seen: Tensor | None = None,
-    *,
-    rows_only: bool = False,
 ) -> Iterator[Epoch]:
     """Train `network` in place, an epoch at a time.
 
@@ -175,10 +168,6 @@ def descend(
         What to score after every epoch.
     seen : Tensor of shape (n_seen,), dtype int64
         Sorted user * n_items + item of what is never drawn, if the plan draws.
-    rows_only : bool
-        Train nothing but rows, and penalise how far they are from where they were: with
-        the `reg` of the plan, and with what the `seen` pairs that are no samples say,
-        as if each had pulled a row by PAST_PENALTY times its squared distance.
 
     Yields
     ------
@@ -190,7 +179,7 @@ def descend(
     RuntimeWarning
         Once, if a batch did not fit into the memory and was split.
     """
-    descent = _Descent(network, samples, plan, generator, seen, rows_only)
+    descent = _Descent(network, samples, plan, generator, seen)
     validation = None if held_out is None else descent.draw(held_out)
     for _ in range(plan.n_epochs):
         start = time.perf_counter()
@@ -211,20 +200,12 @@ class _Descent:
         plan: Plan,
         generator: torch.Generator,
         seen: Tensor | None,
-        rows_only: bool,
     ) -> None:
         self.network, self.samples, self.plan = network, samples, plan
         self.generator, self.seen = generator, seen
         self.tables = network.tables(USER_TABLES), network.tables(ITEM_TABLES)
-        rows = [table for tables in self.tables for table in tables]
-        network.requires_grad_(not rows_only)
-        for table in rows:
-            table.requires_grad_()
-        self.anchors = {t: t.detach().clone() for t in rows} if rows_only else {}
-        self.dense = [] if rows_only else network.dense()
-        self.optimizer = OPTIMIZERS[plan.optimizer](
-            rows if rows_only else network.parameters()
-        )
+        self.dense = network.dense()
+        self.optimizer = OPTIMIZERS[plan.optimizer](network.parameters())
         self.n_batches = math.ceil(len(samples) / plan.batch_size)
         self.n_steps = plan.n_epochs * self.n_batches
         self.step = 0
@@ -234,18 +215,6 @@ class _Descent:
         weight = samples.weight
         row_weights = self.row_weights(samples.users, samples.items, weight)
         self.penalty = [plan.reg * _inverse_root(w) for w in row_weights]
-        if rows_only and seen is not None:
-            n_items = network.shape.n_items
-            every = seen.div(n_items, rounding_mode="floor"), seen % n_items
-            past, ours = (
-                self.row_weights(*rows, torch.ones(len(rows[0])).to(weight))
-                for rows in (every, (samples.users, samples.items))
-            )
-            for penalty, w, n_past, n_ours in zip(
-                self.penalty, row_weights, past, ours, strict=True
-            ):
-                held = PAST_PENALTY * (n_past - n_ours).clamp_min(0)
-                penalty += torch.where(w > 0, held / w, 0)
         total = (1 + plan.n_negatives) * weight.sum()
         self.dense_penalty = float(plan.reg * _inverse_root(total))
         # A feature meets the pairs of all rows that have it.
@@ -367,7 +336,7 @@ class _Descent:
     @torch.no_grad()
     def penalise(self, pairs: Samples, weight: Tensor) -> None:
         """Add the gradient of the penalty of all that a batch touches."""
-        if not (self.plan.reg or self.anchors):
+        if not self.plan.reg:
             return
         for tables, penalty, rows, row_weight in zip(
             self.tables,
@@ -380,9 +349,7 @@ class _Descent:
             touched.index_add_(0, rows.flatten(), row_weight.flatten())
             slope = 2 * touched * penalty / weight
             for table in tables:
-                anchor = self.anchors.get(table)
-                away = table if anchor is None else table - anchor
-                table.grad.flatten(1).addcmul_(slope[:, None], away.flatten(1))
+                table.grad.flatten(1).addcmul_(slope[:, None], table.flatten(1))
         for tables, penalty in self.feature_penalty:
             for table in tables:
                 table.grad.flatten(1).addcmul_(2 * penalty[:, None], table.flatten(1))

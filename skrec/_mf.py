@@ -181,8 +181,7 @@ class MFRegressor(NetworkRecommender):
         those after encoding, as `feature_effects` names them.
     noise_std_ : float
         Standard deviation of ε for a user and an item of average noise; of the
-        residuals of the rows last fitted, with "adam" and "sgd"; NaN where the loss is
-        not one of ratings.
+        residuals, with "adam" and "sgd"; NaN where the loss is not one of ratings.
     rating_range_ : tuple of float
         What `clip` clips to: the smallest and largest training rating, [0, 1] with
         "log_loss" or drawn items, and everything with "bpr".
@@ -692,11 +691,10 @@ class MFRegressor(NetworkRecommender):
         users: np.ndarray,
         items: np.ndarray,
         grown: Interactions,
-        pairs: Callable[[], np.ndarray],
         device: torch.device,
     ) -> dict[str, Any]:
         if self.solver in OPTIMIZERS:
-            return super()._learned_further(data, users, items, grown, pairs, device)
+            return super()._learned_further(data, users, items, grown, device)
         last, units = self._posterior, self._units
         problem = self._problem(data, units, device)
         if self.unobserved_weight:
@@ -750,8 +748,38 @@ class MFRegressor(NetworkRecommender):
             biased=posterior.row_size > posterior.n_factors,
         )
 
-    def _known_weights(self) -> dict[str, np.ndarray]:
-        return as_weights(self._posterior, self._units)
+    def _grown_weights(
+        self, users: np.ndarray, items: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        return as_weights(self._posterior.taking(users, items), self._units)
+
+    def _with_rows(
+        self,
+        tables: dict[str, dict[str, np.ndarray]],
+        data: Interactions,
+        grown: Interactions,
+    ) -> dict[str, Any]:
+        last, units = self._posterior, self._units
+        nobody = np.empty(0, dtype=np.int64)
+        shared = self._grown_weights(nobody, nobody)
+        tables = {
+            name: np.concatenate([rows, shared[name]])
+            for side in tables
+            for name, rows in tables[side].items()
+        }
+        revised = as_posterior(shared | tables, units)
+        posterior = last.merged(revised, *grown.growths)
+        # The noise of all ratings together; one of the past weighs 1.
+        weight, n_past = data.weight / units.mean_weight, len(self._seen_items)
+        predicted = revised.mean(data.users, data.items, data.features)
+        squares = weight @ (data.rating - predicted) ** 2
+        noise_variance = (n_past * last.noise_variance + squares) / (
+            n_past + weight.sum()
+        )
+        posterior = replace(posterior, noise_variance=noise_variance)
+        return self._attributes(lambda: posterior, units) | {
+            "_fitted_objective": self._objective
+        }
 
     def _network_attributes(
         self, weights: dict[str, np.ndarray], data: Interactions, units: Units

@@ -272,8 +272,28 @@ class NCFRegressor(NetworkRecommender):
     def _fitted_shape(self) -> Shape:
         return self._shape
 
-    def _known_weights(self) -> dict[str, np.ndarray]:
-        return self._weights.copy()
+    def _grown_weights(
+        self, users: np.ndarray, items: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        weights = self._weights.copy()
+        for side, rows in (("user", users), ("item", items)):
+            for name in weights.keys() & set(TABLES[side]):
+                weights[name] = weights[name][np.append(rows, -1)]
+        return weights
+
+    def _with_rows(
+        self,
+        tables: dict[str, dict[str, np.ndarray]],
+        data: Interactions,
+        grown: Interactions,
+    ) -> dict[str, Any]:
+        weights = self._weights.copy()
+        for side, growth in zip(TABLES, grown.growths, strict=True):
+            for name, rows in tables[side].items():
+                # The row of the unseen stays the last.
+                weights[name] = growth.inserted(weights[name])
+                weights[name][growth.given] = rows
+        return {"_weights": weights, "_shape": self._shape_of(grown)}
 
     def _network_attributes(
         self, weights: dict[str, np.ndarray], data: Interactions, units: Units

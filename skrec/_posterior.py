@@ -353,6 +353,15 @@ class Rows:
             own_covariance=self.own_covariance * ratio,
         )
 
+    def taking(self, rows: np.ndarray) -> Rows:
+        """The means of numbered rows; -1 is one of which nothing is known."""
+        return replace(
+            self,
+            mean=np.stack(list(self.means(rows))),
+            covariance=None,
+            prior_mean=self.prior_mean[:, -1:],
+        )
+
     def merged(self, revised: Rows, own: Growth, others: Growth) -> Rows:
         """These rows among new ones, some of them revised.
 
@@ -373,10 +382,12 @@ class Rows:
         covariance = self.covariance
         if isinstance(covariance, np.ndarray):
             covariance = Patched.of(covariance[0])
-        if covariance is not None:
+        if revised.covariance is None:
+            covariance = None
+        elif covariance is not None:
             covariance = covariance.merged(revised.covariance[0], own)
         k = self.factor_sums.total.shape[1]
-        mean = own.inserted(self.mean[0])
+        mean = own.inserted(self.mean.mean(axis=0))
         past = mean[None, own.given[~own.is_new], :k]
         factor_sums = self.factor_sums.plus(past, -1).plus(revised.mean[..., :k], 1)
         mean[own.given] = revised.mean[0]
@@ -484,6 +495,14 @@ class Posterior:
             users=replace(self.users, covariance=None),
             items=replace(self.items, covariance=None),
             knows_variance=self.knows_variance and self.users.covariance is None,
+        )
+
+    def taking(self, users: np.ndarray, items: np.ndarray) -> Posterior:
+        """The same belief of numbered rows alone."""
+        return replace(
+            self,
+            users=self.users.taking(users),
+            items=self.items.taking(items),
         )
 
     def merged(

@@ -7,7 +7,7 @@ of an estimator. What the network is and what is kept of it are hooks.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from ._base import (
     Real,
     StrOptions,
 )
+from ._fold_in import FoldIn, Pairs, Problem, Seen
 from ._gradient import LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
 from ._interactions import Columns, Interactions, counted, numbered
 from ._networks import (
@@ -94,24 +95,68 @@ class NetworkRecommender(BaseRecommender):
         users: np.ndarray,
         items: np.ndarray,
         grown: Interactions,
-        pairs: Callable[[], np.ndarray],
         device: torch.device,
     ) -> dict[str, Any]:
-        random_state = check_random_state(self.random_state)
-        known = self._grown_weights(
-            _among(users, data.user_ids, self.user_ids_, grown.user_ids),
-            _among(items, data.item_ids, self.item_ids_, grown.item_ids),
+        shape = self._shape_of(data)
+        self._check_shape(shape)
+        n_known = len(self.user_ids_), len(self.item_ids_)
+        (users, new_users), (items, new_items) = (
+            _behind(rows, n) for rows, n in zip((users, items), n_known, strict=True)
         )
-        network = self._network(grown, known, random_state)
+
+        def gather(users: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
+            weights = self._grown_weights(
+                _looked_up(users, n_known[0], new_users),
+                _looked_up(items, n_known[1], new_items),
+            )
+            return {n: weights[n] for n in weights if not is_of_features(n)}
+
+        problem = Problem(
+            loss=self.loss,
+            n_negatives=self._n_negatives(),
+            reg=self._reg(),
+            seen=Seen(self._seen_offsets, self._seen_items, n_known[1]),
+            further=Pairs(
+                users=users[data.users],
+                items=items[data.items],
+                target=self._units.standard_ratings(data.rating),
+                weight=data.weight / self._units.mean_weight,
+                features=self._units.standard_features(data.features),
+            ),
+            new_users=len(new_users),
+            new_items=len(new_items),
+        )
+        revision = FoldIn(
+            shape,
+            gather,
+            problem,
+            check_random_state(self.random_state),
+            device,
+            tuple(self._descriptions),
+        )
         losses = []
-        kept = {name: known[name] for name in known if is_of_features(name)}
-        for iteration in self._epochs(
-            network, grown, pairs(), self._units, random_state, device, kept
-        ):
-            losses.append(iteration.objective)
-            self._tell(len(losses), iteration)
+        for number in range(1, self._max_iter() + 1):
+            loss, converged = revision.sweep()
+            if not np.isfinite(loss):
+                raise FloatingPointError(
+                    "Further ratings, features or weights are so far from those of the "
+                    "fit that single precision cannot hold them together; look for a "
+                    "wrong unit, or fit anew."
+                )
+            losses.append(loss)
+            self._tell(number, Iteration(loss, "rows revised", converged, dict))
+            if converged:
+                break
         return {
-            **iteration.attributes(),
+            **self._with_rows(
+                {
+                    "user": revision.revised("user", users),
+                    "item": revision.revised("item", items),
+                },
+                data,
+                grown,
+            ),
+            "validation_scores_": None,
             "n_iter_": self.n_iter_ + len(losses),
             "loss_curve_": [*self.loss_curve_, *losses],
         }
@@ -128,6 +173,19 @@ class NetworkRecommender(BaseRecommender):
         if known is None:
             seeds = range(seed, seed + shape.n_members)
             return self._described_network(shape, first_weights(shape, seeds), data, {})
+        self._check_shape(shape)
+        # A copy, since training works in place and may fail.
+        weights = {name: torch.tensor(value) for name, value in known.items()}
+        of_features = {name for name in weights if is_of_features(name)}
+        return self._described_network(
+            shape,
+            {name: weights[name] for name in weights.keys() - of_features},
+            data,
+            {name: weights[name] for name in of_features},
+        )
+
+    def _check_shape(self, shape: Shape) -> None:
+        """Refuse to go on with another network than that of the last fit."""
         fitted = self._fitted_shape()
         changed = [
             f"{field.name} (was {getattr(fitted, field.name)!r}, now "
@@ -142,15 +200,6 @@ class NetworkRecommender(BaseRecommender):
                 f"another network: {', '.join(changed)}. Fit anew with "
                 "warm_start=False, or keep the network."
             )
-        # A copy, since training works in place and may fail.
-        weights = {name: torch.tensor(value) for name, value in known.items()}
-        of_features = {name for name in weights if is_of_features(name)}
-        return self._described_network(
-            shape,
-            {name: weights[name] for name in weights.keys() - of_features},
-            data,
-            {name: weights[name] for name in of_features},
-        )
 
     def _described_network(
         self,
@@ -188,10 +237,7 @@ class NetworkRecommender(BaseRecommender):
         units: Units,
         random_state: np.random.RandomState,
         device: torch.device,
-        kept: dict[str, np.ndarray] | None = None,
     ) -> Iterator[Iteration]:
-        """Epochs; with weights that are `kept`, only rows are trained."""
-        rows_only = kept is not None
         network = network.to(device)
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
         tensor = partial(torch.as_tensor, device=device)
@@ -203,19 +249,11 @@ class NetworkRecommender(BaseRecommender):
             weight=tensor(data.weight / data.weight.mean()).float(),
         )
         held_out = None
-        if self.early_stopping and not rows_only:
+        if self.early_stopping:
             held_out, samples = self._split(samples, random_state)
         plan = self._plan(len(samples))
-        epochs = descend(
-            network,
-            samples,
-            plan,
-            generator,
-            held_out,
-            tensor(pairs),
-            rows_only=rows_only,
-        )
-        return self._reports(epochs, network, data, units, kept or {})
+        epochs = descend(network, samples, plan, generator, held_out, tensor(pairs))
+        return self._reports(epochs, network, data, units)
 
     def _reports(
         self,
@@ -223,7 +261,6 @@ class NetworkRecommender(BaseRecommender):
         network: NeuMF,
         data: Interactions,
         units: Units,
-        kept: dict[str, np.ndarray],
     ) -> Iterator[Iteration]:
         tol = DEFAULT_TOL if self.tol is None else self.tol
         scores: list[float] = []
@@ -244,7 +281,7 @@ class NetworkRecommender(BaseRecommender):
                 epoch.loss,
                 progress,
                 n_worse >= self.n_iter_no_change,
-                partial(self._attributes_of, export, kept, data, units, scores.copy()),
+                partial(self._attributes_of, export, data, units, scores.copy()),
             )
 
     def _check_convergence(self, number: int, epoch: Epoch, network: NeuMF) -> None:
@@ -257,9 +294,9 @@ class NetworkRecommender(BaseRecommender):
                 f"learning_rate_init, which was {self._learning_rate()}."
             )
 
-    def _attributes_of(self, export, kept, data, units, scores) -> dict[str, Any]:
+    def _attributes_of(self, export, data, units, scores) -> dict[str, Any]:
         return {
-            **self._network_attributes(export() | kept, data, units),
+            **self._network_attributes(export(), data, units),
             "_units": units,
             "_fitted_objective": self._objective,
             "validation_scores_": scores or None,
@@ -356,15 +393,14 @@ class NetworkRecommender(BaseRecommender):
     def _response(self, score: np.ndarray) -> np.ndarray:
         return expit(score) if self._fitted_objective[0] == "log_loss" else score
 
+    @abstractmethod
     def _grown_weights(
         self, users: np.ndarray, items: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Weights of the last fit, with tables of numbered rows; -1 is the unseen."""
-        weights = self._known_weights()
-        for side, rows in (("user", users), ("item", items)):
-            for name in weights.keys() & set(TABLES[side]):
-                weights[name] = weights[name][np.append(rows, -1)]
-        return weights
+        """What the last fit has learned, in its units, as new arrays.
+
+        Tables hold numbered rows, and behind them that of the unseen, which is -1.
+        """
 
     @abstractmethod
     def _shape_of(self, data: Interactions) -> Shape:
@@ -382,14 +418,22 @@ class NetworkRecommender(BaseRecommender):
         """Sizes of the network of the last fit, if it had been one."""
 
     @abstractmethod
-    def _known_weights(self) -> dict[str, np.ndarray]:
-        """A new dictionary of what the last fit has learned, in its units."""
-
-    @abstractmethod
     def _network_attributes(
         self, weights: dict[str, np.ndarray], data: Interactions, units: Units
     ) -> dict[str, Any]:
         """Fitted attributes."""
+
+    @abstractmethod
+    def _with_rows(
+        self,
+        tables: dict[str, dict[str, np.ndarray]],
+        data: Interactions,
+        grown: Interactions,
+    ) -> dict[str, Any]:
+        """Fitted attributes after the tables of the rows of `data` have changed.
+
+        `grown` numbers the same rows among all ids.
+        """
 
 
 def _exported(network: NeuMF) -> dict[str, np.ndarray]:
@@ -416,10 +460,16 @@ def _exported(network: NeuMF) -> dict[str, np.ndarray]:
     return weights
 
 
-def _among(
-    rows: np.ndarray, ids: np.ndarray, fitted: np.ndarray, grown: np.ndarray
-) -> np.ndarray:
-    """Row numbers of all ids after further ones, whose numbers are given."""
-    every = numbered(grown, fitted)
-    every[numbered(ids, grown)] = rows
-    return every
+def _behind(rows: np.ndarray, n_known: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of rows when new ones follow known ones, and the new ones' own."""
+    is_new = rows < 0
+    numbers = np.where(is_new, n_known + np.cumsum(is_new) - 1, rows)
+    return numbers, rows[is_new]
+
+
+def _looked_up(numbers: np.ndarray, n_known: int, new: np.ndarray) -> np.ndarray:
+    """The way back from what `_behind` gives."""
+    is_new = numbers >= n_known
+    rows = numbers.copy()
+    rows[is_new] = new[numbers[is_new] - n_known]
+    return rows

@@ -17,12 +17,15 @@ class Units:
     ----------
     centre, scale : float
     feature_mean, feature_scale : ndarray of shape (n_features,)
+    mean_weight : float
+        Of a row.
     """
 
     centre: float
     scale: float
     feature_mean: np.ndarray
     feature_scale: np.ndarray
+    mean_weight: float = 1.0
 
     @classmethod
     def of(cls, data: Interactions, *, centred: bool, scaled: bool = True) -> Units:
@@ -39,6 +42,7 @@ class Units:
             scale=float(scale if scale > 1e-9 * abs(centre) else abs(centre) or 1.0),
             feature_mean=mean,
             feature_scale=np.where(deviation > 1e-9 * np.abs(mean), deviation, np.inf),
+            mean_weight=float(data.weight.mean()),
         )
 
     def standard_ratings(self, rating: np.ndarray) -> np.ndarray:

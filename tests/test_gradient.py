@@ -14,7 +14,6 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from skrec._gradient import (
     LOSSES,
     OPTIMIZERS,
-    PAST_PENALTY,
     Plan,
     Samples,
     descend,
@@ -272,14 +271,8 @@ def test_gradients_of_batches_average_to_that_of_the_objective(steps):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize(
-    ("rows_only", "n_past"), [(False, 0), (False, 20), (True, 0), (True, 20)]
-)
-def test_descent_ends_where_the_closed_form_of_biases_does(
-    optimizer, rows_only, n_past
-):
+def test_descent_ends_where_the_closed_form_of_biases_does(optimizer):
     network, samples = make_network(BIASES), make_samples()
-    past = make_samples(n_past, seed=1)
     plan = replace(PLAN, optimizer=optimizer, learning_rate=0.1, n_epochs=250, reg=0.3)
     u, i, f, y, w = (
         getattr(samples, field.name).double().numpy() for field in fields(samples)
@@ -287,7 +280,6 @@ def test_descent_ends_where_the_closed_form_of_biases_does(
     n_users, n_items = SHAPE.n_users, SHAPE.n_items
     b, c = np.eye(n_users)[u.astype(int)], np.eye(n_items)[i.astype(int)]
     root = np.sqrt(np.concatenate([w @ b, w @ c, [w.sum(), 0]]))
-    seen = torch.cat([keys_of(s.users, s.items) for s in (samples, past)])
     design = np.hstack([b, c, f, np.ones((len(y), 1))])
     before = {
         name: value.double().numpy() for name, value in weights_of(network).items()
@@ -295,31 +287,17 @@ def test_descent_ends_where_the_closed_form_of_biases_does(
     start = np.vstack([before[f"{side}_bias"][:-1] for side in ("user", "item")])
     start = np.vstack([start, before["coef"].T, before["intercept"]])
 
-    run(network, samples, plan, rows_only=rows_only, seen=seen.sort().values)
+    run(network, samples, plan)
     after = {name: value.numpy() for name, value in weights_of(network).items()}
-    free = slice(0, n_users + n_items) if rows_only else slice(None)
     precision = design.T * w @ design + 0.3 * np.diag(root)
-    if rows_only:
-        # Rows of which the samples say nothing stay anyhow.
-        n_past = [np.bincount(past.users, minlength=n_users)]
-        n_past += [np.bincount(past.items, minlength=n_items), [0, 0]]
-        precision += PAST_PENALTY * np.diag(np.concatenate(n_past) * (root > 0))
     for m in range(2):
-        if rows_only:
-            # Rows are held to where they were, all else is fixed.
-            error = y - design @ start[:, m]
-            expected = start[free, m] + np.linalg.pinv(precision[free, free]) @ (
-                design[:, free].T @ (w * error)
-            )
-        else:
-            # What no pair touches is not pulled.
-            expected = np.linalg.pinv(precision) @ (design.T @ (w * y))
-            expected += np.where(precision.any(0), 0, start[:, m])
+        # What no pair touches is not pulled.
+        expected = np.linalg.pinv(precision) @ (design.T @ (w * y))
+        expected += np.where(precision.any(0), 0, start[:, m])
         found = np.concatenate([after["user_bias"][:-1, m], after["item_bias"][:-1, m]])
         np.testing.assert_allclose(found, expected[: len(found)], atol=2e-3)
-        if not rows_only:
-            found = after["coef"][m, 0], after["intercept"][m]
-            np.testing.assert_allclose(found, expected[-2:], atol=2e-3)
+        found = after["coef"][m, 0], after["intercept"][m]
+        np.testing.assert_allclose(found, expected[-2:], atol=2e-3)
 
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "bpr"])
@@ -615,33 +593,6 @@ def test_rows_that_no_pair_touches_stay(optimizer, reg):
         moved = (network.get_parameter(name) != before[name]).flatten(1).any(1)
         # Those of the last user or item, and of the unseen.
         assert moved.tolist() == [True] * (len(moved) - 2) + [False] * 2
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_rows_only_trains_nothing_but_rows(optimizer):
-    network = make_network()
-    before = weights_of(network)
-    plan = replace(PLAN, optimizer=optimizer, batch_size=5, n_epochs=5, reg=0.5)
-    losses = [e.loss for e in run(network, make_samples(), plan, rows_only=True)]
-    assert losses[-1] < losses[0]
-    for name, value in before.items():
-        assert torch.equal(network.get_parameter(name), value) == (name not in TABLES)
-
-
-def test_rows_only_holds_rows_to_where_they_were():
-    farthest = []
-    for reg in (0.0, 1e6):
-        network = make_network()
-        before = weights_of(network)
-        plan = replace(PLAN, optimizer="adam", batch_size=5, n_epochs=30, reg=reg)
-        run(network, make_samples(), plan, rows_only=True)
-        farthest.append(
-            max(
-                (network.get_parameter(name) - before[name]).abs().max().item()
-                for name in TABLES
-            )
-        )
-    assert farthest[1] < 0.01 < 0.2 < farthest[0]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
