@@ -25,27 +25,26 @@ from ._base import (
     Real,
     StrOptions,
 )
-from ._gradient import LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
+from ._gradient import CURVATURE, LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
 from ._interactions import Columns, Interactions, counted, numbered
 from ._networks import (
     ITEM_TABLES,
     TABLES,
     USER_TABLES,
     NeuMF,
-    RowFeatures,
     Shape,
-    feature_name,
     feature_weights,
     first_weights,
     is_of_features,
 )
+from ._row_features import RowFeatures
 from ._units import Units
 
 # Losses whose scores are no ratings.
 RANKING_LOSSES = ("log_loss", "bpr")
 
 DEFAULT_N_NEGATIVES = 4
-DEFAULT_LEARNING_RATE = {"adam": 0.02, "sgd": 0.1}
+DEFAULT_LEARNING_RATE = 0.02
 DEFAULT_TOL = 1e-4
 
 # Without a batch_size: so many steps an epoch, with so many rows at least and at most.
@@ -127,7 +126,12 @@ class NetworkRecommender(BaseRecommender):
         seed = random_state.randint(2**31 - shape.n_members)
         if known is None:
             seeds = range(seed, seed + shape.n_members)
-            return self._described_network(shape, first_weights(shape, seeds), data, {})
+            weights = first_weights(shape, seeds)
+            if np.ptp(data.rating) == 0 and not self._counts_unseen_pairs():
+                # No rating tells rows apart, and so their chance start shall not.
+                for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
+                    weights[name].zero_()
+            return self._described_network(shape, weights, data, {})
         fitted = self._fitted_shape()
         changed = [
             f"{field.name} (was {getattr(fitted, field.name)!r}, now "
@@ -161,8 +165,7 @@ class NetworkRecommender(BaseRecommender):
     ) -> NeuMF:
         """A network that has the features of `data`, with weights for them.
 
-        They are zero, or those of the last fit of columns that are `known`. Tables are
-        as they would be without features.
+        They are zero, or those of the last fit of columns that are `known`.
         """
         features = {}
         places = self._places_of_columns(data)
@@ -172,11 +175,6 @@ class NetworkRecommender(BaseRecommender):
             for name in added.keys() & known.keys():
                 new = np.flatnonzero(places[side] >= 0)
                 added[name][new] = known[name][places[side][new]]
-            rows = torch.arange(features[side].n_rows)
-            for name in weights.keys() & set(TABLES[side]):
-                own = weights[name][:-1]
-                said = features[side].times(added[feature_name(name)].flatten(1), rows)
-                own -= said.view(own.shape)
             weights = weights | added
         return NeuMF(shape, weights, features)
 
@@ -299,8 +297,12 @@ class NetworkRecommender(BaseRecommender):
 
     def _learning_rate(self) -> float:
         if self.learning_rate_init is None:
-            return DEFAULT_LEARNING_RATE[self.solver]
+            return DEFAULT_LEARNING_RATE
         return self.learning_rate_init
+
+    def _curvature(self) -> float:
+        """How far the loss bends, which a penalty is to be in proportion to."""
+        return CURVATURE[self.loss]
 
     def _n_negatives(self) -> int:
         if self.n_negatives is not None:
@@ -314,6 +316,9 @@ class NetworkRecommender(BaseRecommender):
 
     def _needs_no_ratings(self) -> bool:
         return self._is_implicit()
+
+    def _counts_unseen_pairs(self) -> bool:
+        return self._is_implicit() and self._n_negatives() > 0
 
     @property
     def _objective(self) -> tuple[str, int]:
@@ -391,7 +396,7 @@ class NetworkRecommender(BaseRecommender):
 
 
 def _exported(network: NeuMF) -> dict[str, np.ndarray]:
-    """Weights as arrays, with what features add to rows in the tables.
+    """Weights as arrays.
 
     The row of the unseen becomes the mean of the others.
     """
@@ -401,14 +406,7 @@ def _exported(network: NeuMF) -> dict[str, np.ndarray]:
 
     weights = {name: array(weight) for name, weight in network.named_parameters()}
     for side, features in network.features.items():
-        rows = torch.arange(features.n_rows).to(features.offsets)
-        for name in weights.keys() & set(TABLES[side]):
-            added = network.get_parameter(feature_name(name)).flatten(1)
-            table = weights[name][:-1]
-            table += array(features.times(added, rows)).reshape(table.shape)
-        share = torch.full((features.n_rows + 1,), 1 / features.n_rows)
-        mean = features.moment(share.to(features.values), 1)
-        weights[f"{side}_feature_mean"] = array(mean)
+        weights[f"{side}_feature_mean"] = array(features.mean)
     for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
         weights[name][-1] = weights[name][:-1].mean(axis=0)
     return weights
