@@ -762,7 +762,7 @@ WRONG_PARAMETERS = {
         "n_members": (0, 2.0, None),
         "solver": ("vb", None),
         "reg": (-1.0, "1", np.inf, np.nan),
-        "max_iter": (0, -3, 2.5, "3", None),
+        "max_iter": (0, -3, 2.5, "3"),
         "tol": (-1.0, None, "1", np.nan),
     },
 }
