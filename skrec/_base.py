@@ -157,6 +157,11 @@ class BaseRecommender(
             differ, if no row has a positive weight, or if an id is not described.
         TypeError
             If the ids of a column are of several kinds, nested, or X is sparse.
+
+        Warns
+        -----
+        UserWarning
+            If all ratings are equal, and pairs without ratings do not count.
         """
         columns = self._read_columns(X, reset=True)
         rating = self._read_ratings(y, columns)
@@ -164,6 +169,7 @@ class BaseRecommender(
         data = Interactions.from_columns(columns, rating, weight)
         data, descriptions = _described(data, user_features, item_features)
         device = self._torch_device()
+        self._warn_of_equal_ratings(data.rating)
 
         # A warm start reads the ids of the last fit, so this comes before the new ones.
         iterations = self._iterate(data, device)
@@ -736,6 +742,18 @@ class BaseRecommender(
         )
         return Columns.from_array(X)
 
+    def _warn_of_equal_ratings(self, rating: np.ndarray) -> None:
+        if len(rating) > 1 and np.ptp(rating) == 0 and not self._counts_unseen_pairs():
+            warnings.warn(
+                f"All {len(rating)} ratings in y are {rating[0]:g}, which tells no "
+                "item from another. If X holds what users chose, let the pairs that it "
+                "does not hold count, too: MFRegressor(solver='als', "
+                "unobserved_weight=0.1) weighs all of them, and loss='log_loss' or "
+                "loss='bpr' (solver='adam' or NCFRegressor) draws some.",
+                UserWarning,
+                stacklevel=2,
+            )
+
     def _read_ratings(self, y, columns: Columns) -> np.ndarray:
         if y is None:
             if self._needs_no_ratings():
@@ -880,6 +898,10 @@ class BaseRecommender(
     @abstractmethod
     def _needs_no_ratings(self) -> bool:
         """Whether rows may be what users chose, since other pairs count too."""
+
+    @abstractmethod
+    def _counts_unseen_pairs(self) -> bool:
+        """Whether pairs that X does not hold count as not chosen."""
 
     @abstractmethod
     def _max_iter(self) -> int:

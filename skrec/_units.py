@@ -28,8 +28,11 @@ class Units:
     def of(cls, data: Interactions, *, centred: bool, scaled: bool = True) -> Units:
         """Ratings to mean 0 (if `centred`) and mean square 1 (if `scaled`)."""
         weight = data.weight / data.weight.sum()
-        centre = float(weight @ data.rating) if centred else 0.0
-        scale = np.sqrt(weight @ (data.rating - centre) ** 2) if scaled else 1.0
+        rating, centre = data.rating, 0.0
+        if centred:
+            # Rounding takes the mean of equal ratings past them.
+            centre = float((weight @ rating).clip(rating.min(), rating.max()))
+        scale = np.sqrt(weight @ (rating - centre) ** 2) if scaled else 1.0
         mean = weight @ data.features
         deviation = np.sqrt(weight @ (data.features - mean) ** 2)
         # Rounding leaves a constant column a deviation of a few ulps. An infinite scale
