@@ -100,8 +100,9 @@ class NCFRegressor(NetworkRecommender):
         Rows of X in a step; what is drawn for them comes on top. None takes forty steps
         an epoch, but with no fewer than 16 and no more than 8192 rows.
     max_iter : int, default=None
-        Number of epochs. None is 10, and 20 for "sgd" and for architecture "mlp", which
-        has to find with layers what the product of factors begins with.
+        Number of epochs. None is 10, and 20 for architecture "mlp", which has to find
+        with layers what the product of factors begins with, and for "sgd" where items
+        are drawn.
     early_stopping : bool, default=False
         Hold out a share of the rows, stop when their loss no longer falls, and keep the
         weights with which it was lowest.
@@ -240,7 +241,8 @@ class NCFRegressor(NetworkRecommender):
     def _max_iter(self) -> int:
         if self.max_iter is not None:
             return self.max_iter
-        is_slow = self.solver == "sgd" or self.architecture == "mlp"
+        draws_by_sgd = self.solver == "sgd" and self._is_implicit()
+        is_slow = draws_by_sgd or self.architecture == "mlp"
         return SLOW_MAX_ITER if is_slow else DEFAULT_MAX_ITER
 
     def _can_converge(self) -> bool:

@@ -46,13 +46,13 @@ def split(X, y):
 
 @pytest.fixture(scope="module")
 def synthetic():
-    return split(*make_ratings(300, 200, 12000, random_state=0))
+    return split(*make_ratings(400, 300, 20000, random_state=0))
 
 
 @pytest.fixture(scope="module")
 def some_of_ml_100k(ml_100k):
     X, y = ml_100k
-    some = (X["user"] % 4 == 0).to_numpy()
+    some = (X["user"] % 3 == 0).to_numpy()
     return X[some], y[some]
 
 
@@ -67,7 +67,7 @@ def assert_no_worse_than_biases(model, data, loss):
     metric = root_mean_squared_error
     if loss == "absolute_error":
         metric = mean_absolute_error
-    assert metric(y_test, predicted) < 1.005 * metric(y_test, of_biases)
+    assert metric(y_test, predicted) < 1.01 * metric(y_test, of_biases)
 
 
 @pytest.mark.parametrize("data", ["synthetic", "real"])
@@ -91,7 +91,8 @@ def test_alternating_solvers_predict_better_than_biases(solver, data, request):
 def choices(some_of_ml_100k):
     """Films that users liked, some held out, and NDCG of what most users liked."""
     X, y = some_of_ml_100k
-    X, X_test = train_test_split(X[y >= 4], test_size=0.2, random_state=0)
+    some = (y >= 4) & (X["user"] % 12 < 9)
+    X, X_test = train_test_split(X[some], test_size=0.2, random_state=0)
     count = X["item"].value_counts()
     return X, X_test, ndcg(X, X_test, lambda user: count.index)
 
