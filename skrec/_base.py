@@ -192,7 +192,8 @@ class BaseRecommender(
         -----
         UserWarning
             If ids look like a scaled column or like indicators, if a further column of
-            `X` tells the ratings, or if a table has gaps or may have been cut.
+            `X` tells the ratings, if a table has gaps or may have been cut, or if all
+            ratings are equal and pairs without ratings do not count.
         """
         # What is fitted is kept aside until all of it is there and callbacks are done.
         self._publish(self._fit(X, y, sample_weight, user_features, item_features))
@@ -209,6 +210,7 @@ class BaseRecommender(
             weight = model._read_weights(sample_weight, columns)
             model._warn_of_target(columns, rating)
             data = Interactions.from_columns(columns, rating, weight)
+            model._warn_of_equal_ratings(data.rating)
             of_choices = model._needs_no_ratings()
             learned = Weighting.of_choices if of_choices else Weighting.of_ratings
             weighting = learned(data)
@@ -951,6 +953,18 @@ class BaseRecommender(
             )
         return columns
 
+    def _warn_of_equal_ratings(self, rating: np.ndarray) -> None:
+        if len(rating) > 1 and np.ptp(rating) == 0 and not self._counts_unseen_pairs():
+            warnings.warn(
+                f"All {len(rating)} ratings in y are {rating[0]:g}, which tells no "
+                "item from another. If X holds what users chose, let the pairs that it "
+                "does not hold count, too: MFRegressor(solver='als', "
+                "unobserved_weight=0.1) weighs all of them, and loss='log_loss' or "
+                "loss='bpr' (solver='adam' or NCFRegressor) draws some.",
+                UserWarning,
+                stacklevel=2,
+            )
+
     def _read_ratings(self, y, columns: Columns) -> np.ndarray:
         if y is None:
             if self._needs_no_ratings():
@@ -1132,6 +1146,10 @@ class BaseRecommender(
     @abstractmethod
     def _needs_no_ratings(self) -> bool:
         """Whether rows may be what users chose, since other pairs count too."""
+
+    @abstractmethod
+    def _counts_unseen_pairs(self) -> bool:
+        """Whether pairs that X does not hold count as not chosen."""
 
     @abstractmethod
     def _max_iter(self) -> int:

@@ -31,8 +31,9 @@ WARM_UP = 0.1
 # Where a step has fewer numbers than this, threads mostly wait for each other.
 MIN_NUMBERS_PER_THREAD = 2**18
 
-# How much more a feature is penalised than a row that as many pairs meet.
-FEATURE_PENALTY = 10.0
+# Longest step of a row by "sgd", in learning rates. That of a rating three standard
+# deviations off is six.
+MAX_GRADIENT = 10.0
 
 # Rows scored at a time outside of training.
 TILE_SIZE = 2**14
@@ -82,6 +83,10 @@ class Plan:
     Rows that many pairs touch are held less tightly than a penalty of each pair would,
     and more than a penalty of each row. Weights of layers, which all pairs touch, are
     penalised alike; biases of layers are not.
+
+    Of a side that has features, r is how far a row is from what they say. After every
+    epoch their weights are those of a ridge regression of the rows, and rows follow
+    them as far as the penalty weighs against their pairs.
 
     Attributes
     ----------
@@ -145,6 +150,15 @@ LOSSES = {
     "bpr": _bpr,
 }
 
+# How far they bend, at most or about, in units of the squared error's.
+CURVATURE = {
+    "squared_error": 1.0,
+    "absolute_error": 0.5,
+    "huber": 0.5,
+    "log_loss": 0.25,
+    "bpr": 0.25,
+}
+
 
 def descend(
     network: NeuMF,
@@ -204,8 +218,10 @@ class _Descent:
         self.network, self.samples, self.plan = network, samples, plan
         self.generator, self.seen = generator, seen
         self.tables = network.tables(USER_TABLES), network.tables(ITEM_TABLES)
-        self.dense = network.dense()
-        self.optimizer = OPTIMIZERS[plan.optimizer](network.parameters())
+        rows = [table for tables in self.tables for table in tables]
+        shared = network.shared()
+        self.anchors: dict[Tensor, Tensor] = {}
+        self.optimizer = OPTIMIZERS[plan.optimizer](rows + shared)
         self.n_batches = math.ceil(len(samples) / plan.batch_size)
         self.n_steps = plan.n_epochs * self.n_batches
         self.step = 0
@@ -214,21 +230,27 @@ class _Descent:
         # A pair of weight w brings w / √W_r of the penalty of row r.
         weight = samples.weight
         row_weights = self.row_weights(samples.users, samples.items, weight)
+        self.curvature = CURVATURE[plan.loss]
         self.penalty = [plan.reg * _inverse_root(w) for w in row_weights]
         total = (1 + plan.n_negatives) * weight.sum()
-        self.dense_penalty = float(plan.reg * _inverse_root(total))
-        # A feature meets the pairs of all rows that have it.
-        self.feature_penalty = [
-            (
-                network.feature_tables(side),
-                FEATURE_PENALTY
-                * plan.reg
-                * network.features[side].moment(row_weight, 2).sqrt()
-                / total,
+        dense_penalty = float(plan.reg * _inverse_root(total))
+        self.shared = dict.fromkeys(shared, 0.0)
+        self.shared |= dict.fromkeys(network.dense(), dense_penalty)
+
+        self.row_weight = {
+            side: w[:-1] for side, w in zip(TABLES, row_weights, strict=True)
+        }
+        # How firmly the penalty of a row holds it, among penalty and pairs.
+        self.held = {
+            side: torch.where(w[:-1] > 0, p / (self.curvature + p), 1)[:, None]
+            for side, w, p in zip(
+                TABLES, row_weights, (p[:-1] for p in self.penalty), strict=True
             )
-            for side, row_weight in zip(TABLES, row_weights, strict=True)
-            if side in network.features
-        ]
+        }
+        for side in network.features:
+            for table, weights in network.described_tables(side):
+                said = self.expected(side, weights)
+                self.anchors[table] = F.pad(said, (0, 0) * (said.dim() - 1) + (0, 1))
 
     @property
     def n_threads(self) -> int:
@@ -259,8 +281,41 @@ class _Descent:
         total = torch.zeros(2, device=device)
         for rows in order.tensor_split(self.n_batches):
             total += self.update(self.draw(self.samples.take(rows)))
+        for side in self.network.features:
+            self.follow(side)
         loss, weight = total.tolist()
         return loss / (weight * self.network.shape.n_members)
+
+    @torch.no_grad()
+    def follow(self, side: str) -> None:
+        """Weights of features by the rows, and rows after them."""
+        described = self.network.described_tables(side)
+        found = self.network.features[side].ridge(
+            torch.cat([table[:-1].flatten(1) for table, _ in described], dim=1),
+            self.row_weight[side].sqrt(),
+            torch.cat([weights.flatten(1) for _, weights in described], dim=1),
+        )
+        sizes = [weights[0].numel() for _, weights in described]
+        for (table, weights), part in zip(
+            described, found.split(sizes, dim=1), strict=True
+        ):
+            weights.copy_(part.view(weights.shape))
+            said = self.expected(side, weights)
+            change = said - self.anchors[table][:-1]
+            table[:-1].flatten(1).addcmul_(self.held[side], change.flatten(1))
+            self.anchors[table][:-1] = said
+
+    @torch.no_grad()
+    def expected(self, side: str, weights: Tensor) -> Tensor:
+        """What features say of a table's rows.
+
+        It is zero on average, as what is expected of rows without features.
+        """
+        share = self.row_weight[side].sqrt()
+        share = (share / share.sum())[:, None]
+        said = self.network.features[side].times(weights.flatten(1))
+        said -= (share * said).sum(0)
+        return said.view(-1, *weights.shape[1:])
 
     def draw(self, samples: Samples) -> Samples:
         """Rows with items drawn beside them."""
@@ -322,7 +377,12 @@ class _Descent:
             part_loss = self.losses(part).sum() / weight
             part_loss.backward()
             loss += part_loss.detach()
-        self.penalise(pairs, weight)
+        is_scaled = self.plan.optimizer == "sgd"
+        if self.plan.reg or self.anchors or is_scaled:
+            shares = self.shares(pairs, weight)
+            self.penalise(shares)
+            if is_scaled:
+                self.precondition(shares, len(pairs))
         return torch.stack([loss * weight, weight])
 
     def losses(self, pairs: Samples) -> Tensor:
@@ -333,13 +393,10 @@ class _Descent:
         loss = LOSSES[self.plan.loss](score, pairs.target[..., None])
         return loss * pairs.weight[..., None]
 
-    @torch.no_grad()
-    def penalise(self, pairs: Samples, weight: Tensor) -> None:
-        """Add the gradient of the penalty of all that a batch touches."""
-        if not self.plan.reg:
-            return
-        for tables, penalty, rows, row_weight in zip(
-            self.tables,
+    def shares(self, pairs: Samples, weight: Tensor) -> list[Tensor]:
+        """Share of a batch's weight that meets each user, and each item."""
+        shares = []
+        for penalty, rows, row_weight in zip(
             self.penalty,
             (pairs.users, pairs.items),
             (pairs.weight.sum(1), pairs.weight),
@@ -347,14 +404,42 @@ class _Descent:
         ):
             touched = torch.zeros_like(penalty)
             touched.index_add_(0, rows.flatten(), row_weight.flatten())
-            slope = 2 * touched * penalty / weight
+            shares.append(touched / weight)
+        return shares
+
+    @torch.no_grad()
+    def penalise(self, shares: list[Tensor]) -> None:
+        """Add the gradient of the penalty of all that a batch touches."""
+        for tables, penalty, share in zip(
+            self.tables, self.penalty, shares, strict=True
+        ):
+            slope = 2 * share * penalty
             for table in tables:
-                table.grad.flatten(1).addcmul_(slope[:, None], table.flatten(1))
-        for tables, penalty in self.feature_penalty:
+                anchor = self.anchors.get(table)
+                away = table if anchor is None else table - anchor
+                table.grad.flatten(1).addcmul_(slope[:, None], away.flatten(1))
+        for parameter, penalty in self.shared.items():
+            parameter.grad.add_(parameter, alpha=2 * penalty)
+
+    @torch.no_grad()
+    def precondition(self, shares: list[Tensor], n_samples: int) -> None:
+        """Divide gradients by about how far they bend, and bound them.
+
+        The gradient of a row is a sum over its pairs divided by the weight of the
+        batch, of which a row has a small share. Divided by that share it is the mean
+        over its pairs, and rows learn at the rate of weights that all pairs meet.
+        """
+        for tables, penalty, share in zip(
+            self.tables, self.penalty, shares, strict=True
+        ):
+            # A pair of less than the mean weight of a batch moves a row by less.
+            bend = share.clamp_min(1 / n_samples) * (self.curvature + penalty)
             for table in tables:
-                table.grad.flatten(1).addcmul_(2 * penalty[:, None], table.flatten(1))
-        for parameter in self.dense:
-            parameter.grad.add_(parameter, alpha=2 * self.dense_penalty)
+                table.grad.flatten(1).div_(bend[:, None])
+                _clip(table.grad)
+        for parameter, penalty in self.shared.items():
+            parameter.grad.div_(self.curvature + penalty)
+            _clip(parameter.grad)
 
     @torch.no_grad()
     def loss_of_mean(self, pairs: Samples) -> float:
@@ -375,6 +460,13 @@ def _schedule(progress: float) -> float:
     if progress < WARM_UP:
         return progress / WARM_UP
     return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+def _clip(gradient: Tensor) -> None:
+    """Shorten vectors that are longer than MAX_GRADIENT."""
+    vectors = gradient if gradient.dim() > 2 else gradient[..., None]
+    norm = vectors.norm(dim=-1, keepdim=True)
+    vectors.mul_((MAX_GRADIENT / norm).clamp_max(1))
 
 
 def _inverse_root(weight: Tensor) -> Tensor:

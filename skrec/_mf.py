@@ -49,9 +49,15 @@ from ._topk import Fill, inner_products
 from ._training import NetworkRecommender
 from ._units import Units
 
-DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 8}
+DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 20}
 DEFAULT_REG = {"als": 12.0, "adam": 1.0, "sgd": 1.0}
 DEFAULT_REG_CHOICES = 0.1
+
+# Where all pairs count, a row's penalty grows with the root of its weight, as that of
+# the gradient solvers does, and less is asked for where pairs without ratings, which
+# hold rows to zero themselves, count for more.
+DEFAULT_REG_UNOBSERVED, UNOBSERVED_EXPONENT = 0.3, 0.5
+
 DEFAULT_FALL_TOL = {"vb": 2e-3, "als": 1e-3}
 
 # Up to so many ratings a sweep takes no longer in double precision than all else does,
@@ -111,15 +117,17 @@ class MFRegressor(NetworkRecommender):
         False is the plain dot product: y = p_u·q_i + x·w + ε, without μ.
     reg : float, default=None
         Penalty of squares, for standardised ratings. "als" minimises
-        Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 10 ‖B‖² + ‖w‖²) over
+        Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 3 ‖B‖² + ‖w‖²) over
         rows r = (p_u, b_u) and (q_i, c_i), with W_r the weight of the pairs of a row.
         "adam" and "sgd" minimise Σ weight · loss + reg (Σ_r √W_r ‖r‖² + …) over rows
-        less Bᵀf, and likewise over w. None is 12 for "als"; for "adam" and "sgd", 1 for
-        ratings and 0.1 for what users chose. Not used by "vb" and "gibbs".
-    reg_exponent : float, default=0.0
+        less Bᵀf, and likewise over w. None is 12 for "als", and 0.3 / (1 + 2 α₀) with
+        an `unobserved_weight` α₀; for "adam" and "sgd" it is 1 for ratings (0.5 with
+        "absolute_error" and "huber", which bend half as far), and 0.1 for what users
+        chose. Not used by "vb" and "gibbs".
+    reg_exponent : float, default=None
         How the penalty of a row grows with the weight of its pairs, for "als": 0 is the
         same for all rows, 1 in proportion [7]_. With 1, `reg` is smaller by about the
-        mean weight.
+        mean weight. None is 0.5 with `unobserved_weight`, else 0.
     implicit_features : bool, default=None
         Let the items that a user has ratings with say what to expect of the user, and
         the users of an item what to expect of it: f is 1 / √n for each of n. None is
@@ -139,7 +147,7 @@ class MFRegressor(NetworkRecommender):
         As in `NCFRegressor`. Used by "adam" and "sgd" only.
     max_iter : int, default=None
         Sweeps at most (vb, als), draws kept (gibbs) or epochs (adam, sgd). None is 200
-        for "vb" and "gibbs", 50 for "als", and 8 for "adam" and "sgd".
+        for "vb" and "gibbs", 50 for "als", 8 for "adam" and 20 for "sgd".
     tol : float, default=None
         "vb" and "als" stop when a sweep lowers the objective (see `loss_curve_`) by
         less than this. "adam" and "sgd" use it as `NCFRegressor` does. None is 2e-3 for
@@ -246,7 +254,7 @@ class MFRegressor(NetworkRecommender):
         "solver": [StrOptions({"vb", "gibbs", "als", "adam", "sgd"})],
         "biased": ["boolean"],
         "reg": [Interval(Real, 0, None, closed="neither"), None],
-        "reg_exponent": [Interval(Real, 0, None, closed="left")],
+        "reg_exponent": [Interval(Real, 0, None, closed="left"), None],
         "implicit_features": ["boolean", None],
         "unobserved_weight": [Interval(Real, 0, None, closed="left")],
         "store_covariance": ["boolean"],
@@ -259,7 +267,7 @@ class MFRegressor(NetworkRecommender):
         solver: Literal["vb", "gibbs", "als", "adam", "sgd"] = "vb",
         biased: bool = True,
         reg: float | None = None,
-        reg_exponent: float = 0.0,
+        reg_exponent: float | None = None,
         implicit_features: bool | None = None,
         unobserved_weight: float = 0.0,
         loss: Literal[
@@ -495,7 +503,15 @@ class MFRegressor(NetworkRecommender):
             return float(self.reg)
         if self._is_implicit():
             return DEFAULT_REG_CHOICES
-        return DEFAULT_REG[self.solver]
+        if self.unobserved_weight:
+            return DEFAULT_REG_UNOBSERVED / (1 + 2 * self.unobserved_weight)
+        return DEFAULT_REG[self.solver] * self._curvature()
+
+    def _reg_exponent(self) -> float:
+        """How the penalty of "als" grows with the weight of a row."""
+        if self.reg_exponent is not None:
+            return float(self.reg_exponent)
+        return UNOBSERVED_EXPONENT if self.unobserved_weight else 0.0
 
     def _tol(self) -> float:
         """By how little a sweep lowers the objective that is the last one."""
@@ -525,7 +541,7 @@ class MFRegressor(NetworkRecommender):
             else spectral_start(problem)
         )
         if self.solver == "als":
-            states = als(problem, start, self._reg(), float(self.reg_exponent))
+            states = als(problem, start, self._reg(), self._reg_exponent())
         elif self.solver == "vb":
             states = vb(problem, start)
         else:
@@ -593,6 +609,9 @@ class MFRegressor(NetworkRecommender):
 
     def _needs_no_ratings(self) -> bool:
         return self.unobserved_weight > 0 or super()._needs_no_ratings()
+
+    def _counts_unseen_pairs(self) -> bool:
+        return self.unobserved_weight > 0 or super()._counts_unseen_pairs()
 
     def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
         low, high = super()._rating_range(rating)
@@ -701,7 +720,7 @@ class MFRegressor(NetworkRecommender):
             problem = with_unobserved_pairs(
                 problem, float(self.unobserved_weight), last, units, users, items
             )
-        exponent = float(self.reg_exponent) if self.solver == "als" else 0.0
+        exponent = self._reg_exponent() if self.solver == "als" else 0.0
         start = as_state(last, problem, units, users, items, {}, exponent)
         try:
             state = revise(

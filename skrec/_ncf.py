@@ -26,6 +26,7 @@ from ._training import NetworkRecommender
 from ._units import Units
 
 DEFAULT_REG_RATINGS, DEFAULT_REG_CHOICES = 0.7, 0.1
+DEFAULT_MAX_ITER, SLOW_MAX_ITER = 10, 20
 
 # Numbers of a hidden layer held at a time in predict and recommend.
 TILE_SIZE = 2**22
@@ -89,18 +90,23 @@ class NCFRegressor(NetworkRecommender):
         With "log_loss" and 0, y says which rows are positive. With a loss of ratings, a
         drawn item has rating 0, and y must be between 0 and 1.
     reg : float, default=None
-        Penalty of squares, as in the objective above. None is 0.7 for ratings, and 0.1
-        for what users chose (`loss` "log_loss" and "bpr", or `n_negatives` above 0).
+        Penalty of squares, as in the objective above. None is 0.7 for ratings (0.35
+        with "absolute_error" and "huber", which bend half as far), and 0.1 for what
+        users chose (`loss` "log_loss" and "bpr", or `n_negatives` above 0).
     solver : {"adam", "sgd"}, default="adam"
         Adam, or stochastic gradient descent with Nesterov's momentum.
     learning_rate_init : float, default=None
         The highest learning rate. It rises linearly from zero for a tenth of the steps
-        and falls to zero as a cosine. None is 0.02 for "adam" and 0.1 for "sgd".
+        and falls to zero as a cosine. None is 0.02. "sgd" divides the gradient of a row
+        by the share of the batch that meets it, and every gradient by how far the loss
+        and the penalty bend.
     batch_size : int, default=None
         Rows of X in a step; what is drawn for them comes on top. None takes forty steps
         an epoch, but with no fewer than 16 and no more than 8192 rows.
-    max_iter : int, default=10
-        Number of epochs.
+    max_iter : int, default=None
+        Number of epochs. None is 10, and 20 for architecture "mlp", which has to find
+        with layers what the product of factors begins with, and for "sgd" where items
+        are drawn.
     early_stopping : bool, default=False
         Hold out a share of the rows, stop when their loss no longer falls, and keep the
         weights with which it was lowest.
@@ -180,7 +186,6 @@ class NCFRegressor(NetworkRecommender):
         "n_members": [Interval(Integral, 1, None, closed="left")],
         "reg": [Interval(Real, 0, None, closed="left"), None],
         "solver": [StrOptions({"adam", "sgd"})],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
     }
 
@@ -201,7 +206,7 @@ class NCFRegressor(NetworkRecommender):
         solver: Literal["adam", "sgd"] = "adam",
         learning_rate_init: float | None = None,
         batch_size: int | None = None,
-        max_iter: int = 10,
+        max_iter: int | None = None,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 3,
@@ -238,7 +243,11 @@ class NCFRegressor(NetworkRecommender):
         self.verbose = verbose
 
     def _max_iter(self) -> int:
-        return int(self.max_iter)
+        if self.max_iter is not None:
+            return int(self.max_iter)
+        draws_by_sgd = self.solver == "sgd" and self._is_implicit()
+        is_slow = draws_by_sgd or self.architecture == "mlp"
+        return SLOW_MAX_ITER if is_slow else DEFAULT_MAX_ITER
 
     def _can_converge(self) -> bool:
         return False
@@ -246,7 +255,9 @@ class NCFRegressor(NetworkRecommender):
     def _reg(self) -> float:
         if self.reg is not None:
             return float(self.reg)
-        return DEFAULT_REG_CHOICES if self._is_implicit() else DEFAULT_REG_RATINGS
+        if self._is_implicit():
+            return DEFAULT_REG_CHOICES
+        return DEFAULT_REG_RATINGS * self._curvature()
 
     def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
         return self._train(data, device)

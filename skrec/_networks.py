@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
-import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
+
+from ._row_features import RowFeatures
 
 # In place where the gradient needs the result alone: it is memory that takes time.
 ACTIVATIONS = {
@@ -35,8 +35,12 @@ TABLES = {"user": USER_TABLES, "item": ITEM_TABLES}
 # From how many takes of a row on, on average, the first layer is applied to the table.
 MANY_TAKES = 4
 
-# Standard deviation of the first factors.
-INITIAL_SCALE = 0.03
+# Standard deviation of the first factors, and of the first embeddings. The score of a
+# perceptron is a product of an embedding and of two layers at least, which a penalty of
+# each draws to zero from nearby; so embeddings start larger, and so does the last
+# layer, in units of what leaves the scale of its inputs alone.
+INITIAL_SCALE, INITIAL_EMBEDDING_SCALE = 0.03, 0.1
+INITIAL_LAST_SCALE = 3.0
 
 
 @dataclass(frozen=True)
@@ -86,44 +90,6 @@ class Half:
     bias: Tensor | None
 
 
-class RowFeatures(nn.Module):
-    """Features of a table's rows, sparse; the row behind the last has none."""
-
-    def __init__(self, matrix: sparse.csr_array) -> None:
-        super().__init__()
-        self.n_rows, self.n_columns = matrix.shape
-        offsets = np.append(matrix.indptr, matrix.nnz)
-        self.register_buffer("offsets", torch.as_tensor(offsets, dtype=torch.long))
-        self.register_buffer("columns", torch.as_tensor(matrix.indices.astype("i8")))
-        self.register_buffer("values", torch.as_tensor(matrix.data.astype("f4")))
-
-    def times(self, weight: Tensor, rows: Tensor) -> Tensor:
-        """Σ value · weight[column] of numbered rows; weight is two-dimensional."""
-        # Rows that are asked for often are summed once each.
-        every = len(rows) > self.n_rows
-        asked = torch.arange(self.n_rows + 1, device=rows.device) if every else rows
-        starts = self.offsets[asked]
-        lengths = self.offsets[asked + 1] - starts
-        ends = lengths.cumsum(0)
-        shift = (starts - ends + lengths).repeat_interleave(lengths)
-        entries = shift + torch.arange(len(shift), device=rows.device)
-        sums = nn.functional.embedding_bag(
-            self.columns[entries],
-            weight,
-            ends - lengths,
-            mode="sum",
-            per_sample_weights=self.values[entries],
-        )
-        return sums.index_select(0, rows) if every else sums
-
-    def moment(self, row_weight: Tensor, power: int) -> Tensor:
-        """Σ row_weight · value^power of each column."""
-        lengths = self.offsets.diff()
-        shares = row_weight.repeat_interleave(lengths) * self.values**power
-        total = torch.zeros(self.n_columns).to(row_weight)
-        return total.index_add_(0, self.columns, shares)
-
-
 class NeuMF(nn.Module):
     """Neural matrix factorisation (He et al. 2017, eq. 12), with biases.
 
@@ -137,8 +103,8 @@ class NeuMF(nn.Module):
     Behind the last row of each table stands one more, which -1 takes: that of what
     training has not seen.
 
-    Of a side that has features, a row of a table is its own plus what its features add,
-    which is linear.
+    Features of a side are kept beside its tables, with weights of what they say of the
+    rows; scores take the rows alone.
     """
 
     def __init__(
@@ -162,12 +128,24 @@ class NeuMF(nn.Module):
         """Those of the named tables that this network has."""
         return [self.get_parameter(name) for name in names if hasattr(self, name)]
 
-    def feature_tables(self, side: str) -> list[nn.Parameter]:
-        """Weights of the features of a side."""
-        return self.tables(map(feature_name, TABLES[side]))
+    def described_tables(self, side: str) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """Tables of a side, each with the weights of its features."""
+        return [
+            (self.get_parameter(name), self.get_parameter(feature_name(name)))
+            for name in TABLES[side]
+            if hasattr(self, name)
+        ]
+
+    def shared(self) -> list[nn.Parameter]:
+        """Weights that every pair meets."""
+        return [
+            parameter
+            for name, parameter in self.named_parameters()
+            if name not in USER_TABLES + ITEM_TABLES and not is_of_features(name)
+        ]
 
     def dense(self) -> list[nn.Parameter]:
-        """Weights that every pair meets; biases are not among them."""
+        """Weights that every pair meets, without biases."""
         return [
             parameter
             for name, parameter in self.named_parameters()
@@ -210,22 +188,16 @@ class NeuMF(nn.Module):
         n_rows = shape.n_users if side == "user" else shape.n_items
         flat = rows.flatten() % (n_rows + 1)
 
-        def take(table: Tensor, added: Tensor | None = None) -> Tensor:
+        def take(table: Tensor) -> Tensor:
             # Its gradient is faster than those of indexing and embedding().
             taken = table.flatten(1).index_select(0, flat)
-            if added is not None:
-                taken = taken + self.features[side].times(added.flatten(1), flat)
             return taken.view(*rows.shape, *table.shape[1:])
-
-        def row(name: str) -> Tensor:
-            added = getattr(self, feature_name(name), None)
-            return take(self.get_parameter(name), added)
 
         factors = hidden = bias = None
         if shape.n_factors:
-            factors = row(f"{side}_factors")
+            factors = take(self.get_parameter(f"{side}_factors"))
         if shape.biased:
-            bias = row(f"{side}_bias")
+            bias = take(self.get_parameter(f"{side}_bias"))
         if shape.n_embedding:
             table = self.get_parameter(f"{side}_embedding")
             dense = partial(_dense, weight=self.get_parameter(f"{side}_weight"))
@@ -233,10 +205,10 @@ class NeuMF(nn.Module):
                 dense = partial(dense, bias=self.get_parameter("bias_0"))
             # Rows taken often enter the layer once. The other way round has the
             # members in the order that the layers want, and wins at few takes of each.
-            if side not in self.features and len(flat) > MANY_TAKES * len(table):
+            if len(flat) > MANY_TAKES * len(table):
                 hidden = take(dense(table))
             else:
-                hidden = dense(row(f"{side}_embedding"))
+                hidden = dense(take(table))
         return Half(factors, hidden, bias)
 
     def inner(self, user: Half, item: Half) -> Tensor:
@@ -284,12 +256,12 @@ class NeuMF(nn.Module):
 
 
 def feature_name(table: str) -> str:
-    """Name of what features add to a table: "user_factors", "user_feature_factors"."""
+    """Name of the weights of features: "user_factors", "user_feature_factors"."""
     return table.replace("_", "_feature_", 1)
 
 
 def is_of_features(name: str) -> bool:
-    """Whether a name is one of what features add, or of their mean."""
+    """Whether a name is that of weights of features, or of their mean."""
     return name.startswith(("user_feature_", "item_feature_"))
 
 
@@ -325,12 +297,12 @@ def _member(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
 
     values = {}
     for side, n_rows in (("user", shape.n_users), ("item", shape.n_items)):
-        for name, size in (
-            ("factors", shape.n_factors),
-            ("embedding", shape.n_embedding),
+        for name, size, scale in (
+            ("factors", shape.n_factors, INITIAL_SCALE),
+            ("embedding", shape.n_embedding, INITIAL_EMBEDDING_SCALE),
         ):
             if size:
-                values[f"{side}_{name}"] = normal(n_rows + 1, size, scale=INITIAL_SCALE)
+                values[f"{side}_{name}"] = normal(n_rows + 1, size, scale=scale)
         if shape.biased:
             values[f"{side}_bias"] = torch.zeros(n_rows + 1)
     if shape.n_features:
@@ -348,7 +320,10 @@ def _member(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
             values["feature_weight"] = normal(*size, scale=scale)
         values["bias_0"] = torch.zeros(1, sizes[0])
         for layer, (n_in, n_out) in enumerate(pairwise(sizes), 1):
-            values[f"weight_{layer}"] = normal(n_in, n_out, scale=math.sqrt(2 / n_in))
+            scale = math.sqrt(2 / n_in)
+            if layer == len(sizes) - 1:
+                scale *= INITIAL_LAST_SCALE
+            values[f"weight_{layer}"] = normal(n_in, n_out, scale=scale)
             values[f"bias_{layer}"] = torch.zeros(1, n_out)
     return values
 

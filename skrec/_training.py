@@ -26,27 +26,25 @@ from ._base import (
     StrOptions,
 )
 from ._fold_in import FoldIn, Pairs, Problem, Seen
-from ._gradient import LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
+from ._gradient import CURVATURE, LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
 from ._interactions import Columns, Interactions, counted, numbered
 from ._networks import (
     ITEM_TABLES,
-    TABLES,
     USER_TABLES,
     NeuMF,
-    RowFeatures,
     Shape,
-    feature_name,
     feature_weights,
     first_weights,
     is_of_features,
 )
+from ._row_features import RowFeatures
 from ._units import Units
 
 # Losses whose scores are no ratings.
 RANKING_LOSSES = ("log_loss", "bpr")
 
 DEFAULT_N_NEGATIVES = 4
-DEFAULT_LEARNING_RATE = {"adam": 0.02, "sgd": 0.1}
+DEFAULT_LEARNING_RATE = 0.02
 DEFAULT_TOL = 1e-4
 
 # Without a batch_size: so many steps an epoch, with so many rows at least and at most.
@@ -172,7 +170,12 @@ class NetworkRecommender(BaseRecommender):
         seed = random_state.randint(2**31 - shape.n_members)
         if known is None:
             seeds = range(seed, seed + shape.n_members)
-            return self._described_network(shape, first_weights(shape, seeds), data, {})
+            weights = first_weights(shape, seeds)
+            if np.ptp(data.rating) == 0 and not self._counts_unseen_pairs():
+                # No rating tells rows apart, and so their chance start shall not.
+                for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
+                    weights[name].zero_()
+            return self._described_network(shape, weights, data, {})
         self._check_shape(shape)
         # A copy, since training works in place and may fail.
         weights = {name: torch.tensor(value) for name, value in known.items()}
@@ -210,8 +213,7 @@ class NetworkRecommender(BaseRecommender):
     ) -> NeuMF:
         """A network that has the features of `data`, with weights for them.
 
-        They are zero, or those of the last fit of columns that are `known`. Tables are
-        as they would be without features.
+        They are zero, or those of the last fit of columns that are `known`.
         """
         features = {}
         places = self._places_of_columns(data)
@@ -221,11 +223,6 @@ class NetworkRecommender(BaseRecommender):
             for name in added.keys() & known.keys():
                 new = np.flatnonzero(places[side] >= 0)
                 added[name][new] = known[name][places[side][new]]
-            rows = torch.arange(features[side].n_rows)
-            for name in weights.keys() & set(TABLES[side]):
-                own = weights[name][:-1]
-                said = features[side].times(added[feature_name(name)].flatten(1), rows)
-                own -= said.view(own.shape)
             weights = weights | added
         return NeuMF(shape, weights, features)
 
@@ -338,8 +335,12 @@ class NetworkRecommender(BaseRecommender):
 
     def _learning_rate(self) -> float:
         if self.learning_rate_init is None:
-            return DEFAULT_LEARNING_RATE[self.solver]
+            return DEFAULT_LEARNING_RATE
         return float(self.learning_rate_init)
+
+    def _curvature(self) -> float:
+        """How far the loss bends, which a penalty is to be in proportion to."""
+        return CURVATURE[self.loss]
 
     def _n_negatives(self) -> int:
         if self.n_negatives is not None:
@@ -353,6 +354,9 @@ class NetworkRecommender(BaseRecommender):
 
     def _needs_no_ratings(self) -> bool:
         return self._is_implicit()
+
+    def _counts_unseen_pairs(self) -> bool:
+        return self._is_implicit() and self._n_negatives() > 0
 
     @property
     def _objective(self) -> tuple[str, int]:
@@ -437,7 +441,7 @@ class NetworkRecommender(BaseRecommender):
 
 
 def _exported(network: NeuMF) -> dict[str, np.ndarray]:
-    """Weights as arrays, with what features add to rows in the tables.
+    """Weights as arrays.
 
     The row of the unseen becomes the mean of the others.
     """
@@ -447,14 +451,7 @@ def _exported(network: NeuMF) -> dict[str, np.ndarray]:
 
     weights = {name: array(weight) for name, weight in network.named_parameters()}
     for side, features in network.features.items():
-        rows = torch.arange(features.n_rows).to(features.offsets)
-        for name in weights.keys() & set(TABLES[side]):
-            added = network.get_parameter(feature_name(name)).flatten(1)
-            table = weights[name][:-1]
-            table += array(features.times(added, rows)).reshape(table.shape)
-        share = torch.full((features.n_rows + 1,), 1 / features.n_rows)
-        mean = features.moment(share.to(features.values), 1)
-        weights[f"{side}_feature_mean"] = array(mean)
+        weights[f"{side}_feature_mean"] = array(features.mean)
     for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
         weights[name][-1] = weights[name][:-1].mean(axis=0)
     return weights

@@ -31,8 +31,11 @@ class Units:
     def of(cls, data: Interactions, *, centred: bool, scaled: bool = True) -> Units:
         """Ratings to mean 0 (if `centred`) and mean square 1 (if `scaled`)."""
         weight = data.weight / data.weight.sum()
-        centre = float(weight @ data.rating) if centred else 0.0
-        scale = _root_mean_square(data.rating - centre, weight) if scaled else 1.0
+        rating, centre = data.rating, 0.0
+        if centred:
+            # Rounding takes the mean of equal ratings past them.
+            centre = float((weight @ rating).clip(rating.min(), rating.max()))
+        scale = _root_mean_square(rating - centre, weight) if scaled else 1.0
         mean = weight @ data.features
         deviation = _root_mean_square(data.features - mean, weight)
         # Rounding leaves a constant column a deviation of a few ulps. An infinite scale

@@ -776,7 +776,7 @@ WRONG_PARAMETERS = {
         "solver": ("lbfgs", None),
         "biased": ("yes", None, 2),
         "reg": (0, -1.0, "1", np.inf, np.nan),
-        "reg_exponent": (-1.0, "1", None, np.nan),
+        "reg_exponent": (-1.0, "1", np.nan),
         "implicit_features": ("yes", 2),
         "unobserved_weight": (-0.1, "1", None, np.nan),
         "max_iter": (0, -3, 2.5, "3"),
@@ -793,7 +793,7 @@ WRONG_PARAMETERS = {
         "n_members": (0, 2.0, None),
         "solver": ("vb", None),
         "reg": (-1.0, "1", np.inf, np.nan),
-        "max_iter": (0, -3, 2.5, "3", None),
+        "max_iter": (0, -3, 2.5, "3"),
         "tol": (-1.0, None, "1", np.nan),
     },
 }

@@ -87,7 +87,13 @@ def solver(request):
 
 
 def implicit(solver, **params):
-    defaults = {"n_factors": 3, "reg": 0.4, "unobserved_weight": ALPHA, "clip": False}
+    defaults = {
+        "n_factors": 3,
+        "reg": 0.4,
+        "reg_exponent": 0.0,
+        "unobserved_weight": ALPHA,
+        "clip": False,
+    }
     return MFRegressor(solver=solver, **defaults | params)
 
 

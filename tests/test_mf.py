@@ -218,6 +218,7 @@ def test_weight_two_is_the_row_twice(ratings, solver):
     assert_allclose(weighted, repeated.predict(X), rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:All .* ratings in y are")
 @pytest.mark.parametrize("solver", ALL)
 def test_a_constant_rating_is_predicted(solver):
     X, _ = make_ratings(10, 8, 40, random_state=0)

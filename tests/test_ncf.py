@@ -424,6 +424,7 @@ def test_the_scale_of_the_ratings_needs_no_setting(low, high):
     assert_allclose(scaled, expected, rtol=1e-3, atol=1e-3 * (high - low))
 
 
+@pytest.mark.filterwarnings("ignore:All .* ratings in y are")
 def test_a_constant_rating_is_predicted():
     predictions = small(clip=True).fit(X, np.full(len(Y), 3.5)).predict(X)
     assert_allclose(predictions, 3.5)

@@ -13,16 +13,17 @@ from torch.func import functional_call
 
 from skrec._networks import (
     ACTIVATIONS,
+    INITIAL_EMBEDDING_SCALE,
+    INITIAL_LAST_SCALE,
     INITIAL_SCALE,
     ITEM_TABLES,
     USER_TABLES,
     NeuMF,
-    RowFeatures,
     Shape,
-    feature_name,
     feature_weights,
     first_weights,
 )
+from skrec._row_features import RowFeatures
 
 TABLES = USER_TABLES + ITEM_TABLES
 
@@ -299,10 +300,12 @@ def test_first_weights_have_their_scale():
     for name in TABLES:
         if "bias" not in name:
             drawn = weights[name][:-1]
-            assert drawn.std().item() == pytest.approx(INITIAL_SCALE, rel=0.05)
+            scale = INITIAL_EMBEDDING_SCALE if "emb" in name else INITIAL_SCALE
+            assert drawn.std().item() == pytest.approx(scale, rel=0.05)
     # The first layer has both embeddings and the features as its inputs.
     first = [weights[f"{side}_weight"] for side in ("user", "item", "feature")]
-    layers = [torch.cat(first, dim=1), weights["weight_1"], weights["weight_2"]]
+    last = weights["weight_2"] / INITIAL_LAST_SCALE
+    layers = [torch.cat(first, dim=1), weights["weight_1"], last]
     for layer, (n_in, n_out) in zip(layers, pairwise((250, *sizes, 1)), strict=True):
         assert layer.shape == (1, n_in, n_out)
         assert layer.std().item() == pytest.approx(np.sqrt(2 / n_in), rel=0.15)
@@ -409,113 +412,17 @@ def test_parameters_are_contiguous_whatever_the_weights():
     assert all(parameter.is_contiguous() for parameter in network.parameters())
 
 
-def random_features(n_rows, n_columns, seed=0):
-    """Features of rows, of which some have none, and the same as a dense matrix.
-
-    The dense one has a row of zeros behind the last.
-    """
-    rng = np.random.default_rng(seed)
-    dense = rng.normal(size=(n_rows, n_columns)).astype(np.float32)
-    dense[rng.random(dense.shape) < 0.5] = 0
-    dense[n_rows // 2] = 0
-    matrix = sparse.csr_array(dense)
-    return RowFeatures(matrix), np.pad(dense, ((0, 1), (0, 0))).astype(np.float64)
-
-
-@settings(deadline=None)
-@given(
-    st.integers(1, 6),
-    st.integers(1, 4),
-    st.integers(1, 3),
-    st.data(),
-    st.integers(0, 99),
-)
-def test_features_of_rows_are_a_matrix(n_rows, n_columns, size, data, seed):
-    features, dense = random_features(n_rows, n_columns, seed)
-    weight = torch.randn(n_columns, size, generator=torch.Generator().manual_seed(seed))
-    asked = data.draw(st.lists(st.integers(0, n_rows), min_size=1, max_size=12))
-    found = features.times(weight, torch.tensor(asked))
-    assert found.shape == (len(asked), size)
-    expected = dense[asked] @ weight.numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("n_asked", [3, 40], ids=["few rows", "many rows"])
-def test_gradients_of_features_go_to_their_weights(n_asked):
-    features, dense = random_features(8, 5)
-    asked = np.random.default_rng(1).integers(0, 9, n_asked)
-    upward = torch.randn(n_asked, 2, generator=torch.Generator().manual_seed(0))
-    weight = torch.ones(5, 2, requires_grad=True)
-    features.times(weight, torch.from_numpy(asked)).backward(upward)
-    expected = dense[asked].T @ upward.numpy()
-    np.testing.assert_allclose(weight.grad, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("n_asked", [1, 20], ids=["few rows", "many rows"])
-def test_rows_without_any_features_get_nothing(n_asked):
-    features = RowFeatures(sparse.csr_array((4, 3), dtype=np.float32))
-    rows = torch.arange(n_asked) % 5
-    found = features.times(torch.ones(3, 2), rows)
-    assert torch.equal(found, torch.zeros(n_asked, 2))
-    assert torch.equal(features.moment(torch.ones(5), 2), torch.zeros(3))
-
-
-@pytest.mark.parametrize("power", [1, 2])
-def test_moments_of_features_are_weighted_sums_of_columns(power):
-    features, dense = random_features(30, 4)
-    row_weight = np.random.default_rng(2).uniform(1, 3, 31).astype(np.float32)
-    found = features.moment(torch.from_numpy(row_weight), power)
-    np.testing.assert_allclose(found, row_weight @ dense**power, rtol=1e-5, atol=1e-5)
-
-
-def test_features_move_with_the_network_but_are_not_trained():
-    features, _ = random_features(8, 5)
-    assert not list(features.parameters())
-    assert set(features.state_dict()) == {"offsets", "columns", "values"}
-
-
-def test_what_features_add_is_part_of_the_rows(shape):
-    generator = torch.Generator().manual_seed(3)
-    weights = {
-        name: torch.randn(value.shape, generator=generator)
-        for name, value in first_weights(shape, range(shape.n_members)).items()
-    }
-    features, added, summed = {}, {}, dict(weights)
-    for side, names, n_rows in (
-        ("user", USER_TABLES, shape.n_users),
-        ("item", ITEM_TABLES, shape.n_items),
-    ):
-        features[side], dense = random_features(n_rows, 3)
-        zeros = feature_weights(side, 3, weights)
-        assert not any(value.any() for value in zeros.values())
-        for name in weights.keys() & set(names):
-            of_features = torch.randn(
-                zeros[feature_name(name)].shape, generator=generator
-            )
-            said = np.tensordot(dense, of_features.numpy(), axes=1)
-            added[feature_name(name)] = of_features
-            summed[name] = weights[name] + torch.from_numpy(said).float()
-    network, plain = NeuMF(shape, weights | added, features), NeuMF(shape, weights)
-    users, items, columns = random_pairs(shape, n=30)
-    pairs = users, items, columns.float()
-    found, expected = network(*pairs), NeuMF(shape, summed)(*pairs)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(found, plain(*pairs), atol=0.1)
-    # The row of the unseen has no features.
-    unseen = torch.tensor([-1]), torch.tensor([[-1]]), columns[:1].float()
-    torch.testing.assert_close(network(*unseen), plain(*unseen))
-
-
-def test_weights_of_features_are_named_after_their_tables():
+def test_weights_of_features_are_zeros_named_after_their_tables():
     weights = first_weights(NEUMF, range(3))
-    added, features = feature_weights("user", 4, weights), random_features(5, 4)[0]
-    network = NeuMF(NEUMF, weights | added, {"user": features})
-    tables = network.feature_tables("user")
-    names = {name for name, p in network.named_parameters() if "_feature_" in name}
-    assert names == {
-        "user_feature_factors",
-        "user_feature_embedding",
-        "user_feature_bias",
+    added = feature_weights("user", 4, weights)
+    assert {name: tuple(value.shape) for name, value in added.items()} == {
+        "user_feature_factors": (4, 3, 3),
+        "user_feature_embedding": (4, 3, 2),
+        "user_feature_bias": (4, 3),
     }
-    assert [tuple(table.shape) for table in tables] == [(4, 3, 3), (4, 3, 2), (4, 3)]
-    assert network.feature_tables("item") == []
+    assert not any(value.any() for value in added.values())
+    matrix = sparse.csr_array(np.eye(NEUMF.n_users, 4))
+    network = NeuMF(NEUMF, weights | added, {"user": RowFeatures(matrix)})
+    users, items, columns = random_pairs(NEUMF, n=30)
+    pairs = users, items, columns.float()
+    assert torch.equal(network(*pairs), NeuMF(NEUMF, weights)(*pairs))

@@ -693,6 +693,7 @@ def test_items_folded_in_are_predicted_as_well_as_by_a_refit(real, solver):
     assert before > 1.05 * refit
 
 
+@pytest.mark.filterwarnings("ignore:All .* ratings in y are")
 def test_ratings_that_are_all_alike_can_be_followed_by_others(solver):
     rows = pd.DataFrame(np.indices((5, 4)).reshape(2, -1).T, columns=["user", "item"])
     model = MFRegressor(2, solver=solver, clip=False).fit(rows, np.full(20, 3.0))

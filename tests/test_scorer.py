@@ -406,6 +406,7 @@ def test_a_model_of_ties_is_chance_among_the_catalogue(relevant):
     assert score == pytest.approx(0.25, abs=0.2)
 
 
+@pytest.mark.filterwarnings("ignore:All .* ratings in y are")
 def test_ties_of_a_fitted_model_do_not_go_by_the_catalogue():
     rows = np.array([(user, item) for user in range(20) for item in range(60)])
     model = small(solver="als").fit(rows, np.ones(len(rows)))

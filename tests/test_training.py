@@ -431,6 +431,7 @@ def test_drawn_items_teach_what_a_user_would_choose(estimator, blocks, loss, reg
     assert (best % 2 == model.user_ids_ % 2).mean() > 0.9
 
 
+@pytest.mark.filterwarnings("ignore:All .* ratings in y are")
 def test_without_drawn_items_ones_are_all_there_is(estimator, blocks):
     model = estimator.fit(blocks[0], np.ones(len(blocks[0])))
     assert_allclose(model.predict(blocks[1]), 1, atol=0.1)
