@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skrec import MFRegressor, NCFRegressor
+from skrec._weights import Weighting
 from skrec.datasets import make_ratings
 
 N_USERS, N_ITEMS = 40, 30
@@ -262,7 +263,8 @@ def test_recommend_chooses_among_candidates_for_any_users(fitted):
 
 
 @ARCHITECTURES
-def test_recommend_scores_at_the_mean_of_further_columns(architecture):
+def test_recommend_scores_at_the_mean_of_further_columns(architecture, monkeypatch):
+    monkeypatch.setattr(Weighting, "applied", lambda self, data: data)
     weight = np.random.default_rng(1).integers(1, 4, len(Y))
     model = small(architecture=architecture).fit(TIMED, Y + HOUR, weight)
     items, scores = model.recommend(n_items=2, exclude_seen=False, return_scores=True)

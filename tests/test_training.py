@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 
 from skrec import MFRegressor, NCFRegressor
 from skrec._training import NetworkRecommender
+from skrec._weights import Weighting
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(40, 30, 600, random_state=0)
@@ -271,6 +272,7 @@ def test_the_best_validation_score_is_that_of_the_fit(estimator, monkeypatch):
         return parts[0]
 
     monkeypatch.setattr(NetworkRecommender, "_split", split)
+    monkeypatch.setattr(Weighting, "applied", lambda self, data: data)
     weight = 1 + np.arange(len(Y)) % 3
     model = estimator.set_params(early_stopping=True, validation_fraction=0.2)
     model.fit(X, Y, weight)
