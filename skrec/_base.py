@@ -91,12 +91,15 @@ class Iteration:
         Whether there is nothing left to do.
     attributes : callable
         Gives the fitted attributes as if fit had ended here.
+    warning : str
+        What to warn of if it ends here; empty if there is nothing.
     """
 
     objective: float
     progress: str
     converged: bool
     attributes: Callable[[], dict[str, Any]]
+    warning: str = ""
 
     def __str__(self) -> str:
         return f"objective {self.objective:.6f}, {self.progress}"
@@ -391,6 +394,8 @@ class BaseRecommender(
                 **task, reconstruction_attributes=attributes
             )
             converged = iteration.converged
+        if iteration.warning:
+            warnings.warn(iteration.warning, UserWarning, stacklevel=2)
         if self._can_converge() and not (converged or stopped):
             warnings.warn(
                 f"{type(self).__name__} has not converged after max_iter={max_iter} "

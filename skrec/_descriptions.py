@@ -592,8 +592,6 @@ class Description:
                 f"{where} should have a row for every id of X, but {lacks}. The mean "
                 "of the others stands for them."
             )
-        elif table.may_be_cut:
-            _warn(f"{where} {table.trap}")
         _warn_of_missing(table)
         encoder = Encoder.fitted(table, rows[described])
         matrix = encoder.encoded(table)
