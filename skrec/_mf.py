@@ -67,9 +67,10 @@ MAX_DOUBLE_ROWS = 2**15
 # A share of the ratings' variance that noise is hardly ever below.
 COLLAPSED_NOISE = 1e-3
 COLLAPSED = (
-    "The noise has collapsed: the model reproduces the ratings to 3 % of their standard "
-    "deviation, so that standard deviations of predictions say little. Look for a column "
-    "of X that tells the ratings, or for ratings that were computed from each other."
+    "The noise has collapsed: the model reproduces the ratings to 3 % of their "
+    "standard deviation, and standard deviations of predictions say little then. Look "
+    "for a column of X that tells the ratings, or for ratings that were computed from "
+    "each other."
 )
 
 # A chain starts from vb's posterior after some sweeps, and forgets its first draws.
