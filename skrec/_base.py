@@ -33,7 +33,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from ._descriptions import Description
+from ._descriptions import Description, arguments_may_be_cut
 from ._interactions import (
     SPARSE_ROWS,
     Columns,
@@ -790,7 +790,7 @@ class BaseRecommender(
                     ids,
                     f"{side}_features",
                     id_name=self._id_name(side),
-                    n_rows=n_rows,
+                    n_rows=n_rows if arguments_may_be_cut() else None,
                 )
                 names = descriptions[side].encoder.names
                 described[side] = Described(names, matrix)
@@ -828,7 +828,7 @@ class BaseRecommender(
             features,
             f"{side}_features",
             id_name=self._id_name(side),
-            n_rows=n_rows,
+            n_rows=n_rows if arguments_may_be_cut() else None,
         )
         number = np.full(len(found), -1)
         number[found] = -2 - np.arange(matrix.shape[0])
