@@ -161,7 +161,9 @@ class BaseRecommender(
             The ratings, on any scale. Where X holds what users chose, and pairs that it
             does not hold count too, None is 1 for every row.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights. A weight of 2 is the row twice, 0 is no row.
+            Non-negative weights. A weight of 2 is the row twice, 0 is no row. How much
+            a repeated or heavy pair tells is learned from the ratings, and a common
+            factor of all weights changes nothing.
         user_features, item_features : DataFrame, matrix or callable, default=None
             What is known of users and of items besides. A frame has ids in the column
             that has the name of the user or item column of `X`; without such a column,

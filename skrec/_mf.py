@@ -125,7 +125,8 @@ class MFRegressor(NetworkRecommender):
     biased : bool, default=True
         False is the plain dot product: y = p_u·q_i + x·w + ε, without μ.
     reg : float, default=None
-        Penalty of squares, for standardised ratings. "als" minimises
+        Penalty of squares, for standardised ratings and relative weights (of mean about
+        1). "als" minimises
         Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 3 ‖B‖² + ‖w‖²) over
         rows r = (p_u, b_u) and (q_i, c_i), with W_r the weight of the pairs of a row.
         "adam" and "sgd" minimise Σ weight · loss + reg (Σ_r √W_r ‖r‖² + …) over rows
