@@ -845,13 +845,9 @@ class BaseRecommender(
         n = _length(n, f"n_{side}s")
         ids = getattr(self, f"{side}_ids_")
         rows = _known(queries, f"{side}s", ids)
-        profiles = self._profiles(side)
-        # Squares of single precision overflow where ratings are large.
-        squares = np.einsum("nk,nk->n", profiles, profiles, dtype=np.float64)
-        norms = np.sqrt(np.where(squares > 0, squares, 1)).astype(profiles.dtype)
         profiles, norms = (
             torch.from_numpy(values).to(self._torch_device())
-            for values in (profiles, norms)
+            for values in self._profiles(side)
         )
 
         def cosines(tile: slice) -> Fill:
@@ -890,8 +886,12 @@ class BaseRecommender(
         frame = nw.from_native(X, eager_only=True, pass_through=True)
         if isinstance(frame, nw.DataFrame):
             frame = without_index(frame)
-            X = frame.to_native()
-            validate_data(self, X, reset=reset, skip_check_array=True)
+            names = list(getattr(self, "feature_names_in_", ()))
+            if reset or frame.columns != names:
+                # Looks at names alone, for longer than all else takes of a row.
+                validate_data(
+                    self, frame.to_native(), reset=reset, skip_check_array=True
+                )
             if frame.shape[0] == 0:
                 raise ValueError(
                     f"Found array with 0 sample(s) (shape={frame.shape}) while a "
@@ -1219,8 +1219,11 @@ class BaseRecommender(
         """Vectors whose inner products rank as scores do."""
 
     @abstractmethod
-    def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
-        """Vectors whose cosine says how alike two users or two items are."""
+    def _profiles(self, side: Literal["user", "item"]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors whose cosine says how alike two users or two items are.
+
+        And their lengths, in float32 both; inf where a vector holds nothing.
+        """
 
 
 def _read_ids(values, name: str) -> Ids:

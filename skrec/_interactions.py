@@ -60,7 +60,7 @@ class Columns:
     @classmethod
     def from_frame(cls, frame: nw.DataFrame) -> Columns:
         """Columns of a pandas, polars or pyarrow table, each in its own dtype."""
-        series = [frame[:, j] for j in range(frame.shape[1])]
+        series = list(frame.iter_columns())
         names = [repr(column.name) for column in series]
         for j, column in enumerate(series[2:], 2):
             if isinstance(column.dtype, nw.Categorical | nw.Enum):
@@ -192,7 +192,9 @@ def as_array(values: Any) -> np.ndarray:
     """
     if type(values) is np.ndarray and values.dtype.isnative:
         return values
-    series = nw.from_native(values, series_only=True, pass_through=True)
+    series = values
+    if not isinstance(values, nw.Series):
+        series = nw.from_native(values, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):
         values = series.to_numpy()
         if getattr(series.dtype, "time_zone", None) is not None:

@@ -622,12 +622,13 @@ class Posterior:
         bias = [mean[:, self.n_factors :].sum(axis=1) for mean in means]
         return np.mean(bias, axis=0)
 
-    def profiles(self, side: str) -> np.ndarray:
+    def profiles(self, side: str) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of rows whose inner products are those of their taste profiles.
 
         An item's profile is the vector of p_u·q_i over all users u, about its mean: two
-        items are alike where the same users like them. Likewise for a user's. A profile
-        is zero where it is negligible beside those that the prior expects.
+        items are alike where the same users like them. Likewise for a user's. Lengths
+        come with them, inf where a profile is negligible beside those that the prior
+        expects.
         """
         rows, others = self.users, self.items
         if side == "item":
@@ -640,12 +641,15 @@ class Posterior:
             others.prior_covariance[:, -1, :k, :k].astype(np.float64),
             strict=True,
         ):
-            parts.append(own @ R.T)
+            parts.append(own @ R.T.astype(own.dtype))
             expected += others.mean.shape[1] * (S * T).sum()
-        profiles = np.hstack(parts).astype(np.float32)
-        square = np.square(profiles, dtype=np.float64).sum(axis=1)
-        profiles[square <= MIN_SIGNAL * expected] = 0
-        return profiles
+        profiles = np.hstack(parts).astype(np.float32, copy=False)
+        # Squares of single precision overflow where ratings are large. A product sums
+        # short rows faster than a sum does.
+        square = np.square(profiles, dtype=np.float64) @ np.ones(profiles.shape[1])
+        is_nothing = square <= MIN_SIGNAL * expected
+        lengths = np.sqrt(np.where(is_nothing, np.inf, square))
+        return profiles, lengths.astype(np.float32)
 
     def _product(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         """b + c + p·q of pairs of rows, in float64."""
