@@ -42,13 +42,13 @@ from ._interactions import (
     Ids,
     Interactions,
     as_array,
+    as_frame,
     as_numbers,
     counted,
     id_columns,
     inserted,
     object_array,
     shown,
-    without_index,
 )
 from ._settings import own_settings
 from ._threads import torch_threads
@@ -880,12 +880,8 @@ class BaseRecommender(
             raise TypeError(SPARSE_ROWS.format(name="X"))
         if isinstance(X, np.ndarray) and X.dtype.names:
             X = pd.DataFrame(X)
-        if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
-            # narwhals, which scikit-learn uses too, refuses equal names.
-            X = X.set_axis(range(X.shape[1]), axis=1)
-        frame = nw.from_native(X, eager_only=True, pass_through=True)
+        frame = as_frame(X)
         if isinstance(frame, nw.DataFrame):
-            frame = without_index(frame)
             names = list(getattr(self, "feature_names_in_", ()))
             if reset or frame.columns != names:
                 # Looks at names alone, for longer than all else takes of a row.

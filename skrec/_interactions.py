@@ -221,14 +221,26 @@ def without_index(table: nw.DataFrame) -> nw.DataFrame:
     return table.drop(INDEX_OF_PANDAS) if INDEX_OF_PANDAS in table.columns else table
 
 
+def as_frame(X: Any) -> Any:
+    """A pandas, polars or pyarrow table as one of narwhals; anything else as it is.
+
+    Columns of pandas have numbers for names where two names are equal.
+    """
+    try:
+        frame = nw.from_native(X, eager_only=True, pass_through=True)
+    except nw.exceptions.DuplicateError:
+        if not isinstance(X, pd.DataFrame):
+            raise
+        X = X.set_axis(range(X.shape[1]), axis=1)
+        frame = nw.from_native(X, eager_only=True)
+    return without_index(frame) if isinstance(frame, nw.DataFrame) else frame
+
+
 def as_table(X: Any, name: str) -> nw.DataFrame:
     """Rows in any container as a table of users, items and further columns."""
     if sparse.issparse(X):
         raise TypeError(SPARSE_ROWS.format(name=name))
-    if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
-        # narwhals refuses equal names.
-        X = X.set_axis(range(X.shape[1]), axis=1)
-    table = nw.from_native(X, eager_only=True, pass_through=True)
+    table = as_frame(X)
     if not isinstance(table, nw.DataFrame):
         # np.asarray would turn a row ("ann", 7) into two strings; pandas does not.
         rows = list(X) if isinstance(X, list | tuple) else as_array(X)
@@ -237,8 +249,7 @@ def as_table(X: Any, name: str) -> nw.DataFrame:
                 f"{name} must be an array-like of shape (n_samples, 2 + n_features), "
                 f"got {type(X).__name__} of shape {rows.shape}."
             )
-        table = nw.from_native(pd.DataFrame(rows), eager_only=True)
-    table = without_index(table)
+        table = as_frame(pd.DataFrame(rows))
     if table.shape[1] < 2:
         raise ValueError(
             f"{name} needs a column of users and a column of items, got shape "
