@@ -42,13 +42,13 @@ from ._interactions import (
     Ids,
     Interactions,
     as_array,
+    as_frame,
     as_numbers,
     counted,
     id_columns,
     inserted,
     object_array,
     shown,
-    without_index,
 )
 from ._settings import own_settings
 from ._threads import torch_threads
@@ -852,13 +852,9 @@ class BaseRecommender(
         n = _length(n, f"n_{side}s")
         ids = getattr(self, f"{side}_ids_")
         rows = _known(queries, f"{side}s", ids)
-        profiles = self._profiles(side)
-        # Squares of single precision overflow where ratings are large.
-        squares = np.einsum("nk,nk->n", profiles, profiles, dtype=np.float64)
-        norms = np.sqrt(np.where(squares > 0, squares, 1)).astype(profiles.dtype)
         profiles, norms = (
             torch.from_numpy(values).to(self._torch_device())
-            for values in (profiles, norms)
+            for values in self._profiles(side)
         )
 
         def cosines(tile: slice) -> Fill:
@@ -891,14 +887,14 @@ class BaseRecommender(
             raise TypeError(SPARSE_ROWS.format(name="X"))
         if isinstance(X, np.ndarray) and X.dtype.names:
             X = pd.DataFrame(X)
-        if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
-            # narwhals, which scikit-learn uses too, refuses equal names.
-            X = X.set_axis(range(X.shape[1]), axis=1)
-        frame = nw.from_native(X, eager_only=True, pass_through=True)
+        frame = as_frame(X)
         if isinstance(frame, nw.DataFrame):
-            frame = without_index(frame)
-            X = frame.to_native()
-            validate_data(self, X, reset=reset, skip_check_array=True)
+            names = list(getattr(self, "feature_names_in_", ()))
+            if reset or frame.columns != names:
+                # Looks at names alone, for longer than all else takes of a row.
+                validate_data(
+                    self, frame.to_native(), reset=reset, skip_check_array=True
+                )
             if frame.shape[0] == 0:
                 raise ValueError(
                     f"Found array with 0 sample(s) (shape={frame.shape}) while a "
@@ -1226,8 +1222,11 @@ class BaseRecommender(
         """Vectors whose inner products rank as scores do."""
 
     @abstractmethod
-    def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
-        """Vectors whose cosine says how alike two users or two items are."""
+    def _profiles(self, side: Literal["user", "item"]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors whose cosine says how alike two users or two items are.
+
+        And their lengths, in float32 both; inf where a vector holds nothing.
+        """
 
 
 def _read_ids(values, name: str) -> Ids:

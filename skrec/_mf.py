@@ -876,7 +876,7 @@ class MFRegressor(NetworkRecommender):
         bias = self._posterior.bias("user", rows)[:, None]
         return self._response(scores + bias + self._posterior.centre)
 
-    def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
+    def _profiles(self, side: Literal["user", "item"]) -> tuple[np.ndarray, np.ndarray]:
         if self._posterior.n_factors == 0:
             raise ValueError(
                 "Similarity compares factors, but this model has n_factors=0."
