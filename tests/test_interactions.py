@@ -30,6 +30,9 @@ from skrec._interactions import (
     numbered,
 )
 
+# Random ratings may all be equal.
+pytestmark = pytest.mark.filterwarnings("ignore:All .* ratings in y are")
+
 
 def union(fitted, ids):
     """Sorted ids of a model that further ids have been put between."""
