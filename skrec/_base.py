@@ -33,7 +33,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from ._descriptions import Description
+from ._descriptions import Description, arguments_may_be_cut
 from ._interactions import (
     SPARSE_ROWS,
     Columns,
@@ -91,12 +91,15 @@ class Iteration:
         Whether there is nothing left to do.
     attributes : callable
         Gives the fitted attributes as if fit had ended here.
+    warning : str
+        What to warn of if it ends here; empty if there is nothing.
     """
 
     objective: float
     progress: str
     converged: bool
     attributes: Callable[[], dict[str, Any]]
+    warning: str = ""
 
     def __str__(self) -> str:
         return f"objective {self.objective:.6f}, {self.progress}"
@@ -391,6 +394,8 @@ class BaseRecommender(
                 **task, reconstruction_attributes=attributes
             )
             converged = iteration.converged
+        if iteration.warning:
+            warnings.warn(iteration.warning, UserWarning, stacklevel=2)
         if self._can_converge() and not (converged or stopped):
             warnings.warn(
                 f"{type(self).__name__} has not converged after max_iter={max_iter} "
@@ -785,7 +790,7 @@ class BaseRecommender(
                     ids,
                     f"{side}_features",
                     id_name=self._id_name(side),
-                    n_rows=n_rows,
+                    n_rows=n_rows if arguments_may_be_cut() else None,
                 )
                 names = descriptions[side].encoder.names
                 described[side] = Described(names, matrix)
@@ -823,7 +828,7 @@ class BaseRecommender(
             features,
             f"{side}_features",
             id_name=self._id_name(side),
-            n_rows=n_rows,
+            n_rows=n_rows if arguments_may_be_cut() else None,
         )
         number = np.full(len(found), -1)
         number[found] = -2 - np.arange(matrix.shape[0])

@@ -8,6 +8,7 @@ the fit, and a column that says so where `fit` has met such rows.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,15 @@ from ._interactions import (
 N_SHOWN = 5
 SEVERAL = (list, tuple, set, frozenset, np.ndarray)
 TIME_KINDS = (*DATE_KINDS, "timedelta", "timedelta64", "period", "time")
+
+# Modules of scikit-learn that pass arguments on as they are.
+CALLERS_OF_WHOLE = (
+    "sklearn.base",
+    "sklearn.callback",
+    "sklearn.compose",
+    "sklearn.pipeline",
+    "sklearn.utils",
+)
 
 
 @dataclass(frozen=True)
@@ -186,9 +196,9 @@ class Table:
         """Why a table as long as X may be cut, and how it is not."""
         return (
             f"has as many rows as X, {len(self.ids.values)}. Cross-validation and "
-            "searches of scikit-learn cut such an argument as they cut X, which cannot "
-            "be seen from here. Pass a function that returns the table, which nobody "
-            f"cuts: {self.where}=lambda: table."
+            "searches of scikit-learn cut such an argument as they cut X. Pass a "
+            "function that returns the table, which nobody cuts: "
+            f"{self.where}=lambda: table."
         )
 
     @classmethod
@@ -592,8 +602,6 @@ class Description:
                 f"{where} should have a row for every id of X, but {lacks}. The mean "
                 "of the others stands for them."
             )
-        elif table.may_be_cut:
-            _warn(f"{where} {table.trap}")
         _warn_of_missing(table)
         encoder = Encoder.fitted(table, rows[described])
         matrix = encoder.encoded(table)
@@ -634,6 +642,20 @@ class Description:
             parts.append(matrix[rows[new]])
         order = np.argsort(np.concatenate(places), kind="stable")
         return found, sparse.csr_array(sparse.vstack(parts))[order]
+
+
+def arguments_may_be_cut() -> bool:
+    """Whether a meta-estimator of scikit-learn calls that may split rows.
+
+    It cuts what is as long as X as it cuts X, and gives no other sign of it.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("sklearn.") and not module.startswith(CALLERS_OF_WHOLE):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _warn(message: str) -> None:

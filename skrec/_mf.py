@@ -64,6 +64,15 @@ DEFAULT_FALL_TOL = {"vb": 2e-3, "als": 1e-3}
 # and residuals of small data can be far smaller than the ratings.
 MAX_DOUBLE_ROWS = 2**15
 
+# A share of the ratings' variance that noise is hardly ever below.
+COLLAPSED_NOISE = 1e-3
+COLLAPSED = (
+    "The noise has collapsed: the model reproduces the ratings to 3 % of their "
+    "standard deviation, and standard deviations of predictions say little then. Look "
+    "for a column of X that tells the ratings, or for ratings that were computed from "
+    "each other."
+)
+
 # A chain starts from vb's posterior after some sweeps, and forgets its first draws.
 VB_SWEEPS = 10
 BURN_IN = 10
@@ -549,7 +558,13 @@ class MFRegressor(NetworkRecommender):
                 start = next(islice(vb(problem, start), VB_SWEEPS - 1, None))
             states = gibbs(problem, start, check_random_state(self.random_state))
             states = states if continued else islice(states, BURN_IN, None)
-        return self._sweeps(states, partial(self._belief, problem, units), units)
+        least = COLLAPSED_NOISE if self._may_collapse(data) else 0.0
+        return self._sweeps(states, partial(self._belief, problem, units), units, least)
+
+    def _may_collapse(self, data: Interactions) -> bool:
+        """Whether there is noise, which residuals next to none would not show."""
+        varies = np.ptp(data.rating) > 0
+        return self.solver != "als" and not self.unobserved_weight and varies
 
     def _check_solver(self) -> None:
         """Refuse what the solver cannot do."""
@@ -638,6 +653,7 @@ class MFRegressor(NetworkRecommender):
         states: Iterator[State],
         export: Callable[[State], Posterior],
         units: Units,
+        least_noise: float,
     ) -> Iterator[Iteration]:
         tol = self._tol() if self._can_converge() else None
         draws: list[Posterior] = []
@@ -655,6 +671,7 @@ class MFRegressor(NetworkRecommender):
                 progress if tol is None else f"{progress} against tol={tol}",
                 tol is not None and fall < tol,
                 partial(self._attributes, belief, units),
+                COLLAPSED if state.noise_variance < least_noise else "",
             )
 
     def _attributes(

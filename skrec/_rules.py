@@ -420,13 +420,13 @@ def _concentration(alpha: Tensor, shape: Tensor) -> float:
 def _exchange(alpha: Tensor, a: float, noise_precision: float) -> float:
     """The c that maximises the bound if every α is divided by it and β times it.
 
-    It solves a Σα / c² − (a n_rows − n) / c = β n v, where the prior of β is worth n
-    ratings of variance v; without that prior it is the mean of α. If they are not
-    exchanged, β and a creep towards each other.
+    It solves a Σα / c² − (a n_rows − n / 2) / c = β n v / 2, where the prior of β is
+    worth n ratings of variance v; without that prior it is the mean of α. If they are
+    not exchanged, β and a creep towards each other.
     """
     weight = a * total(alpha)
-    held = noise_precision * PRIOR_RATINGS * PRIOR_NOISE_VARIANCE
-    rows = a * len(alpha) - PRIOR_RATINGS
+    held = noise_precision * PRIOR_RATINGS * PRIOR_NOISE_VARIANCE / 2
+    rows = a * len(alpha) - PRIOR_RATINGS / 2
     c = 2 * weight / (rows + math.sqrt(rows**2 + 4 * held * weight))
     return min(c, 1 / (MIN_NOISE_VARIANCE * noise_precision))
 

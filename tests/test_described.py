@@ -334,11 +334,6 @@ FAILURES = {
         ValueError,
         r"item_features is ambiguous: its column 'code' holds 60 of the 60 ids of X",
     ),
-    "a matrix as long as X": (
-        lambda m: m.fit(X[:200], Y[:200], user_features=np.eye(200)),
-        ValueError,
-        r"user_features has as many rows as X, 200.*user_features=lambda: table",
-    ),
     "ids of another kind": (
         lambda m: m.fit(X, Y, item_features=ITEMS.set_axis(ITEMS.index.map(str))),
         TypeError,
@@ -610,3 +605,13 @@ def test_effects_of_what_was_not_said_are_refused_in_words():
     with pytest.raises(AttributeError, match="not fitted with item_features"):
         _ = model.item_feature_coef_
     assert set(model.feature_effects()["side"]) == {"user"}
+
+
+@pytest.mark.parametrize("read", [np.asarray, sparse.csr_array, pd.DataFrame])
+def test_a_table_as_long_as_x_is_read_where_nobody_cuts_it(read):
+    rows, y, flags = one_rating_each()
+    one, other = (
+        MFRegressor(1).fit(rows, y, user_features=features).feature_effects()
+        for features in (read(flags), lambda: read(flags))
+    )
+    assert_allclose(one.effect, other.effect)

@@ -141,6 +141,41 @@ def ml_1m(args: argparse.Namespace) -> list[Row]:
     ]
 
 
+def repeats(args: argparse.Namespace) -> list[Row]:
+    """Rows that were logged again, and weights, against the same rows once."""
+    split = next(folds(load_ml_100k()))
+    X, y = x_y(split.train)
+    X_test, y_test = x_y(split.test)
+    rng = np.random.RandomState(0)
+    n = len(y)
+
+    def again(share: float) -> tuple[pd.DataFrame, np.ndarray]:
+        rows = np.append(np.arange(n), rng.permutation(n)[: int(share * n)])
+        return X.iloc[rows], np.asarray(y)[rows]
+
+    fits = {
+        "once": (X, y),
+        **{f"{share:.0%} twice": again(share) for share in (0.1, 0.2, 0.5, 1.0)},
+        "weights of 10": (X, y, np.full(n, 10.0)),
+        "weights of 1/n": (X, y, np.full(n, 1 / n)),
+        "log-normal counts": (X, y, np.ceil(np.exp(rng.standard_normal(n) + 1.5))),
+    }
+    rows = []
+    for solver in ("vb", "gibbs", "als", "adam", "sgd"):
+        for name, fit in fits.items():
+            model = MFRegressor(solver=solver, random_state=0, device=args.device)
+            predicted = model.fit(*fit).predict(X_test)
+            rmse = root_mean_squared_error(y_test, predicted)
+            bar = "≤ 1.01 × once" if solver == "vb" and name != "once" else ""
+            rows.append(Row(f"{solver}, {name}: RMSE", rmse, bar))
+            if solver in ("vb", "gibbs"):
+                _, std = model.predict(X_test, return_std=True)
+                share = np.mean(np.abs(y_test - predicted) < Z_90 * std)
+                bar = ".88 to .93" if solver == "vb" else ""
+                rows.append(Row(f"{solver}, {name}: 90 % interval", float(share), bar))
+    return rows
+
+
 def rating_sets(args: argparse.Namespace) -> list[Row]:
     sets = {path.stem: load_npz(path) for path in args.paths}
     if args.long_tail:
@@ -212,6 +247,11 @@ def parse_args() -> argparse.Namespace:
     )
     command.add_argument("--repetitions", type=int, default=3, help="default: 3")
     command.set_defaults(run=ml_1m)
+
+    command = commands.add_parser(
+        "repeats", parents=[common], help="repeated rows and weights of one fold"
+    )
+    command.set_defaults(run=repeats)
 
     command = commands.add_parser(
         "sets", parents=[common], help="rating sets of other kinds, once each"
