@@ -228,7 +228,7 @@ class RankingScorer:
             ranks = ranks_of(pairs.users, pairs.scores)
             gains[np.bincount(pairs.users)[pairs.users] < 2] = 0
         rankings = Rankings.from_rows(pairs.users, ranks, gains, pairs.weight, self.k)
-        warn_if_undefined(rankings, stacklevel=3)
+        warn_if_undefined(rankings)
         if isinstance(self.metrics, str):
             return rankings.mean(self.metrics)
         return {f"{name}@{self.k}": rankings.mean(name) for name in self._names()}
