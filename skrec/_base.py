@@ -1222,8 +1222,8 @@ def _read_ids(values, name: str) -> Ids:
         values = as_array(values)
     if isinstance(values, dict) or pd.api.types.is_scalar(values):
         raise ValueError(
-            f"{name} must be a one-dimensional array-like of ids, got the single value "
-            f"{shown(values)}."
+            f"{name} must be a one-dimensional array-like of ids, such as ['ann'] for "
+            f"the id 'ann', got the single value {shown(values)}."
         )
     if isinstance(values, list | tuple):
         array = np.empty(len(values), dtype=object)
@@ -1232,8 +1232,8 @@ def _read_ids(values, name: str) -> Ids:
         array = as_array(values)
     if array.ndim != 1:
         raise ValueError(
-            f"{name} must be a one-dimensional array-like of ids, got shape "
-            f"{array.shape}."
+            f"{name} must be a one-dimensional array-like of ids, such as a list or a "
+            f"column of a frame, got {type(values).__name__} of shape {array.shape}."
         )
     return Ids.from_column(array, name)
 

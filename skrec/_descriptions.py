@@ -207,8 +207,9 @@ class Table:
         matrix = matrix if sparse.issparse(matrix) else as_array(matrix)
         if matrix.ndim != 2:
             raise TypeError(
-                f"{where} must be a frame indexed by raw id, or a matrix that has row "
-                f"i for the id i, got {given}."
+                f"{where} must be a frame indexed by raw id, a matrix that has row i "
+                f"for the id i, or a function that returns either, got {given}. Rows "
+                "as dicts become a frame by pandas.DataFrame."
             )
         if not sparse.issparse(matrix):
             matrix = as_numbers(matrix, where, "value", may_be_missing=True)

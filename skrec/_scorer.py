@@ -218,6 +218,12 @@ class RankingScorer:
         check_gains(y, threshold, self._names(), "y")
         scores = np.zeros(n_rows)
         if not unseen:
+            if not hasattr(estimator, "predict"):
+                raise TypeError(
+                    "RankingScorer with candidates='test' needs an estimator that has "
+                    f"`predict`, which {type(estimator).__name__} has not. Use "
+                    "candidates='unseen', which ranks all items by `recommend`."
+                )
             scores = read_numbers(estimator.predict(X), "predict(X)", n_rows)
         pairs = Pairs.from_rows(users, items, y, scores, weight)
 

@@ -302,7 +302,7 @@ FURTHER_COLUMNS = {
     "datetimes": (
         lambda: fit(with_feature(pd.Timestamp(0))),
         ValueError,
-        r"column 2 of X \('hour'\) must be numeric.*'datetime64'",
+        r"column 2 of X \('hour'\) must be numeric.*'datetime64'.*days since the first",
     ),
     "complex": (
         lambda: fit(with_feature(1j)),
