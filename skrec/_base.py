@@ -9,7 +9,6 @@ imported here and nowhere else.
 from __future__ import annotations
 
 import functools
-import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -53,6 +52,7 @@ from ._interactions import (
 from ._settings import own_settings
 from ._threads import torch_threads
 from ._topk import Fill, inner_products, top_k
+from ._warn import warn
 from ._weights import Weighting
 
 __all__ = [
@@ -397,14 +397,13 @@ class BaseRecommender(
             )
             converged = iteration.converged
         if iteration.warning:
-            warnings.warn(iteration.warning, UserWarning, stacklevel=2)
+            warn(iteration.warning)
         if self._can_converge() and not (converged or stopped):
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} has not converged after max_iter={max_iter} "
                 f"iterations; in the last one, {iteration}. Raise "
                 "max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=2,
             )
         return attributes()
 
@@ -754,7 +753,7 @@ class BaseRecommender(
             return self.user_ids_, np.arange(len(self.user_ids_)), None
         ids = _read_ids(users, "users")
         rows, described = self._numbered("user", ids, features)
-        self._handle_unknown({"users": (ids, rows)}, stacklevel=5)
+        self._handle_unknown({"users": (ids, rows)})
         return _as_fitted(ids.values, rows, self.user_ids_), rows, described
 
     def _candidates(
@@ -766,7 +765,7 @@ class BaseRecommender(
             return self.item_ids_, np.arange(len(self.item_ids_)), None
         ids = _read_ids(candidates, "candidates")
         rows, described = self._numbered("item", ids, features)
-        self._handle_unknown({"candidates": (ids, rows)}, stacklevel=5)
+        self._handle_unknown({"candidates": (ids, rows)})
         # Ids of which nothing is known share a row number.
         codes, _ = pd.factorize(ids.values)
         _, first = np.unique(
@@ -937,35 +936,29 @@ class BaseRecommender(
             fitted = None if first else Ids(getattr(self, f"{side}_ids_"), "", "")
             fractions = ids.fractions(0 if n_further else MAX_DECIMALS)
             if fractions.any() and (first or not fitted.fractions().any()):
-                warnings.warn(
+                warn(
                     f"{ids.where} holds {counted(fractions, 'id')} with a fractional "
                     f"part, such as {shown(ids.values[fractions][0])}. It looks like a "
                     f"scaled column in the place of the {side}s: column 0 of X must "
                     "hold the user and column 1 the item. Put other columns after "
                     "them, for example at the end of the list of a ColumnTransformer.",
-                    UserWarning,
-                    stacklevel=4,
                 )
         if first and columns.are_indicators():
-            warnings.warn(
+            warn(
                 "X holds as many ones in every row, and zeros elsewhere, as indicators "
                 "of users and items do. Column 0 must hold user ids and column 1 item "
                 "ids: give the ids themselves, without OneHotEncoder.",
-                UserWarning,
-                stacklevel=4,
             )
         return columns
 
     def _warn_of_equal_ratings(self, rating: np.ndarray) -> None:
         if len(rating) > 1 and np.ptp(rating) == 0 and not self._counts_unseen_pairs():
-            warnings.warn(
+            warn(
                 f"All {len(rating)} ratings in y are {rating[0]:g}, which tells no "
                 "item from another. If X holds what users chose, let the pairs that it "
                 "does not hold count, too: MFRegressor(solver='als', "
                 "unobserved_weight=0.1) weighs all of them, and loss='log_loss' or "
                 "loss='bpr' (solver='adam' or NCFRegressor) draws some.",
-                UserWarning,
-                stacklevel=2,
             )
 
     def _read_ratings(self, y, columns: Columns) -> np.ndarray:
@@ -1019,12 +1012,10 @@ class BaseRecommender(
             if explained > 1 - 1e-9:
                 names = getattr(self, "feature_names_in_", None)
                 name = f" ({names[j]!r})" if names is not None else ""
-                warnings.warn(
+                warn(
                     f"column {j} of X{name} says what the rating is: y is a linear "
                     "function of it. Leave it out of X, such as X[['user', 'item']], "
                     "unless it is known before the rating.",
-                    UserWarning,
-                    stacklevel=3,
                 )
 
     def _read_weights(self, sample_weight, columns: Columns) -> np.ndarray | None:
@@ -1053,9 +1044,7 @@ class BaseRecommender(
             )
         return weight
 
-    def _handle_unknown(
-        self, found: dict[str, tuple[Ids, np.ndarray]], stacklevel: int = 4
-    ) -> None:
+    def _handle_unknown(self, found: dict[str, tuple[Ids, np.ndarray]]) -> None:
         """Say what `handle_unknown` asks to be said of ids that fit has not seen."""
         if self.handle_unknown == "ignore":
             return
@@ -1073,10 +1062,8 @@ class BaseRecommender(
         )
         if self.handle_unknown == "error":
             raise ValueError(f"Found {message}; handle_unknown='error' refuses them.")
-        warnings.warn(
+        warn(
             f"Found {message}; they are answered from what is known.",
-            UserWarning,
-            stacklevel=stacklevel,
         )
 
     def _torch_device(self) -> torch.device:
@@ -1236,8 +1223,8 @@ def _read_ids(values, name: str) -> Ids:
         values = as_array(values)
     if isinstance(values, dict) or pd.api.types.is_scalar(values):
         raise ValueError(
-            f"{name} must be a one-dimensional array-like of ids, got the single value "
-            f"{shown(values)}."
+            f"{name} must be a one-dimensional array-like of ids, such as ['ann'] for "
+            f"the id 'ann', got the single value {shown(values)}."
         )
     if isinstance(values, list | tuple):
         array = np.empty(len(values), dtype=object)
@@ -1246,8 +1233,8 @@ def _read_ids(values, name: str) -> Ids:
         array = as_array(values)
     if array.ndim != 1:
         raise ValueError(
-            f"{name} must be a one-dimensional array-like of ids, got shape "
-            f"{array.shape}."
+            f"{name} must be a one-dimensional array-like of ids, such as a list or a "
+            f"column of a frame, got {type(values).__name__} of shape {array.shape}."
         )
     return Ids.from_column(array, name)
 

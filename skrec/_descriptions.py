@@ -9,7 +9,6 @@ the fit, and a column that says so where `fit` has met such rows.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -31,6 +30,7 @@ from ._interactions import (
     shown,
     without_index,
 )
+from ._warn import warn
 
 N_SHOWN = 5
 SEVERAL = (list, tuple, set, frozenset, np.ndarray)
@@ -207,8 +207,9 @@ class Table:
         matrix = matrix if sparse.issparse(matrix) else as_array(matrix)
         if matrix.ndim != 2:
             raise TypeError(
-                f"{where} must be a frame indexed by raw id, or a matrix that has row "
-                f"i for the id i, got {given}."
+                f"{where} must be a frame indexed by raw id, a matrix that has row i "
+                f"for the id i, or a function that returns either, got {given}. Rows "
+                "as dicts become a frame by pandas.DataFrame."
             )
         if not sparse.issparse(matrix):
             matrix = as_numbers(matrix, where, "value", may_be_missing=True)
@@ -598,7 +599,7 @@ class Description:
                 raise ValueError(
                     f"{table.ids.where} must have a row for every id of X, but {lacks}."
                 )
-            _warn(
+            warn(
                 f"{where} should have a row for every id of X, but {lacks}. The mean "
                 "of the others stands for them."
             )
@@ -629,7 +630,7 @@ class Description:
             _warn_of_missing(table)
             lacking = _numbered(ids, table.ids.values, table.ids.where) < 0
             if table.may_be_cut and lacking.any():
-                _warn(f"{where} lacks {few(ids[lacking])}, and it {table.trap}")
+                warn(f"{where} lacks {few(ids[lacking])}, and it {table.trap}")
             source = table.ids.values, self.encoder.encoded(table), table.ids.where
             sources.insert(0, source)
         found = np.zeros(len(ids), dtype=bool)
@@ -658,10 +659,6 @@ def arguments_may_be_cut() -> bool:
     return False
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=5)
-
-
 def _warn_of_missing(table: Table) -> None:
     """Count what is missing in a table."""
     counts = table.n_missing()
@@ -671,7 +668,7 @@ def _warn_of_missing(table: Table) -> None:
             f"{count} in {f'column {name!r}' if name else 'all'}"
             for name, count in counts.items()
         )
-        _warn(
+        warn(
             f"{table.where} has missing values for {n_ids} ids: {counted}. The mean "
             "stands for them, and a column says where, if fit has met such rows."
         )

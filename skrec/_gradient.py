@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import partial
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from ._networks import ITEM_TABLES, TABLES, USER_TABLES, NeuMF
 from ._threads import torch_threads
+from ._warn import warn
 
 OPTIMIZERS = {
     "adam": partial(torch.optim.Adam, betas=(0.9, 0.99), fused=True),
@@ -351,12 +351,11 @@ class _Descent:
                 if self.n_parts >= len(pairs):
                     raise
                 if self.n_parts == 1:
-                    warnings.warn(
+                    warn(
                         f"A batch of {len(pairs)} rows does not fit into the memory of "
                         f"{pairs.users.device}; it is split, and gradients are summed. "
                         "A smaller batch_size spares the second attempt.",
                         RuntimeWarning,
-                        stacklevel=2,
                     )
                 self.n_parts *= 2
                 if state is not None:

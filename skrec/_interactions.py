@@ -196,6 +196,9 @@ def as_array(values: Any) -> np.ndarray:
     if not isinstance(values, nw.Series):
         series = nw.from_native(values, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):
+        if isinstance(series.dtype, nw.Int128):
+            # NumPy has no integers that long.
+            return np.array(series.to_list(), dtype=object)
         values = series.to_numpy()
         if getattr(series.dtype, "time_zone", None) is not None:
             values = _instants(values)
@@ -329,9 +332,12 @@ class Growth:
         new = further[is_new]
         if not len(new):
             return cls(fitted, np.empty(0, dtype=np.int64), rows, is_new)
-        if new.dtype != fitted.dtype and kind_of(fitted) == "number":
+        kind = kind_of(fitted[:1])
+        if kind == "number" and new.dtype != fitted.dtype:
             both = _together(fitted, new)
             fitted, new = both[: len(fitted)], both[len(fitted) :]
+        elif kind in ("date", "duration") and _form(new) != _form(fitted):
+            fitted, new = (np.asarray(_index(ids)) for ids in (fitted, new))
         at = np.searchsorted(fitted, new)
         given = rows + np.searchsorted(at, rows, side="right")
         given[is_new] = at + np.arange(len(new))
@@ -344,6 +350,11 @@ class Growth:
     def inserted(self, array: np.ndarray, values: Any = 0) -> np.ndarray:
         """A copy of rows of fitted ids, with those of new ones put in."""
         return inserted(array, self.at, np.asarray(values, dtype=array.dtype))
+
+
+def _form(times: np.ndarray) -> tuple[str, type]:
+    """How dates or durations are held, which compare with their like alone."""
+    return times.dtype.kind, type(times[0])
 
 
 def _together(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -510,7 +521,7 @@ def as_numbers(
             wrong = next((v for v in values.flat if not _is_number(v)), values.flat[0])
             raise ValueError(
                 f"{where} must be numeric, but holds values of kind {kind!r} (the "
-                f"first that is none is {shown(wrong)})."
+                f"first that is none is {shown(wrong)}).{_advice(where, kind)}"
             )
         numbers = pd.to_numeric(pd.Series(values.ravel()), errors="coerce")
         numbers = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -523,6 +534,22 @@ def as_numbers(
             f"{counted(wrong, noun)}."
         )
     return values
+
+
+def _advice(where: str, kind: str) -> str:
+    """How a further column of X becomes numeric."""
+    if not where.startswith("column "):
+        return ""
+    if kind in DATE_KINDS:
+        how = "days since the first date, (dates - dates.min()).dt.days"
+    elif kind.startswith("timedelta"):
+        how = "seconds, durations.dt.total_seconds()"
+    else:
+        how = "columns of 0 and 1, by OneHotEncoder"
+    return (
+        f" Column 0 of X holds the user, column 1 the item, and others numbers: leave "
+        f"this one out, or give it as {how}."
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -5,7 +5,6 @@ What is given as relevance, score and weight is checked here, too.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -15,6 +14,7 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
 from ._interactions import Ids, as_numbers, counted, id_columns
+from ._warn import warn
 
 # Shuffles that people make have small seeds; with one of those, breaking ties could
 # undo the shuffle that the rows were given before.
@@ -141,13 +141,12 @@ def weight_of_users(users: np.ndarray, weight: np.ndarray, n_users: int) -> np.n
     return np.bincount(users, weight, minlength=n_users) / np.maximum(n_rows, 1)
 
 
-def warn_if_undefined(rankings: Rankings, stacklevel: int) -> None:
+def warn_if_undefined(rankings: Rankings) -> None:
     if not rankings.n_relevant.any():
-        warnings.warn(
+        warn(
             "The score is undefined and set to nan: there is no user with a relevant "
             "row to rank (candidates='test' leaves out users with a single test row).",
             UndefinedMetricWarning,
-            stacklevel=stacklevel,
         )
 
 

@@ -218,6 +218,12 @@ class RankingScorer:
         check_gains(y, threshold, self._names(), "y")
         scores = np.zeros(n_rows)
         if not unseen:
+            if not hasattr(estimator, "predict"):
+                raise TypeError(
+                    "RankingScorer with candidates='test' needs an estimator that has "
+                    f"`predict`, which {type(estimator).__name__} has not. Use "
+                    "candidates='unseen', which ranks all items by `recommend`."
+                )
             scores = read_numbers(estimator.predict(X), "predict(X)", n_rows)
         pairs = Pairs.from_rows(users, items, y, scores, weight)
 
@@ -228,7 +234,7 @@ class RankingScorer:
             ranks = ranks_of(pairs.users, pairs.scores)
             gains[np.bincount(pairs.users)[pairs.users] < 2] = 0
         rankings = Rankings.from_rows(pairs.users, ranks, gains, pairs.weight, self.k)
-        warn_if_undefined(rankings, stacklevel=3)
+        warn_if_undefined(rankings)
         if isinstance(self.metrics, str):
             return rankings.mean(self.metrics)
         return {f"{name}@{self.k}": rankings.mean(name) for name in self._names()}

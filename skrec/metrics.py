@@ -610,7 +610,7 @@ def _from_arrays(
     )
     if not average:
         return rankings.values(metric)
-    warn_if_undefined(rankings, stacklevel=4)
+    warn_if_undefined(rankings)
     return rankings.mean(metric)
 
 

@@ -7,7 +7,6 @@ take.
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -21,6 +20,7 @@ from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_consistent_length, check_random_state
 
 from ._interactions import Ids, as_array, as_table, counted, shown
+from ._warn import warn
 
 __all__ = ["ColdStartKFold", "LeaveLastOut", "TemporalSplit", "UserHoldout"]
 
@@ -49,10 +49,8 @@ class _Splitter(BaseCrossValidator):
     def _read(self, X, y, groups) -> nw.DataFrame:
         """X as a table, once it is known to fit the other arguments."""
         if groups is not None:
-            warnings.warn(
+            warn(
                 f"The groups parameter is ignored by {type(self).__name__}",
-                UserWarning,
-                stacklevel=3,
             )
         check_consistent_length(X, y)
         table = as_table(X, "X")

@@ -30,6 +30,9 @@ from skrec._interactions import (
     numbered,
 )
 
+# Random ratings may all be equal.
+pytestmark = pytest.mark.filterwarnings("ignore:All .* ratings in y are")
+
 
 def union(fitted, ids):
     """Sorted ids of a model that further ids have been put between."""
@@ -523,3 +526,39 @@ def test_ids_grow_to_the_sorted_union(kind, data):
     assert_array_equal(grown.ids, union)
     assert_array_equal(grown.ids[grown.given], further)
     assert_array_equal(grown.ids[grown.shifted(np.arange(len(fitted)))], fitted)
+
+
+DAYS = pd.date_range("2024-01-01", periods=9).to_pydatetime()
+TIMES = {
+    "datetime": as_objects(DAYS),
+    "date": as_objects([day.date() for day in DAYS]),
+    "Timestamp": as_objects([pd.Timestamp(day) for day in DAYS]),
+    **{f"datetime64[{unit}]": DAYS.astype(f"M8[{unit}]") for unit in ("s", "us", "ns")},
+}
+DURATIONS = {
+    "timedelta": as_objects(list(DAYS - DAYS[0])),
+    "Timedelta": as_objects([pd.Timedelta(day) for day in DAYS - DAYS[0]]),
+    "timedelta64 objects": as_objects(list((DAYS - DAYS[0]).astype("m8[us]"))),
+    **{
+        f"timedelta64[{unit}]": (DAYS - DAYS[0]).astype(f"m8[{unit}]")
+        for unit in ("s", "ns")
+    },
+}
+
+
+@pytest.mark.parametrize("forms", [TIMES, DURATIONS], ids=["dates", "durations"])
+def test_times_of_any_type_are_put_between_those_of_another(forms):
+    first, second = np.arange(0, 9, 2), np.array([1, 2, 3, 8])
+    for fitted, further in itertools.product(forms.values(), repeat=2):
+        ids = union(fitted[first], further[second])
+        assert len(ids) == 7
+        assert len({type(value) for value in ids}) == 1
+        assert_array_equal(numbered(fitted[first], ids), [0, 2, 4, 5, 6])
+        assert_array_equal(numbered(further[second], ids), [1, 2, 3, 6])
+
+
+def test_integers_of_128_bits_are_ids():
+    column = pl.Series("user", [2**70, 3, 2**70], dtype=pl.Int128)
+    frame = pl.DataFrame({"user": column, "item": [1, 2, 3]})
+    model = small().fit(frame, [1.0, 2.0, 3.0])
+    assert list(model.user_ids_) == [3, 2**70]

@@ -883,3 +883,12 @@ def test_names_give_scorers():
 def test_names_without_a_scorer_are_refused(name):
     with pytest.raises(ValueError, match=r"ndcg, precision|k must be an int"):
         get_scorer(name)
+
+
+def test_an_estimator_without_predict_is_named():
+    class Bestsellers:
+        def recommend(self, users, n_items=10):
+            return np.ones((len(users), n_items))
+
+    with pytest.raises(TypeError, match="`predict`, which Bestsellers has not"):
+        RankingScorer("ndcg", candidates="test")(Bestsellers(), [[1, 2]], [1.0])
