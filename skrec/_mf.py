@@ -126,7 +126,7 @@ class MFRegressor(NetworkRecommender):
         False is the plain dot product: y = p_u·q_i + x·w + ε, without μ.
     reg : float, default=None
         Penalty of squares, for standardised ratings. "als" minimises
-        Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 3 ‖B‖² + ‖w‖²) over
+        Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 5 ‖B‖² + ‖w‖²) over
         rows r = (p_u, b_u) and (q_i, c_i), with W_r the weight of the pairs of a row.
         "adam" and "sgd" minimise Σ weight · loss + reg (Σ_r √W_r ‖r‖² + …) over rows
         less Bᵀf, and likewise over w. None is 12 for "als", and 0.3 / (1 + 2 α₀) with
