@@ -146,8 +146,9 @@ class MFRegressor(NetworkRecommender):
         Above 0, every pair of a user and an item counts as a rating of 0 with this
         weight, besides its own ratings if it has any: for what users chose, with y left
         out and `sample_weight` for how sure each choice is [6]_. Ratings are not
-        centred then. Not used by "adam" and "sgd", which draw some of the pairs
-        (`n_negatives`).
+        centred then. Use solver="als" where users chose few items: "vb" and "gibbs" may
+        find no factors in so few choices, and rank nearly as popularity does. Not used
+        by "adam" and "sgd", which draw some of the pairs (`n_negatives`).
     loss : {"squared_error", "absolute_error", "huber", "log_loss", "bpr"}, \
             default="squared_error"
         As in `NCFRegressor`. All but the default need "adam" or "sgd".
