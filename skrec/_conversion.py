@@ -31,6 +31,10 @@ from ._units import Units
 # and of rows and weights.
 MIN_COEF_VARIANCE, MIN_VARIANCE = 1e-9, 1e-6
 
+# A coefficient of a standardised feature beyond this is one of a feature whose unit has
+# changed since, which says nothing of the next.
+MAX_COEF = 1e6
+
 
 def array(tensor: Tensor) -> np.ndarray:
     """A tensor of any device as an array."""
@@ -232,13 +236,19 @@ def as_state(
     feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
     coef_scale = feature_scale / units.scale
     ratio = feature_scale / last.feature_scale / units.scale
-    coef_covariance = last.coef_covariance * np.outer(ratio, ratio)
+    with np.errstate(over="ignore", invalid="ignore"):
+        coef = last.coef * coef_scale
+        coef_covariance = last.coef_covariance * ratio * ratio[:, None]
+        known = np.abs(coef) < MAX_COEF
+        known &= coef_covariance.diagonal() < MAX_COEF**2
+    coef = np.where(known, coef, 0)
+    coef_covariance = np.where(np.outer(known, known), coef_covariance, 0)
     # Coefficients of constant features are known to be zero, nearly.
     coef_covariance += MIN_COEF_VARIANCE * np.eye(len(coef_scale))
     return State(
         users=side("user", users, items),
         items=side("item", items, users),
-        coef=tensor(last.coef * coef_scale),
+        coef=tensor(coef),
         coef_factor=tensor(np.linalg.cholesky(coef_covariance).T),
         noise_precision=units.scale**2 / np.nan_to_num(last.noise_variance, nan=1.0),
     )

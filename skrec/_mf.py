@@ -127,7 +127,7 @@ class MFRegressor(NetworkRecommender):
     reg : float, default=None
         Penalty of squares, for standardised ratings and relative weights (of mean about
         1). "als" minimises
-        Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 3 ‖B‖² + ‖w‖²) over
+        Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 5 ‖B‖² + ‖w‖²) over
         rows r = (p_u, b_u) and (q_i, c_i), with W_r the weight of the pairs of a row.
         "adam" and "sgd" minimise Σ weight · loss + reg (Σ_r √W_r ‖r‖² + …) over rows
         less Bᵀf, and likewise over w. None is 12 for "als", and 0.3 / (1 + 2 α₀) with
@@ -147,8 +147,9 @@ class MFRegressor(NetworkRecommender):
         Above 0, every pair of a user and an item counts as a rating of 0 with this
         weight, besides its own ratings if it has any: for what users chose, with y left
         out and `sample_weight` for how sure each choice is [6]_. Ratings are not
-        centred then. Not used by "adam" and "sgd", which draw some of the pairs
-        (`n_negatives`).
+        centred then. Use solver="als" where users chose few items: "vb" and "gibbs" may
+        find no factors in so few choices, and rank nearly as popularity does. Not used
+        by "adam" and "sgd", which draw some of the pairs (`n_negatives`).
     loss : {"squared_error", "absolute_error", "huber", "log_loss", "bpr"}, \
             default="squared_error"
         As in `NCFRegressor`. All but the default need "adam" or "sgd".

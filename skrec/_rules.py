@@ -46,7 +46,7 @@ MIN_NOISE_VARIANCE = 1e-5
 
 # How much more "als" penalises weights of features than rows. A weight speaks for many
 # rows, and what its mode overlooks of their uncertainty adds up.
-WEIGHT_PENALTY = 3.0
+WEIGHT_PENALTY = 5.0
 
 
 def noise_variance(weight: float, residual: float) -> float:

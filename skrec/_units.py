@@ -8,6 +8,10 @@ import numpy as np
 
 from ._interactions import Interactions
 
+# A feature that varies by less tells nothing: its coefficient, which is relative to
+# this, could be out of range.
+MIN_DEVIATION = 1e-270
+
 
 @dataclass(frozen=True)
 class Units:
@@ -40,11 +44,12 @@ class Units:
         deviation = _root_mean_square(data.features - mean, weight)
         # Rounding leaves a constant column a deviation of a few ulps. An infinite scale
         # gives it a coefficient of zero.
+        varies = deviation > np.maximum(1e-9 * np.abs(mean), MIN_DEVIATION)
         return cls(
             centre=centre,
             scale=float(scale if scale > 1e-9 * abs(centre) else abs(centre) or 1.0),
             feature_mean=mean,
-            feature_scale=np.where(deviation > 1e-9 * np.abs(mean), deviation, np.inf),
+            feature_scale=np.where(varies, deviation, np.inf),
             mean_weight=float(data.weight.mean()),
         )
 

@@ -12,7 +12,7 @@ from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 from sklearn.model_selection import train_test_split
 
 from skrec import MFRegressor, NCFRegressor
-from skrec.datasets import make_ratings
+from skrec.datasets import fetch_movielens, make_ratings
 
 RATING_LOSSES = "squared_error", "absolute_error", "huber"
 CHOICE_LOSSES = "log_loss", "bpr", *RATING_LOSSES
@@ -252,6 +252,16 @@ def test_cold_items_show_the_whole_effect_of_a_feature(model, effects_of_vb):
     found = [effect(model, seed) for seed in range(2)]
     assert 0.9 < np.mean(found) < 1.1
     np.testing.assert_allclose(found, effects_of_vb, atol=0.12)
+
+
+def test_genres_harm_no_prediction_of_als(ml_100k, ml_100k_archive):
+    X, X_test, y, y_test = train_test_split(*ml_100k, test_size=0.2, random_state=0)
+    ratings = fetch_movielens("100k", archive=ml_100k_archive)
+    genres = ratings.movies[list(ratings.genre_names)]
+    plain = MFRegressor(solver="als").fit(X, y)
+    told = MFRegressor(solver="als").fit(X, y, item_features=genres)
+    errors = [root_mean_squared_error(y_test, m.predict(X_test)) for m in (plain, told)]
+    assert errors[1] < errors[0]
 
 
 @pytest.mark.parametrize("make", [MODELS["MFRegressor, adam"], MODELS["neumf, adam"]])

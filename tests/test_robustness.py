@@ -15,6 +15,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from skrec import MFRegressor
+from skrec.datasets import make_ratings
 
 N_FITS = int(os.environ.get("SKREC_N_FITS", "40"))
 MANY = settings(
@@ -52,6 +53,10 @@ FEATURES = {
     "extreme": lambda rng, n: pd.DataFrame(
         {"a": rng.randn(n) * 10.0 ** rng.choice([200, 300, -200, -300])}
     ),
+    "subnormal": lambda rng, n: pd.DataFrame({"a": rng.randn(n) * 1e-310}),
+    "integers": lambda rng, n: pd.DataFrame(
+        {"a": rng.choice(np.iinfo(np.int64).max - np.arange(2) * 2**62, n)}
+    ),
 }
 
 WEIGHTS = {
@@ -65,6 +70,7 @@ CONTEXT = {
     "numbers": lambda rng, n: rng.randn(n, 2),
     "constant": lambda rng, n: np.ones((n, 1)),
     "extreme": lambda rng, n: rng.randn(n, 3) * 10.0 ** rng.randint(-200, 200),
+    "subnormal": lambda rng, n: rng.randn(n, 1) * 1e-310,
 }
 
 
@@ -205,3 +211,23 @@ def test_a_handful_of_ratings_does_not_show_that_there_is_no_noise():
     X = [["ann", "Heat"], ["bob", "Up"], ["bob", "Heat"]]
     mf = MFRegressor(2, max_iter=500, tol=1e-5).fit(X, [5, 1, 3])
     assert mf.noise_std_ > 0.2
+
+
+@pytest.mark.parametrize("solver", ["vb", "als", "gibbs", "adam"])
+@pytest.mark.parametrize(("before", "after"), [(1, 1e200), (1e200, 1e-200), (0, 1)])
+def test_a_column_may_change_its_unit_between_warm_starts(solver, before, after):
+    X, y = make_ratings(9, 7, 50, random_state=0)
+    column = np.random.RandomState(0).randn(50)
+    mf = MFRegressor(
+        2, solver=solver, max_iter=3, tol=1e-9, warm_start=True, random_state=0
+    )
+    for scale in (before, after):
+        described = X.assign(a=scale * column)
+        check(fitted(mf, described, y, {}), described)
+
+
+def test_the_bound_of_one_rating_never_falls():
+    """The priors of noise and of relative precisions are then worth as much as it."""
+    mf = MFRegressor(1, biased=False, max_iter=40, tol=0)
+    curve = fitted(mf, [[0, 0]], [0.0], {}).loss_curve_
+    assert np.diff(curve).max() < 1e-12
