@@ -63,6 +63,7 @@ __all__ = [
     "Real",
     "StrOptions",
     "reads_one_fit",
+    "snapshot",
 ]
 
 MAX_IDS_SHOWN = 5
