@@ -63,6 +63,7 @@ __all__ = [
     "Real",
     "StrOptions",
     "reads_one_fit",
+    "snapshot",
 ]
 
 MAX_IDS_SHOWN = 5
@@ -1104,11 +1105,13 @@ class BaseRecommender(
         at = offsets[users.given[which]] + np.searchsorted(known, further) - starts
         counts = np.zeros(len(offsets), dtype=np.int64)
         np.add.at(counts, users.given[which] + 1, 1)
+        np.cumsum(counts, out=counts)
+        counts += offsets
         return {
             "user_ids_": users.ids,
             "item_ids_": items.ids,
             "_seen_items": inserted(seen, at, new.astype(np.int32)),
-            "_seen_offsets": offsets + np.cumsum(counts),
+            "_seen_offsets": counts,
         }
 
     def _seen_by(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

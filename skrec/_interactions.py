@@ -236,7 +236,9 @@ def as_frame(X: Any) -> Any:
             raise
         X = X.set_axis(range(X.shape[1]), axis=1)
         frame = nw.from_native(X, eager_only=True)
-    return without_index(frame) if isinstance(frame, nw.DataFrame) else frame
+    if isinstance(frame, nw.DataFrame) and not isinstance(X, pd.DataFrame):
+        return without_index(frame)
+    return frame
 
 
 def as_table(X: Any, name: str) -> nw.DataFrame:

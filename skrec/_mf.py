@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -32,6 +31,7 @@ from ._base import (
     Real,
     StrOptions,
     reads_one_fit,
+    snapshot,
 )
 from ._conversion import (
     as_posterior,
@@ -835,7 +835,7 @@ class MFRegressor(NetworkRecommender):
     def _knowing(
         self, users: sparse.csr_array | None, items: sparse.csr_array | None
     ) -> Self:
-        model = copy.copy(self)
+        model = snapshot(self)
         model._posterior = self._posterior.describing(users=users, items=items)
         return model
 

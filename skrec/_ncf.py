@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from ._base import Integral, Interval, Iteration, Real, StrOptions
+from ._base import Integral, Interval, Iteration, Real, StrOptions, snapshot
 from ._interactions import Interactions
 from ._networks import (
     ACTIVATIONS,
@@ -322,7 +321,7 @@ class NCFRegressor(NetworkRecommender):
     def _knowing(
         self, users: sparse.csr_array | None, items: sparse.csr_array | None
     ) -> Self:
-        model, weights = copy.copy(self), self._weights.copy()
+        model, weights = snapshot(self), self._weights.copy()
         sizes = {"user": self._shape.n_users, "item": self._shape.n_items}
         for side, matrix in (("user", users), ("item", items)):
             if matrix is None:

@@ -495,6 +495,8 @@ class Posterior:
     def describing(self, **matrices: sparse.csr_array | None) -> Posterior:
         """The same belief, with `Rows.describing` of the sides that have features."""
         given = {side: m for side, m in matrices.items() if m is not None}
+        if not given:
+            return self
         return replace(
             self,
             **{side: getattr(self, side).describing(given[side]) for side in given},
@@ -545,8 +547,12 @@ class Posterior:
         for x, z in zip(self.users.means(u), self.items.means(i), strict=True):
             total += self._product(x, z)
         total /= len(self.users.mean)
-        total += np.where(u < 0, self.items.affinities(i), 0)
-        total += np.where(i < 0, self.users.affinities(u), 0)
+        for unknown, rows, met in (
+            (u < 0, self.items, i),
+            (i < 0, self.users, u),
+        ):
+            if unknown.any():
+                total[unknown] += rows.affinities(met[unknown])
         linear = (features - self.feature_mean) @ self.coef
         return self.centre + linear + total
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
-from sklearn import config_context
+from sklearn import config_context, get_config
 
 from ._threads import avoid_lost_threads
 
@@ -35,9 +35,11 @@ def own_settings() -> Iterator[None]:
         stack.enter_context(
             np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
         )
-        stack.enter_context(
-            config_context(transform_output="default", array_api_dispatch=False)
-        )
+        config = get_config()
+        if config["transform_output"] != "default" or config["array_api_dispatch"]:
+            stack.enter_context(
+                config_context(transform_output="default", array_api_dispatch=False)
+            )
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
         if not torch.is_grad_enabled():
