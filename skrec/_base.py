@@ -41,13 +41,13 @@ from ._interactions import (
     Ids,
     Interactions,
     as_array,
+    as_frame,
     as_numbers,
     counted,
     id_columns,
     inserted,
     object_array,
     shown,
-    without_index,
 )
 from ._settings import own_settings
 from ._threads import torch_threads
@@ -161,7 +161,9 @@ class BaseRecommender(
             The ratings, on any scale. Where X holds what users chose, and pairs that it
             does not hold count too, None is 1 for every row.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights. A weight of 2 is the row twice, 0 is no row.
+            Non-negative weights. A weight of 2 is the row twice, 0 is no row. How much
+            a repeated or heavy pair tells is learned from the ratings, and a common
+            factor of all weights changes nothing.
         user_features, item_features : DataFrame, matrix or callable, default=None
             What is known of users and of items besides. A frame has ids in the column
             that has the name of the user or item column of `X`; without such a column,
@@ -849,13 +851,9 @@ class BaseRecommender(
         n = _length(n, f"n_{side}s")
         ids = getattr(self, f"{side}_ids_")
         rows = _known(queries, f"{side}s", ids)
-        profiles = self._profiles(side)
-        # Squares of single precision overflow where ratings are large.
-        squares = np.einsum("nk,nk->n", profiles, profiles, dtype=np.float64)
-        norms = np.sqrt(np.where(squares > 0, squares, 1)).astype(profiles.dtype)
         profiles, norms = (
             torch.from_numpy(values).to(self._torch_device())
-            for values in (profiles, norms)
+            for values in self._profiles(side)
         )
 
         def cosines(tile: slice) -> Fill:
@@ -888,14 +886,14 @@ class BaseRecommender(
             raise TypeError(SPARSE_ROWS.format(name="X"))
         if isinstance(X, np.ndarray) and X.dtype.names:
             X = pd.DataFrame(X)
-        if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
-            # narwhals, which scikit-learn uses too, refuses equal names.
-            X = X.set_axis(range(X.shape[1]), axis=1)
-        frame = nw.from_native(X, eager_only=True, pass_through=True)
+        frame = as_frame(X)
         if isinstance(frame, nw.DataFrame):
-            frame = without_index(frame)
-            X = frame.to_native()
-            validate_data(self, X, reset=reset, skip_check_array=True)
+            names = list(getattr(self, "feature_names_in_", ()))
+            if reset or frame.columns != names:
+                # Looks at names alone, for longer than all else takes of a row.
+                validate_data(
+                    self, frame.to_native(), reset=reset, skip_check_array=True
+                )
             if frame.shape[0] == 0:
                 raise ValueError(
                     f"Found array with 0 sample(s) (shape={frame.shape}) while a "
@@ -1211,8 +1209,11 @@ class BaseRecommender(
         """Vectors whose inner products rank as scores do."""
 
     @abstractmethod
-    def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
-        """Vectors whose cosine says how alike two users or two items are."""
+    def _profiles(self, side: Literal["user", "item"]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors whose cosine says how alike two users or two items are.
+
+        And their lengths, in float32 both; inf where a vector holds nothing.
+        """
 
 
 def _read_ids(values, name: str) -> Ids:

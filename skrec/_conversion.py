@@ -216,7 +216,9 @@ def as_state(
             relative_shape=tensor(shape),
             concentration=rows.concentration,
         )
-        places = {DESCRIBED: columns.get(noun), COUNTERPARTS: others}
+        places = {DESCRIBED: columns.get(noun)}
+        if COUNTERPARTS in rows.weights:
+            places[COUNTERPARTS] = rows.weights[COUNTERPARTS].columns_of(others)
         return start.with_weights(
             ratings,
             [
@@ -298,9 +300,10 @@ def _counterparts(
     matrix.sum_duplicates()
     matrix.data[:] = 1
     root = np.sqrt(matrix.sum(axis=1))
-    known = np.flatnonzero(others >= 0)
+    columns = weights.columns_of(others)
+    known = np.flatnonzero(columns >= 0)
     places = sparse.csr_array(
-        (np.ones(len(known)), (known, others[known])),
+        (np.ones(len(known)), (known, columns[known])),
         shape=(len(others), weights.mean.shape[1]),
     )
     return sparse.csr_array(sparse.diags_array(1 / root) @ matrix @ places)

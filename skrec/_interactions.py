@@ -60,7 +60,7 @@ class Columns:
     @classmethod
     def from_frame(cls, frame: nw.DataFrame) -> Columns:
         """Columns of a pandas, polars or pyarrow table, each in its own dtype."""
-        series = [frame[:, j] for j in range(frame.shape[1])]
+        series = list(frame.iter_columns())
         names = [repr(column.name) for column in series]
         for j, column in enumerate(series[2:], 2):
             if isinstance(column.dtype, nw.Categorical | nw.Enum):
@@ -192,7 +192,9 @@ def as_array(values: Any) -> np.ndarray:
     """
     if type(values) is np.ndarray and values.dtype.isnative:
         return values
-    series = nw.from_native(values, series_only=True, pass_through=True)
+    series = values
+    if not isinstance(values, nw.Series):
+        series = nw.from_native(values, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):
         if isinstance(series.dtype, nw.Int128):
             # NumPy has no integers that long.
@@ -222,14 +224,26 @@ def without_index(table: nw.DataFrame) -> nw.DataFrame:
     return table.drop(INDEX_OF_PANDAS) if INDEX_OF_PANDAS in table.columns else table
 
 
+def as_frame(X: Any) -> Any:
+    """A pandas, polars or pyarrow table as one of narwhals; anything else as it is.
+
+    Columns of pandas have numbers for names where two names are equal.
+    """
+    try:
+        frame = nw.from_native(X, eager_only=True, pass_through=True)
+    except nw.exceptions.DuplicateError:
+        if not isinstance(X, pd.DataFrame):
+            raise
+        X = X.set_axis(range(X.shape[1]), axis=1)
+        frame = nw.from_native(X, eager_only=True)
+    return without_index(frame) if isinstance(frame, nw.DataFrame) else frame
+
+
 def as_table(X: Any, name: str) -> nw.DataFrame:
     """Rows in any container as a table of users, items and further columns."""
     if sparse.issparse(X):
         raise TypeError(SPARSE_ROWS.format(name=name))
-    if isinstance(X, pd.DataFrame) and not X.columns.is_unique:
-        # narwhals refuses equal names.
-        X = X.set_axis(range(X.shape[1]), axis=1)
-    table = nw.from_native(X, eager_only=True, pass_through=True)
+    table = as_frame(X)
     if not isinstance(table, nw.DataFrame):
         # np.asarray would turn a row ("ann", 7) into two strings; pandas does not.
         rows = list(X) if isinstance(X, list | tuple) else as_array(X)
@@ -238,8 +252,7 @@ def as_table(X: Any, name: str) -> nw.DataFrame:
                 f"{name} must be an array-like of shape (n_samples, 2 + n_features), "
                 f"got {type(X).__name__} of shape {rows.shape}."
             )
-        table = nw.from_native(pd.DataFrame(rows), eager_only=True)
-    table = without_index(table)
+        table = as_frame(pd.DataFrame(rows))
     if table.shape[1] < 2:
         raise ValueError(
             f"{name} needs a column of users and a column of items, got shape "

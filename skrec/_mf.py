@@ -125,7 +125,8 @@ class MFRegressor(NetworkRecommender):
     biased : bool, default=True
         False is the plain dot product: y = p_u·q_i + x·w + ε, without μ.
     reg : float, default=None
-        Penalty of squares, for standardised ratings. "als" minimises
+        Penalty of squares, for standardised ratings and relative weights (of mean about
+        1). "als" minimises
         Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 3 ‖B‖² + ‖w‖²) over
         rows r = (p_u, b_u) and (q_i, c_i), with W_r the weight of the pairs of a row.
         "adam" and "sgd" minimise Σ weight · loss + reg (Σ_r √W_r ‖r‖² + …) over rows
@@ -875,7 +876,7 @@ class MFRegressor(NetworkRecommender):
         bias = self._posterior.bias("user", rows)[:, None]
         return self._response(scores + bias + self._posterior.centre)
 
-    def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
+    def _profiles(self, side: Literal["user", "item"]) -> tuple[np.ndarray, np.ndarray]:
         if self._posterior.n_factors == 0:
             raise ValueError(
                 "Similarity compares factors, but this model has n_factors=0."

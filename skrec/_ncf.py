@@ -426,10 +426,10 @@ class NCFRegressor(NetworkRecommender):
             [factors / scale, *(ends if side == "user" else reversed(ends))]
         )
 
-    def _profiles(self, side: Literal["user", "item"]) -> np.ndarray:
+    def _profiles(self, side: Literal["user", "item"]) -> tuple[np.ndarray, np.ndarray]:
         """Scores against some of the other side, less what all or none share.
 
-        What rounding alone leaves of them is zero.
+        What rounding alone leaves of them is nothing.
         """
         n_users, n_items = self._shape.n_users, self._shape.n_items
         rows, columns = np.arange(n_users), np.arange(n_items)
@@ -446,8 +446,10 @@ class NCFRegressor(NetworkRecommender):
         scores -= scores.mean(axis=0)
         scores -= scores.mean(axis=1, keepdims=True)
         profiles = scores.T if side == "item" else scores
-        profiles[np.abs(profiles).max(axis=1) < least] = 0
-        return profiles.astype(np.float32)
+        lengths = np.linalg.norm(profiles, axis=1)
+        is_nothing = np.abs(profiles).max(axis=1) < least
+        lengths[is_nothing | (lengths == 0)] = np.inf
+        return profiles.astype(np.float32), lengths.astype(np.float32)
 
 
 def _numbers_of_a_pair(shape: Shape) -> int:

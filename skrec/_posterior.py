@@ -48,6 +48,8 @@ class FeatureWeights:
         Covariance of Bᵀf where f is that of any row.
     column_mean : ndarray of shape (n_columns,)
     scale : float
+    places : ndarray of shape (n_counterparts,) or None
+        Column of each counterpart, -1 of those that came later; None is its own number.
     """
 
     mean: np.ndarray
@@ -56,6 +58,7 @@ class FeatureWeights:
     spread: np.ndarray
     column_mean: np.ndarray
     scale: float
+    places: np.ndarray | None = None
 
     @classmethod
     def stack(cls, draws: Sequence[FeatureWeights], *, keep_all: bool) -> Self:
@@ -68,13 +71,18 @@ class FeatureWeights:
             spread=np.concatenate([draw.spread for draw in draws]),
         )
 
-    def grown(self, columns: Growth) -> FeatureWeights:
-        """The same weights among new columns, which say nothing."""
-        return replace(
-            self,
-            mean=columns.inserted(self.mean.swapaxes(0, 1)).swapaxes(0, 1),
-            column_mean=columns.inserted(self.column_mean),
-        )
+    def grown(self, counterparts: Growth) -> FeatureWeights:
+        """The same weights among new counterparts, which say nothing."""
+        places = self.places
+        if places is None:
+            places = np.arange(len(self.column_mean))
+        return replace(self, places=counterparts.inserted(places, -1))
+
+    def columns_of(self, counterparts: np.ndarray) -> np.ndarray:
+        """Columns of numbered counterparts, -1 of those that have none."""
+        if self.places is None:
+            return counterparts
+        return np.where(counterparts < 0, -1, self.places[counterparts])
 
     def contrasted(self, contrasts: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
         """Means and covariances of contrasts of what columns add to a row.
@@ -176,18 +184,27 @@ class Patched:
     revised : ndarray of shape (n_revised, row_size, row_size)
     where : ndarray of shape (n_rows,)
         Row of `stored`, or behind its last that of `revised`.
+    factor : float
+        Of all of them.
     """
 
     stored: np.ndarray
     revised: np.ndarray
     where: np.ndarray
+    factor: float = 1.0
 
     @classmethod
-    def of(cls, stored: np.ndarray) -> Self:
-        return cls(stored, stored[:0], np.arange(len(stored)))
+    def of(cls, stored: np.ndarray, factor: float = 1.0) -> Self:
+        return cls(stored, stored[:0], np.arange(len(stored)), factor)
+
+    def _unpatched(self) -> Patched:
+        return Patched.of(self._before_factor(slice(None)), self.factor)
 
     def __getitem__(self, key: int | tuple) -> np.ndarray:
         _, rows = key if isinstance(key, tuple) else (key, slice(None))
+        return self._before_factor(rows) * self.factor
+
+    def _before_factor(self, rows: np.ndarray | slice) -> np.ndarray:
         where = self.where[rows]
         flat = np.ravel(where)
         n_stored = len(self.stored)
@@ -198,19 +215,21 @@ class Patched:
 
     def __reduce__(self) -> tuple:
         # What is written needs no patch.
-        return np.asarray, (self[0][None],)
+        unpatched = self._unpatched()
+        return Patched.of, (unpatched.stored, unpatched.factor)
 
     def __mul__(self, factor: float) -> Patched:
-        return replace(self, stored=self.stored * factor, revised=self.revised * factor)
+        return replace(self, factor=self.factor * factor)
 
     def merged(self, theirs: np.ndarray, own: Growth) -> Patched:
         """Among new rows, with `theirs` for those that are given."""
         where = own.inserted(self.where)
         where[own.given] = len(self.stored) + len(self.revised) + np.arange(len(theirs))
-        revised = np.concatenate([self.revised, theirs.astype(self.stored.dtype)])
-        merged = Patched(self.stored, revised, where)
+        theirs = (theirs / self.factor).astype(self.stored.dtype)
+        revised = np.concatenate([self.revised, theirs])
+        merged = replace(self, revised=revised, where=where)
         if len(revised) > max(MIN_PATCH, len(where) * MAX_PATCH):
-            return Patched.of(merged[0])
+            return merged._unpatched()
         return merged
 
 
@@ -387,7 +406,9 @@ class Rows:
         elif covariance is not None:
             covariance = covariance.merged(revised.covariance[0], own)
         k = self.factor_sums.total.shape[1]
-        mean = own.inserted(self.mean.mean(axis=0))
+        # The mean of one draw would be a copy more.
+        mean = self.mean[0] if len(self.mean) == 1 else self.mean.mean(axis=0)
+        mean = own.inserted(mean)
         past = mean[None, own.given[~own.is_new], :k]
         factor_sums = self.factor_sums.plus(past, -1).plus(revised.mean[..., :k], 1)
         mean[own.given] = revised.mean[0]
@@ -622,12 +643,13 @@ class Posterior:
         bias = [mean[:, self.n_factors :].sum(axis=1) for mean in means]
         return np.mean(bias, axis=0)
 
-    def profiles(self, side: str) -> np.ndarray:
+    def profiles(self, side: str) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of rows whose inner products are those of their taste profiles.
 
         An item's profile is the vector of p_u·q_i over all users u, about its mean: two
-        items are alike where the same users like them. Likewise for a user's. A profile
-        is zero where it is negligible beside those that the prior expects.
+        items are alike where the same users like them. Likewise for a user's. Lengths
+        come with them, inf where a profile is negligible beside those that the prior
+        expects.
         """
         rows, others = self.users, self.items
         if side == "item":
@@ -640,12 +662,15 @@ class Posterior:
             others.prior_covariance[:, -1, :k, :k].astype(np.float64),
             strict=True,
         ):
-            parts.append(own @ R.T)
+            parts.append(own @ R.T.astype(own.dtype))
             expected += others.mean.shape[1] * (S * T).sum()
-        profiles = np.hstack(parts).astype(np.float32)
-        square = np.square(profiles, dtype=np.float64).sum(axis=1)
-        profiles[square <= MIN_SIGNAL * expected] = 0
-        return profiles
+        profiles = np.hstack(parts).astype(np.float32, copy=False)
+        # Squares of single precision overflow where ratings are large. A product sums
+        # short rows faster than a sum does.
+        square = np.square(profiles, dtype=np.float64) @ np.ones(profiles.shape[1])
+        is_nothing = square <= MIN_SIGNAL * expected
+        lengths = np.sqrt(np.where(is_nothing, np.inf, square))
+        return profiles, lengths.astype(np.float32)
 
     def _product(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         """b + c + p·q of pairs of rows, in float64."""

@@ -23,21 +23,32 @@ def symmetrised(matrix: Tensor) -> Tensor:
 def inverse(matrix: Tensor, floor: float = 0.0) -> Tensor:
     """Inverse of a positive definite matrix, symmetric to the bit.
 
-    Eigenvalues of the matrix are at least `floor`. Those of the matrix scaled to a
-    diagonal of ones are not so far below the largest that its precision could not tell
-    it from a singular one.
+    Eigenvalues of the matrix are at least `floor`, or if that is 0, those of the matrix
+    scaled to a diagonal of ones are not so far below the largest that its precision
+    could not tell it from a singular one.
     """
     M = symmetrised(matrix.double())
+    eps = len(M) * torch.finfo(matrix.dtype).eps
     if floor:
-        values, vectors = torch.linalg.eigh(M)
-        M = (vectors * values.clamp(min=floor)) @ vectors.mT
-    scale = M.diagonal().clamp(min=torch.finfo(M.dtype).tiny).rsqrt()
-    values, vectors = torch.linalg.eigh(symmetrised(scale[:, None] * M * scale))
-    # Eigenvalues are sorted.
-    least = len(M) * torch.finfo(matrix.dtype).eps * values[-1:]
-    values = torch.maximum(values, least)
-    half = scale[:, None] * vectors * values.rsqrt()
-    return symmetrised(half @ half.mT).to(matrix.dtype)
+        found = _inverse_by_eigenvalues(M, floor, eps)
+    else:
+        scale = M.diagonal().clamp(min=torch.finfo(M.dtype).tiny).rsqrt()
+        M = scale[:, None] * M * scale
+        root, failure = torch.linalg.cholesky_ex(M)
+        if bool(failure) or bool((root.diagonal() ** 2 < eps).any()):
+            found = _inverse_by_eigenvalues(M, 0.0, eps)
+        else:
+            found = torch.cholesky_inverse(root)
+        found = scale[:, None] * found * scale
+    return symmetrised(found).to(matrix.dtype)
+
+
+def _inverse_by_eigenvalues(M: Tensor, floor: float, eps: float) -> Tensor:
+    """Inverse with eigenvalues of at least `floor`, and `eps` of the largest."""
+    values, vectors = torch.linalg.eigh(M)
+    # They are sorted.
+    values = torch.maximum(values, (eps * values[-1:]).clamp(min=floor))
+    return (vectors / values) @ vectors.mT
 
 
 def cholesky(matrices: Tensor) -> Tensor:
