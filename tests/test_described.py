@@ -640,6 +640,7 @@ def test_a_table_that_holds_nothing_is_as_none(model, cell):
     expected = clone(model).fit(X, y).predict(cold)
     with pytest.warns(UserWarning, match="item_features holds no value for any item"):
         model = clone(model).fit(X, y, item_features=table)
+    assert not hasattr(model, "item_feature_coef_")
     assert_allclose(model.predict(cold), expected)
     assert_allclose(model.predict(cold, item_features=table), expected)
     assert model.recommend([1], 1, candidates=[3], item_features=table).item() == 3
