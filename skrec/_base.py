@@ -795,7 +795,13 @@ class BaseRecommender(
                     n_rows=n_rows if arguments_may_be_cut() else None,
                 )
                 names = descriptions[side].encoder.names
-                described[side] = Described(names, matrix)
+                if names:
+                    described[side] = Described(names, matrix)
+                else:
+                    warn(
+                        f"{side}_features holds no value for any {side} of X, so "
+                        "nothing is learned from it."
+                    )
         return replace(data, described=described), descriptions
 
     def _id_name(self, side: str) -> str | None:
@@ -822,7 +828,11 @@ class BaseRecommender(
         """
         rows = ids.numbered_in(getattr(self, f"{side}_ids_"))
         unknown = np.flatnonzero(rows < 0)
-        if not (self._is_described(side, features) and len(unknown)):
+        is_described = self._is_described(side, features)
+        # A table of `fit` that held nothing has left no columns.
+        if not (
+            is_described and self._descriptions[side].encoder.names and len(unknown)
+        ):
             return rows, None
         place, asked = pd.factorize(ids.values[unknown])
         found, matrix = self._descriptions[side].rows_of(

@@ -449,11 +449,12 @@ class MFRegressor(NetworkRecommender):
         return frame.reset_index()
 
     def _described_sides(self) -> list[str]:
-        sides = list(getattr(self, "_descriptions", {}))
+        descriptions = getattr(self, "_descriptions", {})
+        sides = [side for side, known in descriptions.items() if known.encoder.names]
         if not sides:
             raise AttributeError(
                 f"This {type(self).__name__} was not fitted with user_features or "
-                "item_features."
+                "item_features, or they held no value."
             )
         return sides
 
@@ -465,7 +466,8 @@ class MFRegressor(NetworkRecommender):
         return self._descriptions[side].encoder.contrasts(mean)
 
     def _feature_coef(self, side: str) -> np.ndarray:
-        if side not in getattr(self, "_descriptions", {}):
+        described = getattr(self, "_descriptions", {}).get(side)
+        if described is None or not described.encoder.names:
             raise AttributeError(
                 f"This {type(self).__name__} was not fitted with {side}_features."
             )

@@ -615,3 +615,35 @@ def test_a_table_as_long_as_x_is_read_where_nobody_cuts_it(read):
         for features in (read(flags), lambda: read(flags))
     )
     assert_allclose(one.effect, other.effect)
+
+
+@pytest.mark.parametrize("cell", [[], [None], "nothing"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        MFRegressor(2, max_iter=2, tol=1e9),
+        MFRegressor(2, solver="gibbs", max_iter=2, random_state=0),
+        MFRegressor(2, solver="adam", max_iter=1, random_state=0),
+        NCFRegressor(2, (2,), n_members=1, max_iter=1, random_state=0),
+    ],
+    ids=["vb", "gibbs", "adam", "ncf"],
+)
+@pytest.mark.filterwarnings("ignore:.* has missing values")
+def test_a_table_that_holds_nothing_is_as_none(model, cell):
+    X = pd.DataFrame({"user": [1, 2, 3, 1], "item": [1, 1, 2, 2]})
+    y = [1.0, 2.0, 3.0, 5.0]
+    cells = [cell, cell, ["drama"]]
+    if cell == "nothing":
+        cells = [None, None, "drama"]
+    table = pd.DataFrame({"item": [1, 2, 3], "genre": cells})
+    cold = pd.DataFrame({"user": [1, 1], "item": [3, 4]})
+    expected = clone(model).fit(X, y).predict(cold)
+    with pytest.warns(UserWarning, match="item_features holds no value for any item"):
+        model = clone(model).fit(X, y, item_features=table)
+    assert not hasattr(model, "item_feature_coef_")
+    assert_allclose(model.predict(cold), expected)
+    assert_allclose(model.predict(cold, item_features=table), expected)
+    assert model.recommend([1], 1, candidates=[3], item_features=table).item() == 3
+    if hasattr(model, "partial_fit"):
+        model.partial_fit(cold, [1.0, 2.0], item_features=table)
+        assert list(model.item_ids_) == [1, 2, 3, 4]

@@ -164,7 +164,7 @@ FAILURES = {
         "x has several columns named 'age'",
     ),
     "no column": (FRAME[[]], ValueError, "x has no columns"),
-    "a number": (3, TypeError, "x must be a frame indexed by raw id, or a matrix.*int"),
+    "a number": (3, TypeError, "x must be a frame indexed by raw id, a matrix.*int"),
     "a row": ([1.0, 2.0], TypeError, "x must be a frame indexed by raw id"),
     "strings": ([["a"], ["b"]], ValueError, "x must be numeric"),
     "a matrix with an infinite number": (
