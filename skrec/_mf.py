@@ -73,6 +73,13 @@ COLLAPSED = (
     "each other."
 )
 
+# How much of the variance of scores users do not share, at the least.
+LEAST_TASTE_RATIO = 1e-3
+NO_FACTORS = (
+    "No factor is left: there are too few choices for this solver to tell users apart, "
+    "and all get nearly the same list. Use solver='als', or a loss that draws items."
+)
+
 # A chain starts from vb's posterior after some sweeps, and forgets its first draws.
 VB_SWEEPS = 10
 BURN_IN = 10
@@ -675,8 +682,17 @@ class MFRegressor(NetworkRecommender):
                 progress if tol is None else f"{progress} against tol={tol}",
                 tol is not None and fall < tol,
                 partial(self._attributes, belief, units),
-                COLLAPSED if state.noise_variance < least_noise else "",
+                self._warning(state, least_noise),
             )
+
+    def _warning(self, state: State, least_noise: float) -> str:
+        """What to warn of if this is the last sweep."""
+        if state.noise_variance < least_noise:
+            return COLLAPSED
+        may_die = self.unobserved_weight and self.solver == "vb" and self.n_factors
+        if may_die and state.taste_ratio(int(self.n_factors)) < LEAST_TASTE_RATIO:
+            return NO_FACTORS
+        return ""
 
     def _attributes(
         self, belief: Callable[[], Posterior], units: Units

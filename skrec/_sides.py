@@ -319,3 +319,13 @@ class State:
     noise_precision: float = 1.0
     noise_variance: float = 1.0
     objective: float = math.nan
+
+    def taste_ratio(self, n_factors: int) -> float:
+        """Variance of p·q about what users share, over that of what they share."""
+        P, Q = self.users.mean.double(), self.items.mean.double()
+        mean_user = P[:, :n_factors].mean(0)
+        away = P[:, :n_factors] - mean_user
+        spread = Q[:, :n_factors] - Q[:, :n_factors].mean(0)
+        own = float(((away.T @ away) * (spread.T @ spread)).sum()) / (len(P) * len(Q))
+        shared = Q[:, :n_factors] @ mean_user + Q[:, n_factors:].sum(1)
+        return own / max(float(shared.var(correction=0)), 1e-300)

@@ -286,3 +286,11 @@ def make_square(matrix, n_rows):
     return sparse.csr_array(
         sparse.vstack([matrix, sparse.csr_array((more, matrix.shape[1]))])
     )
+
+
+def test_lists_that_are_the_same_for_all_are_warned_of():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"user": np.repeat(np.arange(200), 3)})
+    X["item"] = (100 * rng.random(600) ** 3).astype(int)
+    with pytest.warns(UserWarning, match="No factor is left.*solver='als'"):
+        MFRegressor(unobserved_weight=0.1).fit(X)
