@@ -2,8 +2,7 @@
 
 It validates, numbers the ids, runs the iterations of a solver with callbacks and
 stopping, and turns row numbers back into raw ids. What a model is, and how it is fitted
-and scored, are the hooks at the end of the class. scikit-learn's private names are
-imported here and nowhere else.
+and scored, are the hooks at the end of the class.
 """
 
 from __future__ import annotations
@@ -20,17 +19,11 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
-from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
-from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import (
-    _num_samples,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._descriptions import Description, arguments_may_be_cut
 from ._interactions import (
@@ -50,6 +43,15 @@ from ._interactions import (
     shown,
 )
 from ._settings import own_settings
+from ._sklearn import (
+    CallbackSupportMixin,
+    Interval,
+    StrOptions,
+    check_columns,
+    fit_context,
+    num_samples,
+    with_callbacks,
+)
 from ._threads import torch_threads
 from ._topk import Fill, inner_products, top_k
 from ._warn import warn
@@ -206,7 +208,7 @@ class BaseRecommender(
         return self
 
     @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def _fit(self, X, y, sample_weight, user_features, item_features) -> dict[str, Any]:
         """Fitted attributes."""
         model = snapshot(self)
@@ -303,7 +305,7 @@ class BaseRecommender(
         # The model that others read stays as it is until all is learned.
         model = snapshot(self)
         # Threads that wait for each other make a few rows slow.
-        few = _num_samples(X) <= MAX_FEW_ROWS
+        few = num_samples(X) <= MAX_FEW_ROWS
         n_threads = 1 if few else torch.get_num_threads()
         with own_settings(), torch_threads(n_threads):
             attributes = model._learn_further(
@@ -902,9 +904,7 @@ class BaseRecommender(
             names = list(getattr(self, "feature_names_in_", ()))
             if reset or frame.columns != names:
                 # Looks at names alone, for longer than all else takes of a row.
-                validate_data(
-                    self, frame.to_native(), reset=reset, skip_check_array=True
-                )
+                check_columns(self, frame, reset)
             if frame.shape[0] == 0:
                 raise ValueError(
                     f"Found array with 0 sample(s) (shape={frame.shape}) while a "
@@ -993,7 +993,7 @@ class BaseRecommender(
                 f"y must hold one rating per row of X, got a single "
                 f"{type(y).__name__}, {shown(y)}."
             )
-        n_rows, n_ratings = len(columns.users.values), _num_samples(y)
+        n_rows, n_ratings = len(columns.users.values), num_samples(y)
         if n_rows != n_ratings:
             raise ValueError(
                 f"X and y must have as many rows, but X has {n_rows} and y has "

@@ -330,7 +330,7 @@ def as_posterior(weights: dict[str, np.ndarray], units: Units) -> Posterior:
     def rows(side: str) -> Rows:
         mean = stacked(f"{side}_factors", f"{side}_bias")
         row_size = mean.shape[1]
-        spread = np.cov(mean[:-1], rowvar=False, bias=True).reshape(row_size, row_size)
+        spread = np.cov(mean[:-1].T, bias=True).reshape(row_size, row_size)
         spread += MIN_VARIANCE * np.eye(row_size)
         scale = units.row_scale(row_size - biased, row_size)
         mean = mean * scale

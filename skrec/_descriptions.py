@@ -364,7 +364,7 @@ class Numbers:
         n_missing = missing.sum(axis=0)
         n_present = np.maximum(n_rows - n_missing, 1)
         # Moments in units of the largest value, since squares may be out of range.
-        unit = abs(matrix).max(axis=0).toarray()
+        unit = abs(matrix).max(axis=0).toarray().ravel()
         unit = np.where(unit > np.finfo(float).tiny, unit, 1)
         shares = sparse.csr_array(matrix @ sparse.diags_array(1 / unit))
         square = shares.multiply(shares).sum(axis=0) / n_present

@@ -1,4 +1,4 @@
-"""Real ratings beside the project."""
+"""Real ratings beside the project, and callbacks where scikit-learn has them."""
 
 import os
 from pathlib import Path
@@ -27,3 +27,11 @@ def ml_100k_archive():
 def ml_100k(ml_100k_archive):
     """Ids and ratings of MovieLens 100K, in the order of u.data."""
     return fetch_movielens("100k", archive=ml_100k_archive, return_X_y=True)
+
+
+@pytest.fixture(scope="session")
+def callbacks():
+    """The callbacks of scikit-learn."""
+    return pytest.importorskip(
+        "sklearn.callback", reason="callbacks are new in scikit-learn 1.9"
+    )

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
-from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -17,6 +16,7 @@ from skrec.datasets import make_ratings
 
 X, Y = make_ratings(40, 30, 900, noise=0.1, levels=None, random_state=0)
 SOLVERS = pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
+NEEDS_CALLBACKS = pytest.mark.usefixtures("callbacks")
 ALL = pytest.mark.parametrize("solver", ["vb", "gibbs", "als", "adam", "ncf"])
 
 
@@ -61,6 +61,7 @@ class Recording:
         )
 
 
+@NEEDS_CALLBACKS
 @ALL
 def test_a_callback_hears_of_the_fit_and_of_every_iteration_in_order(solver):
     record = Recording()
@@ -71,6 +72,7 @@ def test_a_callback_hears_of_the_fit_and_of_every_iteration_in_order(solver):
     assert record.n_setups == record.n_teardowns == 1
 
 
+@NEEDS_CALLBACKS
 def test_a_callback_is_given_the_training_rows_and_weights():
     record, weight = Recording(), np.ones(len(Y))
     model = MFRegressor(2, tol=1e9).set_callbacks(record)
@@ -81,6 +83,7 @@ def test_a_callback_is_given_the_training_rows_and_weights():
         assert metadata["sample_weight"] is weight
 
 
+@NEEDS_CALLBACKS
 @ALL
 def test_a_callback_stops_the_fit_without_a_warning(solver):
     model = small(solver).set_callbacks(Recording(stop_after=3)).fit(X, Y)
@@ -92,6 +95,7 @@ def test_a_callback_stops_the_fit_without_a_warning(solver):
 
 
 # The learning rate of the others depends on how many iterations are to come.
+@NEEDS_CALLBACKS
 @SOLVERS
 def test_the_estimator_given_to_a_callback_is_a_fit_that_ended_there(solver):
     record = Recording()
@@ -111,6 +115,7 @@ def test_the_estimator_given_to_a_callback_is_a_fit_that_ended_there(solver):
         assert found.loss_curve_ == expected.loss_curve_
 
 
+@NEEDS_CALLBACKS
 @ALL
 def test_the_estimator_given_to_a_callback_recommends_during_the_fit(solver):
     class Recommending(Recording):
@@ -126,6 +131,7 @@ def test_the_estimator_given_to_a_callback_recommends_during_the_fit(solver):
     assert not np.array_equal(record.ended[0], record.ended[-1])
 
 
+@NEEDS_CALLBACKS
 @pytest.mark.parametrize("solver", ["vb", "ncf"])
 def test_a_callback_stops_the_fits_of_a_search(solver):
     search = GridSearchCV(
@@ -139,6 +145,7 @@ def test_a_callback_stops_the_fits_of_a_search(solver):
     assert search.best_estimator_.n_iter_ == 3
 
 
+@NEEDS_CALLBACKS
 @pytest.mark.parametrize("solver", ["gibbs", "adam", "ncf"])
 def test_the_fit_does_not_depend_on_being_watched(solver):
     expected = quietly_fitted(small(solver))
@@ -147,8 +154,10 @@ def test_the_fit_does_not_depend_on_being_watched(solver):
 
 
 @ALL
-def test_a_scoring_monitor_logs_each_iteration_and_the_fit_gets_better(solver):
-    monitor = ScoringMonitor(scoring=["r2", "neg_root_mean_squared_error"])
+def test_a_scoring_monitor_logs_each_iteration_and_the_fit_gets_better(
+    solver, callbacks
+):
+    monitor = callbacks.ScoringMonitor(scoring=["r2", "neg_root_mean_squared_error"])
     model = quietly_fitted(small(solver=solver, reg=0.1).set_callbacks(monitor))
     log = monitor.get_logs().data_as_pandas
     log = log[log["task_name"] == "iteration"]
@@ -158,8 +167,8 @@ def test_a_scoring_monitor_logs_each_iteration_and_the_fit_gets_better(solver):
     assert log["r2"].iloc[-1] == model.score(X, Y)
 
 
-def test_training_scores_of_als_never_fall():
-    monitor = ScoringMonitor(scoring="r2")
+def test_training_scores_of_als_never_fall(callbacks):
+    monitor = callbacks.ScoringMonitor(scoring="r2")
     model = small(solver="als", reg=1e-3, max_iter=10).set_callbacks(monitor)
     quietly_fitted(model)
     log = monitor.get_logs().data_as_pandas
@@ -170,8 +179,8 @@ def test_training_scores_of_als_never_fall():
 @pytest.mark.parametrize(
     "model", [MFRegressor(2, tol=1e9), small("ncf")], ids=["mf", "ncf"]
 )
-def test_a_scoring_monitor_sees_the_fits_of_a_search(model):
-    monitor = ScoringMonitor(scoring="r2")
+def test_a_scoring_monitor_sees_the_fits_of_a_search(model, callbacks):
+    monitor = callbacks.ScoringMonitor(scoring="r2")
     search = GridSearchCV(
         clone(model).set_callbacks(monitor), {"n_factors": [1, 2]}, cv=2
     ).fit(X, Y)
@@ -181,8 +190,8 @@ def test_a_scoring_monitor_sees_the_fits_of_a_search(model):
 
 
 @pytest.mark.parametrize("searched", [False, True])
-def test_a_scoring_monitor_within_a_pipeline_logs_its_fits(searched):
-    monitor = ScoringMonitor(scoring="r2")
+def test_a_scoring_monitor_within_a_pipeline_logs_its_fits(searched, callbacks):
+    monitor = callbacks.ScoringMonitor(scoring="r2")
     inner = MFRegressor(2, tol=1e9).set_callbacks(monitor)
     model, n_fits = make_pipeline("passthrough", inner), 1
     if searched:
@@ -195,6 +204,7 @@ def test_a_scoring_monitor_within_a_pipeline_logs_its_fits(searched):
     assert log["r2"].notna().all()
 
 
+@NEEDS_CALLBACKS
 @pytest.mark.parametrize("searched", [False, True])
 def test_only_callbacks_that_say_so_are_passed_on(searched):
     """As scikit-learn has it: by an attribute `max_propagation_depth`."""
@@ -217,11 +227,11 @@ def test_only_callbacks_that_say_so_are_passed_on(searched):
 @pytest.mark.parametrize(
     "model", [MFRegressor(2, tol=1e9), small("ncf")], ids=["mf", "ncf"]
 )
-def test_a_progress_bar_reaches_the_end(model, searched, capsys):
+def test_a_progress_bar_reaches_the_end(model, searched, capsys, callbacks):
     model, name = clone(model), type(model).__name__
     if searched:
         model = GridSearchCV(model, {"n_factors": [1, 2]}, cv=2)
-    model.set_callbacks(ProgressBar()).fit(X, Y)
+    model.set_callbacks(callbacks.ProgressBar()).fit(X, Y)
     printed = capsys.readouterr().out
     assert f"{name} - fit" in printed
     lines = [line for line in printed.splitlines() if "%" in line]

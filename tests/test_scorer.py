@@ -13,7 +13,6 @@ import sklearn.metrics
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import BaseEstimator, RegressorMixin, clone
-from sklearn.callback import ScoringMonitor
 from sklearn.compose import ColumnTransformer
 from sklearn.dummy import DummyRegressor
 from sklearn.exceptions import (
@@ -783,8 +782,8 @@ def test_it_scores_networks_too():
     assert ((scores > 0) & (scores < 1)).all()
 
 
-def test_a_monitor_follows_it_through_a_fit():
-    monitor = ScoringMonitor(scoring=RankingScorer(["ndcg", "recall"]))
+def test_a_monitor_follows_it_through_a_fit(callbacks):
+    monitor = callbacks.ScoringMonitor(scoring=RankingScorer(["ndcg", "recall"]))
     model = small().set_callbacks(monitor).fit(X, Y)
     log = monitor.get_logs().data_as_pandas
     log = log[log["task_name"] == "iteration"]

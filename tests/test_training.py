@@ -239,7 +239,7 @@ def test_partial_fit_goes_on_from_another_solver():
 
 
 @pytest.fixture
-def stopped(estimator):
+def stopped(estimator, callbacks):
     """A fit to noise, which nothing can be learned from, and what it went through."""
     noise = np.random.default_rng(0).permutation(Y)
     record = Recording()

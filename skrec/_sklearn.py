@@ -1,0 +1,60 @@
+"""Private names of scikit-learn, and differences between its versions.
+
+Callbacks are new in scikit-learn 1.9. Where it has none, an estimator has no method
+`set_callbacks`, and a fit runs without any.
+"""
+
+import narwhals.stable.v1 as nw
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.base import _fit_context as fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _num_samples as num_samples
+from sklearn.utils.validation import validate_data
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:
+
+    class NoCallbacks:
+        """Stands for the callback context of a fit and of its iterations."""
+
+        def subcontext(self, **task):
+            return self
+
+        def call_on_fit_task_begin(self, **task) -> None:
+            pass
+
+        def call_on_fit_task_end(self, **task) -> bool:
+            """Whether to stop."""
+            return False
+
+    class CallbackSupportMixin:
+        def _init_callback_context(self, **task) -> NoCallbacks:
+            return NoCallbacks()
+
+    def with_callbacks(method):
+        return method
+
+
+__all__ = [
+    "CallbackSupportMixin",
+    "Interval",
+    "StrOptions",
+    "check_columns",
+    "fit_context",
+    "num_samples",
+    "with_callbacks",
+]
+
+
+def check_columns(estimator: BaseEstimator, frame: nw.DataFrame, reset: bool) -> None:
+    """Compare the number and the names of columns with those of `fit`, or keep them.
+
+    Before scikit-learn read tables by narwhals, it found the names of those that have
+    `__dataframe__`, which polars no longer has.
+    """
+    table = frame.to_native()
+    if not isinstance(table, pd.DataFrame):
+        table = pd.DataFrame(columns=frame.columns)
+    validate_data(estimator, table, reset=reset, skip_check_array=True)
