@@ -92,7 +92,7 @@ SHAPES_OF_X = {
         ValueError,
         r"1 feature\(s\).*minimum of 2.*column of users and a column of items",
     ),
-    "three-dimensional": (lambda: fit(X[None]), ValueError, r"dim 3.*dim <= 2"),
+    "three-dimensional": (lambda: fit(X[None]), ValueError, r"dim 3.*<= 2"),
     "one-dimensional": (lambda: fit(X[:, 0]), ValueError, "Expected 2D.*got 1D"),
     "a series": (lambda: fit(FRAME["user"]), ValueError, "2-dimensional.*Series"),
     "a scalar": (lambda: fit(5), ValueError, "Expected 2D array, got scalar"),

@@ -1,4 +1,4 @@
-"""scikit-learn's own checks, all of them, with no expected failure."""
+"""scikit-learn's own checks, all of them, and none fails but by its own fault."""
 
 import json
 import os
@@ -6,11 +6,20 @@ import subprocess
 import sys
 
 import pytest
+import sklearn
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.fixes import parse_version
 
 from skrec import MFRegressor, NCFRegressor
 
-N_CHECKS = 59
+# As many as the releases of scikit-learn have at least; 1.9 has 59.
+N_CHECKS = 58
+
+EXPECTED_FAILURES = {}
+if parse_version(sklearn.__version__) < parse_version("1.7"):
+    EXPECTED_FAILURES["check_positive_only_tag_during_fit"] = (
+        "the check itself subtracts a float from categories in place"
+    )
 
 # scikit-learn skips a check unless SCIPY_ARRAY_API was set before scipy was imported,
 # hence a process of its own. Its one thread is fastest on problems this small.
@@ -71,7 +80,8 @@ print(json.dumps(results))
         MFRegressor(2, solver="als", tol=1e9),
         MFRegressor(2, solver="adam", max_iter=2),
         NCFRegressor(2, (4,), n_members=2, batch_size=100, max_iter=2),
-    ]
+    ],
+    expected_failed_checks=lambda estimator: EXPECTED_FAILURES,
 )
 def test_a_check_of_scikit_learn_passes(estimator, check):
     check(estimator)
@@ -108,5 +118,6 @@ def results():
     ],
 )
 def test_no_check_of_scikit_learn_is_skipped(estimator, results):
-    assert [check for check in results[estimator] if check[1] != "passed"] == []
-    assert len(results[estimator]) == N_CHECKS
+    failed = [check for check in results[estimator] if check[1] != "passed"]
+    assert {check[0] for check in failed} <= EXPECTED_FAILURES.keys(), failed
+    assert len(results[estimator]) >= N_CHECKS

@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
@@ -33,6 +34,7 @@ from sklearn.model_selection import (
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.fixes import parse_version
 
 from skrec import MFRegressor, NCFRegressor
 from skrec.datasets import make_ratings
@@ -396,7 +398,20 @@ def test_a_clone_is_unfitted_and_fits_the_same(baseline):
     assert_array_equal(twin.fit(X, Y).predict(X), baseline.predict(X))
 
 
-@pytest.mark.parametrize("pipeline", [False, True], ids=["alone", "in a pipeline"])
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        pytest.param(False, id="alone"),
+        pytest.param(
+            True,
+            id="in a pipeline",
+            marks=pytest.mark.skipif(
+                parse_version(sklearn.__version__) < parse_version("1.8"),
+                reason="a search routes weights to the score of a pipeline from 1.8 on",
+            ),
+        ),
+    ],
+)
 def test_weights_are_routed_through_a_search(pipeline):
     weight = np.random.default_rng(0).integers(0, 3, N_ROWS)
     with config_context(enable_metadata_routing=True):
