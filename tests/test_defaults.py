@@ -203,7 +203,7 @@ def test_equal_ratings_are_said_to_rank_nothing(model):
 @pytest.mark.parametrize(
     "model",
     [
-        MFRegressor(unobserved_weight=0.1),
+        MFRegressor(solver="als", unobserved_weight=0.1),
         MFRegressor(solver="adam", loss="bpr", max_iter=1),
         NCFRegressor(loss="log_loss", n_members=2, max_iter=1),
         NCFRegressor(n_negatives=2, n_members=2, max_iter=1),

@@ -18,6 +18,9 @@ from skrec._units import Units
 from skrec._weights import Weighting
 from skrec.datasets import make_ratings
 
+# Few choices leave "vb" no factor, and that is not what these tests are of.
+pytestmark = pytest.mark.filterwarnings("ignore:No factor is left")
+
 N_USERS, N_ITEMS = 14, 10
 ALPHA = 0.3
 
