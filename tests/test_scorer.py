@@ -9,6 +9,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import sklearn
 import sklearn.metrics
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
@@ -35,6 +36,7 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
+from sklearn.utils.fixes import parse_version
 
 from skrec import MFRegressor, NCFRegressor
 from skrec.datasets import make_ratings
@@ -791,6 +793,13 @@ def test_a_monitor_follows_it_through_a_fit(callbacks):
     assert log["ndcg@10"].iloc[-1] == RankingScorer()(model, X, Y)
 
 
+SCORED_WITH_WEIGHTS = pytest.mark.skipif(
+    parse_version(sklearn.__version__) < parse_version("1.8"),
+    reason="a search passes weights to scorers from 1.8 on",
+)
+
+
+@SCORED_WITH_WEIGHTS
 def test_weights_reach_the_scorer_without_routing():
     weight = np.random.default_rng(0).integers(1, 9, len(X)).astype(float)
     search = GridSearchCV(
@@ -829,7 +838,9 @@ def test_weights_that_nobody_spoke_of_are_refused_by_routing():
     with config_context(enable_metadata_routing=True):
         model.set_fit_request(sample_weight=True)
         params = {"params": {"sample_weight": np.ones(len(X))}, "cv": FOLDS}
-        with pytest.raises(UnsetMetadataPassedError, match="RankingScorer"):
+        with pytest.raises(
+            UnsetMetadataPassedError, match="explicitly set as requested"
+        ):
             cross_validate(model, X, Y, scoring=RankingScorer(), **params)
         ignoring = RankingScorer().set_score_request(sample_weight=False)
         scores = cross_validate(model, X, Y, scoring=ignoring, **params)
