@@ -25,8 +25,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._descriptions import Description, arguments_may_be_cut
-from ._interactions import (
+from ._data.interactions import (
     SPARSE_ROWS,
     Columns,
     Described,
@@ -42,6 +41,8 @@ from ._interactions import (
     object_array,
     shown,
 )
+from ._data.side_features import Description, arguments_may_be_cut
+from ._data.weights import Weighting
 from ._settings import own_settings
 from ._sklearn import (
     CallbackSupportMixin,
@@ -55,7 +56,6 @@ from ._sklearn import (
 from ._threads import torch_threads
 from ._topk import Fill, inner_products, top_k
 from ._warn import warn
-from ._weights import Weighting
 
 __all__ = [
     "BaseRecommender",

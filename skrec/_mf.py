@@ -15,7 +15,16 @@ from scipy import sparse
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
-from ._alternating import (
+from ._alternating.convert import (
+    as_posterior,
+    as_state,
+    as_weights,
+    in_rating_units,
+    with_unobserved_pairs,
+)
+from ._alternating.posterior import DESCRIBED, FeatureWeights, Posterior
+from ._alternating.state import Problem, State
+from ._alternating.sweep import (
     als,
     gibbs,
     mode_as_belief,
@@ -33,21 +42,12 @@ from ._base import (
     reads_one_fit,
     snapshot,
 )
-from ._conversion import (
-    as_posterior,
-    as_state,
-    as_weights,
-    in_rating_units,
-    with_unobserved_pairs,
-)
-from ._gradient import OPTIMIZERS
-from ._interactions import Interactions, numbered
-from ._networks import Shape
-from ._posterior import DESCRIBED, FeatureWeights, Posterior
-from ._sides import Problem, State
+from ._data.interactions import Interactions, numbered
+from ._data.units import Units
+from ._gradient.loop import OPTIMIZERS
+from ._gradient.network import Shape
+from ._gradient.training import NetworkRecommender
 from ._topk import Fill, inner_products
-from ._training import NetworkRecommender
-from ._units import Units
 
 DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 20}
 DEFAULT_REG = {"als": 12.0, "adam": 1.0, "sgd": 1.0}

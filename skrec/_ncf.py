@@ -11,8 +11,9 @@ import torch
 from scipy import sparse
 
 from ._base import Integral, Interval, Iteration, Real, StrOptions, snapshot
-from ._interactions import Interactions
-from ._networks import (
+from ._data.interactions import Interactions
+from ._data.units import Units
+from ._gradient.network import (
     ACTIVATIONS,
     TABLES,
     NeuMF,
@@ -20,9 +21,8 @@ from ._networks import (
     feature_name,
     is_of_features,
 )
+from ._gradient.training import NetworkRecommender
 from ._topk import Fill
-from ._training import NetworkRecommender
-from ._units import Units
 
 DEFAULT_REG_RATINGS, DEFAULT_REG_CHOICES = 0.7, 0.1
 DEFAULT_MAX_ITER, SLOW_MAX_ITER = 10, 20

@@ -10,18 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import linalg, sparse, stats
 
-from skrec._alternating import (
-    _sweeps,
-    als,
-    gibbs,
-    mode_as_belief,
-    revise,
-    spectral_start,
-    vb,
-    with_covariance,
-)
-from skrec._conditional import Gaussians
-from skrec._rules import (
+from skrec._alternating.conditional import Gaussians
+from skrec._alternating.rules import (
     MIN_NOISE_VARIANCE,
     PRIOR_NOISE_VARIANCE,
     PRIOR_RATINGS,
@@ -32,7 +22,17 @@ from skrec._rules import (
     Moments,
     noise_variance,
 )
-from skrec._sides import Problem, Side, State
+from skrec._alternating.state import Problem, Side, State
+from skrec._alternating.sweep import (
+    _sweeps,
+    als,
+    gibbs,
+    mode_as_belief,
+    revise,
+    spectral_start,
+    vb,
+    with_covariance,
+)
 
 
 def make_problem(
@@ -407,7 +407,7 @@ def test_gibbs_draws_relative_precisions_from_their_gamma():
 
 @pytest.mark.parametrize("solver", [vb, gibbs, als])
 def test_the_number_of_threads_does_not_matter(monkeypatch, solver):
-    monkeypatch.setattr("skrec._conditional.TILE_SIZE", 40)
+    monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", 40)
     args = {vb: [], gibbs: [np.random.RandomState], als: [0.3]}[solver]
     threads, means = torch.get_num_threads(), []
     try:
@@ -737,7 +737,7 @@ def test_a_revision_depends_neither_on_tiles_nor_on_threads(monkeypatch):
     threads, states = torch.get_num_threads(), []
     try:
         for tile_size, n_threads in ((2**17, 1), (40, 1), (40, 3)):
-            monkeypatch.setattr("skrec._conditional.TILE_SIZE", tile_size)
+            monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", tile_size)
             torch.set_num_threads(n_threads)
             states.append(
                 revise(

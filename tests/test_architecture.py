@@ -11,104 +11,26 @@ import skrec
 
 PACKAGE = Path(skrec.__file__).parent
 
-# What each module may import from the package.
+# Modules and folders of the package that each module or folder may import.
+LEAVES = {"_settings", "_sklearn", "_threads", "_topk", "_warn"}
 MAY_IMPORT = {
     "__init__": {"_mf", "_ncf"},
-    "_mf": {
-        "_alternating",
-        "_base",
-        "_conversion",
-        "_gradient",
-        "_interactions",
-        "_networks",
-        "_posterior",
-        "_sides",
-        "_topk",
-        "_training",
-        "_units",
-    },
-    "_ncf": {
-        "_base",
-        "_interactions",
-        "_networks",
-        "_topk",
-        "_training",
-        "_units",
-    },
-    "_training": {
-        "_base",
-        "_fold_in",
-        "_gradient",
-        "_interactions",
-        "_networks",
-        "_row_features",
-        "_units",
-    },
-    "_fold_in": {"_gradient", "_networks", "_threads"},
-    "_base": {
-        "_descriptions",
-        "_interactions",
-        "_settings",
-        "_sklearn",
-        "_threads",
-        "_topk",
-        "_weights",
-        "_warn",
-    },
-    "_conversion": {
-        "_conditional",
-        "_features",
-        "_posterior",
-        "_sides",
-        "_symmetric",
-        "_units",
-    },
-    "_alternating": {
-        "_conditional",
-        "_features",
-        "_rules",
-        "_sides",
-        "_symmetric",
-        "_threads",
-    },
-    "_rules": {"_conditional", "_features", "_sides", "_symmetric"},
-    "_sides": {"_conditional", "_features", "_posterior", "_threads"},
-    "_features": {"_conditional", "_symmetric"},
-    "_gradient": {"_networks", "_threads", "_warn"},
-    "_conditional": {"_symmetric"},
-    "_descriptions": {"_interactions", "_warn"},
-    "_interactions": set(),
-    "metrics": {"_interactions", "_rankings", "_scorer"},
-    "model_selection": {"_interactions", "_warn"},
-    "_networks": {"_row_features"},
-    "_posterior": {"_interactions"},
-    "_rankings": {"_interactions", "_warn"},
-    "_row_features": set(),
-    "_scorer": {"_interactions", "_rankings"},
-    "_symmetric": set(),
+    "_mf": {"_base", "_alternating", "_gradient", "_data", *LEAVES},
+    "_ncf": {"_base", "_gradient", "_data", *LEAVES},
+    "_base": {"_data", *LEAVES},
+    "_alternating": {"_data", *LEAVES},
+    "_gradient": {"_base", "_data", *LEAVES},
+    "_data": {"_warn"},
+    "metrics": {"_data", "_warn"},
+    "model_selection": {"_data", "_warn"},
+    "datasets": set(),
     "_settings": {"_threads"},
-    "_sklearn": set(),
-    "_threads": set(),
-    "_topk": set(),
-    "_units": {"_interactions"},
-    "_warn": set(),
-    "_weights": {"_interactions"},
-    "datasets/__init__": {
-        "datasets/_matrix",
-        "datasets/_movielens",
-        "datasets/_synthetic",
-    },
-    "datasets/_matrix": set(),
-    "datasets/_movielens": set(),
-    "datasets/_synthetic": set(),
+    **{module: set() for module in LEAVES - {"_settings"}},
 }
-
-
-def modules():
-    return sorted(
-        path.relative_to(PACKAGE).with_suffix("").as_posix()
-        for path in PACKAGE.rglob("*.py")
-    )
+MODULES = sorted(
+    path.relative_to(PACKAGE).with_suffix("").as_posix()
+    for path in PACKAGE.rglob("*.py")
+)
 
 
 def imports(module):
@@ -122,25 +44,47 @@ def imports(module):
                 yield 0, alias.name, []
 
 
+def place(module):
+    """The entry of MAY_IMPORT that a module belongs to."""
+    return module.partition("/")[0]
+
+
 def test_every_module_has_its_place():
-    assert modules() == sorted(MAY_IMPORT)
+    assert {place(module) for module in MODULES} == set(MAY_IMPORT)
 
 
-@pytest.mark.parametrize("module", sorted(MAY_IMPORT))
+@pytest.mark.parametrize("module", MODULES)
 def test_imports_run_one_way(module):
-    folder = module.rpartition("/")[0]
-    prefix = f"{folder}/" if folder else ""
     imported = set()
     for level, name, names in imports(module):
-        assert level <= 1, f"{module} reaches out of its folder"
         assert not name.startswith("skrec"), f"{module} imports by the absolute name"
-        if level == 1:
+        assert level <= 1 + module.count("/"), f"{module} reaches out of the package"
+        if level == 1 + module.count("/"):
             targets = [name] if name else names
-            imported |= {prefix + target.replace(".", "/") for target in targets}
-    assert imported <= MAY_IMPORT[module]
+            imported |= {target.partition(".")[0] for target in targets}
+    assert imported <= MAY_IMPORT[place(module)]
 
 
-@pytest.mark.parametrize("module", sorted(MAY_IMPORT))
+def test_imports_have_no_cycle():
+    graph = {}
+    for module in MODULES:
+        folder = [*module.split("/")[:-1]]
+        graph[module] = set()
+        for level, name, names in imports(module):
+            if not level:
+                continue
+            base = folder[: len(folder) + 1 - level]
+            for target in [name] if name else names:
+                path = "/".join([*base, *target.split(".")])
+                found = [path, f"{path}/__init__"]
+                graph[module] |= {p for p in found if p in MODULES}
+    while graph:
+        ends = {module for module, targets in graph.items() if not targets & set(graph)}
+        assert ends, f"these import each other: {sorted(graph)}"
+        graph = {m: targets for m, targets in graph.items() if m not in ends}
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_private_names_of_sklearn_are_imported_in_one_module_alone(module):
     private = [
         (name, names)
@@ -155,16 +99,10 @@ def test_private_names_of_sklearn_are_imported_in_one_module_alone(module):
 @pytest.mark.parametrize(
     "module",
     [
-        "_conditional",
-        "_features",
-        "_sides",
-        "_rules",
-        "_symmetric",
-        "_alternating",
-        "_fold_in",
-        "_gradient",
-        "_networks",
-        "_topk",
+        module
+        for module in MODULES
+        if place(module) in ("_alternating", "_gradient", "_topk")
+        and module != "_gradient/training"
     ],
 )
 def test_solvers_know_neither_sklearn_nor_pandas(module):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from skrec import _conditional
-from skrec._conditional import (
+from skrec._alternating import conditional as _conditional
+from skrec._alternating.conditional import (
     Conditional,
     Layout,
     Ratings,

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from skrec._descriptions import Description, Encoder, Table
+from skrec._data.side_features import Description, Encoder, Table
 
 FRAME = pd.DataFrame(
     {

@@ -8,9 +8,9 @@ import torch
 from numpy.testing import assert_allclose
 from scipy import sparse
 
-from skrec import _features
-from skrec._conditional import Layout
-from skrec._features import Block, Weights, draw, shift_of, uphill
+from skrec._alternating import feature_weights as _features
+from skrec._alternating.conditional import Layout
+from skrec._alternating.feature_weights import Block, Weights, draw, shift_of, uphill
 
 N_ROWS, SIZE = 12, 3
 

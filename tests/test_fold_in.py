@@ -13,8 +13,8 @@ from sklearn.base import clone
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor, NCFRegressor
-from skrec._fold_in import CURVATURES, SLOPES
-from skrec._gradient import LOSSES
+from skrec._gradient.fold_in import CURVATURES, SLOPES
+from skrec._gradient.loop import LOSSES
 from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from skrec._gradient import (
+from skrec._gradient.loop import (
     CURVATURE,
     LOSSES,
     OPTIMIZERS,
@@ -19,7 +19,13 @@ from skrec._gradient import (
     Samples,
     descend,
 )
-from skrec._networks import ITEM_TABLES, USER_TABLES, NeuMF, Shape, first_weights
+from skrec._gradient.network import (
+    ITEM_TABLES,
+    USER_TABLES,
+    NeuMF,
+    Shape,
+    first_weights,
+)
 
 TABLES = USER_TABLES + ITEM_TABLES
 
@@ -562,7 +568,7 @@ def test_short_descents_have_positive_learning_rates(n_epochs, steps):
 def test_validation_scores_the_mean_of_members(
     monkeypatch, loss, n_negatives, tile_size
 ):
-    monkeypatch.setattr("skrec._gradient.TILE_SIZE", tile_size)
+    monkeypatch.setattr("skrec._gradient.loop.TILE_SIZE", tile_size)
     rows = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     samples, held_out = (make_samples()[part.sort().values] for part in rows.split(14))
     seen = keys_of(make_samples().users, make_samples().items)
@@ -722,7 +728,7 @@ def three_threads():
 @pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize(("enough", "n_threads"), [(2**30, 1), (1, 3)])
 def test_threads_are_as_before_between_epochs(monkeypatch, enough, n_threads):
-    monkeypatch.setattr("skrec._gradient.MIN_NUMBERS_PER_THREAD", enough)
+    monkeypatch.setattr("skrec._gradient.loop.MIN_NUMBERS_PER_THREAD", enough)
     network = make_network()
     generator = torch.Generator().manual_seed(0)
     epochs = descend(network, make_samples(), replace(PLAN, n_epochs=3), generator)

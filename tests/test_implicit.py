@@ -14,8 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor
-from skrec._units import Units
-from skrec._weights import Weighting
+from skrec._data.units import Units
+from skrec._data.weights import Weighting
 from skrec.datasets import make_ratings
 
 # Few choices leave "vb" no factor, and that is not what these tests are of.

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skrec import MFRegressor, NCFRegressor
-from skrec._weights import Weighting
+from skrec._data.weights import Weighting
 from skrec.datasets import make_ratings
 
 N_USERS, N_ITEMS = 40, 30

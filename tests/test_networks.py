@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from torch.func import functional_call
 
-from skrec._networks import (
+from skrec._gradient.network import (
     ACTIVATIONS,
     INITIAL_EMBEDDING_SCALE,
     INITIAL_LAST_SCALE,
@@ -23,7 +23,7 @@ from skrec._networks import (
     feature_weights,
     first_weights,
 )
-from skrec._row_features import RowFeatures
+from skrec._gradient.row_features import RowFeatures
 
 TABLES = USER_TABLES + ITEM_TABLES
 

@@ -15,7 +15,7 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import KFold, learning_curve
 
 from skrec import MFRegressor
-from skrec._posterior import FactorSums, Patched
+from skrec._alternating.posterior import FactorSums, Patched
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(60, 40, 1600, random_state=0)
@@ -707,8 +707,8 @@ def test_covariances_are_those_of_a_table_however_often_they_are_revised(
     most, monkeypatch
 ):
     """Beside the stored table, or in a new one as soon as any row is revised."""
-    monkeypatch.setattr("skrec._posterior.MIN_PATCH", 0)
-    monkeypatch.setattr("skrec._posterior.MAX_PATCH", most * 100)
+    monkeypatch.setattr("skrec._alternating.posterior.MIN_PATCH", 0)
+    monkeypatch.setattr("skrec._alternating.posterior.MAX_PATCH", most * 100)
     model, expected = fit("vb"), {"user": {}, "item": {}}
     for number in range(6):
         rows = pd.DataFrame({"user": [3, 7, 1000 - number], "item": [5, 6 - number, 5]})

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import sparse
 
-from skrec import _row_features
-from skrec._row_features import PENALTY, RowFeatures
+from skrec._gradient import row_features as _row_features
+from skrec._gradient.row_features import PENALTY, RowFeatures
 
 
 def random_features(n_rows, n_columns, seed=0, density=0.5):

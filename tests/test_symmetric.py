@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skrec._symmetric import cholesky, inverse, symmetrised
+from skrec._alternating.symmetric import cholesky, inverse, symmetrised
 
 
 def positive_definite(size, seed, spread=1.0):

@@ -15,8 +15,8 @@ from sklearn.model_selection import KFold, learning_curve
 from sklearn.utils import check_random_state
 
 from skrec import MFRegressor, NCFRegressor
-from skrec._training import NetworkRecommender
-from skrec._weights import Weighting
+from skrec._data.weights import Weighting
+from skrec._gradient.training import NetworkRecommender
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(40, 30, 600, random_state=0)

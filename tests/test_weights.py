@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
 from skrec import MFRegressor
-from skrec._interactions import Columns, Interactions
-from skrec._weights import MIN_SHARE, Weighting
+from skrec._data.interactions import Columns, Interactions
+from skrec._data.weights import MIN_SHARE, Weighting
 from skrec.datasets import make_ratings
 
 Z_90 = 1.645

@@ -36,8 +36,8 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor
-from skrec._alternating import spectral_start, vb
-from skrec._sides import Problem
+from skrec._alternating.state import Problem
+from skrec._alternating.sweep import spectral_start, vb
 from skrec.datasets import make_ratings
 from skrec.model_selection import ColdStartKFold
 

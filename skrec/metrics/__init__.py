@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ._interactions import Ids, object_array
+from .._data.interactions import Ids, object_array
 from ._rankings import (
     OF_WHOLE_LISTS,
     Rankings,

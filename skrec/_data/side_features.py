@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ._interactions import (
+from .._warn import warn
+from .interactions import (
     DATE_KINDS,
     INDEX_OF_PANDAS,
     MIXED_KINDS,
@@ -30,7 +31,6 @@ from ._interactions import (
     shown,
     without_index,
 )
-from ._warn import warn
 
 N_SHOWN = 5
 SEVERAL = (list, tuple, set, frozenset, np.ndarray)

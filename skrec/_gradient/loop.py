@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._networks import ITEM_TABLES, TABLES, USER_TABLES, NeuMF
-from ._threads import torch_threads
-from ._warn import warn
+from .._threads import torch_threads
+from .._warn import warn
+from .network import ITEM_TABLES, TABLES, USER_TABLES, NeuMF
 
 OPTIMIZERS = {
     "adam": partial(torch.optim.Adam, betas=(0.9, 0.99), fused=True),

@@ -17,7 +17,7 @@ import torch
 from scipy.special import expit
 from sklearn.utils import check_random_state
 
-from ._base import (
+from .._base import (
     BaseRecommender,
     Integral,
     Interval,
@@ -25,10 +25,11 @@ from ._base import (
     Real,
     StrOptions,
 )
-from ._fold_in import FoldIn, Pairs, Problem, Seen
-from ._gradient import CURVATURE, LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
-from ._interactions import Columns, Interactions, counted, numbered
-from ._networks import (
+from .._data.interactions import Columns, Interactions, counted, numbered
+from .._data.units import Units
+from .fold_in import FoldIn, Pairs, Problem, Seen
+from .loop import CURVATURE, LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
+from .network import (
     ITEM_TABLES,
     USER_TABLES,
     NeuMF,
@@ -37,8 +38,7 @@ from ._networks import (
     first_weights,
     is_of_features,
 )
-from ._row_features import RowFeatures
-from ._units import Units
+from .row_features import RowFeatures
 
 # Losses whose scores are no ratings.
 RANKING_LOSSES = ("log_loss", "bpr")

@@ -32,8 +32,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from ._conditional import Layout, Links, times, total
-from ._symmetric import cholesky, inverse, symmetrised
+from .conditional import Layout, Links, times, total
+from .symmetric import cholesky, inverse, symmetrised
 
 # The start of Ω: weights are small until ratings say otherwise.
 START_PRECISION = 10.0

@@ -17,10 +17,10 @@ from scipy.optimize import brentq
 from scipy.special import digamma
 from torch import Tensor
 
-from ._conditional import Gaussians, Layout, Ratings, Revised, total
-from ._features import Block, Weights, draw
-from ._sides import Problem, Side, State
-from ._symmetric import inverse
+from .conditional import Gaussians, Layout, Ratings, Revised, total
+from .feature_weights import Block, Weights, draw
+from .state import Problem, Side, State
+from .symmetric import inverse
 
 # A prior for the covariance of a side's rows, worth one row: a tenth of the variance of
 # the ratings in every direction.

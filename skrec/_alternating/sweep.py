@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._conditional import (
+from .._threads import set_own_threads, torch_threads
+from .conditional import (
     Conditional,
     Gaussians,
     Layout,
@@ -36,8 +37,8 @@ from ._conditional import (
     times,
     total,
 )
-from ._features import Block, Weights, uphill
-from ._rules import (
+from .feature_weights import Block, Weights, uphill
+from .rules import (
     Draw,
     Mode,
     Moments,
@@ -46,9 +47,8 @@ from ._rules import (
     Spread,
     beyond,
 )
-from ._sides import Problem, Side, State
-from ._symmetric import cholesky, inverse
-from ._threads import set_own_threads, torch_threads
+from .state import Problem, Side, State
+from .symmetric import cholesky, inverse
 
 # The start: shrinkage of its biases in ratings, extra columns and passes of its power
 # iteration, and how far its factors are scaled down.

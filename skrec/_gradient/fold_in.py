@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._gradient import LOSSES
-from ._networks import TABLES, NeuMF, Shape
-from ._threads import torch_threads
+from .._threads import torch_threads
+from .loop import LOSSES
+from .network import TABLES, NeuMF, Shape
 
 # Draws for a new row and for a known one, at least. Draws for known items are twice
 # their weight, as far as it is between the two.

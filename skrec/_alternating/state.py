@@ -14,10 +14,10 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from ._conditional import Layout, Ratings, Unobserved
-from ._features import Block, Weights, shift_of
-from ._posterior import COUNTERPARTS, DESCRIBED
-from ._threads import torch_threads
+from .._threads import torch_threads
+from .conditional import Layout, Ratings, Unobserved
+from .feature_weights import Block, Weights, shift_of
+from .posterior import COUNTERPARTS, DESCRIBED
 
 # Concentration of the relative precisions before ratings have been seen.
 INITIAL_CONCENTRATION = 10.0

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from ._interactions import Interactions
+from .interactions import Interactions
 
 # A weight near zero leaves its pair out even if such pairs are no noisier than others,
 # and however large a weight is, it averages out no more than this share of the noise.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._interactions import Interactions
+from .interactions import Interactions
 
 # A feature that varies by less tells nothing: its coefficient, which is relative to
 # this, could be out of range.

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
-from ._interactions import Ids, as_numbers, counted, id_columns
-from ._warn import warn
+from .._data.interactions import Ids, as_numbers, counted, id_columns
+from .._warn import warn
 
 # Shuffles that people make have small seeds; with one of those, breaking ties could
 # undo the shuffle that the rows were given before.

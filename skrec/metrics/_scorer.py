@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 
-from ._interactions import Ids, object_array, shown
+from .._data.interactions import Ids, object_array, shown
 from ._rankings import (
     METRICS,
     TIE_SEED,

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ._row_features import RowFeatures
+from .row_features import RowFeatures
 
 # In place where the gradient needs the result alone: it is memory that takes time.
 ACTIVATIONS = {

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._symmetric import cholesky
+from .symmetric import cholesky
 
 # Rows are visited in tiles whose packed moments hold about this many numbers, so that
 # the work space neither grows with the number of rows nor leaves the processor's cache.

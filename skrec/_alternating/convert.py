@@ -13,9 +13,10 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from ._conditional import Ratings, Shown, Unobserved
-from ._features import Block, Weights
-from ._posterior import (
+from .._data.units import Units
+from .conditional import Ratings, Shown, Unobserved
+from .feature_weights import Block, Weights
+from .posterior import (
     COUNTERPARTS,
     DESCRIBED,
     FactorSums,
@@ -23,9 +24,8 @@ from ._posterior import (
     Posterior,
     Rows,
 )
-from ._sides import INITIAL_CONCENTRATION, Problem, Side, State
-from ._symmetric import inverse
-from ._units import Units
+from .state import INITIAL_CONCENTRATION, Problem, Side, State
+from .symmetric import inverse
 
 # Small multiples of the identity, which keep covariances invertible: of coefficients,
 # and of rows and weights.

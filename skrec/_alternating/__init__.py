@@ -1,0 +1,1 @@
+"""Alternating solvers: als, vb and gibbs, and the posterior that they leave."""

@@ -1,0 +1,1 @@
+"""Reading of tables, ids, ratings and weights, and the canonical training rows."""

@@ -1,0 +1,1 @@
+"""Gradient solvers: mini-batches, networks, and the folding in of further rows."""
