@@ -25,23 +25,12 @@ from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._data.interactions import (
-    SPARSE_ROWS,
-    Columns,
-    Described,
-    Growth,
-    Ids,
-    Interactions,
-    as_array,
-    as_frame,
-    as_numbers,
-    counted,
-    id_columns,
-    inserted,
-    object_array,
-    shown,
-)
+from ._data.containers import SPARSE_ROWS, as_array, as_frame, object_array
+from ._data.interactions import Described, Interactions
+from ._data.messages import counted, shown
+from ._data.reading import Columns, as_numbers, id_columns
 from ._data.side_features import Description, arguments_may_be_cut
+from ._data.vocabulary import Growth, Ids, inserted
 from ._data.weights import Weighting
 from ._settings import own_settings
 from ._sklearn import (

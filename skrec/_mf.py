@@ -42,8 +42,9 @@ from ._base import (
     reads_one_fit,
     snapshot,
 )
-from ._data.interactions import Interactions, numbered
+from ._data.interactions import Interactions
 from ._data.units import Units
+from ._data.vocabulary import numbered
 from ._gradient.loop import OPTIMIZERS
 from ._gradient.network import Shape
 from ._gradient.training import NetworkRecommender

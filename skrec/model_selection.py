@@ -19,7 +19,9 @@ import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_consistent_length, check_random_state
 
-from ._data.interactions import Ids, as_array, as_table, counted, shown
+from ._data.containers import as_array, as_table
+from ._data.messages import counted, shown
+from ._data.vocabulary import Ids
 from ._warn import warn
 
 __all__ = ["ColdStartKFold", "LeaveLastOut", "TemporalSplit", "UserHoldout"]

@@ -19,16 +19,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skrec import MFRegressor
-from skrec._data.interactions import (
-    Columns,
-    Growth,
-    Ids,
-    Interactions,
-    as_array,
-    as_numbers,
-    inserted,
-    numbered,
-)
+from skrec._data.containers import as_array
+from skrec._data.interactions import Interactions
+from skrec._data.reading import Columns, as_numbers
+from skrec._data.vocabulary import Growth, Ids, inserted, numbered
 
 # Random ratings may all be equal.
 pytestmark = pytest.mark.filterwarnings("ignore:All .* ratings in y are")
@@ -487,14 +481,14 @@ def test_a_search_finds_what_a_hash_table_finds(kind, data):
     found = {}
     for share in (0, 10**9):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("skrec._data.interactions.MIN_IDS_PER_SEARCH", share)
+            patch.setattr("skrec._data.vocabulary.MIN_IDS_PER_SEARCH", share)
             found[share] = asked.numbered_in(fitted)
     assert_array_equal(found[0], found[10**9])
 
 
 @pytest.mark.parametrize("fitted", [["a", "bc"], np.array(["a", "bc"])])
 def test_a_search_does_not_cut_strings_short(fitted, monkeypatch):
-    monkeypatch.setattr("skrec._data.interactions.MIN_IDS_PER_SEARCH", 0)
+    monkeypatch.setattr("skrec._data.vocabulary.MIN_IDS_PER_SEARCH", 0)
     fitted = np.asarray(fitted)
     for asked in (["bcd", "bc", "", "z"], np.array(["bcd", "bc", "", "z"])):
         assert ids_of(np.asarray(asked)).numbered_in(fitted).tolist() == [-1, 1, -1, -1]
@@ -511,7 +505,7 @@ def test_rows_are_inserted_as_numpy_inserts_them(data):
     expected = np.insert(array, at, values, axis=0)
     for most in (0, 10):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("skrec._data.interactions.MAX_PIECES", most)
+            patch.setattr("skrec._data.vocabulary.MAX_PIECES", most)
             assert_array_equal(inserted(array, at, values), expected)
 
 

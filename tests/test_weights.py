@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
 from skrec import MFRegressor
-from skrec._data.interactions import Columns, Interactions
+from skrec._data.interactions import Interactions
+from skrec._data.reading import Columns
 from skrec._data.weights import MIN_SHARE, Weighting
 from skrec.datasets import make_ratings
 

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from scipy import sparse
 
-from .._data.interactions import Growth
+from .._data.vocabulary import Growth
 
 # Blocks of features: what the user of the package says of rows, and whom they have
 # ratings with.

@@ -20,17 +20,10 @@ import pandas as pd
 from scipy import sparse
 
 from .._warn import warn
-from .interactions import (
-    DATE_KINDS,
-    INDEX_OF_PANDAS,
-    MIXED_KINDS,
-    NUMBER_KINDS,
-    Ids,
-    as_array,
-    as_numbers,
-    shown,
-    without_index,
-)
+from .containers import INDEX_OF_PANDAS, as_array, without_index
+from .messages import shown
+from .reading import as_numbers
+from .vocabulary import DATE_KINDS, MIXED_KINDS, NUMBER_KINDS, Ids
 
 N_SHOWN = 5
 SEVERAL = (list, tuple, set, frozenset, np.ndarray)

@@ -25,8 +25,11 @@ from .._base import (
     Real,
     StrOptions,
 )
-from .._data.interactions import Columns, Interactions, counted, numbered
+from .._data.interactions import Interactions
+from .._data.messages import counted
+from .._data.reading import Columns
 from .._data.units import Units
+from .._data.vocabulary import numbered
 from .fold_in import FoldIn, Pairs, Problem, Seen
 from .loop import CURVATURE, LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
 from .network import (

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .._data.interactions import Ids, object_array
+from .._data.containers import object_array
+from .._data.vocabulary import Ids
 from ._rankings import (
     OF_WHOLE_LISTS,
     Rankings,

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
-from .._data.interactions import Ids, as_numbers, counted, id_columns
+from .._data.messages import counted
+from .._data.reading import as_numbers, id_columns
+from .._data.vocabulary import Ids
 from .._warn import warn
 
 # Shuffles that people make have small seeds; with one of those, breaking ties could

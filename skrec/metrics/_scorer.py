@@ -17,7 +17,9 @@ from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 
-from .._data.interactions import Ids, object_array, shown
+from .._data.containers import object_array
+from .._data.messages import shown
+from .._data.vocabulary import Ids
 from ._rankings import (
     METRICS,
     TIE_SEED,

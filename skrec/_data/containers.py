@@ -1,0 +1,114 @@
+"""Tables and columns of any container as those of narwhals and as arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import narwhals.stable.v1 as nw
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+INDEX_OF_PANDAS = "__index_level_0__"
+
+# Indicators are what factorisation machines take.
+SPARSE_ROWS = (
+    "Sparse data was passed for {name}, but column 0 must hold user ids and column 1 "
+    "item ids. Indicators of users and items are ids once more by "
+    "np.column_stack([{name}[:, :n_users].argmax(axis=1), "
+    "{name}[:, n_users:].argmax(axis=1)]); a matrix of ratings, users by items, "
+    "becomes rows by skrec.datasets.from_matrix."
+)
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Values of any container as an array; what is masked is None.
+
+    Datetimes of a time zone are pandas Timestamps in UTC, since NumPy has no zones.
+    """
+    if type(values) is np.ndarray and values.dtype.isnative:
+        return values
+    series = values
+    if not isinstance(values, nw.Series):
+        series = nw.from_native(values, series_only=True, pass_through=True)
+    if isinstance(series, nw.Series):
+        if isinstance(series.dtype, nw.Int128):
+            # NumPy has no integers that long.
+            return np.array(series.to_list(), dtype=object)
+        values = series.to_numpy()
+        if getattr(series.dtype, "time_zone", None) is not None:
+            values = in_utc(values)
+    elif isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    elif isinstance(values, np.ma.MaskedArray):
+        masked, values = np.ma.getmaskarray(values), values.data
+        if masked.any():
+            values = values.astype(object)
+            values[masked] = None
+    values = np.asarray(values)
+    # pandas cannot read the bytes of another machine.
+    return (
+        values
+        if values.dtype.isnative
+        else values.astype(values.dtype.newbyteorder("="))
+    )
+
+
+def without_index(table: nw.DataFrame) -> nw.DataFrame:
+    """A table without the index that pyarrow keeps of a pandas frame as a column."""
+    return table.drop(INDEX_OF_PANDAS) if INDEX_OF_PANDAS in table.columns else table
+
+
+def as_frame(X: Any) -> Any:
+    """A pandas, polars or pyarrow table as one of narwhals; anything else as it is.
+
+    Columns of pandas have numbers for names where two names are equal.
+    """
+    try:
+        frame = nw.from_native(X, eager_only=True, pass_through=True)
+    except nw.exceptions.DuplicateError:
+        if not isinstance(X, pd.DataFrame):
+            raise
+        X = X.set_axis(range(X.shape[1]), axis=1)
+        frame = nw.from_native(X, eager_only=True)
+    if isinstance(frame, nw.DataFrame) and not isinstance(X, pd.DataFrame):
+        return without_index(frame)
+    return frame
+
+
+def as_table(X: Any, name: str) -> nw.DataFrame:
+    """Rows in any container as a table of users, items and further columns."""
+    if sparse.issparse(X):
+        raise TypeError(SPARSE_ROWS.format(name=name))
+    table = as_frame(X)
+    if not isinstance(table, nw.DataFrame):
+        # np.asarray would turn a row ("ann", 7) into two strings; pandas does not.
+        rows = list(X) if isinstance(X, list | tuple) else as_array(X)
+        if isinstance(rows, np.ndarray) and rows.ndim != 2:
+            raise ValueError(
+                f"{name} must be an array-like of shape (n_samples, 2 + n_features), "
+                f"got {type(X).__name__} of shape {rows.shape}."
+            )
+        table = as_frame(pd.DataFrame(rows))
+    if table.shape[1] < 2:
+        raise ValueError(
+            f"{name} needs a column of users and a column of items, got shape "
+            f"{table.shape}."
+        )
+    return table
+
+
+def object_array(rows: list | tuple) -> np.ndarray:
+    """Rows as an object array, or as NumPy sees them where they are ragged."""
+    try:
+        # Without the dtype a row ("ann", 7) becomes two strings.
+        return np.array(rows, dtype=object)
+    except ValueError:
+        return np.array(rows)
+
+
+def in_utc(dates: np.ndarray) -> np.ndarray:
+    """Timestamps in UTC, of aware datetimes or of datetimes that are in UTC."""
+    return pd.to_datetime(dates, utc=True).astype(object).to_numpy()

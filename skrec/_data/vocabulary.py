@@ -1,0 +1,324 @@
+"""Raw ids and their row numbers: kinds of ids, look-up, and growth by further ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .containers import as_array, in_utc
+from .messages import counted, shown
+
+# A search for each id beats a hash table of n fitted ids as long as there are fewer
+# than n divided by this.
+MIN_IDS_PER_SEARCH = 64
+
+# Rows put between others one by one.
+MAX_PIECES = 2**10
+
+NUMBER_KINDS = {"integer", "floating", "mixed-integer-float", "boolean"}
+DATE_KINDS = {"date", "datetime", "datetime64"}
+MIXED_KINDS = {"mixed", "mixed-integer"}
+NESTED_TYPES = (list, tuple, dict, set, frozenset, np.ndarray, torch.Tensor)
+
+
+@dataclass(frozen=True)
+class Ids:
+    """One raw id per row, all of one sortable kind.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_samples,)
+        The ids in their own dtype.
+    kind : str
+        What they are: "number", "string", "date", …
+    where : str
+        Where they were found, for messages.
+    """
+
+    values: np.ndarray
+    kind: str
+    where: str
+
+    @classmethod
+    def from_column(cls, values: np.ndarray, where: str) -> Ids:
+        """Ids of a column, or an error that counts what is no id."""
+        values = as_array(values)
+        if values.ndim != 1:
+            raise TypeError(f"{where} holds nested ids; an id must be a single value.")
+        missing = pd.isna(values)
+        if values.dtype.kind == "f":
+            missing |= np.isinf(values)
+        if missing.any():
+            raise ValueError(
+                f"{where} holds {counted(missing, 'missing id')} (None, NaN, NaT or "
+                f"infinite); every row needs an id."
+            )
+        values, kind = _with_kind(values, where)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            infinite = ~np.isfinite(values)
+            raise ValueError(f"{where} holds {counted(infinite, 'infinite id')}.")
+        return cls(values, kind, where)
+
+    def are_indicators(self) -> bool:
+        """Whether ids are 0 and 1 alone."""
+        if self.values.dtype.kind not in "biuf":
+            return False
+        return bool(((self.values == 0) | (self.values == 1)).all())
+
+    def fractions(self, n_decimals: int = 0) -> np.ndarray:
+        """Which ids are floats of more decimals than so many."""
+        if self.values.dtype.kind != "f":
+            return np.zeros(len(self.values), dtype=bool)
+        return self.values != np.round(self.values, n_decimals)
+
+    def numbered(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row number of each id, and the sorted ids."""
+        numbers, ids = pd.factorize(self.values, sort=True)
+        return numbers, np.asarray(ids).astype(self.values.dtype, copy=False)
+
+    def numbered_in(self, ids: np.ndarray) -> np.ndarray:
+        """Row number of each id among fitted `ids`, -1 where it is not there."""
+        # All fitted ids are of one kind.
+        fitted = kind_of(ids[:1])
+        if self.kind != fitted and len(self.values):
+            raise TypeError(
+                f"{self.where} holds ids of kind {self.kind!r} (the first is "
+                f"{shown(self.values[0])}), but this model was fitted on ids of kind "
+                f"{fitted!r} (the first is {shown(ids[0])})."
+            )
+        if len(self.values) * MIN_IDS_PER_SEARCH < len(ids):
+            asked = _alike(self.values, ids, fitted)
+            if asked is not None:
+                where = np.searchsorted(ids, asked)
+                found = ids[np.minimum(where, len(ids) - 1)]
+                return np.where(found == self.values, where, -1)
+        if fitted == "number":
+            return _numbers_in(self.values, ids)
+        return _index(ids).get_indexer(_index(self.values))
+
+
+def numbered(ids: np.ndarray, among: np.ndarray, where: str = "X") -> np.ndarray:
+    """Row numbers of ids among fitted ones, -1 where they are not there."""
+    return Ids.from_column(ids, where).numbered_in(among)
+
+
+def inserted(array: np.ndarray, at: np.ndarray, values: Any) -> np.ndarray:
+    """A copy of an array with rows put in before its rows `at`, which are sorted."""
+    values = np.broadcast_to(values, (len(at), *array.shape[1:]))
+    dtype = array.dtype
+    if values.dtype != dtype:
+        dtype = np.result_type(array, values)
+    if len(at) > MAX_PIECES:
+        return np.insert(array.astype(dtype, copy=False), at, values, axis=0)
+    # Pieces are copied several times as fast as by a mask.
+    whole = np.empty((len(array) + len(at), *array.shape[1:]), dtype)
+    start = 0
+    for row, stop in enumerate(at):
+        whole[start + row : stop + row] = array[start:stop]
+        whole[stop + row] = values[row]
+        start = stop
+    whole[start + len(at) :] = array[start:]
+    return whole
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Sorted ids that further ones have been put between.
+
+    Attributes
+    ----------
+    ids : ndarray of shape (n_ids,)
+    at : ndarray of shape (n_new,), dtype int64
+        The number that each new id would have had among the fitted ones.
+    given : ndarray of shape (n_given,), dtype int64
+        Row numbers of all further ids, new or not.
+    is_new : ndarray of shape (n_given,), dtype bool
+    """
+
+    ids: np.ndarray
+    at: np.ndarray
+    given: np.ndarray
+    is_new: np.ndarray
+
+    @classmethod
+    def of(cls, fitted: np.ndarray, further: np.ndarray, rows: np.ndarray) -> Growth:
+        """Fitted and further ids, both sorted; negative `rows` of the latter are new.
+
+        Time follows the further ids, but for a copy of the fitted ones.
+        """
+        is_new = rows < 0
+        new = further[is_new]
+        if not len(new):
+            return cls(fitted, np.empty(0, dtype=np.int64), rows, is_new)
+        kind = kind_of(fitted[:1])
+        if kind == "number" and new.dtype != fitted.dtype:
+            both = _together(fitted, new)
+            fitted, new = both[: len(fitted)], both[len(fitted) :]
+        elif kind in ("date", "duration") and _form(new) != _form(fitted):
+            fitted, new = (np.asarray(_index(ids)) for ids in (fitted, new))
+        at = np.searchsorted(fitted, new)
+        given = rows + np.searchsorted(at, rows, side="right")
+        given[is_new] = at + np.arange(len(new))
+        return cls(inserted(fitted, at, new), at, given, is_new)
+
+    def shifted(self, rows: np.ndarray) -> np.ndarray:
+        """Row numbers among all ids, of those among fitted ones."""
+        return rows + np.searchsorted(self.at, rows, side="right")
+
+    def inserted(self, array: np.ndarray, values: Any = 0) -> np.ndarray:
+        """A copy of rows of fitted ids, with those of new ones put in."""
+        return inserted(array, self.at, np.asarray(values, dtype=array.dtype))
+
+
+def _form(times: np.ndarray) -> tuple[str, type]:
+    """How dates or durations are held, which compare with their like alone."""
+    return times.dtype.kind, type(times[0])
+
+
+def _together(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Numbers of two dtypes in one that rounds none of them."""
+    first, second = (
+        ids.astype(np.uint8) if ids.dtype.kind == "b" else ids
+        for ids in (first, second)
+    )
+    both = np.concatenate([ids.astype(object) for ids in (first, second)])
+    whole = (both % 1 == 0).all()
+    if first.dtype.kind == "f" or not whole:
+        if np.abs(both).max() < 2**53:
+            return both.astype(np.float64)
+        if not whole:
+            raise ValueError(
+                "Ids with a fractional part cannot be told from integers of 2**53 or "
+                "more; give all ids as integers or as strings."
+            )
+    both = np.array([int(value) for value in both], dtype=object)
+    for dtype in (first.dtype, np.int64, np.uint64):
+        if np.issubdtype(dtype, np.integer):
+            limits = np.iinfo(dtype)
+            if limits.min <= both.min() and both.max() <= limits.max:
+                return both.astype(dtype)
+    return both
+
+
+def _numbers_in(asked: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Place of each number among fitted ones, compared without rounding."""
+    asked, fitted = (
+        ids.astype(np.uint8) if ids.dtype.kind == "b" else ids
+        for ids in (asked, fitted)
+    )
+    held = np.ones(len(asked), dtype=bool)
+    if asked.dtype.kind == "f" and fitted.dtype.kind != "f":
+        held = asked == np.trunc(asked)
+    if fitted.dtype.kind in "iu" and asked.dtype != fitted.dtype:
+        limits = np.iinfo(fitted.dtype)
+        held &= ((asked >= limits.min) & (asked <= limits.max)).astype(bool)
+    asked = asked[held]
+    if asked.dtype.kind == "f" and fitted.dtype.kind == "O":
+        asked = asked.astype(np.int64)
+    rows = np.full(len(held), -1)
+    rows[held] = _index(fitted).get_indexer(_index(asked.astype(fitted.dtype)))
+    return rows
+
+
+def _index(ids: np.ndarray) -> pd.Index:
+    """Ids in a form that finds its like in any other dtype of the same kind."""
+    if ids.dtype.kind in "iufMm":
+        return pd.Index(ids)
+    kind = pd.api.types.infer_dtype(ids, skipna=False)
+    if kind in ("date", "datetime"):
+        return pd.Index(pd.to_datetime(ids))
+    if kind == "timedelta":
+        return pd.Index(pd.to_timedelta(ids))
+    return pd.Index(ids.astype(object), dtype=object)
+
+
+def _alike(asked: np.ndarray, fitted: np.ndarray, kind: str) -> np.ndarray | None:
+    """Ids to search for among fitted ones, if their order is that of NumPy."""
+    if kind == "string" and {asked.dtype.kind, fitted.dtype.kind} <= {"O", "U"}:
+        # One that is cut short by this is not equal to what it finds.
+        return asked.astype(fitted.dtype, copy=False)
+    if asked.dtype == fitted.dtype and fitted.dtype.kind in "iufM":
+        return asked
+    return None
+
+
+def kind_of(ids: np.ndarray) -> str:
+    """Kind of fitted ids."""
+    return _with_kind(ids, "")[1]
+
+
+def _with_kind(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
+    """Ids in a dtype that can be sorted, and their kind."""
+    if values.dtype.kind in "biuf":
+        if values.dtype.kind == "f":
+            values = _exact(values, where)
+        return values, "number"
+    kind = pd.api.types.infer_dtype(values, skipna=False)
+    if kind in NUMBER_KINDS:
+        numbers = np.array(values.tolist())
+        if kind == "integer" and numbers.dtype.kind not in "iu":
+            # NumPy rounds integers that neither int64 nor uint64 can hold together.
+            return values, "number"
+        return _with_kind(numbers, where)
+    if kind in DATE_KINDS:
+        return _dates(values, where)
+    if kind in ("timedelta", "timedelta64"):
+        return values, "duration"
+    if kind in MIXED_KINDS:
+        types = {type(value) for value in values}
+        names = ", ".join(sorted(t.__name__ for t in types))
+        if len(types) > 1:
+            raise TypeError(
+                f"{where} mixes ids of types {names}; ids of one column must be of one "
+                "sortable kind, such as all strings or all numbers."
+            )
+        if issubclass(types.pop(), NESTED_TYPES):
+            raise TypeError(
+                f"{where} holds nested ids of type {names}; an id must be a single "
+                "argument such as a string or a number."
+            )
+        try:
+            sorted(values[:2])
+        except TypeError as error:
+            raise TypeError(
+                f"{where} holds ids of type {names}, which are not sortable: {error}."
+            ) from error
+        kind = names
+    if kind in ("complex", "unknown-array"):
+        raise TypeError(f"{where} holds values of dtype {values.dtype}, not ids.")
+    return values, kind
+
+
+def _exact(values: np.ndarray, where: str) -> np.ndarray:
+    """Floats as ids, in a precision that pandas knows, or an error where they merge."""
+    digits = min(np.finfo(values.dtype).nmant, 52) + 1
+    # Not a number and infinity are counted elsewhere.
+    merged = np.isfinite(values) & (np.abs(values) >= 2.0**digits)
+    if merged.any():
+        raise ValueError(
+            f"{where} holds {counted(merged, 'id')} of 2**{digits} or more as "
+            f"{values.dtype}, in which integers that large have become equal to "
+            "their neighbours. Give such ids as integers or as strings from the start."
+        )
+    # pandas has no hash table for half and extended precision.
+    return values if values.dtype.itemsize in (4, 8) else values.astype(np.float64)
+
+
+def _dates(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
+    """Dates as ids; those of a time zone are instants in UTC."""
+    if values.dtype.kind == "M":
+        return values, "date"
+    aware = np.array([getattr(value, "tzinfo", None) is not None for value in values])
+    if not aware.any():
+        return values, "date"
+    if not aware.all():
+        raise TypeError(
+            f"{where} mixes datetimes with and without a time zone, such as "
+            f"{shown(values[aware][0])} and {shown(values[~aware][0])}; ids of one "
+            "column must be of one sortable kind."
+        )
+    return in_utc(values), "date with a time zone"
