@@ -375,11 +375,11 @@ class NCFRegressor(NetworkRecommender):
         self, rows: np.ndarray, columns: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
         network, shape = self._fitted_network(device, torch.float32), self._shape
-        items = network.half("item", torch.from_numpy(columns).to(device))
+        items = network.side_scores("item", torch.from_numpy(columns).to(device))
         item_bias = items.bias.mean(-1) + network.intercept.mean()
 
         def score(tile: slice) -> Fill:
-            users = network.half("user", torch.from_numpy(rows[tile]).to(device))
+            users = network.side_scores("user", torch.from_numpy(rows[tile]).to(device))
             user_bias = users.bias.mean(-1)
 
             def fill(columns: slice, out: torch.Tensor) -> None:

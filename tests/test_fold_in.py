@@ -5,16 +5,12 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize
-from scipy.special import expit
 from sklearn.base import clone
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor, NCFRegressor
-from skrec._gradient.fold_in import CURVATURES, SLOPES
-from skrec._gradient.loop import LOSSES
 from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 
@@ -204,21 +200,6 @@ def test_a_new_user_is_where_the_objective_is_lowest(loss):
     found = model._grown_weights(np.array([60]), rated)
     found = np.append(found["user_factors"][0, 0], found["user_bias"][0, 0])
     assert_allclose(found, best, atol=2e-3)
-
-
-@pytest.mark.parametrize("loss", SLOPES)
-def test_slopes_are_those_of_the_losses_and_parabolas_lie_above(loss):
-    score = torch.linspace(-4, 4, 81, dtype=torch.float64, requires_grad=True)
-    for target in (-1.0, 0.0, 0.37, 1.0):
-        at = torch.full_like(score, target)
-        value = LOSSES[loss](score, at)
-        (slope,) = torch.autograd.grad(value.sum(), score)
-        assert_allclose(SLOPES[loss](score.detach(), at), slope, atol=1e-12)
-        bend = CURVATURES[loss](score.detach(), at)
-        assert (bend >= 0).all()
-        if loss == "log_loss":
-            p = expit(score.detach().numpy())
-            assert_allclose(bend, p * (1 - p))
 
 
 def test_ratings_of_another_world_are_refused_in_words():

@@ -27,18 +27,20 @@ from .._base import (
 )
 from .._data.interactions import Columns, Interactions, counted, numbered
 from .._data.units import Units
-from .fold_in import FoldIn, Pairs, Problem, Seen
-from .loop import CURVATURE, LOSSES, OPTIMIZERS, Epoch, Plan, Samples, descend
+from .fold_in import FoldIn
+from .loop import OPTIMIZERS, Epoch, Samples, TrainingOptions, train
+from .losses import LOSSES, RELATIVE_CURVATURE
 from .network import (
     ITEM_TABLES,
     USER_TABLES,
     NeuMF,
     Shape,
     feature_weights,
-    first_weights,
+    initial_weights,
     is_of_features,
 )
 from .row_features import RowFeatures
+from .terms import FoldInProblem, Pairs, SeenPairs
 
 # Losses whose scores are no ratings.
 RANKING_LOSSES = ("log_loss", "bpr")
@@ -109,20 +111,19 @@ class NetworkRecommender(BaseRecommender):
             )
             return {n: weights[n] for n in weights if not is_of_features(n)}
 
-        problem = Problem(
+        problem = FoldInProblem(
             loss=self.loss,
             n_negatives=self._n_negatives(),
             reg=self._reg(),
-            seen=Seen(self._seen_offsets, self._seen_items, n_known[1]),
-            further=Pairs(
+            seen=SeenPairs(self._seen_offsets, self._seen_items, n_known[1]),
+            new_pairs=Pairs(
                 users=users[data.users],
                 items=items[data.items],
                 target=self._units.standard_ratings(data.rating),
                 weight=data.weight / self._units.mean_weight,
-                features=self._units.standard_features(data.features),
+                context=self._units.standard_features(data.features),
             ),
-            new_users=len(new_users),
-            new_items=len(new_items),
+            n_new_items=len(new_items),
         )
         revision = FoldIn(
             shape,
@@ -148,8 +149,8 @@ class NetworkRecommender(BaseRecommender):
         return {
             **self._with_rows(
                 {
-                    "user": revision.revised("user", users),
-                    "item": revision.revised("item", items),
+                    "user": revision.updated("user", users),
+                    "item": revision.updated("item", items),
                 },
                 data,
                 grown,
@@ -170,7 +171,7 @@ class NetworkRecommender(BaseRecommender):
         seed = random_state.randint(2**31 - shape.n_members)
         if known is None:
             seeds = range(seed, seed + shape.n_members)
-            weights = first_weights(shape, seeds)
+            weights = initial_weights(shape, seeds)
             if np.ptp(data.rating) == 0 and not self._counts_unseen_pairs():
                 # No rating tells rows apart, and so their chance start shall not.
                 for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
@@ -241,7 +242,7 @@ class NetworkRecommender(BaseRecommender):
         samples = Samples(
             users=tensor(data.users),
             items=tensor(data.items),
-            features=tensor(units.standard_features(data.features)).float(),
+            context=tensor(units.standard_features(data.features)).float(),
             target=tensor(units.standard_ratings(data.rating)).float(),
             weight=tensor(data.weight / data.weight.mean()).float(),
         )
@@ -249,7 +250,7 @@ class NetworkRecommender(BaseRecommender):
         if self.early_stopping:
             held_out, samples = self._split(samples, random_state)
         plan = self._plan(len(samples))
-        epochs = descend(network, samples, plan, generator, held_out, tensor(pairs))
+        epochs = train(network, samples, plan, generator, held_out, tensor(pairs))
         return self._reports(epochs, network, data, units)
 
     def _reports(
@@ -315,14 +316,14 @@ class NetworkRecommender(BaseRecommender):
         held_out, rest = order[:n_held_out], order[n_held_out:].sort().values
         return samples.take(held_out), samples.take(rest)
 
-    def _plan(self, n_samples: int) -> Plan:
+    def _plan(self, n_samples: int) -> TrainingOptions:
         batch_size = self.batch_size
         if batch_size is not None:
             batch_size = int(batch_size)
         else:
             batch_size = n_samples // STEPS_PER_EPOCH
             batch_size = min(max(batch_size, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
-        return Plan(
+        return TrainingOptions(
             loss=self.loss,
             n_negatives=self._n_negatives(),
             optimizer=self.solver,
@@ -340,7 +341,7 @@ class NetworkRecommender(BaseRecommender):
 
     def _curvature(self) -> float:
         """How far the loss bends, which a penalty is to be in proportion to."""
-        return CURVATURE[self.loss]
+        return RELATIVE_CURVATURE[self.loss]
 
     def _n_negatives(self) -> int:
         if self.n_negatives is not None:
@@ -412,7 +413,7 @@ class NetworkRecommender(BaseRecommender):
 
     @abstractmethod
     def _reg(self) -> float:
-        """Penalty in the objective of `Plan`."""
+        """Penalty in the objective of `TrainingOptions`."""
 
     def _is_fitted(self) -> bool:
         return hasattr(self, "_units")
