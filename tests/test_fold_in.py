@@ -1,4 +1,4 @@
-"""partial_fit of every solver and loss: small calls add up to what one call does."""
+"""partial_fit of every solver and loss: small calls add up to one call."""
 
 import pickle
 
@@ -55,7 +55,7 @@ def copied(model):
 
 @pytest.fixture(scope="module")
 def real(ml_100k):
-    """300 users of MovieLens 100K: rows, ratings, and what is to be done with rows."""
+    """300 users of MovieLens 100K: rows, ratings, new and held-out rows."""
     rows, ratings = ml_100k
     rows = pd.DataFrame(np.asarray(rows)[:, :2], columns=["user", "item"])
     kept = (rows["user"] <= 300).to_numpy()
@@ -67,7 +67,7 @@ def real(ml_100k):
 
 
 def error(model, rows, y, name):
-    """RMSE, or what NDCG is short of 1."""
+    """RMSE, or 1 - NDCG."""
     if name in OF_RATINGS:
         return root_mean_squared_error(y, model.predict(rows))
     return 1 - RankingScorer("ndcg", k=10)(model, rows, y)

@@ -67,7 +67,7 @@ FORMULAS = {
 
 
 class Watched(NeuMF):
-    """Keeps what it was asked in training, and outside of it."""
+    """Records its inputs in training, and outside of it."""
 
     def __init__(self, shape, weights):
         super().__init__(shape, weights)
@@ -145,8 +145,8 @@ def brute_force_losses(loss, score, target):
     return torch.cat([torch.zeros_like(score[:, :1]), -target[:, :1] * above], dim=1)
 
 
-def as_asked(samples, call, seen):
-    """Targets and weights, in float64, of the pairs that a network was asked for."""
+def targets_and_weights(samples, call, seen):
+    """Targets and weights, in float64, of the pairs of a call."""
     users, items, _ = call
     keys = keys_of(users[:, None], items)
     rows = torch.searchsorted(
@@ -162,7 +162,7 @@ def as_asked(samples, call, seen):
 def brute_force_mean_loss(network, loss, samples, call, seen, *, of_mean=False):
     """Loss per unit of weight, a sum over members or that of their mean."""
     users, items, context = call
-    target, weight = as_asked(samples, call, seen)
+    target, weight = targets_and_weights(samples, call, seen)
     score = in_float64(network)(users, items, context.double())
     if of_mean:
         score = score.mean(-1, keepdim=True)
@@ -253,7 +253,7 @@ def test_loss_of_an_epoch_is_the_mean_of_its_pairs(loss, n_negatives):
 
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "bpr"])
-def test_first_step_of_sgd_is_the_gradient_by_how_far_the_objective_bends(loss, steps):
+def test_first_step_of_sgd_is_the_gradient_over_the_curvature(loss, steps):
     network, samples = make_network(), make_samples()
     options = replace(OPTIONS, loss=loss, reg=0.5)
     expected = brute_force_gradient(network, samples, options)
@@ -278,7 +278,9 @@ def test_gradient_of_a_step_is_that_of_its_pairs(loss, n_negatives, steps):
     run(network, samples, options)
     users, items, context = network.trained[0]
     call = users, items, context.double()
-    target, weight = as_asked(samples, call, keys_of(samples.users, samples.items))
+    target, weight = targets_and_weights(
+        samples, call, keys_of(samples.users, samples.items)
+    )
     losses = brute_force_losses(loss, first(*call), target[..., None])
     ((losses * weight[..., None]).sum() / weight.sum()).backward()
     ((_, gradients),) = steps
@@ -439,7 +441,7 @@ def test_dropout_is_that_of_the_options():
 @pytest.mark.parametrize("loss", ["log_loss", "bpr"])
 @pytest.mark.parametrize("unseen", [0, 2, SHAPE.n_items - 1])
 @pytest.mark.parametrize("user", [0, SHAPE.n_users - 1])
-def test_what_a_user_has_seen_is_drawn_for_nothing(loss, unseen, user):
+def test_seen_pairs_are_no_negatives(loss, unseen, user):
     network = make_network()
     before = weights_of(network)
     samples = replace(
@@ -490,7 +492,7 @@ def blocks(seed=0, n_users=40, n_items=30):
 
 @pytest.mark.parametrize("loss", ["bpr", "log_loss"])
 @pytest.mark.parametrize(("n_factors", "n_embedding"), [(3, 0), (0, 3)])
-def test_ranking_losses_find_what_users_would_choose(loss, n_factors, n_embedding):
+def test_ranking_losses_find_preferred_items(loss, n_factors, n_embedding):
     samples, own, chosen = blocks()
     shape = Shape(*own.shape, 0, n_factors, n_embedding, (8,))
     network = NeuMF(shape, initial_weights(shape, [0]))
@@ -611,7 +613,7 @@ def test_validation_scores_the_mean_of_members(
         assert torch.equal(call[1], calls[0][1])
 
 
-def test_what_is_held_out_is_not_trained_on():
+def test_held_out_samples_are_not_trained_on():
     options = replace(OPTIONS, batch_size=5, n_epochs=3, dropout=0.2)
     with_it, without = make_network(), make_network()
     run(with_it, make_samples(), options, make_samples(9, seed=1))
@@ -777,7 +779,7 @@ def test_any_batches_leave_finite_weights(sizes, drawing, n_epochs, seed):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_cuda_gives_what_the_cpu_gives(optimizer):
+def test_cuda_and_cpu_agree(optimizer):
     options = replace(OPTIONS, optimizer=optimizer, n_epochs=10, reg=0.5)
     losses, networks = [], []
     for device in ("cpu", "cuda"):

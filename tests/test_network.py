@@ -45,7 +45,7 @@ VARIANTS = {
     "biases alone": replace(NEUMF, n_factors=0, n_embedding=0, hidden_layer_sizes=()),
     "no context": replace(NEUMF, n_context=0),
     "no biases": replace(NEUMF, biased=False),
-    "nothing but products": replace(NEUMF, n_context=0, n_embedding=0, biased=False),
+    "products only": replace(NEUMF, n_context=0, n_embedding=0, biased=False),
     "no hidden layer": replace(NEUMF, hidden_layer_sizes=()),
     "one hidden layer": replace(NEUMF, hidden_layer_sizes=(6,)),
     "three hidden layers": replace(NEUMF, hidden_layer_sizes=(2, 5, 1)),
@@ -190,7 +190,7 @@ def test_side_scores_take_row_numbers_of_any_shape(shape):
             torch.testing.assert_close(part.flatten(0, 2), of_flat)
 
 
-def test_rows_that_are_taken_often_get_what_others_get():
+def test_rows_that_are_looked_up_often_have_the_same_scores():
     network = random_network(NEUMF)
     rows = torch.arange(100 * NEUMF.n_items) % NEUMF.n_items
     often = network.side_scores("item", rows).hidden
@@ -210,7 +210,7 @@ def grid_of_pairs(shape):
 
 
 @pytest.mark.parametrize("n_context", [0, 2])
-def test_broadcast_side_scores_give_what_forward_gives(shape, n_context):
+def test_broadcast_side_scores_equal_forward(shape, n_context):
     shape = replace(shape, n_context=n_context)
     network = random_network(shape)
     context = torch.randn(shape.n_users, n_context, dtype=torch.float64)
@@ -245,7 +245,7 @@ def test_a_member_alone_scores_as_it_does_among_others(shape):
         torch.testing.assert_close(alone(*pairs)[..., 0], scores[..., m])
 
 
-def test_dense_is_what_every_pair_meets_but_biases():
+def test_dense_weights_are_shared_and_no_biases():
     network = random_network(NEUMF)
     dense = {id(parameter) for parameter in network.dense()}
     names = {name for name, p in network.named_parameters() if id(p) in dense}
@@ -281,7 +281,7 @@ def test_initial_weights_leave_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_initial_weights_are_zero_but_for_factors_and_layers(shape):
+def test_initial_weights_are_zero_except_factors_and_layers(shape):
     weights = initial_weights(shape, range(shape.n_members))
     for names, n_rows in ((USER_TABLES, shape.n_users), (ITEM_TABLES, shape.n_items)):
         for name in weights.keys() & set(names):

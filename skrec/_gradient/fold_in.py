@@ -42,7 +42,7 @@ class RowPrior:
     """Penalty of rows x: (x - start)ᵀ precision (x - start) + reg ‖x - mean‖².
 
     The first part stands for the past of a row and its penalty in training. The second
-    is what the penalty grows by with the weight of the new pairs.
+    is the growth of the penalty with the weight of the new pairs.
 
     Attributes
     ----------
@@ -121,8 +121,7 @@ class FoldIn:
             for side, gathered, own in zip(TABLES, (users, items), numbers, strict=True)
         }
         new, past = (
-            [t.renumbered(users, items).to(device) for t in part]
-            for part in (new, past)
+            [t.renumbered(users, items, device) for t in part] for part in (new, past)
         )
         self.terms = dict(zip(TABLES, new, strict=True))
         self.total = float(self.terms["user"].weight.sum()) or 1.0

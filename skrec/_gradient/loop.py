@@ -231,17 +231,13 @@ class _Trainer:
 
     def _row_weights(self) -> dict[str, Tensor]:
         """W_r of users and of items; the last row, of the unseen, has 0."""
-        n, shape, weight = (
-            self.options.n_negatives,
-            self.network.shape,
-            self.samples.weight,
-        )
-        user_weight = torch.zeros(shape.n_users).to(weight)
-        user_weight.index_add_(0, self.samples.users, (1 + n) * weight)
-        item_weight = torch.zeros(shape.n_items).to(weight)
-        item_weight += n * weight.sum() / shape.n_items
-        item_weight.index_add_(0, self.samples.items, weight)
-        return {"user": F.pad(user_weight, (0, 1)), "item": F.pad(item_weight, (0, 1))}
+        samples, n, shape = self.samples, self.options.n_negatives, self.network.shape
+        users = torch.zeros(shape.n_users).to(samples.weight)
+        users.index_add_(0, samples.users, (1 + n) * samples.weight)
+        items = torch.zeros(shape.n_items).to(samples.weight)
+        items += n * samples.weight.sum() / shape.n_items
+        items.index_add_(0, samples.items, samples.weight)
+        return {"user": F.pad(users, (0, 1)), "item": F.pad(items, (0, 1))}
 
     def run_epoch(self) -> float:
         """Mean loss of one pass over the samples, in random order."""

@@ -136,11 +136,8 @@ class NeuMF(nn.Module):
 
     def described_tables(self, side: str) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Tables of a side, each with the weights of its features."""
-        return [
-            (self.get_parameter(name), self.get_parameter(feature_name(name)))
-            for name in TABLES[side]
-            if hasattr(self, name)
-        ]
+        weights = self.tables(map(feature_name, TABLES[side]))
+        return list(zip(self.tables(TABLES[side]), weights, strict=True))
 
     def shared(self) -> list[nn.Parameter]:
         """Weights shared by all pairs."""

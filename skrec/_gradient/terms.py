@@ -251,29 +251,21 @@ class Terms:
     context: Tensor
 
     @classmethod
-    def of_pairs(cls, row: np.ndarray, pairs: Pairs) -> Terms:
-        items = pairs.items[:, None]
-        return cls._from_arrays(row, pairs, items, 1.0, pairs.target, pairs.weight)
-
-    @classmethod
-    def of_comparisons(
-        cls, row: np.ndarray, pairs: Pairs, others: np.ndarray, sign: float
-    ) -> Terms:
-        """Comparisons with other items, weighted by the targets of the pairs."""
-        items = np.column_stack([pairs.items, others])
-        weight = pairs.weight * pairs.target
-        return cls._from_arrays(row, pairs, items, sign, np.zeros(len(pairs)), weight)
-
-    @classmethod
-    def _from_arrays(
+    def of_pairs(
         cls,
         row: np.ndarray,
         pairs: Pairs,
-        items: np.ndarray,
-        sign: float,
-        target: np.ndarray,
-        weight: np.ndarray,
+        others: np.ndarray | None = None,
+        sign: float = 1.0,
     ) -> Terms:
+        """Terms of pairs, or of their comparisons with other items.
+
+        Comparisons are weighted by the targets of the pairs.
+        """
+        items, target, weight = pairs.items[:, None], pairs.target, pairs.weight
+        if others is not None:
+            items = np.column_stack([pairs.items, others])
+            target, weight = np.zeros(len(pairs)), weight * target
         # Copies, since arrays of callers may be read-only.
         numbers = (torch.tensor(column) for column in (row, pairs.users, items))
         values = (np.full(len(pairs), sign), target, weight, pairs.context)
@@ -296,16 +288,12 @@ class Terms:
     def of_rows(self, is_chosen: Tensor) -> Terms:
         return self.take(is_chosen[self.row].nonzero()[:, 0])
 
-    def renumbered(self, users: Tensor, items: Tensor) -> Terms:
+    def renumbered(self, users: Tensor, items: Tensor, device: torch.device) -> Terms:
         """Terms whose users and items are positions in sorted numbers."""
-        return replace(
-            self,
-            users=torch.searchsorted(users, self.users),
-            items=torch.searchsorted(items, self.items),
-        )
-
-    def to(self, device: torch.device) -> Terms:
-        return Terms(*(column.to(device) for column in vars(self).values()))
+        users = torch.searchsorted(users, self.users)
+        items = torch.searchsorted(items, self.items)
+        columns = vars(replace(self, users=users, items=items)).values()
+        return Terms(*(column.to(device) for column in columns))
 
     def tiles(self, size: int) -> Iterator[Terms]:
         if len(self):
@@ -359,7 +347,7 @@ class TermSampler:
         """Terms of pairs, and of the items drawn for users or compared."""
         if self.problem.is_pairwise:
             row, pairs, drawn = self._draw_items(row, pairs, n_draws)
-            return [Terms.of_comparisons(row, pairs, drawn, sign=-1.0)]
+            return [Terms.of_pairs(row, pairs, drawn, sign=-1.0)]
         parts = [Terms.of_pairs(row, pairs)]
         if side == "user" and self.problem.n_negatives:
             row, pairs, drawn = self._draw_items(row, pairs, n_draws)
@@ -382,9 +370,7 @@ class TermSampler:
         share = problem.n_negatives * n_pairs / (problem.n_items * n_draws)
         pairs = pairs.scaled(share * self._is_unseen(pairs.users, items))
         if problem.is_pairwise:
-            chosen = pairs.items
-            pairs = replace(pairs, items=items)
-            return [Terms.of_comparisons(row, pairs, chosen, sign=1.0)]
+            return [Terms.of_pairs(row, replace(pairs, items=items), pairs.items)]
         return [Terms.of_pairs(row, pairs.as_negatives(items))]
 
     def _draw_items(
