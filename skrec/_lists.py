@@ -106,9 +106,9 @@ class ListsMixin:
         kept = self._known_pairs(never_exclude)
 
         def seen(tile: slice) -> tuple[np.ndarray, np.ndarray]:
-            position, items = self._seen.of_users(rows[tile])
+            position, users, items = self._seen.of_users(rows[tile])
             where = column_of_item[items]
-            pairs = rows[tile][position] * len(self._items) + items
+            pairs = users * len(self._items) + items
             left_out = (where >= 0) & ~is_in_sorted(pairs, kept)
             return position[left_out], where[left_out]
 

@@ -19,7 +19,8 @@ from ._data.interactions import FurtherRows, Interactions
 from ._data.known_ids import KnownIds
 from ._data.units import Units
 from ._gradient.fitted import Conversion, Weights
-from ._gradient.loop import CURVATURE, OPTIMIZERS
+from ._gradient.loop import OPTIMIZERS
+from ._gradient.losses import RELATIVE_CURVATURE
 from ._gradient.network import Shape
 from ._gradient.solver import GradientSolver, objective_of
 from ._interfaces import Objective, Solver
@@ -317,7 +318,7 @@ class MFRegressor(BaseRecommender):
         elif objective.is_of_choices:
             reg = DEFAULT_REG_CHOICES
         else:
-            reg = DEFAULT_REG * CURVATURE[self.loss]
+            reg = DEFAULT_REG * RELATIVE_CURVATURE[self.loss]
         return GradientSolver(
             objective,
             Shape(0, 0, 0, n_factors=int(self.n_factors), biased=self.biased),

@@ -10,7 +10,7 @@ import numpy as np
 
 from ._base import BaseRecommender
 from ._gradient.fitted import NetworkConversion
-from ._gradient.loop import CURVATURE
+from ._gradient.losses import RELATIVE_CURVATURE
 from ._gradient.network import ACTIVATIONS, Shape
 from ._gradient.solver import GradientSolver, objective_of
 from ._interfaces import Solver
@@ -233,7 +233,7 @@ class NCFRegressor(BaseRecommender):
         elif is_of_choices:
             reg = DEFAULT_REG_CHOICES
         else:
-            reg = DEFAULT_REG_RATINGS * CURVATURE[self.loss]
+            reg = DEFAULT_REG_RATINGS * RELATIVE_CURVATURE[self.loss]
         is_slow = (self.solver == "sgd" and is_of_choices) or self.architecture == "mlp"
         max_iter = self.max_iter or (SLOW_MAX_ITER if is_slow else DEFAULT_MAX_ITER)
         return GradientSolver(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numbers import Integral, Real
 
-from ._gradient.loop import LOSSES
+from ._gradient.losses import LOSSES
 from ._sklearn import Interval, StrOptions
 
 GRADIENT_CONSTRAINTS: dict = {

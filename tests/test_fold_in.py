@@ -1,20 +1,16 @@
-"""partial_fit of every solver and loss: small calls add up to what one call does."""
+"""partial_fit of every solver and loss: small calls add up to one call."""
 
 import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize
-from scipy.special import expit
 from sklearn.base import clone
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor, NCFRegressor
-from skrec._gradient.fold_in import CURVATURES, SLOPES
-from skrec._gradient.loop import LOSSES
 from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 
@@ -59,7 +55,7 @@ def copied(model):
 
 @pytest.fixture(scope="module")
 def real(ml_100k):
-    """300 users of MovieLens 100K: rows, ratings, and what is to be done with rows."""
+    """300 users of MovieLens 100K: rows, ratings, new and held-out rows."""
     rows, ratings = ml_100k
     rows = pd.DataFrame(np.asarray(rows)[:, :2], columns=["user", "item"])
     kept = (rows["user"] <= 300).to_numpy()
@@ -71,7 +67,7 @@ def real(ml_100k):
 
 
 def error(model, rows, y, name):
-    """RMSE, or what NDCG is short of 1."""
+    """RMSE, or 1 - NDCG."""
     if name in OF_RATINGS:
         return root_mean_squared_error(y, model.predict(rows))
     return 1 - RankingScorer("ndcg", k=10)(model, rows, y)
@@ -180,7 +176,7 @@ def test_a_new_user_is_where_the_objective_is_lowest(loss):
         ratings = np.resize([1.0, 0.0, 1.0], 10)
     # Weights of this size leave the items where they are.
     small = 1e-4
-    before = model._grown_weights(np.array([-1]), rated)
+    before = PosteriorConversion().weights(model._model, np.array([-1]), rated)
     prior = np.append(before["user_factors"][0, 0], before["user_bias"][0, 0])
     q, c = before["item_factors"][:-1, 0], before["item_bias"][:-1, 0]
     target = model._model.units.standard_ratings(ratings)
@@ -201,24 +197,9 @@ def test_a_new_user_is_where_the_objective_is_lowest(loss):
     model.partial_fit(
         pd.DataFrame({"user": 99, "item": rated}), ratings, np.full(10, small)
     )
-    found = model._grown_weights(np.array([60]), rated)
+    found = PosteriorConversion().weights(model._model, np.array([60]), rated)
     found = np.append(found["user_factors"][0, 0], found["user_bias"][0, 0])
     assert_allclose(found, best, atol=2e-3)
-
-
-@pytest.mark.parametrize("loss", SLOPES)
-def test_slopes_are_those_of_the_losses_and_parabolas_lie_above(loss):
-    score = torch.linspace(-4, 4, 81, dtype=torch.float64, requires_grad=True)
-    for target in (-1.0, 0.0, 0.37, 1.0):
-        at = torch.full_like(score, target)
-        value = LOSSES[loss](score, at)
-        (slope,) = torch.autograd.grad(value.sum(), score)
-        assert_allclose(SLOPES[loss](score.detach(), at), slope, atol=1e-12)
-        bend = CURVATURES[loss](score.detach(), at)
-        assert (bend >= 0).all()
-        if loss == "log_loss":
-            p = expit(score.detach().numpy())
-            assert_allclose(bend, p * (1 - p))
 
 
 def test_ratings_of_another_world_are_refused_in_words():

@@ -65,7 +65,7 @@ def test_ridge_is_as_exact_as_its_tolerance_in_few_steps():
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e6])
-def test_columns_that_do_not_vary_say_nothing(value):
+def test_constant_columns_have_no_effect(value):
     features = RowFeatures(sparse.csr_array(np.full((12, 2), value)))
     found = features.ridge(torch.randn(12, 3), torch.ones(12), torch.ones(2, 3))
     assert not found.any()

@@ -526,11 +526,11 @@ def test_a_high_penalty_leaves_the_mean(estimator):
 def test_an_epoch_of_default_batches_is_about_forty_steps(estimator, monkeypatch):
     sizes = []
 
-    def plan(self, n_samples, plan=GradientSolver._plan):
-        sizes.append(plan(self, n_samples).batch_size)
-        return plan(self, n_samples)
+    def options(self, n_samples, options=GradientSolver._training_options):
+        sizes.append(options(self, n_samples).batch_size)
+        return options(self, n_samples)
 
-    monkeypatch.setattr(GradientSolver, "_plan", plan)
+    monkeypatch.setattr(GradientSolver, "_training_options", options)
     model = estimator.set_params(batch_size=None, max_iter=1)
     rows, y = make_ratings(100, 100, 4000, random_state=0)
     model.fit(rows, y)

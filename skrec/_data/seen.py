@@ -35,44 +35,49 @@ class SeenItems:
         offsets = np.searchsorted(users[first], np.arange(n_users + 1))
         return cls(offsets, items[first].astype(np.int32), n_items)
 
+    def __len__(self) -> int:
+        return len(self.items)
+
     @property
     def n_users(self) -> int:
         return len(self.offsets) - 1
 
-    def of_users(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(position in `users`, item) of all pairs of users; below 0 has none."""
-        known = np.maximum(users, 0)
+    def of_users(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All pairs of users, of whom those below 0 have none, as `of_items`."""
+        known = np.maximum(rows, 0)
         starts = self.offsets[known]
-        counts = np.where(users < 0, 0, self.offsets[known + 1] - starts)
-        position = np.repeat(np.arange(len(users)), counts)
+        counts = np.where(rows < 0, 0, self.offsets[known + 1] - starts)
+        position = np.repeat(np.arange(len(rows)), counts)
         shift = np.repeat(starts - np.cumsum(counts) + counts, counts)
-        return position, self.items[shift + np.arange(len(shift))].astype(np.int64)
+        items = self.items[shift + np.arange(len(shift))].astype(np.int64)
+        return position, rows[position], items
 
-    def of_items(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(position in `items`, user) of all pairs of known items."""
-        position = np.full(self.n_items, -1)
-        position[items] = np.arange(len(items))
-        wanted = np.zeros(self.n_items, dtype=bool)
-        wanted[items] = True
-        where = np.flatnonzero(wanted[self.items])
-        return position[self.items[where]], self._users_at(where)
+    def of_items(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All pairs of known items: positions in `rows`, users and items."""
+        position_of = np.full(self.n_items, -1)
+        position_of[rows] = np.arange(len(rows))
+        position = position_of[self.items]
+        numbers = np.flatnonzero(position >= 0)
+        position = position[numbers]
+        return position, self._users_of(numbers), rows[position]
 
-    def at(self, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def take(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of numbered pairs."""
-        return self._users_at(where), self.items[where].astype(np.int64)
+        return self._users_of(numbers), self.items[numbers].astype(np.int64)
 
-    def holds(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """Whether pairs are among these; users may be new."""
-        known = users < self.n_users
-        users = np.where(known, users, 0)
+    def contain(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Whether pairs, of known rows or of new ones, are among these."""
+        # A binary search in the items of each user.
+        is_known = users < self.n_users
+        users = np.where(is_known, users, 0)
         low, high = self.offsets[users], self.offsets[users + 1]
         end = high
         while (is_open := low < high).any():
             middle = (low + high) // 2
-            before = is_open & (self.items[np.where(is_open, middle, 0)] < items)
-            low = np.where(before, middle + 1, low)
-            high = np.where(is_open & ~before, middle, high)
-        found = known & (low < end)
+            is_before = is_open & (self.items[np.where(is_open, middle, 0)] < items)
+            low = np.where(is_before, middle + 1, low)
+            high = np.where(is_open & ~is_before, middle, high)
+        found = is_known & (low < end)
         return found & (self.items[np.where(found, low, 0)] == items)
 
     def grown(
@@ -90,7 +95,7 @@ class SeenItems:
         offsets = users.inserted(offsets, offsets[users.at])
         n_items = len(items.ids)
         among = SeenItems(offsets, seen, n_items)
-        position, known = among.of_users(users.given)
+        position, _, known = among.of_users(users.given)
         known += position * n_items
         further = np.searchsorted(users.given, further_users) * n_items + further_items
         further = np.unique(further)
@@ -104,8 +109,8 @@ class SeenItems:
         counts += offsets
         return SeenItems(counts, inserted(seen, at, new.astype(np.int32)), n_items)
 
-    def _users_at(self, where: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.offsets, where, side="right") - 1
+    def _users_of(self, numbers: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.offsets, numbers, side="right") - 1
 
 
 def is_in_sorted(values: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from .._data.interactions import FurtherRows, Interactions
 from .._data.units import Units
 from .._interfaces import Model, Objective
 from .._topk import Fill
-from .network import TABLES, Half, NeuMF, Shape, feature_name, is_of_features
+from .network import TABLES, NeuMF, Shape, SideScores, feature_name, is_of_features
 
 # Numbers of a hidden layer held at a time in predict and recommend.
 TILE_SIZE = 2**22
@@ -78,7 +78,7 @@ class FittedNetwork(Model):
     ----------
     shape : Shape
     weights : dict of str to ndarray
-        Named and shaped as in `network.first_weights`, with those of side features.
+        Named and shaped as in `network.initial_weights`, with those of side features.
     units : Units
     objective : Objective
     rating_range : tuple of float
@@ -153,11 +153,13 @@ class FittedNetwork(Model):
         self, users: np.ndarray, items: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
         network, shape = self.network(device, torch.float32), self.shape
-        of_items = network.half("item", torch.from_numpy(items).to(device))
+        of_items = network.side_scores("item", torch.from_numpy(items).to(device))
         item_bias = of_items.bias.mean(-1) + network.intercept.mean()
 
         def score(tile: slice) -> Fill:
-            of_users = network.half("user", torch.from_numpy(users[tile]).to(device))
+            of_users = network.side_scores(
+                "user", torch.from_numpy(users[tile]).to(device)
+            )
             user_bias = of_users.bias.mean(-1)
 
             def fill(columns: slice, out: Tensor) -> None:
@@ -175,7 +177,12 @@ class FittedNetwork(Model):
         return score
 
     def _add_perceptron(
-        self, network: NeuMF, users: Half, items: Half, columns: slice, out: Tensor
+        self,
+        network: NeuMF,
+        users: SideScores,
+        items: SideScores,
+        columns: slice,
+        out: Tensor,
     ) -> None:
         """Add scores of the perceptron, some pairs at a time."""
         n_pairs = max(1, TILE_SIZE // self._width)

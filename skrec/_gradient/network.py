@@ -1,7 +1,7 @@
-"""The network behind the gradient solvers: row numbers in, scores out.
+"""Network of the gradient solvers, from row numbers to scores.
 
-It knows nothing of fitting, ratings or ids. Every tensor has an axis of members:
-networks of one shape that share nothing, evaluated side by side as batched matrix
+It is independent of fitting, ratings and ids. Every tensor has an axis of members:
+networks of one shape that share no weights, evaluated together as batched matrix
 products.
 """
 
@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from .row_features import RowFeatures
 
-# In place where the gradient needs the result alone: it is memory that takes time.
+# In place where the gradient needs the result only, since memory takes the time.
 ACTIVATIONS = {
     "relu": torch.relu_,
     "tanh": torch.tanh_,
@@ -26,19 +26,18 @@ ACTIVATIONS = {
     "silu": nn.functional.silu,
 }
 
-# Tables that hold a row for each user and each item. All other weights are met by every
-# pair.
+# Tables with a row for each user or item. All other weights are shared by all pairs.
 USER_TABLES = ("user_factors", "user_embedding", "user_bias")
 ITEM_TABLES = ("item_factors", "item_embedding", "item_bias")
 TABLES = {"user": USER_TABLES, "item": ITEM_TABLES}
 
-# From how many takes of a row on, on average, the first layer is applied to the table.
-MANY_TAKES = 4
+# Lookups per row, on average, from which the first layer is applied to the whole table.
+MIN_LOOKUPS = 4
 
-# Standard deviation of the first factors, and of the first embeddings. The score of a
-# perceptron is a product of an embedding and of two layers at least, which a penalty of
-# each draws to zero from nearby; so embeddings start larger, and so does the last
-# layer, in units of what leaves the scale of its inputs alone.
+# Standard deviation of the initial factors and embeddings. The score of a perceptron is
+# a product of an embedding and at least two layers, and a penalty of each draws small
+# products to zero. So embeddings start larger, and so does the last layer, relative to
+# the scale that keeps the variance of its inputs.
 INITIAL_SCALE, INITIAL_EMBEDDING_SCALE = 0.03, 0.1
 INITIAL_LAST_SCALE = 3.0
 
@@ -49,12 +48,11 @@ class Shape:
 
     Attributes
     ----------
-    n_users, n_items, n_features : int
+    n_users, n_items, n_context : int
     n_factors : int
-        Factors of the product of a user and an item; 0 is no such branch.
+        Factors of the product of a user and an item; 0 for no product.
     n_embedding : int
-        Factors that enter the perceptron, of a user and of an item each; 0 is no
-        perceptron.
+        Size of the embeddings that enter the perceptron; 0 for no perceptron.
     hidden_layer_sizes : tuple of int
     activation : str
     biased : bool
@@ -64,7 +62,7 @@ class Shape:
 
     n_users: int
     n_items: int
-    n_features: int
+    n_context: int
     n_factors: int
     n_embedding: int = 0
     hidden_layer_sizes: tuple[int, ...] = ()
@@ -74,14 +72,16 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Half:
-    """What one side contributes to scores; leading axes are those of its row numbers.
+class SideScores:
+    """Contribution of one side to scores.
+
+    Leading axes are those of the row numbers.
 
     Attributes
     ----------
     factors : Tensor of shape (..., n_members, n_factors) or None
     hidden : Tensor of shape (..., n_members, n_hidden) or None
-        Its part of the perceptron's first layer; that of an item holds the bias.
+        Part of the first layer of the perceptron; that of an item includes the bias.
     bias : Tensor of shape (..., n_members) or None
     """
 
@@ -93,19 +93,22 @@ class Half:
 class NeuMF(nn.Module):
     """Neural matrix factorisation (He et al. 2017, eq. 12), with biases.
 
-    The score of user u and item i at features f is::
+    The score of user u and item i in context f is::
 
         a + b_u + c_i + p_u·q_i + MLP(r_u, s_i, f) + f·w
 
-    The paper weighs the factors of the product, too. Any such weights can be had by
-    scaling p and q, and would void a penalty of their squares, so here they are one.
+    The paper weights the factors of the product, too. Scaling p and q has the same
+    effect, and weights would void a penalty of their squares, so they are left out.
 
-    Behind the last row of each table stands one more, which -1 takes: that of what
-    training has not seen.
+    The last row of each table, which -1 takes, is that of unseen users or items.
 
-    Features of a side are kept beside its tables, with weights of what they say of the
-    rows; scores take the rows alone.
+    Features of a side and their weights are kept for training; scores depend on the
+    rows only.
     """
+
+    coef: nn.Parameter
+    feature_weight: nn.Parameter
+    intercept: nn.Parameter
 
     def __init__(
         self,
@@ -113,31 +116,31 @@ class NeuMF(nn.Module):
         weights: Mapping[str, Tensor],
         features: Mapping[str, RowFeatures] | None = None,
     ) -> None:
-        """A network at given weights, named and shaped as in `first_weights`.
+        """Network with given weights, named and shaped as in `initial_weights`.
 
-        `features` of a "user" or an "item" need the weights of `feature_weights`.
+        `features` of a "user" or "item" side need the weights of `feature_weights`.
         """
         super().__init__()
         self.shape = shape
         self.features = nn.ModuleDict(features or {})
         for name, value in weights.items():
-            # Fused optimizers take strides for granted.
+            # Fused optimizers assume contiguous parameters.
             self.register_parameter(name, nn.Parameter(value.contiguous()))
 
     def tables(self, names: Iterable[str]) -> list[nn.Parameter]:
-        """Those of the named tables that this network has."""
+        """Named tables that the network has."""
         return [self.get_parameter(name) for name in names if hasattr(self, name)]
+
+    def row_features(self, side: str) -> RowFeatures:
+        return cast(RowFeatures, self.features[side])
 
     def described_tables(self, side: str) -> list[tuple[nn.Parameter, nn.Parameter]]:
         """Tables of a side, each with the weights of its features."""
-        return [
-            (self.get_parameter(name), self.get_parameter(feature_name(name)))
-            for name in TABLES[side]
-            if hasattr(self, name)
-        ]
+        weights = self.tables(map(feature_name, TABLES[side]))
+        return list(zip(self.tables(TABLES[side]), weights, strict=True))
 
     def shared(self) -> list[nn.Parameter]:
-        """Weights that every pair meets."""
+        """Weights shared by all pairs."""
         return [
             parameter
             for name, parameter in self.named_parameters()
@@ -145,7 +148,7 @@ class NeuMF(nn.Module):
         ]
 
     def dense(self) -> list[nn.Parameter]:
-        """Weights that every pair meets, without biases."""
+        """Weights shared by all pairs, without biases."""
         return [
             parameter
             for name, parameter in self.named_parameters()
@@ -156,7 +159,7 @@ class NeuMF(nn.Module):
         self,
         users: Tensor,
         items: Tensor,
-        features: Tensor,
+        context: Tensor,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -166,30 +169,31 @@ class NeuMF(nn.Module):
         ----------
         users : Tensor of shape (n,)
         items : Tensor of shape (n, n_candidates)
-        features : Tensor of shape (n, n_features)
+        context : Tensor of shape (n, n_context)
         dropout : float
-            Share of hidden units that are silenced.
+            Share of hidden units set to zero.
         generator : Generator
-            Source of the dropout.
+            Source of randomness for the dropout.
         """
-        user, item = self.half("user", users[:, None]), self.half("item", items)
+        user = self.side_scores("user", users[:, None])
+        item = self.side_scores("item", items)
         scores = self.inner(user, item)
-        if self.shape.n_features:
-            scores = scores + (features @ self.coef.T)[:, None]
-        if self.shape.n_embedding:
+        if self.shape.n_context:
+            scores = scores + (context @ self.coef.T)[:, None]
+        if user.hidden is not None and item.hidden is not None:
             scores = scores + self.perceptron(
-                user.hidden, item.hidden, features[:, None], dropout, generator
+                user.hidden, item.hidden, context[:, None], dropout, generator
             )
         return scores
 
-    def half(self, side: str, rows: Tensor) -> Half:
-        """One side's part of scores, for row numbers of any shape."""
+    def side_scores(self, side: str, rows: Tensor) -> SideScores:
+        """Contribution of one side to scores, for row numbers of any shape."""
         shape = self.shape
         n_rows = shape.n_users if side == "user" else shape.n_items
         flat = rows.flatten() % (n_rows + 1)
 
         def take(table: Tensor) -> Tensor:
-            # Its gradient is faster than those of indexing and embedding().
+            # The gradient is faster than that of indexing or embedding().
             taken = table.flatten(1).index_select(0, flat)
             return taken.view(*rows.shape, *table.shape[1:])
 
@@ -200,50 +204,49 @@ class NeuMF(nn.Module):
             bias = take(self.get_parameter(f"{side}_bias"))
         if shape.n_embedding:
             table = self.get_parameter(f"{side}_embedding")
-            dense = partial(_dense, weight=self.get_parameter(f"{side}_weight"))
-            if side == "item":
-                dense = partial(dense, bias=self.get_parameter("bias_0"))
-            # Rows taken often enter the layer once. The other way round has the
-            # members in the order that the layers want, and wins at few takes of each.
-            if len(flat) > MANY_TAKES * len(table):
-                hidden = take(dense(table))
+            weight = self.get_parameter(f"{side}_weight")
+            layer_bias = self.get_parameter("bias_0") if side == "item" else None
+            # Rows that are looked up often enter the layer once. For few lookups the
+            # other order is faster, since it has members in the order of the layers.
+            if len(flat) > MIN_LOOKUPS * len(table):
+                hidden = take(_dense(table, weight, layer_bias))
             else:
-                hidden = dense(take(table))
-        return Half(factors, hidden, bias)
+                hidden = _dense(take(table), weight, layer_bias)
+        return SideScores(factors, hidden, bias)
 
-    def inner(self, user: Half, item: Half) -> Tensor:
-        """All but the perceptron and the features, broadcast over leading axes."""
-        terms = []
-        if self.shape.n_factors:
-            terms.append((user.factors * item.factors).sum(-1))
-        if self.shape.biased:
-            terms.append(user.bias + item.bias + self.intercept)
-        return sum(terms)
+    def inner(self, user: SideScores, item: SideScores) -> Tensor:
+        """Products of factors plus biases, broadcast over leading axes."""
+        score = torch.zeros(())
+        if user.factors is not None and item.factors is not None:
+            score = score + (user.factors * item.factors).sum(-1)
+        if user.bias is not None and item.bias is not None:
+            score = score + (user.bias + item.bias + self.intercept)
+        return score
 
     def perceptron(
         self,
         user: Tensor,
         item: Tensor,
-        features: Tensor | None = None,
+        context: Tensor | None = None,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Scores of the perceptron from both sides' parts of its first layer.
+        """Scores of the perceptron from the two sides' parts of its first layer.
 
-        Leading axes are broadcast. Without `features` they are at their means.
+        Leading axes are broadcast. Without `context` it is at its mean.
         """
         act = ACTIVATIONS[self.shape.activation]
         hidden = user + item
-        if features is not None and self.shape.n_features:
+        if context is not None and self.shape.n_context:
             members = self.shape.n_members
-            repeated = features.unsqueeze(-2).expand(*features.shape[:-1], members, -1)
+            repeated = context.unsqueeze(-2).expand(*context.shape[:-1], members, -1)
             hidden = hidden + _dense(repeated, self.feature_weight)
         *leading, members, size = hidden.shape
         n_layers = len(self.shape.hidden_layer_sizes)
         for layer in range(1, n_layers + 1):
             hidden = _drop(act(hidden), dropout, generator)
             if layer == 1:
-                # Not before the activation: in place on a view costs copies.
+                # After the activation, since in-place operations on views copy.
                 hidden = hidden.reshape(-1, members, size).transpose(0, 1)
             hidden = torch.baddbmm(
                 self.get_parameter(f"bias_{layer}"),
@@ -261,14 +264,14 @@ def feature_name(table: str) -> str:
 
 
 def is_of_features(name: str) -> bool:
-    """Whether a name is that of weights of features, or of their mean."""
+    """Whether an array belongs to side features: their weights, or their mean."""
     return name.startswith(("user_feature_", "item_feature_"))
 
 
 def feature_weights(
     side: str, n_columns: int, weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Weights of zero for features of a side, one set for each of its tables."""
+    """Zero weights for the features of a side, one array for each of its tables."""
     return {
         feature_name(name): weights[name].new_zeros(n_columns, *weights[name].shape[1:])
         for name in TABLES[side]
@@ -276,10 +279,11 @@ def feature_weights(
     }
 
 
-def first_weights(shape: Shape, seeds: Iterable[int]) -> dict[str, Tensor]:
-    """What training starts from; each member is drawn from a seed of its own."""
-    members = [_member(shape, torch.Generator().manual_seed(seed)) for seed in seeds]
-    # Tables have the axis of members second, so that a row of all members is one piece.
+def initial_weights(shape: Shape, seeds: Iterable[int]) -> dict[str, Tensor]:
+    """Weights before training, each member drawn with a seed of its own."""
+    generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+    members = [_initial_member(shape, generator) for generator in generators]
+    # Tables have members as the second axis, so that a row is contiguous.
     return {
         name: torch.stack(
             [member[name] for member in members],
@@ -289,12 +293,8 @@ def first_weights(shape: Shape, seeds: Iterable[int]) -> dict[str, Tensor]:
     }
 
 
-def _member(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
-    """First weights without the axis of members."""
-
-    def normal(*sizes: int, scale: float) -> Tensor:
-        return scale * torch.randn(*sizes, generator=generator)
-
+def _initial_member(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """Initial weights of one member, without its axis."""
     values = {}
     for side, n_rows in (("user", shape.n_users), ("item", shape.n_items)):
         for name, size, scale in (
@@ -302,29 +302,39 @@ def _member(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
             ("embedding", shape.n_embedding, INITIAL_EMBEDDING_SCALE),
         ):
             if size:
-                values[f"{side}_{name}"] = normal(n_rows + 1, size, scale=scale)
+                drawn = torch.randn(n_rows + 1, size, generator=generator)
+                values[f"{side}_{name}"] = scale * drawn
         if shape.biased:
             values[f"{side}_bias"] = torch.zeros(n_rows + 1)
-    if shape.n_features:
-        values["coef"] = torch.zeros(shape.n_features)
+    if shape.n_context:
+        values["coef"] = torch.zeros(shape.n_context)
     if shape.biased:
         values["intercept"] = torch.zeros(())
     if shape.n_embedding:
-        sizes = (*shape.hidden_layer_sizes, 1)
-        n_inputs = 2 * shape.n_embedding + shape.n_features
-        scale = math.sqrt(2 / n_inputs)
-        for side in ("user", "item"):
-            values[f"{side}_weight"] = normal(shape.n_embedding, sizes[0], scale=scale)
-        if shape.n_features:
-            size = (shape.n_features, sizes[0])
-            values["feature_weight"] = normal(*size, scale=scale)
-        values["bias_0"] = torch.zeros(1, sizes[0])
-        for layer, (n_in, n_out) in enumerate(pairwise(sizes), 1):
-            scale = math.sqrt(2 / n_in)
-            if layer == len(sizes) - 1:
-                scale *= INITIAL_LAST_SCALE
-            values[f"weight_{layer}"] = normal(n_in, n_out, scale=scale)
-            values[f"bias_{layer}"] = torch.zeros(1, n_out)
+        values |= _initial_layers(shape, generator)
+    return values
+
+
+def _initial_layers(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
+    """Initial weights of the perceptron, at the scale of He et al. (2015)."""
+
+    def normal(n_in: int, n_out: int, scale: float) -> Tensor:
+        return scale * torch.randn(n_in, n_out, generator=generator)
+
+    sizes = (*shape.hidden_layer_sizes, 1)
+    scale = math.sqrt(2 / (2 * shape.n_embedding + shape.n_context))
+    values = {
+        "user_weight": normal(shape.n_embedding, sizes[0], scale),
+        "item_weight": normal(shape.n_embedding, sizes[0], scale),
+    }
+    if shape.n_context:
+        values["feature_weight"] = normal(shape.n_context, sizes[0], scale)
+    values["bias_0"] = torch.zeros(1, sizes[0])
+    for layer, (n_in, n_out) in enumerate(pairwise(sizes), 1):
+        is_last = layer == len(sizes) - 1
+        scale = math.sqrt(2 / n_in) * (INITIAL_LAST_SCALE if is_last else 1)
+        values[f"weight_{layer}"] = normal(n_in, n_out, scale)
+        values[f"bias_{layer}"] = torch.zeros(1, n_out)
     return values
 
 
@@ -340,7 +350,7 @@ def _dense(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _drop(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-    """Dropout that leaves torch's global generator alone."""
+    """Dropout that does not use the global generator."""
     if share == 0:
         return x
     kept = torch.empty_like(x).bernoulli_(1 - share, generator=generator)

@@ -1,4 +1,4 @@
-"""Features of a table's rows, and the weights by which they say where the rows are."""
+"""Side features of the rows of a table, and ridge regression of rows on them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-# How much more weights of features are penalised than rows. As much would take features
-# of each row for a second row, and overfit; more would shrink what they say.
+# Penalty of feature weights relative to that of rows. Less overfits where each row has
+# features of its own; more shrinks the predictions of features.
 PENALTY = 3.0
 
-# Conjugate gradients end after so many steps, or at this share of the residual at zero.
+# Conjugate gradients stop after this many steps, or at this relative residual.
 RIDGE_MAX_STEPS, RIDGE_TOL = 30, 1e-2
 
 
 class RowFeatures(nn.Module):
-    """A sparse matrix, each column less its mean.
+    """Sparse matrix with centred columns.
 
     Attributes
     ----------
     mean : Tensor of shape (n_columns,)
     energy : float
-        Mean of the rows' squared norms.
+        Mean squared norm of the centred rows.
     """
+
+    mean: Tensor
 
     def __init__(self, matrix: sparse.sparray) -> None:
         super().__init__()
@@ -39,23 +41,23 @@ class RowFeatures(nn.Module):
         self.register_buffer("mean", torch.as_tensor(mean.astype("f4")))
         square = float(np.square(matrix.data).sum()) / self.n_rows
         energy = square - float(mean @ mean)
-        # Rounding leaves a little of columns that do not vary.
+        # Constant columns leave a small rest by rounding.
         self.energy = energy if energy > 1e-6 * square else 0.0
 
     def times(self, weight: Tensor) -> Tensor:
-        """What features say of every row, shape (n_rows, row_size)."""
+        """Rows predicted from features, of shape (n_rows, row_size)."""
         return self._sums("row", weight) - self.mean @ weight
 
     def transposed_times(self, rows: Tensor) -> Tensor:
-        """Σ f xᵀ over the rows, shape (n_columns, row_size)."""
+        """Σ f xᵀ over the rows, of shape (n_columns, row_size)."""
         return self._sums("column", rows) - torch.outer(self.mean, rows.sum(0))
 
     def ridge(self, rows: Tensor, row_weight: Tensor, start: Tensor) -> Tensor:
         """Weights B by ridge regression of rows on their features and a constant.
 
         They minimise Σ v ‖x − m − Bᵀf‖² + PENALTY v̄ e ‖B‖² for row weights v, their
-        mean v̄ and the energy e. With the energy, the penalty is one of what features
-        say of a row on average, however many they are.
+        mean v̄ and the energy e. The factor e makes the penalty one of the mean squared
+        prediction, independent of the number of features.
         """
         total = row_weight.sum()
         if not (self.energy and total > 0):
@@ -63,27 +65,27 @@ class RowFeatures(nn.Module):
         share = (row_weight / total)[:, None]
         penalty = PENALTY * self.energy / self.n_rows
 
-        def product(rows: Tensor) -> Tensor:
+        def normal_rhs(rows: Tensor) -> Tensor:
             return self.transposed_times(share * (rows - (share * rows).sum(0)))
 
-        def curved(weight: Tensor) -> Tensor:
-            return product(self.times(weight)) + penalty * weight
+        def normal_times(weight: Tensor) -> Tensor:
+            return normal_rhs(self.times(weight)) + penalty * weight
 
         weight = start.clone()
-        gap = product(rows) - curved(weight)
-        direction, square = gap.clone(), gap.square().sum(0)
-        enough = RIDGE_TOL**2 * product(rows).square().sum(0)
+        residual = normal_rhs(rows) - normal_times(weight)
+        direction, square = residual.clone(), residual.square().sum(0)
+        tolerance = RIDGE_TOL**2 * normal_rhs(rows).square().sum(0)
         for _ in range(RIDGE_MAX_STEPS):
-            if bool((square <= enough).all()):
+            if bool((square <= tolerance).all()):
                 break
-            image = curved(direction)
-            bend = (direction * image).sum(0)
-            step = torch.where(bend > 0, square / bend, 0)
+            product = normal_times(direction)
+            curvature = (direction * product).sum(0)
+            step = torch.where(curvature > 0, square / curvature, 0)
             weight += step * direction
-            gap -= step * image
-            previous, square = square, gap.square().sum(0)
-            turn = torch.where(previous > 0, square / previous, 0)
-            direction = gap + turn * direction
+            residual -= step * product
+            previous, square = square, residual.square().sum(0)
+            ratio = torch.where(previous > 0, square / previous, 0)
+            direction = residual + ratio * direction
         return weight
 
     def _sums(self, order: str, table: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """GradientSolver: mini-batches of a network, as iterations of an estimator.
 
-Canonical rows become tensors and a plan, epochs of the loop become iterations, and
+Canonical rows become tensors and training options, epochs of the loop become iterations, and
 weights of the network become a model by a conversion.
 """
 
@@ -18,8 +18,8 @@ from .._data.messages import counted
 from .._data.units import Units
 from .._interfaces import CHOICE_LOSSES, Iteration, Model, Objective, Solver, Start
 from .fitted import Conversion, Weights
-from .fold_in import FoldIn, Pairs, Problem
-from .loop import Epoch, Plan, Samples, descend
+from .fold_in import FoldIn
+from .loop import Epoch, Samples, TrainingOptions, train
 from .network import (
     ITEM_TABLES,
     TABLES,
@@ -27,10 +27,11 @@ from .network import (
     NeuMF,
     Shape,
     feature_weights,
-    first_weights,
+    initial_weights,
     is_of_features,
 )
 from .row_features import RowFeatures
+from .terms import FoldInProblem, Pairs
 
 DEFAULT_N_NEGATIVES = 4
 DEFAULT_LEARNING_RATE = 0.02
@@ -50,7 +51,7 @@ def objective_of(loss: str, n_negatives: int | None) -> Objective:
 
 @dataclass(frozen=True)
 class GradientSolver(Solver):
-    """Gradients of mini-batches (see `loop.Plan` for the objective).
+    """Gradients of mini-batches (see `loop.TrainingOptions` for the objective).
 
     Attributes
     ----------
@@ -118,17 +119,17 @@ class GradientSolver(Solver):
         samples = Samples(
             users=tensor(data.users),
             items=tensor(data.items),
-            features=tensor(units.standard_features(data.context)).float(),
+            context=tensor(units.standard_features(data.context)).float(),
             target=tensor(units.standard_ratings(data.rating)).float(),
             weight=tensor(data.weight / data.weight.mean()).float(),
         )
         held_out = None
         if self.early_stopping:
             held_out, samples = self._split(samples, random_state)
-        epochs = descend(
+        epochs = train(
             network,
             samples,
-            self._plan(len(samples)),
+            self._training_options(len(samples)),
             generator,
             held_out,
             tensor(data.pairs),
@@ -180,20 +181,19 @@ class GradientSolver(Solver):
             )
             return {n: weights[n] for n in weights if not is_of_features(n)}
 
-        problem = Problem(
+        problem = FoldInProblem(
             loss=self.objective.loss,
             n_negatives=self.objective.n_negatives,
             reg=self.reg,
             seen=further.seen,
-            further=Pairs(
+            new_pairs=Pairs(
                 users=users[data.users],
                 items=items[data.items],
                 target=units.standard_ratings(data.rating),
                 weight=data.weight / units.mean_weight,
-                features=units.standard_features(data.context),
+                context=units.standard_features(data.context),
             ),
-            new_users=len(new_users),
-            new_items=len(new_items),
+            n_new_items=len(new_items),
         )
         nobody = np.empty(0, dtype=np.int64)
         shared = self.conversion.weights(model, nobody, nobody)
@@ -201,8 +201,8 @@ class GradientSolver(Solver):
         fold_in = FoldIn(shape, gather, problem, random_state, device, described)
         self._sweep(fold_in, report)
         tables = {
-            "user": fold_in.revised("user", users),
-            "item": fold_in.revised("item", items),
+            "user": fold_in.updated("user", users),
+            "item": fold_in.updated("item", items),
         }
         low, high = self._rating_range(data.rating)
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
@@ -230,7 +230,7 @@ class GradientSolver(Solver):
             self.sizes,
             n_users=n_users,
             n_items=n_items,
-            n_features=data.context.shape[1],
+            n_context=data.context.shape[1],
         )
 
     def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
@@ -250,7 +250,7 @@ class GradientSolver(Solver):
         """A network at the weights of `start`, or at random ones."""
         seed = random_state.randint(2**31 - shape.n_members)
         if start is None:
-            weights = first_weights(shape, range(seed, seed + shape.n_members))
+            weights = initial_weights(shape, range(seed, seed + shape.n_members))
             if np.ptp(data.rating) == 0 and not self.objective.counts_unobserved:
                 # No rating tells rows apart, and so their chance start shall not.
                 for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
@@ -347,12 +347,12 @@ class GradientSolver(Solver):
         held_out, rest = order[:n_held_out], order[n_held_out:].sort().values
         return samples.take(held_out), samples.take(rest)
 
-    def _plan(self, n_samples: int) -> Plan:
+    def _training_options(self, n_samples: int) -> TrainingOptions:
         batch_size = self.batch_size
         if batch_size is None:
             batch_size = n_samples // STEPS_PER_EPOCH
             batch_size = min(max(batch_size, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
-        return Plan(
+        return TrainingOptions(
             loss=self.objective.loss,
             n_negatives=self.objective.n_negatives,
             optimizer=self.optimizer,

@@ -21,7 +21,7 @@ from skrec._gradient.network import (
     NeuMF,
     Shape,
     feature_weights,
-    first_weights,
+    initial_weights,
 )
 from skrec._gradient.row_features import RowFeatures
 
@@ -30,7 +30,7 @@ TABLES = USER_TABLES + ITEM_TABLES
 NEUMF = Shape(
     n_users=5,
     n_items=4,
-    n_features=2,
+    n_context=2,
     n_factors=3,
     n_embedding=2,
     hidden_layer_sizes=(4, 3),
@@ -43,9 +43,9 @@ VARIANTS = {
     "product alone": replace(NEUMF, n_embedding=0, hidden_layer_sizes=()),
     "perceptron alone": replace(NEUMF, n_factors=0),
     "biases alone": replace(NEUMF, n_factors=0, n_embedding=0, hidden_layer_sizes=()),
-    "no features": replace(NEUMF, n_features=0),
+    "no context": replace(NEUMF, n_context=0),
     "no biases": replace(NEUMF, biased=False),
-    "nothing but products": replace(NEUMF, n_features=0, n_embedding=0, biased=False),
+    "products only": replace(NEUMF, n_context=0, n_embedding=0, biased=False),
     "no hidden layer": replace(NEUMF, hidden_layer_sizes=()),
     "one hidden layer": replace(NEUMF, hidden_layer_sizes=(6,)),
     "three hidden layers": replace(NEUMF, hidden_layer_sizes=(2, 5, 1)),
@@ -70,18 +70,18 @@ def random_network(shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     weights = {
         name: torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        for name, value in first_weights(shape, range(shape.n_members)).items()
+        for name, value in initial_weights(shape, range(shape.n_members)).items()
     }
     return NeuMF(shape, weights)
 
 
 def random_pairs(shape, n=6, n_candidates=3, seed=0):
-    """Row numbers, -1 and the row after the last among them, and features."""
+    """Row numbers, -1 and the row after the last among them, and context."""
     rng = np.random.default_rng(seed)
     users = rng.integers(-1, shape.n_users + 1, n)
     items = rng.integers(-1, shape.n_items + 1, (n, n_candidates))
-    features = rng.normal(size=(n, shape.n_features))
-    return [torch.from_numpy(array) for array in (users, items, features)]
+    context = rng.normal(size=(n, shape.n_context))
+    return [torch.from_numpy(array) for array in (users, items, context)]
 
 
 def arrays_of(network):
@@ -96,12 +96,12 @@ def brute_force_score(shape, weights, user, item, f, m):
     if shape.biased:
         score += weights["user_bias"][user, m] + weights["item_bias"][item, m]
         score += weights["intercept"][m]
-    if shape.n_features:
+    if shape.n_context:
         score += f @ weights["coef"][m]
     if shape.n_embedding:
         r, s = weights["user_embedding"][user, m], weights["item_embedding"][item, m]
         hidden = r @ weights["user_weight"][m] + s @ weights["item_weight"][m]
-        if shape.n_features:
+        if shape.n_context:
             hidden = hidden + f @ weights["feature_weight"][m]
         hidden = hidden + weights["bias_0"][m, 0]
         for layer in range(1, len(shape.hidden_layer_sizes) + 1):
@@ -112,12 +112,12 @@ def brute_force_score(shape, weights, user, item, f, m):
     return score
 
 
-def brute_force(network, users, items, features):
+def brute_force(network, users, items, context):
     shape, weights = network.shape, arrays_of(network)
     scores = np.empty((*items.shape, shape.n_members))
     for n, j, m in np.ndindex(*scores.shape):
         scores[n, j, m] = brute_force_score(
-            shape, weights, users[n], items[n, j], features[n].numpy(), m
+            shape, weights, users[n], items[n, j], context[n].numpy(), m
         )
     return scores
 
@@ -143,7 +143,7 @@ def shapes(draw):
     return Shape(
         n_users=draw(st.integers(1, 4)),
         n_items=draw(st.integers(1, 4)),
-        n_features=draw(small),
+        n_context=draw(small),
         n_factors=n_factors,
         n_embedding=n_embedding,
         hidden_layer_sizes=tuple(draw(st.lists(st.integers(1, 4), max_size=3))),
@@ -168,40 +168,40 @@ def test_forward_is_the_formula_at_any_shape(shape, n, n_candidates, seed):
 
 def test_row_minus_one_is_the_row_after_the_last(shape):
     network = random_network(shape)
-    features = torch.ones(1, shape.n_features).double()
+    context = torch.ones(1, shape.n_context).double()
     scores = [
-        network(torch.tensor([user]), torch.tensor([[item]]), features)
+        network(torch.tensor([user]), torch.tensor([[item]]), context)
         for user, item in ((-1, -1), (shape.n_users, shape.n_items))
     ]
     assert torch.equal(*scores)
-    known = network(torch.tensor([0]), torch.tensor([[0]]), features)
+    known = network(torch.tensor([0]), torch.tensor([[0]]), context)
     assert not torch.isclose(scores[0], known).any()
 
 
-def test_halves_take_row_numbers_of_any_shape(shape):
+def test_side_scores_take_row_numbers_of_any_shape(shape):
     network = random_network(shape)
     rows = torch.arange(24).reshape(2, 3, 4) % shape.n_items
-    half, flat = (network.half("item", x) for x in (rows, rows.flatten()))
+    scores, flat = (network.side_scores("item", x) for x in (rows, rows.flatten()))
     for name in ("factors", "hidden", "bias"):
-        part, of_flat = getattr(half, name), getattr(flat, name)
+        part, of_flat = getattr(scores, name), getattr(flat, name)
         assert (part is None) == (of_flat is None)
         if part is not None:
             assert part.shape[:3] == rows.shape
             torch.testing.assert_close(part.flatten(0, 2), of_flat)
 
 
-def test_rows_that_are_taken_often_get_what_others_get():
+def test_rows_that_are_looked_up_often_have_the_same_scores():
     network = random_network(NEUMF)
     rows = torch.arange(100 * NEUMF.n_items) % NEUMF.n_items
-    often = network.half("item", rows).hidden
-    seldom = network.half("item", rows[: NEUMF.n_items]).hidden
+    often = network.side_scores("item", rows).hidden
+    seldom = network.side_scores("item", rows[: NEUMF.n_items]).hidden
     torch.testing.assert_close(often[-NEUMF.n_items :], seldom)
 
 
-def grid_of_halves(network):
+def grid_of_side_scores(network):
     """Every user, and every item, computed once; ready to be broadcast."""
-    user = network.half("user", torch.arange(network.shape.n_users)[:, None])
-    return user, network.half("item", torch.arange(network.shape.n_items))
+    user = network.side_scores("user", torch.arange(network.shape.n_users)[:, None])
+    return user, network.side_scores("item", torch.arange(network.shape.n_items))
 
 
 def grid_of_pairs(shape):
@@ -209,29 +209,27 @@ def grid_of_pairs(shape):
     return users, torch.arange(shape.n_items).expand(shape.n_users, -1)
 
 
-@pytest.mark.parametrize("n_features", [0, 2])
-def test_broadcast_halves_give_what_forward_gives(shape, n_features):
-    shape = replace(shape, n_features=n_features)
+@pytest.mark.parametrize("n_context", [0, 2])
+def test_broadcast_side_scores_equal_forward(shape, n_context):
+    shape = replace(shape, n_context=n_context)
     network = random_network(shape)
-    features = torch.randn(shape.n_users, n_features, dtype=torch.float64)
-    user, item = grid_of_halves(network)
+    context = torch.randn(shape.n_users, n_context, dtype=torch.float64)
+    user, item = grid_of_side_scores(network)
     scores = network.inner(user, item)
     if shape.n_embedding:
-        scores = scores + network.perceptron(
-            user.hidden, item.hidden, features[:, None]
-        )
-    if n_features:
-        scores = scores + (features @ network.coef.T)[:, None]
-    torch.testing.assert_close(scores, network(*grid_of_pairs(shape), features))
+        scores = scores + network.perceptron(user.hidden, item.hidden, context[:, None])
+    if n_context:
+        scores = scores + (context @ network.coef.T)[:, None]
+    torch.testing.assert_close(scores, network(*grid_of_pairs(shape), context))
 
 
-@pytest.mark.parametrize("name", ["neumf", "no hidden layer", "no features"])
+@pytest.mark.parametrize("name", ["neumf", "no hidden layer", "no context"])
 def test_perceptron_without_features_is_that_of_zeros(name):
     shape = VARIANTS[name]
     network = random_network(shape)
-    user, item = grid_of_halves(network)
+    user, item = grid_of_side_scores(network)
     scores = network.inner(user, item) + network.perceptron(user.hidden, item.hidden)
-    zeros = torch.zeros(shape.n_users, shape.n_features).double()
+    zeros = torch.zeros(shape.n_users, shape.n_context).double()
     torch.testing.assert_close(scores, network(*grid_of_pairs(shape), zeros))
 
 
@@ -247,7 +245,7 @@ def test_a_member_alone_scores_as_it_does_among_others(shape):
         torch.testing.assert_close(alone(*pairs)[..., 0], scores[..., m])
 
 
-def test_dense_is_what_every_pair_meets_but_biases():
+def test_dense_weights_are_shared_and_no_biases():
     network = random_network(NEUMF)
     dense = {id(parameter) for parameter in network.dense()}
     names = {name for name, p in network.named_parameters() if id(p) in dense}
@@ -256,11 +254,11 @@ def test_dense_is_what_every_pair_meets_but_biases():
     assert len(dense) == len(network.dense())
 
 
-def test_first_weights_of_a_member_depend_on_its_seed_alone(shape):
+def test_initial_weights_of_a_member_depend_on_its_seed_alone(shape):
     shape = replace(shape, n_members=3)
-    together = first_weights(shape, [7, 8, 9])
-    shuffled = first_weights(shape, [9, 7, 8])
-    alone = first_weights(replace(shape, n_members=1), [8])
+    together = initial_weights(shape, [7, 8, 9])
+    shuffled = initial_weights(shape, [9, 7, 8])
+    alone = initial_weights(replace(shape, n_members=1), [8])
     for name, value in together.items():
         axis = int(name in TABLES)
         assert torch.equal(value.select(axis, 0), shuffled[name].select(axis, 1))
@@ -268,8 +266,8 @@ def test_first_weights_of_a_member_depend_on_its_seed_alone(shape):
         assert torch.equal(value.select(axis, 2), shuffled[name].select(axis, 0))
 
 
-def test_first_weights_of_other_seeds_are_others():
-    weights = first_weights(replace(NEUMF, n_members=2), [0, 1])
+def test_initial_weights_of_other_seeds_are_others():
+    weights = initial_weights(replace(NEUMF, n_members=2), [0, 1])
     for name in ("user_factors", "user_weight", "feature_weight", "weight_1"):
         axis = int(name in TABLES)
         assert not torch.equal(
@@ -277,14 +275,14 @@ def test_first_weights_of_other_seeds_are_others():
         )
 
 
-def test_first_weights_leave_the_global_generator_alone():
+def test_initial_weights_leave_the_global_generator_alone():
     before = torch.get_rng_state()
-    first_weights(NEUMF, range(3))
+    initial_weights(NEUMF, range(3))
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_first_weights_are_zero_but_for_factors_and_layers(shape):
-    weights = first_weights(shape, range(shape.n_members))
+def test_initial_weights_are_zero_except_factors_and_layers(shape):
+    weights = initial_weights(shape, range(shape.n_members))
     for names, n_rows in ((USER_TABLES, shape.n_users), (ITEM_TABLES, shape.n_items)):
         for name in weights.keys() & set(names):
             assert weights[name].shape[:2] == (n_rows + 1, shape.n_members)
@@ -293,16 +291,16 @@ def test_first_weights_are_zero_but_for_factors_and_layers(shape):
         assert weights[name].any() == ("weight" in name)
 
 
-def test_first_weights_have_their_scale():
+def test_initial_weights_have_their_scale():
     sizes = (300, 200)
     shape = Shape(400, 300, 50, 20, 100, sizes)
-    weights = first_weights(shape, [0])
+    weights = initial_weights(shape, [0])
     for name in TABLES:
         if "bias" not in name:
             drawn = weights[name][:-1]
             scale = INITIAL_EMBEDDING_SCALE if "emb" in name else INITIAL_SCALE
             assert drawn.std().item() == pytest.approx(scale, rel=0.05)
-    # The first layer has both embeddings and the features as its inputs.
+    # The first layer has both embeddings and the context as its inputs.
     first = [weights[f"{side}_weight"] for side in ("user", "item", "feature")]
     last = weights["weight_2"] / INITIAL_LAST_SCALE
     layers = [torch.cat(first, dim=1), weights["weight_1"], last]
@@ -366,12 +364,12 @@ def test_gradient_of_the_factorisation_is_the_closed_form():
     shape = replace(NEUMF, n_embedding=0, hidden_layer_sizes=())
     network = random_network(shape)
     weights = arrays_of(network)
-    users, items, features = random_pairs(shape, n=20, n_candidates=2)
+    users, items, context = random_pairs(shape, n=20, n_candidates=2)
     y = np.random.default_rng(1).normal(size=(20, 2, 1))
-    scores = network(users, items, features)
+    scores = network(users, items, context)
     (scores - torch.from_numpy(y)).square().sum().backward()
 
-    error = 2 * (brute_force(network, users, items, features) - y)
+    error = 2 * (brute_force(network, users, items, context) - y)
     expected = {name: np.zeros_like(value) for name, value in weights.items()}
     for n, j, m in np.ndindex(*error.shape):
         user, item, e = users[n], items[n, j], error[n, j, m]
@@ -380,7 +378,7 @@ def test_gradient_of_the_factorisation_is_the_closed_form():
         expected["user_bias"][user, m] += e
         expected["item_bias"][item, m] += e
         expected["intercept"][m] += e
-        expected["coef"][m] += e * features[n].numpy()
+        expected["coef"][m] += e * context[n].numpy()
     for name, parameter in network.named_parameters():
         np.testing.assert_allclose(
             parameter.grad, expected[name], rtol=1e-9, atol=1e-9, err_msg=name
@@ -401,7 +399,7 @@ def test_gradients_are_the_limits_of_differences(activation):
 
 
 def test_parameters_are_contiguous_whatever_the_weights():
-    weights = first_weights(NEUMF, range(NEUMF.n_members))
+    weights = initial_weights(NEUMF, range(NEUMF.n_members))
     strided = {
         name: value.mT.contiguous().mT
         for name, value in weights.items()
@@ -413,7 +411,7 @@ def test_parameters_are_contiguous_whatever_the_weights():
 
 
 def test_weights_of_features_are_zeros_named_after_their_tables():
-    weights = first_weights(NEUMF, range(3))
+    weights = initial_weights(NEUMF, range(3))
     added = feature_weights("user", 4, weights)
     assert {name: tuple(value.shape) for name, value in added.items()} == {
         "user_feature_factors": (4, 3, 3),

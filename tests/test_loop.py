@@ -1,4 +1,4 @@
-"""The gradient loop against the objective of its plan, in float64."""
+"""The gradient loop against the objective of its options, in float64."""
 
 import math
 import warnings
@@ -12,19 +12,18 @@ from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from skrec._gradient.loop import (
-    CURVATURE,
-    LOSSES,
     OPTIMIZERS,
-    Plan,
     Samples,
-    descend,
+    TrainingOptions,
+    train,
 )
+from skrec._gradient.losses import LOSSES, RELATIVE_CURVATURE
 from skrec._gradient.network import (
     ITEM_TABLES,
     USER_TABLES,
     NeuMF,
     Shape,
-    first_weights,
+    initial_weights,
 )
 
 TABLES = USER_TABLES + ITEM_TABLES
@@ -32,7 +31,7 @@ TABLES = USER_TABLES + ITEM_TABLES
 SHAPE = Shape(
     n_users=7,
     n_items=6,
-    n_features=1,
+    n_context=1,
     n_factors=2,
     n_embedding=2,
     hidden_layer_sizes=(3,),
@@ -42,7 +41,7 @@ SHAPE = Shape(
 BIASES = replace(SHAPE, n_factors=0, n_embedding=0, hidden_layer_sizes=())
 
 # One batch, one epoch, no penalty.
-PLAN = Plan(
+OPTIONS = TrainingOptions(
     loss="squared_error",
     n_negatives=0,
     optimizer="sgd",
@@ -68,17 +67,17 @@ FORMULAS = {
 
 
 class Watched(NeuMF):
-    """Keeps what it was asked in training, and outside of it."""
+    """Records its inputs in training, and outside of it."""
 
     def __init__(self, shape, weights):
         super().__init__(shape, weights)
         self.trained, self.validated, self.threads = [], [], set()
 
-    def forward(self, users, items, features, *args):
+    def forward(self, users, items, context, *args):
         calls = self.trained if torch.is_grad_enabled() else self.validated
-        calls.append((users, items, features))
+        calls.append((users, items, context))
         self.threads.add(torch.get_num_threads())
-        return super().forward(users, items, features, *args)
+        return super().forward(users, items, context, *args)
 
 
 def make_network(shape=SHAPE, seed=0, kind=Watched, device="cpu"):
@@ -86,7 +85,7 @@ def make_network(shape=SHAPE, seed=0, kind=Watched, device="cpu"):
     generator = torch.Generator().manual_seed(seed)
     weights = {
         name: (torch.randn(value.shape, generator=generator) / 2).to(device)
-        for name, value in first_weights(shape, range(shape.n_members)).items()
+        for name, value in initial_weights(shape, range(shape.n_members)).items()
     }
     return kind(shape, weights)
 
@@ -97,7 +96,7 @@ def make_samples(n=24, shape=SHAPE, seed=0, device="cpu"):
     n_pairs = (shape.n_users - 1) * (shape.n_items - 1)
     users, items = np.divmod(np.sort(rng.permutation(n_pairs)[:n]), shape.n_items - 1)
     floats = {
-        "features": rng.normal(size=(n, shape.n_features)),
+        "context": rng.normal(size=(n, shape.n_context)),
         "target": rng.uniform(size=n),
         "weight": rng.uniform(0.5, 2, size=n),
     }
@@ -115,12 +114,12 @@ def keys_of(users, items, shape=SHAPE):
     return users * shape.n_items + items
 
 
-def run(network, samples, plan, held_out=None, *, seed=0, **kwargs):
+def run(network, samples, options, held_out=None, *, seed=0, **kwargs):
     """Epochs, with the pairs of all samples as those that are never drawn."""
     keys = [keys_of(s.users, s.items, network.shape) for s in (samples, held_out) if s]
     kwargs.setdefault("seen", torch.cat(keys).unique())
     generator = torch.Generator(samples.users.device).manual_seed(seed)
-    return list(descend(network, samples, plan, generator, held_out, **kwargs))
+    return list(train(network, samples, options, generator, held_out, **kwargs))
 
 
 def weights_of(network):
@@ -146,8 +145,8 @@ def brute_force_losses(loss, score, target):
     return torch.cat([torch.zeros_like(score[:, :1]), -target[:, :1] * above], dim=1)
 
 
-def as_asked(samples, call, seen):
-    """Targets and weights, in float64, of the pairs that a network was asked for."""
+def targets_and_weights(samples, call, seen):
+    """Targets and weights, in float64, of the pairs of a call."""
     users, items, _ = call
     keys = keys_of(users[:, None], items)
     rows = torch.searchsorted(
@@ -162,9 +161,9 @@ def as_asked(samples, call, seen):
 
 def brute_force_mean_loss(network, loss, samples, call, seen, *, of_mean=False):
     """Loss per unit of weight, a sum over members or that of their mean."""
-    users, items, features = call
-    target, weight = as_asked(samples, call, seen)
-    score = in_float64(network)(users, items, features.double())
+    users, items, context = call
+    target, weight = targets_and_weights(samples, call, seen)
+    score = in_float64(network)(users, items, context.double())
     if of_mean:
         score = score.mean(-1, keepdim=True)
     losses = brute_force_losses(loss, score, target[..., None])
@@ -172,7 +171,7 @@ def brute_force_mean_loss(network, loss, samples, call, seen, *, of_mean=False):
 
 
 def brute_force_penalty(network, samples, reg):
-    """Of the objective of `Plan`, row by row."""
+    """Of the objective of `TrainingOptions`, row by row."""
     total, penalty = samples.weight.double().sum(), 0
     for names, rows, n_rows in (
         (USER_TABLES, samples.users, network.shape.n_users),
@@ -188,41 +187,41 @@ def brute_force_penalty(network, samples, reg):
     return reg * penalty / total
 
 
-def brute_force_gradient(network, samples, plan):
+def brute_force_gradient(network, samples, options):
     """Of the objective without drawn items, by name of the weights."""
     network = in_float64(network)
-    score = network(samples.users, samples.items[:, None], samples.features.double())
+    score = network(samples.users, samples.items[:, None], samples.context.double())
     target, weight = (
         x.double()[:, None, None] for x in (samples.target, samples.weight)
     )
-    losses = FORMULAS[plan.loss](score, target) * weight
+    losses = FORMULAS[options.loss](score, target) * weight
     objective = losses.sum() / weight.sum()
-    (objective + brute_force_penalty(network, samples, plan.reg)).backward()
+    (objective + brute_force_penalty(network, samples, options.reg)).backward()
     return {name: p.grad for name, p in network.named_parameters()}
 
 
-def bends_of(network, samples, plan):
-    """How far the objective of a batch of all samples bends, by name of the weights."""
-    weight, curvature = samples.weight.double(), CURVATURE[plan.loss]
+def curvatures_of(network, samples, options):
+    """Curvatures of the objective of a batch of all samples, by name of the weights."""
+    weight, curvature = samples.weight.double(), RELATIVE_CURVATURE[options.loss]
     total = weight.sum()
-    bends = {}
+    curvatures = {}
     for names, rows, n_rows in (
         (USER_TABLES, samples.users, network.shape.n_users),
         (ITEM_TABLES, samples.items, network.shape.n_items),
     ):
         of_row = torch.zeros(n_rows + 1, dtype=torch.float64)
         of_row.index_add_(0, rows, weight)
-        penalty = torch.where(of_row > 0, plan.reg * of_row.rsqrt(), 0)
-        bend = (of_row / total).clamp_min(1 / len(samples)) * (curvature + penalty)
+        penalty = torch.where(of_row > 0, options.reg * of_row.rsqrt(), 0)
+        of_table = (of_row / total).clamp_min(1 / len(samples)) * (curvature + penalty)
         for name in names:
             if hasattr(network, name):
                 table = network.get_parameter(name)
-                bends[name] = bend.view(-1, *[1] * (table.dim() - 1))
+                curvatures[name] = of_table.view(-1, *[1] * (table.dim() - 1))
     for name, _ in network.named_parameters():
         is_held = "weight" in name or name == "coef"
-        penalty = plan.reg / total.sqrt() if is_held else 0
-        bends.setdefault(name, curvature + penalty)
-    return bends
+        penalty = options.reg / total.sqrt() if is_held else 0
+        curvatures.setdefault(name, curvature + penalty)
+    return curvatures
 
 
 @pytest.fixture
@@ -244,8 +243,8 @@ def test_loss_of_an_epoch_is_the_mean_of_its_pairs(loss, n_negatives):
     network, samples = make_network(), make_samples()
     first = make_network()
     seen = keys_of(samples.users, samples.items)
-    plan = replace(PLAN, loss=loss, n_negatives=n_negatives, reg=0.5)
-    (epoch,) = run(network, samples, plan)
+    options = replace(OPTIONS, loss=loss, n_negatives=n_negatives, reg=0.5)
+    (epoch,) = run(network, samples, options)
     (call,) = network.trained
     assert call[1].shape == (24, 1 + n_negatives)
     expected = brute_force_mean_loss(first, loss, samples, call, seen).item() / 2
@@ -254,16 +253,16 @@ def test_loss_of_an_epoch_is_the_mean_of_its_pairs(loss, n_negatives):
 
 
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "bpr"])
-def test_first_step_of_sgd_is_the_gradient_by_how_far_the_objective_bends(loss, steps):
+def test_first_step_of_sgd_is_the_gradient_over_the_curvature(loss, steps):
     network, samples = make_network(), make_samples()
-    plan = replace(PLAN, loss=loss, reg=0.5)
-    expected = brute_force_gradient(network, samples, plan)
+    options = replace(OPTIONS, loss=loss, reg=0.5)
+    expected = brute_force_gradient(network, samples, options)
     before = weights_of(network)
-    run(network, samples, plan)
+    run(network, samples, options)
     ((learning_rate, _),) = steps
-    bends = bends_of(network, samples, plan)
+    curvatures = curvatures_of(network, samples, options)
     for name, weight in before.items():
-        expected[name] /= bends[name]
+        expected[name] /= curvatures[name]
         # Nesterov's first step is longer by the momentum, which is 0.9.
         moved = (network.get_parameter(name) - weight) / (-1.9 * learning_rate)
         np.testing.assert_allclose(
@@ -275,11 +274,13 @@ def test_first_step_of_sgd_is_the_gradient_by_how_far_the_objective_bends(loss, 
 def test_gradient_of_a_step_is_that_of_its_pairs(loss, n_negatives, steps):
     network, samples = make_network(), make_samples()
     first = in_float64(network)
-    plan = replace(PLAN, loss=loss, n_negatives=n_negatives, optimizer="adam")
-    run(network, samples, plan)
-    users, items, features = network.trained[0]
-    call = users, items, features.double()
-    target, weight = as_asked(samples, call, keys_of(samples.users, samples.items))
+    options = replace(OPTIONS, loss=loss, n_negatives=n_negatives, optimizer="adam")
+    run(network, samples, options)
+    users, items, context = network.trained[0]
+    call = users, items, context.double()
+    target, weight = targets_and_weights(
+        samples, call, keys_of(samples.users, samples.items)
+    )
     losses = brute_force_losses(loss, first(*call), target[..., None])
     ((losses * weight[..., None]).sum() / weight.sum()).backward()
     ((_, gradients),) = steps
@@ -291,9 +292,11 @@ def test_gradients_of_batches_average_to_that_of_the_objective(steps):
     network, samples = make_network(), make_samples()
     samples = replace(samples, weight=torch.ones(24))
     # Steps too short to move anything, so that all are taken at the same weights.
-    plan = replace(PLAN, optimizer="adam", batch_size=4, reg=0.5, learning_rate=1e-30)
-    expected = brute_force_gradient(network, samples, plan)
-    run(network, samples, plan)
+    options = replace(
+        OPTIONS, optimizer="adam", batch_size=4, reg=0.5, learning_rate=1e-30
+    )
+    expected = brute_force_gradient(network, samples, options)
+    run(network, samples, options)
     assert len(steps) == 6
     gradients = zip(*(gradients for _, gradients in steps), strict=True)
     for name, of_batches in zip(expected, gradients, strict=True):
@@ -304,9 +307,11 @@ def test_gradients_of_batches_average_to_that_of_the_objective(steps):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_descent_ends_where_the_closed_form_of_biases_does(optimizer):
+def test_training_ends_where_the_closed_form_of_biases_does(optimizer):
     network, samples = make_network(BIASES), make_samples()
-    plan = replace(PLAN, optimizer=optimizer, learning_rate=0.1, n_epochs=250, reg=0.3)
+    options = replace(
+        OPTIONS, optimizer=optimizer, learning_rate=0.1, n_epochs=250, reg=0.3
+    )
     u, i, f, y, w = (
         getattr(samples, field.name).double().numpy() for field in fields(samples)
     )
@@ -320,7 +325,7 @@ def test_descent_ends_where_the_closed_form_of_biases_does(optimizer):
     start = np.vstack([before[f"{side}_bias"][:-1] for side in ("user", "item")])
     start = np.vstack([start, before["coef"].T, before["intercept"]])
 
-    run(network, samples, plan)
+    run(network, samples, options)
     after = {name: value.numpy() for name, value in weights_of(network).items()}
     precision = design.T * w @ design + 0.3 * np.diag(root)
     for m in range(2):
@@ -340,9 +345,9 @@ def test_weight_two_is_the_row_twice(loss):
     chosen = torch.arange(24) % 3 == 0
     doubled = replace(samples, weight=samples.weight * (1 + chosen.float()))
     repeated = samples.take(torch.cat([torch.arange(24), chosen.nonzero()[:, 0]]))
-    plan = replace(PLAN, loss=loss, n_epochs=10, reg=0.5)
+    options = replace(OPTIONS, loss=loss, n_epochs=10, reg=0.5)
     losses = [
-        [epoch.loss for epoch in run(network, rows, plan)]
+        [epoch.loss for epoch in run(network, rows, options)]
         for network, rows in ((once, doubled), (twice, repeated))
     ]
     np.testing.assert_allclose(*losses, rtol=1e-4)
@@ -352,8 +357,8 @@ def test_weight_two_is_the_row_twice(loss):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_members_train_as_if_alone(optimizer):
     samples = make_samples()
-    plan = replace(
-        PLAN,
+    options = replace(
+        OPTIONS,
         loss="log_loss",
         n_negatives=2,
         optimizer=optimizer,
@@ -364,7 +369,7 @@ def test_members_train_as_if_alone(optimizer):
     )
     together = make_network(replace(SHAPE, n_members=3))
     first = weights_of(together)
-    losses = [epoch.loss for epoch in run(together, samples, plan)]
+    losses = [epoch.loss for epoch in run(together, samples, options)]
     losses_alone = []
     for m in range(3):
         alone = NeuMF(
@@ -374,7 +379,7 @@ def test_members_train_as_if_alone(optimizer):
                 for n, value in first.items()
             },
         )
-        losses_alone.append([epoch.loss for epoch in run(alone, samples, plan)])
+        losses_alone.append([epoch.loss for epoch in run(alone, samples, options)])
         for name, value in weights_of(alone).items():
             member = together.get_parameter(name).narrow(int(name in TABLES), m, 1)
             torch.testing.assert_close(
@@ -384,7 +389,7 @@ def test_members_train_as_if_alone(optimizer):
 
 
 RANDOM = replace(
-    PLAN, loss="log_loss", n_negatives=2, batch_size=7, n_epochs=3, dropout=0.3
+    OPTIONS, loss="log_loss", n_negatives=2, batch_size=7, n_epochs=3, dropout=0.3
 )
 
 
@@ -408,27 +413,27 @@ def test_the_global_generator_is_left_alone():
 
 def test_every_row_is_in_one_batch_of_an_epoch_in_an_order_of_its_own():
     network, samples = make_network(), make_samples()
-    run(network, samples, replace(PLAN, batch_size=5, n_epochs=3))
+    run(network, samples, replace(OPTIONS, batch_size=5, n_epochs=3))
     assert len(network.trained) == 3 * 5
     orders = []
     for epoch in range(3):
         batches = network.trained[5 * epoch : 5 * epoch + 5]
         assert max(len(users) for users, _, _ in batches) <= 5
-        users, items, features = (
-            torch.cat(part) for part in zip(*batches, strict=True)
-        )
+        users, items, context = (torch.cat(part) for part in zip(*batches, strict=True))
         keys = keys_of(users, items[:, 0])
         order = keys.argsort()
         assert torch.equal(keys[order], keys_of(samples.users, samples.items))
-        assert torch.equal(features[order], samples.features)
+        assert torch.equal(context[order], samples.context)
         orders.append(tuple(order.tolist()))
     assert len(set(orders)) == 3
 
 
-def test_dropout_is_that_of_the_plan():
+def test_dropout_is_that_of_the_options():
     losses = []
     for dropout in (0.0, 0.5):
-        (epoch,) = run(make_network(), make_samples(), replace(PLAN, dropout=dropout))
+        (epoch,) = run(
+            make_network(), make_samples(), replace(OPTIONS, dropout=dropout)
+        )
         losses.append(epoch.loss)
     assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
@@ -436,7 +441,7 @@ def test_dropout_is_that_of_the_plan():
 @pytest.mark.parametrize("loss", ["log_loss", "bpr"])
 @pytest.mark.parametrize("unseen", [0, 2, SHAPE.n_items - 1])
 @pytest.mark.parametrize("user", [0, SHAPE.n_users - 1])
-def test_what_a_user_has_seen_is_drawn_for_nothing(loss, unseen, user):
+def test_seen_pairs_are_no_negatives(loss, unseen, user):
     network = make_network()
     before = weights_of(network)
     samples = replace(
@@ -444,8 +449,8 @@ def test_what_a_user_has_seen_is_drawn_for_nothing(loss, unseen, user):
     )
     items = torch.arange(SHAPE.n_items)
     seen = keys_of(user, items[items != unseen])
-    plan = replace(PLAN, loss=loss, n_negatives=4, n_epochs=20)
-    run(network, samples, plan, seen=seen)
+    options = replace(OPTIONS, loss=loss, n_negatives=4, n_epochs=20)
+    run(network, samples, options, seen=seen)
     drawn = torch.cat([items[:, 1:] for _, items, _ in network.trained])
     assert len(drawn.unique()) == SHAPE.n_items
     # The row behind the last is nobody's.
@@ -459,7 +464,11 @@ def test_what_a_user_has_seen_is_drawn_for_nothing(loss, unseen, user):
 def test_items_are_drawn_uniformly_and_afresh():
     network, samples = make_network(), make_samples()
     n, n_items = 50, SHAPE.n_items
-    run(network, samples, replace(PLAN, n_negatives=n, n_epochs=40, learning_rate=1e-6))
+    run(
+        network,
+        samples,
+        replace(OPTIONS, n_negatives=n, n_epochs=40, learning_rate=1e-6),
+    )
     drawn = torch.stack(
         [items[users.argsort(stable=True), 1:] for users, items, _ in network.trained]
     )
@@ -483,12 +492,12 @@ def blocks(seed=0, n_users=40, n_items=30):
 
 @pytest.mark.parametrize("loss", ["bpr", "log_loss"])
 @pytest.mark.parametrize(("n_factors", "n_embedding"), [(3, 0), (0, 3)])
-def test_ranking_losses_find_what_users_would_choose(loss, n_factors, n_embedding):
+def test_ranking_losses_find_preferred_items(loss, n_factors, n_embedding):
     samples, own, chosen = blocks()
     shape = Shape(*own.shape, 0, n_factors, n_embedding, (8,))
-    network = NeuMF(shape, first_weights(shape, [0]))
-    plan = Plan(loss, 3, "adam", 0.05, 32, 20, 0.01)
-    run(network, samples, plan)
+    network = NeuMF(shape, initial_weights(shape, [0]))
+    options = TrainingOptions(loss, 3, "adam", 0.05, 32, 20, 0.01)
+    run(network, samples, options)
     users, items = (torch.from_numpy(index) for index in np.indices(own.shape))
     score = network(users[:, 0], items, torch.zeros(len(users), 0))[..., 0]
     score = score.detach().numpy()
@@ -512,9 +521,13 @@ def test_factors_of_a_noiseless_matrix_are_found():
     target = torch.from_numpy(taste[~held_out]).float()
     none, ones = torch.zeros(len(users), 0), torch.ones(len(users))
     shape = Shape(n_users, n_items, 0, 2, biased=False)
-    network = NeuMF(shape, first_weights(shape, [0]))
+    network = NeuMF(shape, initial_weights(shape, [0]))
     samples = Samples(users, items, none, target, ones)
-    run(network, samples, replace(PLAN, optimizer="adam", batch_size=100, n_epochs=40))
+    run(
+        network,
+        samples,
+        replace(OPTIONS, optimizer="adam", batch_size=100, n_epochs=40),
+    )
     found = network.user_factors[:-1, 0] @ network.item_factors[:-1, 0].T
     error = found.detach().numpy() - taste
     assert np.sqrt((error[held_out] ** 2).mean()) < 0.02 * taste.std()
@@ -523,8 +536,8 @@ def test_factors_of_a_noiseless_matrix_are_found():
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(("loss", "n_negatives"), DRAWING)
 def test_the_loss_falls(optimizer, loss, n_negatives):
-    plan = replace(
-        PLAN,
+    options = replace(
+        OPTIONS,
         loss=loss,
         n_negatives=n_negatives,
         optimizer=optimizer,
@@ -532,7 +545,7 @@ def test_the_loss_falls(optimizer, loss, n_negatives):
         n_epochs=20,
     )
     samples = make_samples()
-    epochs = run(make_network(), samples, plan, samples)
+    epochs = run(make_network(), samples, options, samples)
     assert len(epochs) == 20
     # Of pairs that are the same in all epochs, and of those that vary.
     assert epochs[-1].validation_score > 0.8 * epochs[0].validation_score
@@ -542,9 +555,9 @@ def test_the_loss_falls(optimizer, loss, n_negatives):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_learning_rate_rises_for_a_tenth_and_falls_as_a_cosine(optimizer, steps):
-    plan = replace(PLAN, optimizer=optimizer, batch_size=12, n_epochs=100)
-    run(make_network(BIASES), make_samples(), plan)
-    rates = np.array([rate for rate, _ in steps]) / plan.learning_rate
+    options = replace(OPTIONS, optimizer=optimizer, batch_size=12, n_epochs=100)
+    run(make_network(BIASES), make_samples(), options)
+    rates = np.array([rate for rate, _ in steps]) / options.learning_rate
     n = len(rates)
     assert n == 200
     progress = np.arange(n) / n
@@ -558,9 +571,9 @@ def test_learning_rate_rises_for_a_tenth_and_falls_as_a_cosine(optimizer, steps)
 
 
 @pytest.mark.parametrize("n_epochs", [1, 2])
-def test_short_descents_have_positive_learning_rates(n_epochs, steps):
-    run(make_network(), make_samples(), replace(PLAN, n_epochs=n_epochs))
-    assert all(0 < rate <= PLAN.learning_rate for rate, _ in steps)
+def test_short_trainings_have_positive_learning_rates(n_epochs, steps):
+    run(make_network(), make_samples(), replace(OPTIONS, n_epochs=n_epochs))
+    assert all(0 < rate <= OPTIONS.learning_rate for rate, _ in steps)
 
 
 @pytest.mark.parametrize("tile_size", [4, 2**14])
@@ -574,8 +587,8 @@ def test_validation_scores_the_mean_of_members(
     seen = keys_of(make_samples().users, make_samples().items)
     network = make_network()
     # Dropout is for training alone.
-    plan = replace(
-        PLAN,
+    options = replace(
+        OPTIONS,
         loss=loss,
         n_negatives=n_negatives,
         batch_size=4,
@@ -585,7 +598,7 @@ def test_validation_scores_the_mean_of_members(
     )
     generator = torch.Generator().manual_seed(0)
     calls = []
-    for epoch in descend(network, samples, plan, generator, held_out, seen):
+    for epoch in train(network, samples, options, generator, held_out, seen):
         validated = zip(*network.validated, strict=True)
         calls.append([torch.cat(part) for part in validated])
         network.validated.clear()
@@ -600,11 +613,11 @@ def test_validation_scores_the_mean_of_members(
         assert torch.equal(call[1], calls[0][1])
 
 
-def test_what_is_held_out_is_not_trained_on():
-    plan = replace(PLAN, batch_size=5, n_epochs=3, dropout=0.2)
+def test_held_out_samples_are_not_trained_on():
+    options = replace(OPTIONS, batch_size=5, n_epochs=3, dropout=0.2)
     with_it, without = make_network(), make_network()
-    run(with_it, make_samples(), plan, make_samples(9, seed=1))
-    run(without, make_samples(), plan)
+    run(with_it, make_samples(), options, make_samples(9, seed=1))
+    run(without, make_samples(), options)
     assert_same_weights(with_it, without, rtol=0, atol=0)
 
 
@@ -613,15 +626,15 @@ def test_what_is_held_out_is_not_trained_on():
 def test_rows_that_no_pair_touches_stay(optimizer, reg):
     network, samples = make_network(), make_samples()
     before = weights_of(network)
-    plan = replace(
-        PLAN,
+    options = replace(
+        OPTIONS,
         optimizer=optimizer,
         learning_rate=0.01,
         batch_size=5,
         n_epochs=3,
         reg=reg,
     )
-    run(network, samples, plan)
+    run(network, samples, options)
     for name in TABLES:
         moved = (network.get_parameter(name) != before[name]).flatten(1).any(1)
         # Those of the last user or item, and of the unseen.
@@ -630,8 +643,8 @@ def test_rows_that_no_pair_touches_stay(optimizer, reg):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_loss_that_diverges_is_not_finite(optimizer):
-    plan = replace(PLAN, optimizer=optimizer, learning_rate=1e30, n_epochs=5)
-    losses = [epoch.loss for epoch in run(make_network(), make_samples(), plan)]
+    options = replace(OPTIONS, optimizer=optimizer, learning_rate=1e30, n_epochs=5)
+    losses = [epoch.loss for epoch in run(make_network(), make_samples(), options)]
     assert math.isfinite(losses[0])
     assert not math.isfinite(losses[-1])
 
@@ -659,8 +672,8 @@ class Cramped(NeuMF):
 @pytest.mark.parametrize(("loss", "n_negatives"), DRAWING)
 @pytest.mark.parametrize("batch_size", [11, 1000])
 def test_a_batch_that_is_split_gives_the_same(loss, n_negatives, batch_size):
-    plan = replace(
-        PLAN,
+    options = replace(
+        OPTIONS,
         loss=loss,
         n_negatives=n_negatives,
         batch_size=batch_size,
@@ -669,9 +682,9 @@ def test_a_batch_that_is_split_gives_the_same(loss, n_negatives, batch_size):
     )
     samples, held_out = make_samples(), make_samples(10, seed=1)
     whole, cramped = make_network(), make_network(kind=Cramped)
-    expected = run(whole, samples, plan, held_out)
+    expected = run(whole, samples, options, held_out)
     with pytest.warns(RuntimeWarning, match="does not fit into the memory") as caught:
-        epochs = run(cramped, samples, plan, held_out)
+        epochs = run(cramped, samples, options, held_out)
     assert len(caught) == 1
     for name in ("loss", "validation_score"):
         values = [[getattr(e, name) for e in found] for found in (expected, epochs)]
@@ -680,13 +693,13 @@ def test_a_batch_that_is_split_gives_the_same(loss, n_negatives, batch_size):
 
 
 def test_parts_before_the_one_that_does_not_fit_count_once():
-    plan = replace(PLAN, n_epochs=2, reg=0.5)
+    options = replace(OPTIONS, n_epochs=2, reg=0.5)
     whole, cramped = make_network(), make_network(kind=Cramped)
     # Twelve rows fit, but in the first epoch the second dozen does not.
     cramped.room, cramped.failing = 12, (3,)
-    expected = run(whole, make_samples(), plan)
+    expected = run(whole, make_samples(), options)
     with pytest.warns(RuntimeWarning, match="does not fit") as caught:
-        epochs = run(cramped, make_samples(), plan)
+        epochs = run(cramped, make_samples(), options)
     assert len(caught) == 1
     assert cramped.n_calls == 3 + 4 + 4
     np.testing.assert_allclose(
@@ -713,7 +726,7 @@ def test_a_row_that_does_not_fit_is_an_error(batch_size):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(torch.OutOfMemoryError, match="no room"):
-            run(network, make_samples(), replace(PLAN, batch_size=batch_size))
+            run(network, make_samples(), replace(OPTIONS, batch_size=batch_size))
     assert len(caught) == (batch_size > 1)
 
 
@@ -731,7 +744,7 @@ def test_threads_are_as_before_between_epochs(monkeypatch, enough, n_threads):
     monkeypatch.setattr("skrec._gradient.loop.MIN_NUMBERS_PER_THREAD", enough)
     network = make_network()
     generator = torch.Generator().manual_seed(0)
-    epochs = descend(network, make_samples(), replace(PLAN, n_epochs=3), generator)
+    epochs = train(network, make_samples(), replace(OPTIONS, n_epochs=3), generator)
     for _ in epochs:
         assert torch.get_num_threads() == 3
     assert torch.get_num_threads() == 3
@@ -743,7 +756,7 @@ def test_threads_are_as_before_after_an_error():
     network = make_network(kind=Cramped)
     network.room = 0
     with pytest.raises(torch.OutOfMemoryError):
-        run(network, make_samples(), replace(PLAN, batch_size=1))
+        run(network, make_samples(), replace(OPTIONS, batch_size=1))
     assert torch.get_num_threads() == 3
 
 
@@ -757,8 +770,8 @@ def test_threads_are_as_before_after_an_error():
 def test_any_batches_leave_finite_weights(sizes, drawing, n_epochs, seed):
     n, batch_size = sizes
     network, samples = make_network(seed=seed), make_samples(n, seed=seed)
-    plan = Plan(*drawing, "adam", 0.02, batch_size, n_epochs, 0.5)
-    epochs = run(network, samples, plan, samples, seed=seed)
+    options = TrainingOptions(*drawing, "adam", 0.02, batch_size, n_epochs, 0.5)
+    epochs = run(network, samples, options, samples, seed=seed)
     assert len(epochs) == n_epochs
     assert all(math.isfinite(e.loss + e.validation_score) for e in epochs)
     assert all(value.isfinite().all() for value in weights_of(network).values())
@@ -766,14 +779,14 @@ def test_any_batches_leave_finite_weights(sizes, drawing, n_epochs, seed):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_cuda_gives_what_the_cpu_gives(optimizer):
-    plan = replace(PLAN, optimizer=optimizer, n_epochs=10, reg=0.5)
+def test_cuda_and_cpu_agree(optimizer):
+    options = replace(OPTIONS, optimizer=optimizer, n_epochs=10, reg=0.5)
     losses, networks = [], []
     for device in ("cpu", "cuda"):
         network = make_network(device=device)
         samples = make_samples(device=device)
         held_out = make_samples(10, seed=1, device=device)
-        epochs = run(network, samples, plan, held_out)
+        epochs = run(network, samples, options, held_out)
         losses.append([(e.loss, e.validation_score) for e in epochs])
         networks.append(network.cpu())
     np.testing.assert_allclose(*losses, rtol=1e-3)

@@ -1,0 +1,23 @@
+"""Derivatives of losses, against automatic ones and closed forms."""
+
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from scipy.special import expit
+
+from skrec._gradient.losses import CURVATURES, LOSSES, SLOPES
+
+
+@pytest.mark.parametrize("loss", SLOPES)
+def test_slopes_are_derivatives_and_curvatures_positive(loss):
+    score = torch.linspace(-4, 4, 81, dtype=torch.float64, requires_grad=True)
+    for target in (-1.0, 0.0, 0.37, 1.0):
+        at = torch.full_like(score, target)
+        value = LOSSES[loss](score, at)
+        (slope,) = torch.autograd.grad(value.sum(), score)
+        assert_allclose(SLOPES[loss](score.detach(), at), slope, atol=1e-12)
+        curvature = CURVATURES[loss](score.detach(), at)
+        assert (curvature >= 0).all()
+        if loss == "log_loss":
+            p = expit(score.detach().numpy())
+            assert_allclose(curvature, p * (1 - p))
