@@ -25,10 +25,10 @@ from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._data.containers import SPARSE_ROWS, as_array, as_frame, object_array
+from ._data.containers import as_array, as_frame, object_array
 from ._data.interactions import Described, Interactions
 from ._data.messages import counted, shown
-from ._data.reading import Columns, as_numbers, id_columns
+from ._data.reading import SPARSE_ROWS, Columns, as_numbers, read_pairs
 from ._data.side_features import Description, arguments_may_be_cut
 from ._data.vocabulary import Growth, Ids, inserted
 from ._data.weights import Weighting
@@ -1121,7 +1121,7 @@ class BaseRecommender(
         """user * n_items + item of rows of known ids, sorted."""
         if X is None or _is_empty(X):
             return np.empty(0, dtype=np.int64)
-        users, items = id_columns(X, "never_exclude")
+        users, items = read_pairs(X, "never_exclude")
         users = users.numbered_in(self.user_ids_)
         items = items.numbered_in(self.item_ids_)
         known = (users >= 0) & (items >= 0)

@@ -19,9 +19,9 @@ import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_consistent_length, check_random_state
 
-from ._data.containers import as_array, as_table
+from ._data.containers import as_array, object_array
 from ._data.messages import counted, shown
-from ._data.vocabulary import Ids
+from ._data.reading import check_int, describe_column, read_id_column, read_table
 from ._warn import warn
 
 __all__ = ["ColdStartKFold", "LeaveLastOut", "TemporalSplit", "UserHoldout"]
@@ -55,10 +55,7 @@ class _Splitter(BaseCrossValidator):
                 f"The groups parameter is ignored by {type(self).__name__}",
             )
         check_consistent_length(X, y)
-        table = as_table(X, "X")
-        if len(table) == 0:
-            raise ValueError("X has no rows; at least one is required.")
-        return table
+        return read_table(X, "X")
 
 
 class _TimeSplitter(_Splitter):
@@ -144,7 +141,8 @@ class _TimeSplitter(_Splitter):
                 )
             return np.arange(len(table))
         j = _position(table, self.time)
-        return _time_numbers(as_array(table[:, j]), _where(table, j, "times"))
+        where = describe_column(j, "X", table.columns[j], "times")
+        return _time_numbers(as_array(table[:, j]), where)
 
     @abstractmethod
     def _masks(
@@ -193,13 +191,13 @@ class LeaveLastOut(_TimeSplitter):
     """
 
     def __init__(self, n_splits: int = 1, *, time: str | int | None = None):
-        _check_n_splits(n_splits, 1)
+        check_int(n_splits, "n_splits", 1)
         _check_time(time)
         self.n_splits = n_splits
         self.time = time
 
     def _masks(self, table, time):
-        user = _numbers(table, 0)
+        user = read_id_column(table, 0, "X").numbered()[0]
         turn, count = _turns(user, time)
         n_splits = int(self.n_splits)
         if count.max() <= n_splits:
@@ -265,7 +263,7 @@ class TemporalSplit(_TimeSplitter):
         test_size: float | None = None,
         time: str | int | None = None,
     ):
-        _check_n_splits(n_splits, 1)
+        check_int(n_splits, "n_splits", 1)
         if test_size is not None:
             _check_size(test_size, "test_size")
         _check_time(time)
@@ -354,7 +352,7 @@ class UserHoldout(_TimeSplitter):
         random_state: int | np.random.RandomState | None = None,
         time: str | int | None = None,
     ):
-        _check_n_splits(n_splits, 2)
+        check_int(n_splits, "n_splits", 2)
         _check_size(given, "given")
         _check_time(time)
         self.n_splits = n_splits
@@ -407,7 +405,7 @@ class UserHoldout(_TimeSplitter):
 
     def _dealt(self, table, time):
         """Which rows train, are given and test, split by split."""
-        user = _numbers(table, 0)
+        user = read_id_column(table, 0, "X").numbered()[0]
         rng = check_random_state(self.random_state)
         turn, count = _turns(user, rng.permutation(len(user)) if time is None else time)
         left = turn >= np.maximum(1, _n_rows(self.given, count))
@@ -470,7 +468,7 @@ class ColdStartKFold(_Splitter):
         shuffle: bool = True,
         random_state: int | np.random.RandomState | None = None,
     ):
-        _check_n_splits(n_splits, 2)
+        check_int(n_splits, "n_splits", 2)
         if by not in ("user", "item"):
             raise ValueError(f"by must be 'user' or 'item', got {by!r}.")
         if not isinstance(shuffle, bool):
@@ -514,8 +512,9 @@ class ColdStartKFold(_Splitter):
         return _row_numbers(self._masks(self._read(X, y, groups)))
 
     def _masks(self, table):
-        number = _numbers(table, ["user", "item"].index(self.by))
-        n_ids = number.max() + 1
+        side = ("user", "item").index(self.by)
+        number, ids = read_id_column(table, side, "X").numbered()
+        n_ids = len(ids)
         if n_ids < self.n_splits:
             raise ValueError(
                 f"ColdStartKFold needs at least n_splits={self.n_splits} {self.by}s, "
@@ -527,14 +526,6 @@ class ColdStartKFold(_Splitter):
         fold = folds[number]
         for k in range(int(self.n_splits)):
             yield fold != k, fold == k
-
-
-def _check_n_splits(n_splits: Any, least: int) -> None:
-    whole = isinstance(n_splits, Integral) and not isinstance(n_splits, bool)
-    if not whole or n_splits < least:
-        raise ValueError(
-            f"n_splits must be an int of at least {least}, got {n_splits!r}."
-        )
 
 
 def _check_size(size: Any, name: str) -> None:
@@ -561,13 +552,6 @@ def _n_rows(size: float, n_rows: Any) -> Any:
     return np.floor(size * n_rows + 0.5).astype(np.int64)
 
 
-def _where(table: nw.DataFrame, j: int, noun: str) -> str:
-    """A column of X, for messages."""
-    name = table.columns[j]
-    described = f"{noun}, {name!r}" if isinstance(name, str) else noun
-    return f"column {j} of X ({described})"
-
-
 def _position(table: nw.DataFrame, time: str | int) -> int:
     """Position of the column that `time` names."""
     n_columns = table.shape[1]
@@ -586,17 +570,10 @@ def _position(table: nw.DataFrame, time: str | int) -> int:
     return range(n_columns)[time]
 
 
-def _numbers(table: nw.DataFrame, j: int) -> np.ndarray:
-    """Number of each row's user (column 0) or item (column 1), in sorted order."""
-    where = _where(table, j, ("users", "items")[j])
-    return Ids.from_column(table[:, j].to_numpy(), where).numbered()[0]
-
-
-def _array(timestamps, n_rows: int) -> np.ndarray:
+def _array(timestamps: Any, n_rows: int) -> np.ndarray:
     """Timestamps as an array of one per row."""
-    # Objects, because np.asarray would turn [1, "a"] into two strings.
     listed = isinstance(timestamps, list | tuple)
-    values = np.asarray(timestamps, dtype=object) if listed else as_array(timestamps)
+    values = object_array(timestamps) if listed else as_array(timestamps)
     if values.shape != (n_rows,):
         raise ValueError(
             f"timestamps must hold one time per row of X, shape ({n_rows},), got "

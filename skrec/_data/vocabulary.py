@@ -80,14 +80,19 @@ class Ids:
         numbers, ids = pd.factorize(self.values, sort=True)
         return numbers, np.asarray(ids).astype(self.values.dtype, copy=False)
 
-    def numbered_in(self, ids: np.ndarray) -> np.ndarray:
-        """Row number of each id among fitted `ids`, -1 where it is not there."""
-        # All fitted ids are of one kind.
+    def numbered_in(
+        self, ids: np.ndarray, owner: str = "this model was fitted on ids"
+    ) -> np.ndarray:
+        """Row number of each id among sorted `ids`, -1 where it is not there.
+
+        An error about the kind of ids says that `owner` is of another kind.
+        """
+        # Ids that are numbered are all of one kind.
         fitted = kind_of(ids[:1])
         if self.kind != fitted and len(self.values):
             raise TypeError(
                 f"{self.where} holds ids of kind {self.kind!r} (the first is "
-                f"{shown(self.values[0])}), but this model was fitted on ids of kind "
+                f"{shown(self.values[0])}), but {owner} of kind "
                 f"{fitted!r} (the first is {shown(ids[0])})."
             )
         if len(self.values) * MIN_IDS_PER_SEARCH < len(ids):

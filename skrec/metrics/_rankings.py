@@ -1,21 +1,16 @@
-"""Where the relevant rows of each user stand, and every metric as a function of it.
-
-What is given as relevance, score and weight is checked here, too.
-"""
+"""Ranks of relevant rows per user, and the metrics as functions of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
 from .._data.messages import counted
-from .._data.reading import as_numbers, id_columns
-from .._data.vocabulary import Ids
 from .._warn import warn
 
 # Shuffles that people make have small seeds; with one of those, breaking ties could
@@ -162,11 +157,6 @@ def check_gains(
         )
 
 
-def check_k(k: Any) -> None:
-    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"k must be an int of at least 1, got {k!r}.")
-
-
 def check_threshold(threshold: Any) -> None:
     if threshold is not None and (
         not isinstance(threshold, Real)
@@ -176,42 +166,3 @@ def check_threshold(threshold: Any) -> None:
         raise ValueError(
             f"relevance_threshold must be None or a finite number, got {threshold!r}."
         )
-
-
-def read_rows(X: Any, name: str) -> tuple[Ids, Ids]:
-    """Users and items of at least one row."""
-    users, items = id_columns(X, name)
-    if not len(users.values):
-        raise ValueError(f"{name} has no rows; at least one is required.")
-    return users, items
-
-
-def read_numbers(values: Any, name: str, n_rows: int) -> np.ndarray:
-    """One finite number per row."""
-    values = np.asarray(values)
-    if values.ndim != 1 and values.shape != (n_rows, 1):
-        raise ValueError(f"{name} must be one-dimensional, got shape {values.shape}.")
-    values = as_numbers(values.ravel(), name, "row")
-    if len(values) != n_rows:
-        raise ValueError(
-            f"{name} must hold one number per row, but there are {n_rows} rows and "
-            f"{name} holds {len(values)}."
-        )
-    return values
-
-
-def read_weights(sample_weight: Any, n_rows: int) -> np.ndarray:
-    """One weight per row, some of them positive."""
-    if sample_weight is None:
-        return np.ones(n_rows)
-    weight = read_numbers(sample_weight, "sample_weight", n_rows)
-    if (weight < 0).any():
-        raise ValueError(
-            f"sample_weight holds negative values: {counted(weight < 0, 'weight')}; "
-            "weights must be at least 0."
-        )
-    if not weight.any():
-        raise ValueError(
-            "sample_weight is zero in all rows; at least one must be positive."
-        )
-    return weight

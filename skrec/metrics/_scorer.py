@@ -19,19 +19,16 @@ from sklearn.utils.metadata_routing import MetadataRequest
 
 from .._data.containers import object_array
 from .._data.messages import shown
+from .._data.reading import check_int, read_numbers, read_pairs, read_weights
 from .._data.vocabulary import Ids
 from ._rankings import (
     METRICS,
     TIE_SEED,
     Rankings,
     check_gains,
-    check_k,
     check_threshold,
     gains_of,
     ranks_of,
-    read_numbers,
-    read_rows,
-    read_weights,
     warn_if_undefined,
     weight_of_users,
 )
@@ -159,7 +156,7 @@ class RankingScorer:
                 "metrics must be a name or a list of at least one name among "
                 f"{', '.join(METRICS)}, without k; got {self.metrics!r}."
             )
-        check_k(self.k)
+        check_int(self.k, "k", 1)
         if self.candidates not in ("unseen", "test"):
             raise ValueError(
                 f"candidates must be 'unseen' or 'test', got {self.candidates!r}."
@@ -212,7 +209,7 @@ class RankingScorer:
         unseen = self.candidates == "unseen"
         if unseen:
             estimator, X = _recommender(estimator, X)
-        users, items = read_rows(X, "X")
+        users, items = read_pairs(X, "X")
         n_rows = len(users.values)
         weight = read_weights(sample_weight, n_rows)
         threshold = None if y is None else self.relevance_threshold
@@ -399,13 +396,17 @@ def _ranks_in_lists(estimator: Any, pairs: Pairs, k: int) -> np.ndarray:
     """Rank of each pair in the user's list of k, infinite where it is not there."""
     lists = _lists(estimator, pairs, k)
     name = f"{type(estimator).__name__}.recommend"
-    users = _numbers(lists["user"], pairs.user_ids, f"users that {name} returned")
+    users, items = (
+        Ids.from_column(
+            lists[side], f"the column of {side}s that {name} returned"
+        ).numbered_in(asked, "X holds ids")
+        for side, asked in (("user", pairs.user_ids), ("item", pairs.item_ids))
+    )
     if (users < 0).any():
         stranger = shown(lists["user"].to_numpy()[users < 0][0])
         raise ValueError(
             f"{name} returned a list of user {stranger}, who was not asked for."
         )
-    items = _numbers(lists["item"], pairs.item_ids, f"items that {name} returned")
     rank = pd.Series(users).groupby(users).cumcount().to_numpy() + 1.0
 
     # Of other items it does not matter which they are.
@@ -482,15 +483,3 @@ def _as_frame(lists: Any, users: np.ndarray, name: str) -> pd.DataFrame:
         lists = {"user": np.repeat(users, lengths), "item": object_array(items)}
     frame = pd.DataFrame(lists)
     return frame[frame["item"].notna()]
-
-
-def _numbers(ids: pd.Series, among: np.ndarray, where: str) -> np.ndarray:
-    """Row numbers of ids among those of the test rows, -1 where they are not there."""
-    given, asked = Ids.from_column(ids.to_numpy(), where), Ids.from_column(among, "X")
-    if given.kind != asked.kind and len(given.values):
-        raise TypeError(
-            f"The {where} are ids of kind {given.kind!r} (the first is "
-            f"{shown(given.values[0])}), but those of X are of kind {asked.kind!r} "
-            f"(the first is {shown(asked.values[0])})."
-        )
-    return given.numbered_in(among)
