@@ -29,7 +29,7 @@ from ._data.containers import as_array, as_frame, object_array
 from ._data.interactions import Described, Interactions
 from ._data.messages import counted, shown
 from ._data.reading import SPARSE_ROWS, Columns, as_numbers, read_pairs
-from ._data.side_features import Description, arguments_may_be_cut
+from ._data.side_features import ColdRows, arguments_may_be_cut
 from ._data.vocabulary import Growth, Ids, inserted
 from ._data.weights import Weighting
 from ._settings import own_settings
@@ -770,7 +770,7 @@ class BaseRecommender(
 
     def _described(
         self, data: Interactions, user_features, item_features, n_rows: int
-    ) -> tuple[Interactions, dict[str, Description]]:
+    ) -> tuple[Interactions, dict[str, ColdRows]]:
         """Training rows with what is said of their ids, and what is said of others."""
         described, descriptions = {}, {}
         for side, ids, features in (
@@ -778,7 +778,7 @@ class BaseRecommender(
             ("item", data.item_ids, item_features),
         ):
             if features is not None:
-                descriptions[side], matrix = Description.of(
+                descriptions[side], matrix = ColdRows.of(
                     features,
                     ids,
                     f"{side}_features",
