@@ -4,6 +4,11 @@ Callbacks are new in scikit-learn 1.9. Where it has none, an estimator has no me
 `set_callbacks`, and a fit runs without any.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import narwhals.stable.v1 as nw
 import pandas as pd
 from sklearn.base import BaseEstimator
@@ -17,23 +22,23 @@ try:
 except ImportError:
 
     class NoCallbacks:
-        """Stands for the callback context of a fit and of its iterations."""
+        """Callback context of a fit and of its iterations without callbacks."""
 
-        def subcontext(self, **task):
+        def subcontext(self, **task: Any) -> NoCallbacks:
             return self
 
-        def call_on_fit_task_begin(self, **task) -> None:
+        def call_on_fit_task_begin(self, **task: Any) -> None:
             pass
 
-        def call_on_fit_task_end(self, **task) -> bool:
+        def call_on_fit_task_end(self, **task: Any) -> bool:
             """Whether to stop."""
             return False
 
     class CallbackSupportMixin:
-        def _init_callback_context(self, **task) -> NoCallbacks:
+        def _init_callback_context(self, **task: Any) -> NoCallbacks:
             return NoCallbacks()
 
-    def with_callbacks(method):
+    def with_callbacks(method: Callable) -> Callable:
         return method
 
 
@@ -49,7 +54,7 @@ __all__ = [
 
 
 def check_columns(estimator: BaseEstimator, frame: nw.DataFrame, reset: bool) -> None:
-    """Compare the number and the names of columns with those of `fit`, or keep them.
+    """Compare the number and names of columns with those of `fit`, or store them.
 
     Before scikit-learn read tables by narwhals, it found the names of those that have
     `__dataframe__`, which polars no longer has.

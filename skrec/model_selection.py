@@ -1,8 +1,7 @@
-"""Splitters: which ratings train and which test, one for each question asked.
+"""Splitters of ratings into training and test sets, each for a question of its own.
 
-All follow scikit-learn's protocol, so they are what `cv=` takes anywhere. Column 0 of X
-is the user and column 1 the item, as raw ids, in every container that the estimators
-take.
+All follow scikit-learn's protocol, so any `cv=` takes them. Column 0 of X is the user
+and column 1 the item, as raw ids, in every container that the estimators take.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ ROW_ORDER = "row_order"
 
 
 class _Splitter(BaseCrossValidator):
-    """What all splitters share."""
+    """Base of the splitters: their number of splits, and a reader of X."""
 
     n_splits: int
 
-    def get_n_splits(self, X=None, y=None, groups=None) -> int:
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
         """Number of splits.
 
         Parameters
@@ -48,24 +47,22 @@ class _Splitter(BaseCrossValidator):
         """
         return self.n_splits
 
-    def _read(self, X, y, groups) -> nw.DataFrame:
-        """X as a table, once it is known to fit the other arguments."""
+    def _read(self, X: Any, y: Any, groups: Any) -> nw.DataFrame:
+        """X as a table, with a check of the other arguments."""
         if groups is not None:
-            warn(
-                f"The groups parameter is ignored by {type(self).__name__}",
-            )
+            warn(f"The groups parameter is ignored by {type(self).__name__}")
         check_consistent_length(X, y)
         return read_table(X, "X")
 
 
 class _TimeSplitter(_Splitter):
-    """What the splitters share that put rows in the order of time."""
+    """Base of the splitters that order rows by time."""
 
     time: str | int | None
     needs_time = True
 
     def split(
-        self, X, y=None, groups=None, timestamps=None
+        self, X: Any, y: Any = None, groups: Any = None, timestamps: Any = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Row numbers of the training set and of the test set, split by split.
 
@@ -101,7 +98,13 @@ class _TimeSplitter(_Splitter):
         table = self._read(X, y, groups)
         return _row_numbers(self._masks(table, self._times(table, timestamps)))
 
-    def get_n_splits(self, X=None, y=None, groups=None, timestamps=None) -> int:
+    def get_n_splits(
+        self,
+        X: Any = None,
+        y: Any = None,
+        groups: Any = None,
+        timestamps: Any = None,
+    ) -> int:
         """Number of splits.
 
         Parameters
@@ -115,8 +118,8 @@ class _TimeSplitter(_Splitter):
         """
         return self.n_splits
 
-    def _times(self, table: nw.DataFrame, timestamps) -> np.ndarray | None:
-        """Number of each row's time, in sorted order, or None if no time is known."""
+    def _times(self, table: nw.DataFrame, timestamps: Any) -> np.ndarray | None:
+        """Number of each row's time, in sorted order; None without times."""
         if self.time is None:
             if timestamps is not None:
                 return _time_numbers(_array(timestamps, len(table)), "timestamps")
@@ -148,22 +151,21 @@ class _TimeSplitter(_Splitter):
     def _masks(
         self, table: nw.DataFrame, time: np.ndarray | None
     ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """Which rows train and which test, split by split."""
+        """Masks of the training set and of the test set, split by split."""
 
 
 class LeaveLastOut(_TimeSplitter):
     """Test the last rating of every user.
 
-    Answers: what will each known user do next?
+    Measures how well the next rating of each known user is predicted.
 
     With `n_splits` above 1 the splits walk back in time: the last split tests the last
     row of each user, the one before it the last but one, and so on; a split trains on
     the rows that come before the tested one. A user with too few rows to leave one for
     training is not tested in that split: all rows of that user are in its training set.
 
-    It does not tell how a model fares on a future that it has not seen, because the
-    training set holds later rows of other users (:class:`TemporalSplit` does), and
-    nothing about new users (:class:`ColdStartKFold` does).
+    Training sets hold later rows of other users; use :class:`TemporalSplit` for a
+    future that the model has not seen, and :class:`ColdStartKFold` for new users.
 
     Parameters
     ----------
@@ -172,7 +174,7 @@ class LeaveLastOut(_TimeSplitter):
     time : str or int, default=None
         Name or position of the column of X that holds the time of each row, for a
         pipeline to drop before the estimator. None takes the `timestamps` of `split`.
-        "row_order" says that rows are in the order of time. Rows of equal time are in
+        "row_order" means that rows are in the order of time. Rows of equal time are in
         the order of the rows.
 
     Raises
@@ -196,7 +198,9 @@ class LeaveLastOut(_TimeSplitter):
         self.n_splits = n_splits
         self.time = time
 
-    def _masks(self, table, time):
+    def _masks(
+        self, table: nw.DataFrame, time: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         user = read_id_column(table, 0, "X").numbered()[0]
         turn, count = _turns(user, time)
         n_splits = int(self.n_splits)
@@ -216,8 +220,8 @@ class LeaveLastOut(_TimeSplitter):
 class TemporalSplit(_TimeSplitter):
     """Train on all ratings before a point in time and test those that follow.
 
-    Answers: how good is today's model on what comes next, new users and new items
-    included?
+    Measures how well a model of today predicts later ratings, those of new users and of
+    new items among them.
 
     As in :class:`~sklearn.model_selection.TimeSeriesSplit`, a test set ends where the
     next begins, the last one ends with the last row, and every training set holds all
@@ -225,8 +229,8 @@ class TemporalSplit(_TimeSplitter):
     each cut moves to the nearest change of time, and test sets differ in size by as
     much.
 
-    It does not tell how well each known user is served: who is active after the cut
-    decides who is tested, and users without a row there are not.
+    Users without a row after the cut are not tested; use :class:`LeaveLastOut` to test
+    every known user.
 
     Parameters
     ----------
@@ -238,7 +242,7 @@ class TemporalSplit(_TimeSplitter):
     time : str or int, default=None
         Name or position of the column of X that holds the time of each row, for a
         pipeline to drop before the estimator. None takes the `timestamps` of `split`.
-        "row_order" says that rows are in the order of time.
+        "row_order" means that rows are in the order of time.
 
     Raises
     ------
@@ -271,7 +275,9 @@ class TemporalSplit(_TimeSplitter):
         self.test_size = test_size
         self.time = time
 
-    def _masks(self, table, time):
+    def _masks(
+        self, table: nw.DataFrame, time: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         n_rows, n_splits = len(table), int(self.n_splits)
         size = n_rows // (n_splits + 1)
         if self.test_size is not None:
@@ -299,16 +305,15 @@ class TemporalSplit(_TimeSplitter):
 class UserHoldout(_TimeSplitter):
     """Test users of whom only some ratings are given.
 
-    Answers: how well are users served of whom little is known?
+    Measures the predictions for users with few ratings.
 
     Users are dealt into `n_splits` folds. Of each user of the fold, `given` rows stay
     in the training set and the other rows are the test set; all rows of all other users
     are in the training set. Users who would have no row left to test are dealt into no
     fold: their rows are always in the training set.
 
-    It says nothing of users of whom nothing is known (:class:`ColdStartKFold` does),
-    nor of the future, because the training set holds later rows of other users
-    (:class:`TemporalSplit` does).
+    Use :class:`ColdStartKFold` for users without ratings. Training sets hold later rows
+    of other users; use :class:`TemporalSplit` for the future.
 
     Parameters
     ----------
@@ -318,13 +323,13 @@ class UserHoldout(_TimeSplitter):
         Rows of each tested user that stay in the training set: a number, or a share of
         the user's rows between 0 and 1, rounded half up. At least one row stays.
     random_state : int, RandomState instance or None, default=None
-        Deals the users and, where no times are there, draws the given rows. Pass an
-        int for the same splits at every call.
+        Deals the users and, without times, draws the given rows. Pass an int for the
+        same splits at every call.
     time : str or int, default=None
         Name or position of the column of X that holds the time of each row, for a
         pipeline to drop before the estimator: the given rows are then the earliest of
         their user. None takes the `timestamps` of `split`; without them the given rows
-        are drawn at random. "row_order" says that rows are in the order of time.
+        are drawn at random. "row_order" means that rows are in the order of time.
 
     Raises
     ------
@@ -361,7 +366,7 @@ class UserHoldout(_TimeSplitter):
         self.time = time
 
     def split_given(
-        self, X, y=None, groups=None, timestamps=None
+        self, X: Any, y: Any = None, groups: Any = None, timestamps: Any = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Row numbers to fit, to update with, and to test, split by split.
 
@@ -385,7 +390,7 @@ class UserHoldout(_TimeSplitter):
         train : ndarray of shape (n_train,), dtype int64
             Sorted row numbers of the users who are not tested.
         given : ndarray of shape (n_given,), dtype int64
-            Sorted row numbers of what is given of the tested users.
+            Sorted row numbers of the given rows of the tested users.
         test : ndarray of shape (n_test,), dtype int64
             Sorted row numbers of the test set.
 
@@ -397,14 +402,18 @@ class UserHoldout(_TimeSplitter):
             As in `split`.
         """
         table = self._read(X, y, groups)
-        return _row_numbers(self._dealt(table, self._times(table, timestamps)))
+        return _row_numbers(self._folds(table, self._times(table, timestamps)))
 
-    def _masks(self, table, time):
-        for train, given, test in self._dealt(table, time):
+    def _masks(
+        self, table: nw.DataFrame, time: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for train, given, test in self._folds(table, time):
             yield train | given, test
 
-    def _dealt(self, table, time):
-        """Which rows train, are given and test, split by split."""
+    def _folds(
+        self, table: nw.DataFrame, time: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Masks of rows that train, are given and test, split by split."""
         user = read_id_column(table, 0, "X").numbered()[0]
         rng = check_random_state(self.random_state)
         turn, count = _turns(user, rng.permutation(len(user)) if time is None else time)
@@ -426,13 +435,13 @@ class UserHoldout(_TimeSplitter):
 class ColdStartKFold(_Splitter):
     """Test users, or items, of which no rating is in the training set.
 
-    Answers: how well are users, or items, served of which nothing is known?
+    Measures the predictions for new users, or for new items.
 
     Ids are dealt into `n_splits` folds of as many ids, give or take one, and all rows
     of the ids of a fold are its test set. Every row is tested once.
 
-    It cannot compare personal rankings of known users: a model without features of
-    users (items) gives all unknown ones the same answer.
+    A model without features of users (items) gives the same answer for all new ones, so
+    this compares no personal rankings.
 
     Parameters
     ----------
@@ -483,7 +492,9 @@ class ColdStartKFold(_Splitter):
         self.shuffle = shuffle
         self.random_state = random_state
 
-    def split(self, X, y=None, groups=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def split(
+        self, X: Any, y: Any = None, groups: Any = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Row numbers of the training set and of the test set, split by split.
 
         Parameters
@@ -511,7 +522,7 @@ class ColdStartKFold(_Splitter):
         """
         return _row_numbers(self._masks(self._read(X, y, groups)))
 
-    def _masks(self, table):
+    def _masks(self, table: nw.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         side = ("user", "item").index(self.by)
         number, ids = read_id_column(table, side, "X").numbered()
         n_ids = len(ids)
@@ -546,7 +557,7 @@ def _check_time(time: Any) -> None:
 
 
 def _n_rows(size: float, n_rows: Any) -> Any:
-    """Rows that `size` asks for, where there are `n_rows`."""
+    """Number of rows of a `size`, a number or a share of `n_rows`."""
     if isinstance(size, Integral):
         return int(size)
     return np.floor(size * n_rows + 0.5).astype(np.int64)
@@ -593,7 +604,7 @@ def _time_numbers(values: np.ndarray, where: str) -> np.ndarray:
     if pd.api.types.infer_dtype(values, skipna=False) == "string":
         values = _read_times(values, where)
     try:
-        # Not factorize(sort=True), which puts numbers before strings without a word.
+        # factorize(sort=True) would silently put numbers before strings.
         number, distinct = pd.factorize(pd.Series(values).infer_objects())
         order = distinct.argsort()
     except TypeError as error:
@@ -607,7 +618,7 @@ def _time_numbers(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def _read_times(values: np.ndarray, where: str) -> np.ndarray:
-    """Times that are written in text; their alphabetical order need not be theirs."""
+    """Times in text, whose alphabetical order may not be that of time."""
     try:
         return as_array(pd.Series(pd.to_datetime(values, format="ISO8601", utc=True)))
     except ValueError as error:
@@ -620,7 +631,7 @@ def _read_times(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def _turns(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's place in time among the rows of its user, and how many these are.
+    """Each row's place in time among the rows of its user, and the number of these.
 
     Rows of equal time are in the order of the rows.
     """

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "_data": {"_warn"},
     "metrics": {"_data", "_warn"},
     "model_selection": {"_data", "_warn"},
-    "datasets": set(),
+    "datasets": {"_data"},
     "_settings": {"_threads"},
     **{module: set() for module in LEAVES - {"_settings"}},
 }

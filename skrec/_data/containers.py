@@ -13,7 +13,7 @@ INDEX_OF_PANDAS = "__index_level_0__"
 
 
 def as_array(values: Any) -> np.ndarray:
-    """Values of any container as an array; what is masked is None.
+    """Values of any container as an array; masked values are None.
 
     Datetimes of a time zone are pandas Timestamps in UTC, since NumPy has no zones.
     """

@@ -1,4 +1,4 @@
-"""Values and rows as error messages show them."""
+"""Values and rows in the words of error messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ N_SHOWN = 5
 
 
 def shown(value: Any) -> str:
-    """A value as its user would write it."""
+    """A value in Python's notation, without the types of NumPy."""
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
@@ -22,7 +22,7 @@ def quote_first(values: Sequence) -> str:
 
 
 def counted(mask: np.ndarray, noun: str) -> str:
-    """The count of a mask and its first rows, in words."""
+    """The number of rows in a mask, and the first of them."""
     rows = np.flatnonzero(mask)
     plural = noun if len(rows) == 1 else f"{noun}s"
     first = ", ".join(map(str, rows[:N_SHOWN]))

@@ -35,7 +35,7 @@ SPARSE_ROWS = (
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of X: raw ids of users and items, and further numeric features.
+    """The columns of X: raw ids of users and items, and numeric features of rows.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class Columns:
         return bool(ids and (self.features != np.trunc(self.features)).any(0).all())
 
     def are_indicators(self) -> bool:
-        """Whether all is 0 and 1, as many ones in every row, in 4 columns or more."""
+        """Whether 4 columns or more hold 0 and 1 alone, as many ones in every row."""
         if self.features.shape[1] < 2 or not (
             self.users.are_indicators() and self.items.are_indicators()
         ):
@@ -241,12 +241,19 @@ def check_int(value: Any, name: str, least: int) -> None:
         raise ValueError(f"{name} must be an int of at least {least}, got {value!r}.")
 
 
+def check_number(value: Any, name: str, least: float, most: float = np.inf) -> None:
+    """Refuse a parameter that is no number from `least` to `most`."""
+    if not isinstance(value, Real) or not least <= value <= most:
+        limits = f"from {least} to {most}" if most < np.inf else f"of at least {least}"
+        raise ValueError(f"{name} must be a number {limits}, got {value!r}.")
+
+
 def as_numbers(
     values: Any, where: str, noun: str, *, may_be_missing: bool = False
 ) -> np.ndarray:
-    """Finite float64 numbers, or an error that counts what is not.
+    """Finite float64 numbers, or an error that counts the others.
 
-    What is missing is NaN where it may be.
+    With `may_be_missing`, NaN stands for missing numbers.
     """
     values = as_array(values)
     if values.dtype.kind in "OUSmMc":
@@ -271,7 +278,7 @@ def as_numbers(
 
 
 def _advice(where: str, kind: str) -> str:
-    """How a further column of X becomes numeric."""
+    """A way to make a further column of X numeric."""
     if not where.startswith("column "):
         return ""
     if kind in DATE_KINDS:

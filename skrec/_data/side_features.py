@@ -163,13 +163,11 @@ class Categories:
         self, column: sparse.csr_array | Labels, where: str
     ) -> sparse.csr_array:
         """Indicators of labels, and flags of missing ones."""
-        if not isinstance(column, Labels) and np.isnan(column.data).all():
+        if not isinstance(column, Labels) and np.isnan(column.toarray()).all():
             # An empty column is of no kind.
-            nothing = np.isnan(column.toarray()).all(axis=1)
-            if nothing.all():
-                column = Labels.from_cells(
-                    np.empty(len(nothing), object), nothing, where
-                )
+            n_rows = column.shape[0]
+            empty = np.empty(n_rows, dtype=object)
+            column = Labels.from_cells(empty, np.ones(n_rows, dtype=bool), where)
         if not isinstance(column, Labels):
             raise ValueError(f"{where} must hold categories, as in fit, not numbers.")
         given = column.labels
@@ -347,9 +345,8 @@ class ColdRows:
             _warn_of_missing(table)
             lacking = _rows_in_table(ids, table.ids.values, table.ids.where) < 0
             if table.may_be_cut and lacking.any():
-                warn(
-                    f"{where} lacks {quote_first(ids[lacking])}, and it {table.cut_warning}"
-                )
+                absent = quote_first(ids[lacking])
+                warn(f"{where} lacks {absent}, and it {table.cut_warning}")
             source = table.ids.values, self.encoder.encoded(table), table.ids.where
             sources.insert(0, source)
         found = np.zeros(len(ids), dtype=bool)

@@ -14,13 +14,15 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
-from numbers import Integral, Real
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pandas as pd
 from sklearn.datasets import get_data_home
 from sklearn.utils import Bunch
+
+from .._data.reading import check_int, check_number
 
 BASE_URL = "https://files.grouplens.org/datasets/movielens/"
 _TIMEOUT = 30  # seconds without a byte
@@ -54,7 +56,7 @@ def fetch_movielens(
     as_frame: bool = True,
     n_retries: int = 3,
     delay: float = 1.0,
-):
+) -> Bunch | tuple[pd.DataFrame, pd.Series] | tuple[np.ndarray, np.ndarray]:
     """Load a MovieLens release, downloading it from GroupLens if necessary.
 
     ============  ==========  =======  ======  ===========
@@ -146,10 +148,8 @@ def fetch_movielens(
     """
     if name not in _RELEASES:
         raise ValueError(f"name must be one of {list(_RELEASES)}, got {name!r}.")
-    if not isinstance(n_retries, Integral) or n_retries < 0:
-        raise ValueError(f"n_retries must be an int of at least 0, got {n_retries!r}.")
-    if not isinstance(delay, Real) or not delay >= 0:
-        raise ValueError(f"delay must be a number of at least 0, got {delay!r}.")
+    check_int(n_retries, "n_retries", 0)
+    check_number(delay, "delay", 0)
 
     release = _RELEASES[name]
     if archive is None:
@@ -369,7 +369,7 @@ class _Release:
 # [2] ISG-Siegen/OmniRec, src/omnirec/data_loaders/movielens_{small,large}.py
 # [3] ankane/disco-cli, src/download.rs
 # [4] tensorflow/examples, lite/.../data/example_generation_movielens.py
-# [5] records of downloads whose MD5 or size equals what GroupLens publishes
+# [5] records of downloads whose MD5 or size is the one that GroupLens publishes
 _RELEASES = {
     "100k": _Release(  # [1] [3] [5]
         "ml-100k",

@@ -35,7 +35,7 @@ def precision_at_k(
 ) -> float | np.ndarray:
     r"""Share of the first `k` places that hold a relevant row.
 
-    With :math:`r_{uj}` telling whether the row that user :math:`u` has at rank
+    With :math:`r_{uj}` indicating whether the row that user :math:`u` has at rank
     :math:`j` is relevant,
 
     .. math:: P@k(u) = \frac{1}{k} \sum_{j=1}^{k} r_{uj}.
@@ -114,7 +114,7 @@ def recall_at_k(
 ) -> float | np.ndarray:
     r"""Share of a user's relevant rows that stand in the first `k` places.
 
-    With :math:`r_{uj}` telling whether the row that user :math:`u` has at rank
+    With :math:`r_{uj}` indicating whether the row that user :math:`u` has at rank
     :math:`j` is relevant,
 
     .. math:: R@k(u) = \frac{\sum_{j \le k} r_{uj}}{\sum_j r_{uj}}.
@@ -265,7 +265,7 @@ def average_precision_at_k(
 ) -> float | np.ndarray:
     r"""Average precision of the first `k` places; its mean over users is the MAP.
 
-    With :math:`r_{uj}` telling whether the row that user :math:`u` has at rank
+    With :math:`r_{uj}` indicating whether the row that user :math:`u` has at rank
     :math:`j` is relevant, and :math:`n_u` the number of their relevant rows,
 
     .. math:: AP@k(u) = \frac{1}{\min(k, n_u)} \sum_{j \le k} r_{uj}\, P@j(u),
@@ -340,7 +340,7 @@ def reciprocal_rank(
 
     .. math:: RR(u) = \frac{1}{\min \{j : r_{uj} = 1\}},
 
-    where :math:`r_{uj}` tells whether the row that user :math:`u` has at rank
+    where :math:`r_{uj}` indicates whether the row that user :math:`u` has at rank
     :math:`j` is relevant; 0 if none is within the first `k`.
 
     Parameters
@@ -410,7 +410,7 @@ def hit_rate_at_k(
 
     .. math:: HR@k(u) = \max_{j \le k} r_{uj},
 
-    where :math:`r_{uj}` tells whether the row that user :math:`u` has at rank
+    where :math:`r_{uj}` indicates whether the row that user :math:`u` has at rank
     :math:`j` is relevant.
 
     Parameters
