@@ -66,7 +66,7 @@ class _DefaultDtype:
                     torch.set_default_dtype(torch.float32)
             self.n_inside += 1
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         with self.lock:
             self.n_inside -= 1
             if not self.n_inside and self.before != torch.float32:

@@ -34,7 +34,7 @@ except ImportError:
             """Whether to stop."""
             return False
 
-    class CallbackSupportMixin:
+    class CallbackSupportMixin:  # type: ignore[no-redef]
         def _init_callback_context(self, **task: Any) -> NoCallbacks:
             return NoCallbacks()
 

@@ -76,7 +76,8 @@ def top_k(
     space = torch.empty(height * (width + block), device=device)
     for start in range(0, n_rows, height):
         rows = slice(start, min(start + height, n_rows))
-        fill, left_out, best = score(rows), None, None
+        fill, left_out = score(rows), None
+        best: Tensor | None = None
         if excluded is not None:
             left_out = [torch.as_tensor(i).to(device) for i in excluded(rows)]
         for first in range(0, n_columns, width):
@@ -84,6 +85,7 @@ def top_k(
             tile = _tile(fill, rows.stop - start, some, left_out, block, space)
             keys = _best_keys(tile, first, k, block)
             best = keys if best is None else _largest(torch.cat([best, keys], 1), k)
+        assert best is not None
         where, found = _decoded(best)
         where = where.masked_fill(found == -torch.inf, -1)
         columns[rows, :k], scores[rows, :k] = where.cpu().numpy(), found.cpu().numpy()

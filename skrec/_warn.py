@@ -13,7 +13,7 @@ import sklearn
 # Users call this package directly or through scikit-learn.
 PACKAGE_PATHS = (
     *(
-        f"{Path(module.__file__).parent}/".replace("\\", "/")
+        f"{Path(str(module.__file__)).parent}/".replace("\\", "/")
         for module in (sys.modules[__package__], sklearn, joblib)
     ),
     contextlib.__file__,

@@ -33,12 +33,18 @@ class _Splitter(BaseCrossValidator):
 
     n_splits: int
 
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+    def get_n_splits(
+        self,
+        X: Any = None,
+        y: Any = None,
+        groups: Any = None,
+        timestamps: Any = None,
+    ) -> int:
         """Number of splits.
 
         Parameters
         ----------
-        X, y, groups : object
+        X, y, groups, timestamps : object
             Ignored, exist for API compatibility.
 
         Returns
@@ -97,26 +103,6 @@ class _TimeSplitter(_Splitter):
         """
         table = self._read(X, y, groups)
         return _row_numbers(self._masks(table, self._times(table, timestamps)))
-
-    def get_n_splits(
-        self,
-        X: Any = None,
-        y: Any = None,
-        groups: Any = None,
-        timestamps: Any = None,
-    ) -> int:
-        """Number of splits.
-
-        Parameters
-        ----------
-        X, y, groups, timestamps : object
-            Ignored, exist for API compatibility.
-
-        Returns
-        -------
-        n_splits : int
-        """
-        return self.n_splits
 
     def _times(self, table: nw.DataFrame, timestamps: Any) -> np.ndarray | None:
         """Number of each row's time, in sorted order; None without times."""
@@ -202,6 +188,7 @@ class LeaveLastOut(_TimeSplitter):
         self, table: nw.DataFrame, time: np.ndarray | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         user = read_id_column(table, 0, "X").numbered()[0]
+        assert time is not None
         turn, count = _turns(user, time)
         n_splits = int(self.n_splits)
         if count.max() <= n_splits:
@@ -288,6 +275,7 @@ class TemporalSplit(_TimeSplitter):
                 f"on, but of {n_rows} rows it puts {size} in each of {n_splits} test "
                 "sets."
             )
+        assert time is not None
         edges = np.cumsum(np.bincount(time))[:-1]
         wanted = n_rows - size * np.arange(n_splits, 0, -1)
         nearest = np.searchsorted((edges[1:] + edges[:-1]) / 2, wanted)
@@ -540,8 +528,11 @@ class ColdStartKFold(_Splitter):
 
 
 def _check_size(size: Any, name: str) -> None:
-    number = isinstance(size, Real) and not isinstance(size, bool)
-    if not number or not (size >= 1 if isinstance(size, Integral) else 0 < size < 1):
+    if isinstance(size, Integral) and not isinstance(size, bool):
+        is_valid = int(size) >= 1
+    else:
+        is_valid = isinstance(size, Real) and 0 < float(size) < 1
+    if not is_valid:
         raise ValueError(
             f"{name} must be an int of at least 1, a number of rows, or a float "
             f"between 0 and 1, a share of them, got {size!r}."
@@ -645,6 +636,6 @@ def _turns(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _row_numbers(
     splits: Iterable[tuple[np.ndarray, ...]],
-) -> Iterator[tuple[np.ndarray, ...]]:
+) -> Iterator[Any]:
     """Masks of rows as sorted row numbers."""
     return (tuple(map(np.flatnonzero, masks)) for masks in splits)

@@ -255,17 +255,17 @@ class Labels:
     missing: np.ndarray
     several: bool
 
+    def __getitem__(self, rows: np.ndarray) -> Self:
+        """The labels of some rows."""
+        return replace(self, matrix=self.matrix[rows], missing=self.missing[rows])
+
     @classmethod
     def from_cells(cls, cells: np.ndarray, missing: np.ndarray, where: str) -> Self:
         """Labels of an array of objects."""
         present = np.flatnonzero(~missing)
         several = any(isinstance(cell, COLLECTIONS) for cell in cells[present])
         if several:
-            single = [
-                cell
-                for cell in cells[present]
-                if not isinstance(cell, COLLECTIONS) or np.ndim(cell) > 1
-            ]
+            single = [cell for cell in cells[present] if not _is_flat_list(cell)]
             if single:
                 raise TypeError(
                     f"{where} holds several values in some cells and a "
@@ -283,6 +283,10 @@ class Labels:
         matrix.sum_duplicates()
         matrix.data[:] = 1
         return cls(labels, matrix, missing, several)
+
+
+def _is_flat_list(cell: Any) -> bool:
+    return isinstance(cell, COLLECTIONS) and np.array(cell, dtype=object).ndim < 2
 
 
 def _present(cell: Any) -> list[Any]:

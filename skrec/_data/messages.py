@@ -15,7 +15,7 @@ def shown(value: Any) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
-def quote_first(values: Sequence) -> str:
+def quote_first(values: Sequence | np.ndarray) -> str:
     """The first of some values, in words."""
     first = ", ".join(shown(value) for value in values[:N_SHOWN])
     return first + (", …" if len(values) > N_SHOWN else "")

@@ -243,7 +243,7 @@ def check_int(value: Any, name: str, least: int) -> None:
 
 def check_number(value: Any, name: str, least: float, most: float = np.inf) -> None:
     """Refuse a parameter that is no number from `least` to `most`."""
-    if not isinstance(value, Real) or not least <= value <= most:
+    if not isinstance(value, Real) or not least <= float(value) <= most:
         limits = f"from {least} to {most}" if most < np.inf else f"of at least {least}"
         raise ValueError(f"{name} must be a number {limits}, got {value!r}.")
 

@@ -9,9 +9,9 @@ column if `fit` has met such rows.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
+from types import FrameType
 from typing import Any, Self
 
 import numpy as np
@@ -196,7 +196,7 @@ class Categories:
         return sparse.csr_array(contrast)
 
 
-def _is_text(labels: Sequence) -> bool:
+def _is_text(labels: Any) -> bool:
     return isinstance(labels[0], str | bytes)
 
 
@@ -214,21 +214,13 @@ class Encoder:
     @classmethod
     def fitted(cls, table: FeatureTable, rows: np.ndarray) -> Self:
         """Encoder with the labels and moments of some rows."""
-        return cls(
-            {
-                name: Categories.fitted(
-                    name,
-                    replace(
-                        column,
-                        matrix=column.matrix[rows],
-                        missing=column.missing[rows],
-                    ),
-                )
-                if isinstance(column, Labels)
-                else Numbers.fitted(name, column[rows])
-                for name, column in table.columns.items()
-            }
-        )
+        columns: dict[str, Numbers | Categories] = {}
+        for name, column in table.columns.items():
+            if isinstance(column, Labels):
+                columns[name] = Categories.fitted(name, column[rows])
+            else:
+                columns[name] = Numbers.fitted(name, column[rows])
+        return cls(columns)
 
     @property
     def names(self) -> list[str]:
@@ -366,7 +358,7 @@ def arguments_may_be_cut() -> bool:
 
     It cuts arguments as long as X as it cuts X, and gives no other sign of it.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith("sklearn.") and not module.startswith(CALLERS_OF_WHOLE):

@@ -64,7 +64,7 @@ class Units:
         # Squares of variances of ratings that are large or small overflow sooner.
         wide = not 1e-9 < self.scale < 1e9
         scale = np.full(row_size, self.scale, dtype=np.float64 if wide else np.float32)
-        scale[:n_factors] **= 0.5
+        scale[:n_factors] = np.sqrt(scale[:n_factors])
         return scale
 
 

@@ -28,6 +28,11 @@ _RATING = re.compile(
     re.IGNORECASE,
 )
 
+_LONG_FRAME = (
+    "A frame with a row for each rating needs no from_matrix: X = frame[[user, item]] "
+    "and y = frame[rating]."
+)
+
 # Ratings of one table share a scale; ids outgrow it.
 _OUTGROWN = 10
 
@@ -170,8 +175,7 @@ def _check_is_wide(frame: pd.DataFrame) -> None:
     if items and (users or ratings):
         raise ValueError(
             f"matrix has the columns {columns[:5]} and thus a row for each rating, not "
-            "one for each user. Such a frame needs no from_matrix: X = "
-            "frame[[user, item]] and y = frame[rating]."
+            f"one for each user. {_LONG_FRAME}"
         )
     suspect = [name for name in users if name in columns]
     counts_rows = frame.index.name is None and frame.index.dtype.kind in "iu"
@@ -181,9 +185,8 @@ def _check_is_wide(frame: pd.DataFrame) -> None:
             raise ValueError(
                 f"matrix has values in its columns {suspect} that are no ratings as "
                 "those of the others are, and seems to have a row for each rating, not "
-                "one for each user. Such a frame needs no from_matrix: X = "
-                "frame[[user, item]] and y = frame[rating]. A table of users by items "
-                "is taken if its index has a name: matrix.rename_axis('user')."
+                f"one for each user. {_LONG_FRAME} A table of users by items is taken "
+                "if its index has a name: matrix.rename_axis('user')."
             )
     if suspect:
         raise ValueError(
@@ -194,9 +197,8 @@ def _check_is_wide(frame: pd.DataFrame) -> None:
     if not frame.index.is_unique:
         twice = frame.index[frame.index.duplicated()].tolist()[0]
         raise ValueError(
-            f"matrix has several rows for user {twice!r}; each user needs one row. A "
-            "frame with a row for each rating needs no from_matrix: X = "
-            "frame[[user, item]] and y = frame[rating]."
+            f"matrix has several rows for user {twice!r}; each user needs one row. "
+            f"{_LONG_FRAME}"
         )
 
 

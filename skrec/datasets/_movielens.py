@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import IO, Any
 from urllib.request import urlopen
 
 import numpy as np
@@ -29,6 +30,9 @@ _TIMEOUT = 30  # seconds without a byte
 
 _RATING = ["user", "item", "rating", "timestamp"]
 _USER = ["user", "gender", "age", "occupation", "zip_code"]
+
+# Ratings, users if the release has them, and movies.
+_Tables = tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame]
 
 _DESCR = """\
 MovieLens {name}: {n_ratings} ratings of {n_items} movies by {n_users} users.
@@ -262,21 +266,21 @@ def _is_sound_zip(path: Path) -> bool:
         return False
 
 
-def _open(archive: zipfile.ZipFile, member: str):
-    # Members are read by name, never unpacked: whatever else an archive may
-    # contain stays inside it.
+def _open(archive: zipfile.ZipFile, member: str) -> IO[bytes]:
+    # Members are read by name and never unpacked, so that no other member of an archive
+    # is written anywhere.
     try:
         return archive.open(member)
     except KeyError:
         raise OSError(f"{archive.filename} has no member {member!r}.") from None
 
 
-def _read_table(archive: zipfile.ZipFile, member: str, **options) -> pd.DataFrame:
+def _read_table(archive: zipfile.ZipFile, member: str, **options: Any) -> pd.DataFrame:
     with _open(archive, member) as file:
         return pd.read_csv(file, **options)
 
 
-def _read_tab(archive: zipfile.ZipFile, folder: str):
+def _read_tab(archive: zipfile.ZipFile, folder: str) -> _Tables:
     """Read the format of 100k: tabs and bars, one file per table."""
     frame = _read_table(
         archive, f"{folder}/u.data", sep="\t", names=_RATING, dtype={"rating": float}
@@ -303,11 +307,11 @@ def _read_tab(archive: zipfile.ZipFile, folder: str):
     return frame, users[_USER].set_index("user"), items.set_index("item")
 
 
-def _read_dat(archive: zipfile.ZipFile, folder: str, *, has_users: bool):
+def _read_dat(archive: zipfile.ZipFile, folder: str, *, has_users: bool) -> _Tables:
     """Read the format of 1m and 10m: fields between double colons."""
     # pandas' fast parser takes one character as separator: with a single colon, every
     # other field is the empty one between the two.
-    double_colon = {"sep": ":", "header": None}
+    double_colon: dict[str, Any] = {"sep": ":", "header": None}
     frame = _read_table(
         archive,
         f"{folder}/ratings.dat",
@@ -336,7 +340,7 @@ def _read_dat(archive: zipfile.ZipFile, folder: str, *, has_users: bool):
     return frame, users, _with_genre_columns(movies.astype({"item": "int64"}))
 
 
-def _read_csv(archive: zipfile.ZipFile, folder: str):
+def _read_csv(archive: zipfile.ZipFile, folder: str) -> _Tables:
     """Read the format of all later releases: csv with a header."""
     frame = _read_table(
         archive,
@@ -360,7 +364,7 @@ def _with_genre_columns(movies: pd.DataFrame) -> pd.DataFrame:
 class _Release:
     folder: str
     sha256: str
-    read: Callable
+    read: Callable[[zipfile.ZipFile, str], _Tables]
     changes: bool = False
 
 

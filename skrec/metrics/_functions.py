@@ -90,16 +90,8 @@ def precision_at_k(
     >>> precision_at_k([1, 0, 1, 0, 1], [0.9, 0.8, 0.7, 0.2, 0.1], users, k=2)
     0.5
     """
-    return _from_arrays(
-        "precision",
-        y_true,
-        y_score,
-        groups,
-        k,
-        relevance_threshold,
-        sample_weight,
-        average,
-    )
+    rows = y_true, y_score, groups, sample_weight
+    return _evaluate("precision", rows, k, relevance_threshold, average)
 
 
 def recall_at_k(
@@ -167,16 +159,8 @@ def recall_at_k(
     >>> recall_at_k([1, 0, 1, 0, 1], [0.9, 0.8, 0.7, 0.2, 0.1], users, k=2)
     0.75
     """
-    return _from_arrays(
-        "recall",
-        y_true,
-        y_score,
-        groups,
-        k,
-        relevance_threshold,
-        sample_weight,
-        average,
-    )
+    rows = y_true, y_score, groups, sample_weight
+    return _evaluate("recall", rows, k, relevance_threshold, average)
 
 
 def ndcg_at_k(
@@ -248,9 +232,8 @@ def ndcg_at_k(
     >>> round(ndcg_at_k([5, 1, 3, 0, 4], [0.9, 0.8, 0.7, 0.2, 0.1], users, k=2), 3)
     0.724
     """
-    return _from_arrays(
-        "ndcg", y_true, y_score, groups, k, relevance_threshold, sample_weight, average
-    )
+    rows = y_true, y_score, groups, sample_weight
+    return _evaluate("ndcg", rows, k, relevance_threshold, average)
 
 
 def average_precision_at_k(
@@ -321,9 +304,8 @@ def average_precision_at_k(
     >>> average_precision_at_k([1, 0, 1, 0, 1], [0.9, 0.8, 0.7, 0.2, 0.1], users, k=2)
     0.5
     """
-    return _from_arrays(
-        "map", y_true, y_score, groups, k, relevance_threshold, sample_weight, average
-    )
+    rows = y_true, y_score, groups, sample_weight
+    return _evaluate("map", rows, k, relevance_threshold, average)
 
 
 def reciprocal_rank(
@@ -391,9 +373,8 @@ def reciprocal_rank(
     >>> reciprocal_rank([1, 0, 1, 0, 1], [0.9, 0.8, 0.7, 0.2, 0.1], users)
     0.75
     """
-    return _from_arrays(
-        "mrr", y_true, y_score, groups, k, relevance_threshold, sample_weight, average
-    )
+    rows = y_true, y_score, groups, sample_weight
+    return _evaluate("mrr", rows, k, relevance_threshold, average)
 
 
 def hit_rate_at_k(
@@ -461,16 +442,8 @@ def hit_rate_at_k(
     >>> hit_rate_at_k([1, 0, 1, 0, 1], [0.9, 0.8, 0.7, 0.2, 0.1], users, k=1)
     0.5
     """
-    return _from_arrays(
-        "hit_rate",
-        y_true,
-        y_score,
-        groups,
-        k,
-        relevance_threshold,
-        sample_weight,
-        average,
-    )
+    rows = y_true, y_score, groups, sample_weight
+    return _evaluate("hit_rate", rows, k, relevance_threshold, average)
 
 
 def catalogue_coverage(recommended: ArrayLike, catalogue: ArrayLike) -> float:
@@ -563,17 +536,15 @@ def novelty(recommended: ArrayLike, X_train: Any) -> float:
     return float(np.log2(len(user_ids) / n_users).mean())
 
 
-def _from_arrays(
+def _evaluate(
     metric: str,
-    y_true: ArrayLike,
-    y_score: ArrayLike,
-    groups: ArrayLike,
+    rows: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike | None],
     k: int | None,
     relevance_threshold: float | None,
-    sample_weight: ArrayLike | None,
     average: bool,
 ) -> float | np.ndarray:
-    """A metric of flat arrays."""
+    """A metric of rows, given as relevance, scores, users and weights."""
+    y_true, y_score, groups, sample_weight = rows
     if k is not None or metric not in OF_WHOLE_LISTS:
         check_int(k, "k", 1)
     check_threshold(relevance_threshold)

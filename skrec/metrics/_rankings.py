@@ -164,7 +164,7 @@ def check_threshold(threshold: Any) -> None:
     if threshold is not None and (
         not isinstance(threshold, Real)
         or isinstance(threshold, bool)
-        or not np.isfinite(threshold)
+        or not np.isfinite(float(threshold))
     ):
         raise ValueError(
             f"relevance_threshold must be None or a finite number, got {threshold!r}."

@@ -161,7 +161,7 @@ class RankingScorer:
             )
         check_threshold(self.relevance_threshold)
 
-    def _names(self) -> Sequence[str]:
+    def _names(self) -> Sequence[Any]:
         return (
             self.metrics if isinstance(self.metrics, list | tuple) else [self.metrics]
         )
@@ -351,23 +351,23 @@ class Pairs:
     ) -> Pairs:
         """Pairs of the rows that have a weight."""
         kept = np.flatnonzero(weight)
-        (users, user_ids), (items, item_ids) = (
+        (user, user_ids), (item, item_ids) = (
             replace(ids, values=ids.values[kept]).numbered() for ids in (users, items)
         )
         y, scores = y[kept], scores[kept]
-        pair = users * np.int64(len(item_ids)) + items
+        pair = user * np.int64(len(item_ids)) + item
         # A whole order, so that sums do not depend on the order of the rows given.
         order = np.lexsort((scores, y, pair))
         starts = np.flatnonzero(np.diff(pair[order], prepend=-1))
         n_rows = np.diff(starts, append=len(pair))
         return cls(
-            users=users[order[starts]],
-            items=items[order[starts]],
+            users=user[order[starts]],
+            items=item[order[starts]],
             y=np.add.reduceat(y[order], starts) / n_rows,
             scores=np.add.reduceat(scores[order], starts) / n_rows,
             user_ids=user_ids,
             item_ids=item_ids,
-            weight=weight_of_users(users, weight[kept], len(user_ids)),
+            weight=weight_of_users(user, weight[kept], len(user_ids)),
         )
 
 
