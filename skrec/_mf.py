@@ -1,105 +1,47 @@
-"""MFRegressor: parameters, docstring, and which solver."""
+"""MFRegressor: parameters, docstring, and its solver."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
-from itertools import islice
-from typing import Any, Literal, Self
+from numbers import Integral, Real
+from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import sparse
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
-from ._alternating.convert import (
-    as_posterior,
-    as_state,
-    as_weights,
-    in_rating_units,
-    with_unobserved_pairs,
-)
+from ._alternating.convert import as_posterior, as_weights
 from ._alternating.posterior import DESCRIBED, FeatureWeights, Posterior
-from ._alternating.state import Problem, State
-from ._alternating.sweep import (
-    als,
-    gibbs,
-    mode_as_belief,
-    revise,
-    spectral_start,
-    vb,
-    with_covariance,
-)
-from ._base import (
-    Integral,
-    Interval,
-    Iteration,
-    Real,
-    StrOptions,
-    reads_one_fit,
-    snapshot,
-)
-from ._data.interactions import Interactions
+from ._alternating.solver import ALSSolver, GibbsSolver, VBSolver
+from ._base import BaseRecommender
+from ._data.interactions import FurtherRows, Interactions
+from ._data.known_ids import KnownIds
 from ._data.units import Units
-from ._data.vocabulary import numbered
-from ._gradient.loop import OPTIMIZERS
+from ._gradient.fitted import Conversion, Weights
+from ._gradient.loop import CURVATURE, OPTIMIZERS
 from ._gradient.network import Shape
-from ._gradient.training import NetworkRecommender
-from ._topk import Fill, inner_products
+from ._gradient.solver import GradientSolver, objective_of
+from ._interfaces import Objective, Solver
+from ._parameters import GRADIENT_CONSTRAINTS
+from ._sklearn import Interval, StrOptions
+from ._snapshot import fitted_attribute, reads_one_fit
 
 DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 20}
-DEFAULT_REG = {"als": 12.0, "adam": 1.0, "sgd": 1.0}
-DEFAULT_REG_CHOICES = 0.1
-
-# Where all pairs count, a row's penalty grows with the root of its weight, as that of
-# the gradient solvers does, and less is asked for where pairs without ratings, which
-# hold rows to zero themselves, count for more.
-DEFAULT_REG_UNOBSERVED, UNOBSERVED_EXPONENT = 0.3, 0.5
-
-DEFAULT_FALL_TOL = {"vb": 2e-3, "als": 1e-3}
-
-# Up to so many ratings a sweep takes no longer in double precision than all else does,
-# and residuals of small data can be far smaller than the ratings.
-MAX_DOUBLE_ROWS = 2**15
-
-# A share of the ratings' variance that noise is hardly ever below.
-COLLAPSED_NOISE = 1e-3
-COLLAPSED = (
-    "The noise has collapsed: the model reproduces the ratings to 3 % of their "
-    "standard deviation, and standard deviations of predictions say little then. Look "
-    "for a column of X that tells the ratings, or for ratings that were computed from "
-    "each other."
-)
-
-# How much of the variance of scores users do not share, at the least.
-LEAST_TASTE_RATIO = 1e-3
-NO_FACTORS = (
-    "No factor is left: there are too few choices for this solver to tell users apart, "
-    "and all get nearly the same list. Use solver='als', or a loss that draws items."
-)
-
-# A chain starts from vb's posterior after some sweeps, and forgets its first draws.
-VB_SWEEPS = 10
-BURN_IN = 10
-
-# How far the items may move predictions in the last sweep over further ratings: root
-# mean square, in standard deviations of the ratings.
-REVISION_TOL = 0.06
+DEFAULT_REG, DEFAULT_REG_CHOICES = 1.0, 0.1
 
 
-def _learns_further(model: MFRegressor) -> bool:
-    if model.solver != "gibbs":
+def _can_update(estimator: MFRegressor) -> bool:
+    if estimator.solver != "gibbs":
         return True
     raise AttributeError(
-        f"This {type(model).__name__} has solver='gibbs', whose draws of known rows "
-        "cannot be revised without their ratings; partial_fit needs another solver."
+        f"This {type(estimator).__name__} has solver='gibbs', whose draws of known "
+        "rows cannot be updated without their ratings; partial_fit needs another "
+        "solver."
     )
 
 
-class MFRegressor(NetworkRecommender):
+class MFRegressor(BaseRecommender):
     """Matrix factorisation of ratings, as a regressor over (user, item) rows.
 
     The model of a rating y of user u and item i, with features x of that rating, is::
@@ -268,7 +210,8 @@ class MFRegressor(NetworkRecommender):
     """
 
     _parameter_constraints: dict = {
-        **NetworkRecommender._parameter_constraints,
+        **BaseRecommender._parameter_constraints,
+        **GRADIENT_CONSTRAINTS,
         "n_factors": [Interval(Integral, 0, None, closed="left")],
         "solver": [StrOptions({"vb", "gibbs", "als", "adam", "sgd"})],
         "biased": ["boolean"],
@@ -332,38 +275,122 @@ class MFRegressor(NetworkRecommender):
         self.random_state = random_state
         self.verbose = verbose
 
-    @property
-    @reads_one_fit
+    def _solver(self) -> Solver:
+        if self.n_factors == 0 and not self.biased:
+            raise ValueError(
+                "n_factors=0 and biased=False leave nothing to fit; raise n_factors or "
+                "set biased=True."
+            )
+        return (
+            self._gradient_solver()
+            if self.solver in OPTIMIZERS
+            else self._alternating_solver()
+        )
+
+    def _alternating_solver(self) -> Solver:
+        options = {
+            "objective": Objective(
+                self.loss, weighs_unobserved=self.unobserved_weight > 0
+            ),
+            "n_factors": int(self.n_factors),
+            "biased": self.biased,
+            "max_iter": self._max_iter(),
+            "tol": self.tol,
+            "implicit_features": self.implicit_features,
+            "unobserved_weight": float(self.unobserved_weight),
+            "store_covariance": self.store_covariance,
+        }
+        if self.solver == "als":
+            return ALSSolver(**options, reg=self.reg, reg_exponent=self.reg_exponent)
+        return (VBSolver if self.solver == "vb" else GibbsSolver)(**options)
+
+    def _gradient_solver(self) -> Solver:
+        if self.unobserved_weight:
+            raise ValueError(
+                f"solver={self.solver!r} cannot weigh all pairs without ratings "
+                f"(unobserved_weight={self.unobserved_weight}); it draws some of "
+                "them (n_negatives). Use it, or another solver."
+            )
+        objective = objective_of(self.loss, self.n_negatives)
+        if self.reg is not None:
+            reg = float(self.reg)
+        elif objective.is_of_choices:
+            reg = DEFAULT_REG_CHOICES
+        else:
+            reg = DEFAULT_REG * CURVATURE[self.loss]
+        return GradientSolver(
+            objective,
+            Shape(0, 0, 0, n_factors=int(self.n_factors), biased=self.biased),
+            PosteriorConversion(),
+            self.solver,
+            max_iter=self._max_iter(),
+            reg=reg,
+            learning_rate=self.learning_rate_init,
+            batch_size=self.batch_size,
+            tol=self.tol,
+            early_stopping=self.early_stopping,
+            validation_fraction=self.validation_fraction,
+            n_iter_no_change=self.n_iter_no_change,
+        )
+
+    def _max_iter(self) -> int:
+        return int(self.max_iter or DEFAULT_MAX_ITER[self.solver])
+
+    @available_if(_can_update)
+    def partial_fit(
+        self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
+    ) -> Self:
+        return super().partial_fit(
+            X,
+            y,
+            sample_weight,
+            user_features=user_features,
+            item_features=item_features,
+        )
+
+    partial_fit.__doc__ = BaseRecommender.partial_fit.__doc__
+
+    @fitted_attribute
     def user_factors_(self) -> np.ndarray:
         """Factors of users, ndarray of shape (n_users, n_factors)."""
-        return self._factors("user")
+        return self._model.factors("users")
 
-    @property
-    @reads_one_fit
+    @fitted_attribute
     def item_factors_(self) -> np.ndarray:
         """Factors of items, ndarray of shape (n_items, n_factors)."""
-        return self._factors("item")
+        return self._model.factors("items")
 
-    @property
-    @reads_one_fit
+    @fitted_attribute
     def user_biases_(self) -> np.ndarray:
         """Biases of users, ndarray of shape (n_users,)."""
-        return self._biases("user")
+        return self._model.biases("users")
 
-    @property
-    @reads_one_fit
+    @fitted_attribute
     def item_biases_(self) -> np.ndarray:
         """Biases of items, ndarray of shape (n_items,)."""
-        return self._biases("item")
+        return self._model.biases("items")
 
-    @property
-    @reads_one_fit
+    @fitted_attribute
+    def intercept_(self) -> float:
+        """Intercept, in rating units."""
+        return self._model.intercept
+
+    @fitted_attribute
+    def coef_(self) -> np.ndarray:
+        """Coefficients of context, ndarray of shape (n_context,)."""
+        return self._model.coef
+
+    @fitted_attribute
+    def noise_std_(self) -> float:
+        """Standard deviation of the noise, in rating units."""
+        return float(np.sqrt(self._model.noise_variance))
+
+    @fitted_attribute
     def user_feature_coef_(self) -> np.ndarray:
         """Weights of users' features, ndarray of shape (n_columns, row_size)."""
         return self._feature_coef("user")
 
-    @property
-    @reads_one_fit
+    @fitted_attribute
     def item_feature_coef_(self) -> np.ndarray:
         """Weights of items' features, ndarray of shape (n_columns, row_size)."""
         return self._feature_coef("item")
@@ -414,8 +441,8 @@ class MFRegressor(NetworkRecommender):
         """
         frames = []
         for side in self._described_sides():
-            effect, std = self._posterior.effects(side, self._contrasts(side))
-            names = self._descriptions[side].encoder.names
+            effect, std = self._model.effects(side, self._contrasts(side))
+            names = self._known(side).feature_names
             frame = {"side": side, "feature": names, "effect": effect, "std": std}
             frames.append(pd.DataFrame(frame))
         return pd.concat(frames, ignore_index=True)
@@ -444,8 +471,8 @@ class MFRegressor(NetworkRecommender):
                 f"This {type(self).__name__} was not fitted with both user_features "
                 "and item_features."
             )
-        names = [self._descriptions[side].encoder.names for side in ("user", "item")]
-        effect, std = self._posterior.interactions(
+        names = [self._known(side).feature_names for side in ("user", "item")]
+        effect, std = self._model.interactions(
             self._contrasts("user"), self._contrasts("item")
         )
         index = pd.MultiIndex.from_product(
@@ -456,9 +483,11 @@ class MFRegressor(NetworkRecommender):
         )
         return frame.reset_index()
 
+    def _known(self, side: str) -> KnownIds:
+        return self._users if side == "user" else self._items
+
     def _described_sides(self) -> list[str]:
-        descriptions = getattr(self, "_descriptions", {})
-        sides = [side for side, known in descriptions.items() if known.encoder.names]
+        sides = [side for side in ("user", "item") if self._known(side).feature_names]
         if not sides:
             raise AttributeError(
                 f"This {type(self).__name__} was not fitted with user_features or "
@@ -466,439 +495,90 @@ class MFRegressor(NetworkRecommender):
             )
         return sides
 
-    def _weights_of(self, side: str) -> FeatureWeights:
-        return getattr(self._posterior, f"{side}s").weights[DESCRIBED]
+    def _feature_weights(self, side: str) -> FeatureWeights:
+        return getattr(self._model, f"{side}s").weights[DESCRIBED]
 
     def _contrasts(self, side: str) -> sparse.csr_array:
-        mean = self._weights_of(side).mean_features
-        return self._descriptions[side].encoder.contrasts(mean)
+        mean = self._feature_weights(side).mean_features
+        return self._known(side).described.encoder.contrasts(mean)
 
     def _feature_coef(self, side: str) -> np.ndarray:
-        described = getattr(self, "_descriptions", {}).get(side)
-        if described is None or not described.encoder.names:
+        if not self._known(side).feature_names:
             raise AttributeError(
                 f"This {type(self).__name__} was not fitted with {side}_features."
             )
-        weights = self._weights_of(side)
+        weights = self._feature_weights(side)
         return weights.scale * weights.mean.mean(axis=0)
 
-    def _factors(self, side: str) -> np.ndarray:
-        return self._mean_rows(f"{side}_factors_")[:, : self._posterior.n_factors]
 
-    def _biases(self, side: str) -> np.ndarray:
-        rows = self._mean_rows(f"{side}_biases_")
-        return rows[:, self._posterior.n_factors :].sum(axis=1)
+class PosteriorConversion(Conversion):
+    """A posterior as a network of factors and biases, and back."""
 
-    def _mean_rows(self, attribute: str) -> np.ndarray:
-        if not hasattr(self, "_posterior"):
-            raise AttributeError(
-                f"This {type(self).__name__} has no attribute {attribute!r} before fit."
-            )
-        side = attribute.partition("_")[0]
-        return getattr(self._posterior, f"{side}s").mean.mean(axis=0)
-
-    @available_if(_learns_further)
-    def partial_fit(
-        self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
-    ) -> Self:
-        return super().partial_fit(
-            X,
-            y,
-            sample_weight,
-            user_features=user_features,
-            item_features=item_features,
+    def shape(self, model: Posterior) -> Shape:
+        return Shape(
+            model.users.mean.shape[1],
+            model.items.mean.shape[1],
+            len(model.coef),
+            n_factors=model.n_factors,
+            biased=model.row_size > model.n_factors,
         )
 
-    partial_fit.__doc__ = NetworkRecommender.partial_fit.__doc__
+    def weights(
+        self, model: Posterior, users: np.ndarray, items: np.ndarray
+    ) -> Weights:
+        return as_weights(model.taking(users, items), model.units)
 
-    def _max_iter(self) -> int:
-        if self.max_iter is None:
-            return DEFAULT_MAX_ITER[self.solver]
-        return int(self.max_iter)
-
-    def _can_converge(self) -> bool:
-        return self.solver in ("vb", "als")
-
-    def _reg(self) -> float:
-        if self.reg is not None:
-            return float(self.reg)
-        if self._is_implicit():
-            return DEFAULT_REG_CHOICES
-        if self.unobserved_weight:
-            return DEFAULT_REG_UNOBSERVED / (1 + 2 * self.unobserved_weight)
-        return DEFAULT_REG[self.solver] * self._curvature()
-
-    def _reg_exponent(self) -> float:
-        """How the penalty of "als" grows with the weight of a row."""
-        if self.reg_exponent is not None:
-            return float(self.reg_exponent)
-        return UNOBSERVED_EXPONENT if self.unobserved_weight else 0.0
-
-    def _tol(self) -> float:
-        """By how little a sweep lowers the objective that is the last one."""
-        return DEFAULT_FALL_TOL[self.solver] if self.tol is None else self.tol
-
-    def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
-        if self.n_factors == 0 and not self.biased:
-            raise ValueError(
-                "n_factors=0 and biased=False leave nothing to fit; raise n_factors or "
-                "set biased=True."
-            )
-        self._check_solver()
-        if self.solver in OPTIMIZERS:
-            return self._train(data, device)
-        units = Units.of(data, centred=self.biased and not self.unobserved_weight)
-        problem = self._problem(
-            data,
-            units,
-            device,
-            implicit_features=self._has_implicit_features(),
-            unobserved_weight=float(self.unobserved_weight),
-        )
-        continued = self.warm_start and hasattr(self, "_posterior")
-        start = (
-            self._continued(problem, data, units)
-            if continued
-            else spectral_start(problem)
-        )
-        if self.solver == "als":
-            states = als(problem, start, self._reg(), self._reg_exponent())
-        elif self.solver == "vb":
-            states = vb(problem, start)
-        else:
-            if not continued:
-                start = next(islice(vb(problem, start), VB_SWEEPS - 1, None))
-            states = gibbs(problem, start, check_random_state(self.random_state))
-            states = states if continued else islice(states, BURN_IN, None)
-        least = COLLAPSED_NOISE if self._may_collapse(data) else 0.0
-        return self._sweeps(states, partial(self._belief, problem, units), units, least)
-
-    def _may_collapse(self, data: Interactions) -> bool:
-        """Whether there is noise, which residuals next to none would not show."""
-        varies = np.ptp(data.rating) > 0
-        return self.solver != "als" and not self.unobserved_weight and varies
-
-    def _check_solver(self) -> None:
-        """Refuse what the solver cannot do."""
-        if self.solver in OPTIMIZERS:
-            if self.unobserved_weight:
-                raise ValueError(
-                    f"solver={self.solver!r} cannot weigh all pairs without ratings "
-                    f"(unobserved_weight={self.unobserved_weight}); it draws some of "
-                    "them (n_negatives). Use it, or another solver."
-                )
-            return
-        if self.loss != "squared_error":
-            raise ValueError(
-                f"solver={self.solver!r} minimises squared errors; loss={self.loss!r} "
-                "needs solver='adam' or 'sgd'."
-            )
-        if self.unobserved_weight and self.implicit_features:
-            raise ValueError(
-                "implicit_features=True tells the model whom a row has ratings with, "
-                "which is what it is to predict with unobserved_weight="
-                f"{self.unobserved_weight}. Leave one of them out."
-            )
-
-    def _problem(
+    def model(
         self,
+        weights: Weights,
+        shape: Shape,
         data: Interactions,
         units: Units,
-        device: torch.device,
-        *,
-        implicit_features: bool = False,
-        unobserved_weight: float = 0.0,
-    ) -> Problem:
-        is_small = len(data.rating) <= MAX_DOUBLE_ROWS
-        return Problem.from_arrays(
-            data.users,
-            data.items,
-            data.shape,
-            units.standard_ratings(data.rating),
-            data.weight,
-            units.standard_features(data.features),
-            n_factors=int(self.n_factors),
-            biased=self.biased,
-            device=device,
-            dtype=torch.float64 if is_small else torch.float32,
-            implicit_features=implicit_features,
-            unobserved_weight=unobserved_weight,
-            **{
-                f"{side}_features": described.matrix
-                for side, described in data.described.items()
-            },
+        objective: Objective,
+        rating_range: tuple[float, float],
+    ) -> Posterior:
+        posterior = as_posterior(weights, units)
+        noise_variance = np.nan
+        if not objective.is_of_choices:
+            predicted = posterior.mean(data.users, data.items, data.context)
+            noise_variance = np.average(
+                (data.rating - predicted) ** 2, weights=data.weight
+            )
+        return replace(
+            posterior,
+            noise_variance=noise_variance,
+            objective=objective,
+            rating_range=rating_range,
         )
 
-    def _has_implicit_features(self) -> bool:
-        if self.implicit_features is not None:
-            return self.implicit_features
-        return self.solver in ("vb", "gibbs") and not self.unobserved_weight
-
-    def _needs_no_ratings(self) -> bool:
-        return self.unobserved_weight > 0 or super()._needs_no_ratings()
-
-    def _counts_unseen_pairs(self) -> bool:
-        return self.unobserved_weight > 0 or super()._counts_unseen_pairs()
-
-    def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
-        low, high = super()._rating_range(rating)
-        if self.unobserved_weight:
-            return min(low, 0.0), max(high, 0.0)
-        return low, high
-
-    def _belief(self, problem: Problem, units: Units, state: State) -> Posterior:
-        """What a sweep has left, in rating units."""
-        if self.solver == "als":
-            state = mode_as_belief(state)
-            if self.store_covariance:
-                state = with_covariance(problem, state)
-        return in_rating_units(
-            state,
-            units,
-            problem,
-            knows_variance=self.solver == "vb",
-            learns_prior=self.solver != "als",
-        )
-
-    def _sweeps(
+    def updated(
         self,
-        states: Iterator[State],
-        export: Callable[[State], Posterior],
-        units: Units,
-        least_noise: float,
-    ) -> Iterator[Iteration]:
-        tol = self._tol() if self._can_converge() else None
-        draws: list[Posterior] = []
-        previous = np.inf
-        for state in states:
-            fall, previous = previous - state.objective, state.objective
-            if self.solver == "gibbs":
-                draws.append(export(state))
-                belief = partial(Posterior.average, draws)
-            else:
-                belief = partial(export, state)
-            progress = f"a fall of {fall:.2g}"
-            yield Iteration(
-                state.objective,
-                progress if tol is None else f"{progress} against tol={tol}",
-                tol is not None and fall < tol,
-                partial(self._attributes, belief, units),
-                self._warning(state, least_noise),
-            )
-
-    def _warning(self, state: State, least_noise: float) -> str:
-        """What to warn of if this is the last sweep."""
-        if state.noise_variance < least_noise:
-            return COLLAPSED
-        may_die = self.unobserved_weight and self.solver == "vb" and self.n_factors
-        if may_die and state.taste_ratio(int(self.n_factors)) < LEAST_TASTE_RATIO:
-            return NO_FACTORS
-        return ""
-
-    def _attributes(
-        self, belief: Callable[[], Posterior], units: Units
-    ) -> dict[str, Any]:
-        posterior = belief()
-        if not self.store_covariance:
-            posterior = posterior.without_covariance()
-        return {
-            "_posterior": posterior,
-            "_units": units,
-            "_fitted_objective": ("squared_error", 0),
-            "_weighs_unobserved": self.unobserved_weight > 0,
-            "validation_scores_": None,
-            "intercept_": posterior.intercept,
-            "coef_": posterior.coef,
-            "noise_std_": float(np.sqrt(posterior.noise_variance)),
-        }
-
-    def _continued(self, problem: Problem, data: Interactions, units: Units) -> State:
-        """A start where the last fit ended."""
-        return as_state(
-            self._posterior,
-            problem,
-            units,
-            numbered(data.user_ids, self.user_ids_, "X (users)"),
-            numbered(data.item_ids, self.item_ids_, "X (items)"),
-            self._places_of_columns(data),
-        )
-
-    def _check_can_continue(self) -> None:
-        self._check_solver()
-        if bool(self.unobserved_weight) != self._weighs_unobserved:
-            raise ValueError(
-                "partial_fit continues a fit that took pairs without ratings "
-                f"{'for zeros' if self._weighs_unobserved else 'for nothing'}, which "
-                f"unobserved_weight={self.unobserved_weight} does not. Set it back, or "
-                "fit anew."
-            )
-        if self.solver in OPTIMIZERS:
-            super()._check_can_continue()
-            return
-        if self._posterior.users.covariance is None:
-            raise ValueError(
-                f"partial_fit with solver={self.solver!r} revises what the last fit "
-                "believed, and needs its covariances: fit with solver='vb' or 'als' "
-                "and store_covariance=True."
-            )
-
-    def _learned_further(
-        self,
-        data: Interactions,
-        users: np.ndarray,
-        items: np.ndarray,
-        grown: Interactions,
-        device: torch.device,
-    ) -> dict[str, Any]:
-        if self.solver in OPTIMIZERS:
-            return super()._learned_further(data, users, items, grown, device)
-        last, units = self._posterior, self._units
-        problem = self._problem(data, units, device)
-        if self.unobserved_weight:
-            problem = with_unobserved_pairs(
-                problem, float(self.unobserved_weight), last, units, users, items
-            )
-        exponent = self._reg_exponent() if self.solver == "als" else 0.0
-        start = as_state(last, problem, units, users, items, {}, exponent)
-        try:
-            state = revise(
-                problem,
-                start,
-                is_certain=not last.knows_variance,
-                past_weight=max(last.users.count.sum(), last.items.count.sum()),
-                max_sweeps=self._max_iter(),
-                tol=REVISION_TOL,
-            )
-        except torch.linalg.LinAlgError as error:
-            raise FloatingPointError(
-                "Further ratings, features or weights are so far from those of the fit "
-                "that single precision cannot hold them together; look for a wrong "
-                "unit, or fit anew."
-            ) from error
-        posterior = last.merged(
-            in_rating_units(
-                state, units, problem, knows_variance=last.knows_variance, last=last
-            ),
-            *grown.growths,
-        )
-        if not last.knows_variance:
-            posterior = posterior.scaled(
-                float(posterior.noise_variance / last.noise_variance)
-            )
-        return self._attributes(lambda: posterior, units)
-
-    def _shape_of(self, data: Interactions) -> Shape:
-        return Shape(
-            *data.shape,
-            data.features.shape[1],
-            n_factors=int(self.n_factors),
-            biased=self.biased,
-        )
-
-    def _fitted_shape(self) -> Shape:
-        posterior = self._posterior
-        return Shape(
-            len(self.user_ids_),
-            len(self.item_ids_),
-            len(posterior.coef),
-            n_factors=posterior.n_factors,
-            biased=posterior.row_size > posterior.n_factors,
-        )
-
-    def _grown_weights(
-        self, users: np.ndarray, items: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        return as_weights(self._posterior.taking(users, items), self._units)
-
-    def _with_rows(
-        self,
-        tables: dict[str, dict[str, np.ndarray]],
-        data: Interactions,
-        grown: Interactions,
-    ) -> dict[str, Any]:
-        last, units = self._posterior, self._units
+        model: Posterior,
+        tables: dict[str, Weights],
+        further: FurtherRows,
+        objective: Objective,
+        rating_range: tuple[float, float],
+    ) -> Posterior:
         nobody = np.empty(0, dtype=np.int64)
-        shared = self._grown_weights(nobody, nobody)
+        shared = self.weights(model, nobody, nobody)
+        # Behind the rows of a table stands that of the unseen.
         tables = {
             name: np.concatenate([rows, shared[name]])
             for side in tables
             for name, rows in tables[side].items()
         }
-        revised = as_posterior(shared | tables, units)
-        posterior = last.merged(revised, *grown.growths)
+        units, data = model.units, further.data
+        rows = as_posterior(shared | tables, units)
         # The noise of all ratings together; one of the past weighs 1.
-        weight, n_past = data.weight / units.mean_weight, len(self._seen_items)
-        predicted = revised.mean(data.users, data.items, data.features)
+        weight, n_past = data.weight / units.mean_weight, len(further.seen.items)
+        predicted = rows.mean(data.users, data.items, data.context)
         squares = weight @ (data.rating - predicted) ** 2
-        noise_variance = (n_past * last.noise_variance + squares) / (
+        noise_variance = (n_past * model.noise_variance + squares) / (
             n_past + weight.sum()
         )
-        posterior = replace(posterior, noise_variance=noise_variance)
-        return self._attributes(lambda: posterior, units) | {
-            "_fitted_objective": self._objective
-        }
-
-    def _network_attributes(
-        self, weights: dict[str, np.ndarray], data: Interactions, units: Units
-    ) -> dict[str, Any]:
-        posterior = as_posterior(weights, units)
-        noise_variance = np.nan
-        if not self._is_implicit():
-            predicted = posterior.mean(data.users, data.items, data.features)
-            noise_variance = np.average(
-                (data.rating - predicted) ** 2, weights=data.weight
-            )
-        posterior = replace(posterior, noise_variance=noise_variance)
-        return self._attributes(lambda: posterior, units)
-
-    def _knowing(
-        self, users: sparse.csr_array | None, items: sparse.csr_array | None
-    ) -> Self:
-        model = snapshot(self)
-        model._posterior = self._posterior.describing(users=users, items=items)
-        return model
-
-    def _predict(
-        self,
-        users: np.ndarray,
-        items: np.ndarray,
-        features: np.ndarray,
-        return_std: bool,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        mean = self._posterior.mean(users, items, features)
-        if not return_std:
-            return mean, None
-        if not self._posterior.knows_variance:
-            raise ValueError(
-                "return_std=True needs a fit with solver='vb' and "
-                "store_covariance=True, or with solver='gibbs', which the last one was "
-                "not."
-            )
-        return mean, np.sqrt(self._posterior.variance(users, items, features))
-
-    def _scorer(
-        self, rows: np.ndarray, columns: np.ndarray, device: torch.device
-    ) -> Callable[[slice], Fill]:
-        posterior = self._posterior
-        items = np.require(posterior.item_rows(columns), requirements="W")
-        items = torch.from_numpy(items).to(device)
-
-        def score(tile: slice) -> Fill:
-            users = torch.from_numpy(posterior.user_rows(rows[tile]))
-            return inner_products(users.to(device), items)
-
-        return score
-
-    def _vectors(self, side: Literal["user", "item"], rows: np.ndarray) -> np.ndarray:
-        return self._posterior.vectors(side, rows)
-
-    def _ratings(self, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        bias = self._posterior.bias("user", rows)[:, None]
-        return self._response(scores + bias + self._posterior.centre)
-
-    def _profiles(self, side: Literal["user", "item"]) -> tuple[np.ndarray, np.ndarray]:
-        if self._posterior.n_factors == 0:
-            raise ValueError(
-                "Similarity compares factors, but this model has n_factors=0."
-            )
-        return self._posterior.profiles(side)
+        return replace(
+            model.merged(rows, *further.growths),
+            noise_variance=noise_variance,
+            objective=objective,
+            rating_range=rating_range,
+        )

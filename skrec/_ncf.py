@@ -1,44 +1,27 @@
-"""NCFRegressor: parameters, docstring, and what its network predicts."""
+"""NCFRegressor: parameters, docstring, and its solver."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
-import torch
-from scipy import sparse
 
-from ._base import Integral, Interval, Iteration, Real, StrOptions, snapshot
-from ._data.interactions import Interactions
-from ._data.units import Units
-from ._gradient.network import (
-    ACTIVATIONS,
-    TABLES,
-    NeuMF,
-    Shape,
-    feature_name,
-    is_of_features,
-)
-from ._gradient.training import NetworkRecommender
-from ._topk import Fill
+from ._base import BaseRecommender
+from ._gradient.fitted import NetworkConversion
+from ._gradient.loop import CURVATURE
+from ._gradient.network import ACTIVATIONS, Shape
+from ._gradient.solver import GradientSolver, objective_of
+from ._interfaces import Solver
+from ._parameters import GRADIENT_CONSTRAINTS
+from ._sklearn import Interval, StrOptions
 
 DEFAULT_REG_RATINGS, DEFAULT_REG_CHOICES = 0.7, 0.1
 DEFAULT_MAX_ITER, SLOW_MAX_ITER = 10, 20
 
-# Numbers of a hidden layer held at a time in predict and recommend.
-TILE_SIZE = 2**22
 
-# Users whose scores are an item's profile, and items for a user's.
-N_PROFILE = 256
-
-# Share of the largest score below which a profile is nothing but rounding of scores in
-# single precision.
-MIN_SIGNAL = 1e-6
-
-
-class NCFRegressor(NetworkRecommender):
+class NCFRegressor(BaseRecommender):
     """Neural collaborative filtering, as a regressor over (user, item) rows.
 
     The score of user u and item i, with features f of that rating, is that of NeuMF
@@ -173,7 +156,8 @@ class NCFRegressor(NetworkRecommender):
     """
 
     _parameter_constraints: dict = {
-        **NetworkRecommender._parameter_constraints,
+        **BaseRecommender._parameter_constraints,
+        **GRADIENT_CONSTRAINTS,
         "n_factors": [Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": [
             "array-like",
@@ -241,27 +225,35 @@ class NCFRegressor(NetworkRecommender):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _max_iter(self) -> int:
-        if self.max_iter is not None:
-            return int(self.max_iter)
-        draws_by_sgd = self.solver == "sgd" and self._is_implicit()
-        is_slow = draws_by_sgd or self.architecture == "mlp"
-        return SLOW_MAX_ITER if is_slow else DEFAULT_MAX_ITER
-
-    def _can_converge(self) -> bool:
-        return False
-
-    def _reg(self) -> float:
+    def _solver(self) -> Solver:
+        objective = objective_of(self.loss, self.n_negatives)
+        is_of_choices = objective.is_of_choices
         if self.reg is not None:
-            return float(self.reg)
-        if self._is_implicit():
-            return DEFAULT_REG_CHOICES
-        return DEFAULT_REG_RATINGS * self._curvature()
+            reg = float(self.reg)
+        elif is_of_choices:
+            reg = DEFAULT_REG_CHOICES
+        else:
+            reg = DEFAULT_REG_RATINGS * CURVATURE[self.loss]
+        is_slow = (self.solver == "sgd" and is_of_choices) or self.architecture == "mlp"
+        max_iter = self.max_iter or (SLOW_MAX_ITER if is_slow else DEFAULT_MAX_ITER)
+        return GradientSolver(
+            objective,
+            self._sizes(),
+            NetworkConversion(),
+            self.solver,
+            max_iter=int(max_iter),
+            reg=reg,
+            learning_rate=self.learning_rate_init,
+            batch_size=self.batch_size,
+            tol=self.tol,
+            dropout=self.dropout,
+            early_stopping=self.early_stopping,
+            validation_fraction=self.validation_fraction,
+            n_iter_no_change=self.n_iter_no_change,
+        )
 
-    def _iterate(self, data: Interactions, device: torch.device) -> Iterator[Iteration]:
-        return self._train(data, device)
-
-    def _shape_of(self, data: Interactions) -> Shape:
+    def _sizes(self) -> Shape:
+        """Sizes of the network, before those of the data are known."""
         sizes = self.hidden_layer_sizes
         sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
         if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
@@ -269,194 +261,14 @@ class NCFRegressor(NetworkRecommender):
                 "hidden_layer_sizes must be ints of at least 1, one a layer, got "
                 f"{self.hidden_layer_sizes!r}."
             )
+        n_factors = int(self.n_factors)
         return Shape(
-            *data.shape,
-            data.features.shape[1],
-            n_factors=0 if self.architecture == "mlp" else int(self.n_factors),
-            n_embedding=0 if self.architecture == "gmf" else int(self.n_factors),
+            0,
+            0,
+            0,
+            n_factors=0 if self.architecture == "mlp" else n_factors,
+            n_embedding=0 if self.architecture == "gmf" else n_factors,
             hidden_layer_sizes=tuple(map(int, sizes)),
             activation=self.activation,
             n_members=int(self.n_members),
         )
-
-    def _fitted_shape(self) -> Shape:
-        return self._shape
-
-    def _grown_weights(
-        self, users: np.ndarray, items: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        weights = self._weights.copy()
-        for side, rows in (("user", users), ("item", items)):
-            for name in weights.keys() & set(TABLES[side]):
-                weights[name] = weights[name][np.append(rows, -1)]
-        return weights
-
-    def _with_rows(
-        self,
-        tables: dict[str, dict[str, np.ndarray]],
-        data: Interactions,
-        grown: Interactions,
-    ) -> dict[str, Any]:
-        weights = self._weights.copy()
-        for side, growth in zip(TABLES, grown.growths, strict=True):
-            for name, rows in tables[side].items():
-                # The row of the unseen stays the last.
-                weights[name] = growth.inserted(weights[name])
-                weights[name][growth.given] = rows
-        return {"_weights": weights, "_shape": self._shape_of(grown)}
-
-    def _network_attributes(
-        self, weights: dict[str, np.ndarray], data: Interactions, units: Units
-    ) -> dict[str, Any]:
-        return {"_weights": weights, "_shape": self._shape_of(data)}
-
-    def _fitted_network(self, device: torch.device, dtype: torch.dtype) -> NeuMF:
-        weights = {
-            name: torch.as_tensor(value, dtype=dtype, device=device)
-            for name, value in self._weights.items()
-            if not is_of_features(name)
-        }
-        return NeuMF(self._shape, weights).requires_grad_(False)
-
-    def _knowing(
-        self, users: sparse.csr_array | None, items: sparse.csr_array | None
-    ) -> Self:
-        model, weights = snapshot(self), self._weights.copy()
-        sizes = {"user": self._shape.n_users, "item": self._shape.n_items}
-        for side, matrix in (("user", users), ("item", items)):
-            if matrix is None:
-                continue
-            sizes[side] += matrix.shape[0]
-            away = matrix[::-1] - weights[f"{side}_feature_mean"]
-            for name in weights.keys() & set(TABLES[side]):
-                table, added = weights[name], weights[feature_name(name)]
-                said = away @ added.reshape(len(added), -1)
-                described = table[-1] + said.reshape(-1, *table.shape[1:])
-                weights[name] = np.concatenate(
-                    [table[:-1], described.astype(table.dtype), table[-1:]]
-                )
-        model._weights = weights
-        model._shape = replace(
-            self._shape, n_users=sizes["user"], n_items=sizes["item"]
-        )
-        return model
-
-    def _predict(
-        self,
-        users: np.ndarray,
-        items: np.ndarray,
-        features: np.ndarray,
-        return_std: bool,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        if return_std and self._shape.n_members == 1:
-            raise ValueError(
-                "return_std=True is the spread of the members' predictions, and this "
-                "fit had n_members=1; fit with n_members of 2 or more."
-            )
-        device = self._torch_device()
-        network = self._fitted_network(device, torch.float64)
-        features = self._units.standard_features(features)
-        mean, std = np.empty(len(users)), np.empty(len(users))
-        step = max(1, TILE_SIZE // _numbers_of_a_pair(self._shape))
-        for start in range(0, len(users), step):
-            tile = slice(start, start + step)
-            u, i, f = (
-                torch.from_numpy(values[tile]).to(device)
-                for values in (users, items, features)
-            )
-            score = network(u, i[:, None], f)[:, 0].cpu().numpy()
-            score = self._units.centre + self._units.scale * score
-            mean[tile] = score.mean(axis=1)
-            if return_std:
-                std[tile] = self._response(score).std(axis=1, ddof=1)
-        return mean, std if return_std else None
-
-    def _scorer(
-        self, rows: np.ndarray, columns: np.ndarray, device: torch.device
-    ) -> Callable[[slice], Fill]:
-        network, shape = self._fitted_network(device, torch.float32), self._shape
-        items = network.half("item", torch.from_numpy(columns).to(device))
-        item_bias = items.bias.mean(-1) + network.intercept.mean()
-
-        def score(tile: slice) -> Fill:
-            users = network.half("user", torch.from_numpy(rows[tile]).to(device))
-            user_bias = users.bias.mean(-1)
-
-            def fill(columns: slice, out: torch.Tensor) -> None:
-                torch.add(user_bias[:, None], item_bias[columns], out=out)
-                if shape.n_factors:
-                    # Members side by side: a sum of inner products is an inner product.
-                    p, q = users.factors.flatten(1), items.factors[columns].flatten(1)
-                    out.addmm_(p, q.T, alpha=1 / shape.n_members)
-                if shape.n_embedding:
-                    n_pairs = max(1, TILE_SIZE // _numbers_of_a_pair(shape))
-                    width = min(n_pairs, out.shape[1])
-                    for hidden, part in zip(
-                        items.hidden[columns].split(width),
-                        out.split(width, dim=1),
-                        strict=True,
-                    ):
-                        height = n_pairs // width
-                        for some, piece in zip(
-                            users.hidden[:, None].split(height),
-                            part.split(height),
-                            strict=True,
-                        ):
-                            piece += network.perceptron(some, hidden).mean(-1)
-
-            return fill
-
-        return score
-
-    def _ratings(self, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return self._response(self._units.centre + self._units.scale * scores)
-
-    def _vectors(self, side: Literal["user", "item"], rows: np.ndarray) -> np.ndarray:
-        if self._shape.n_embedding:
-            raise ValueError(
-                "Scores of a perceptron are no inner products; index vectors need a "
-                "fit with architecture='gmf'."
-            )
-        factors = self._weights[f"{side}_factors"][rows].reshape(len(rows), -1)
-        bias = self._weights[f"{side}_bias"][rows].mean(axis=1, keepdims=True)
-        ends = [bias, np.ones_like(bias)]
-        scale = np.float32(np.sqrt(self._shape.n_members))
-        return np.hstack(
-            [factors / scale, *(ends if side == "user" else reversed(ends))]
-        )
-
-    def _profiles(self, side: Literal["user", "item"]) -> tuple[np.ndarray, np.ndarray]:
-        """Scores against some of the other side, less what all or none share.
-
-        What rounding alone leaves of them is nothing.
-        """
-        n_users, n_items = self._shape.n_users, self._shape.n_items
-        rows, columns = np.arange(n_users), np.arange(n_items)
-        if side == "item":
-            rows = _spread(rows)
-        else:
-            columns = _spread(columns)
-        device = self._torch_device()
-        scores = torch.empty(len(rows), len(columns), device=device)
-        score = self._scorer(rows, columns, device)
-        score(slice(None))(slice(None), scores)
-        scores = scores.double().cpu().numpy()
-        least = MIN_SIGNAL * np.abs(scores).max()
-        scores -= scores.mean(axis=0)
-        scores -= scores.mean(axis=1, keepdims=True)
-        profiles = scores.T if side == "item" else scores
-        lengths = np.linalg.norm(profiles, axis=1)
-        is_nothing = np.abs(profiles).max(axis=1) < least
-        lengths[is_nothing | (lengths == 0)] = np.inf
-        return profiles.astype(np.float32), lengths.astype(np.float32)
-
-
-def _numbers_of_a_pair(shape: Shape) -> int:
-    """Most numbers that a layer holds of one pair, over all members."""
-    return shape.n_members * max(shape.n_factors, *shape.hidden_layer_sizes, 1)
-
-
-def _spread(rows: np.ndarray) -> np.ndarray:
-    """Some rows, far apart."""
-    chosen = np.linspace(0, len(rows) - 1, min(len(rows), N_PROFILE))
-    return rows[chosen.astype(np.int64)]

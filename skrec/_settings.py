@@ -52,6 +52,26 @@ def own_settings() -> Iterator[None]:
         yield
 
 
+def torch_device(name: str | torch.device) -> torch.device:
+    """The named device, if it is there; "auto" is CUDA or else the CPU."""
+    is_auto = str(name) == "auto"
+    if is_auto:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(name) == "cpu":
+        return torch.device("cpu")
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if is_auto:
+            # Such as in a forked process whose parent uses it.
+            return torch.device("cpu")
+        raise ValueError(
+            f"device={str(name)!r} is not available here: {error}. Use 'auto', 'cpu', "
+            "or a device of this machine such as 'cuda' or 'cuda:1'."
+        ) from error
+    return torch.device(name)
+
+
 class _DefaultDtype:
     """Default dtype float32 as long as any thread is inside."""
 

@@ -693,7 +693,7 @@ TRAINING = {
     "a learning rate that is too high": (
         lambda: fit_ncf(learning_rate_init=1e30, max_iter=3),
         FloatingPointError,
-        r"NCFRegressor diverged at epoch [123].*Lower learning_rate_init.*1e\+30",
+        r"Training diverged at epoch [123].*Lower learning_rate_init.*1e\+30",
     ),
     "nothing to fit": (
         lambda: fit(solver="adam", n_factors=0, biased=False),
@@ -749,7 +749,7 @@ PARTIAL_FIT = {
     "other factors": (
         lambda: fit_ncf().set_params(n_factors=3).partial_fit(X, Y),
         ValueError,
-        r"cannot go on from its last fit.*: n_factors \(was 2, now 3\)",
+        r"last fit.* had another network: n_factors \(was 2, now 3\)",
     ),
 }
 

@@ -138,7 +138,7 @@ def test_cold_users_get_what_they_are_predicted_to_like(model):
     # Scores of a cold user are of what anybody would give: see the page.
     if model.get_params().get("solver") in ("vb", "als", "gibbs"):
         pairs = pd.DataFrame({"user": 125, "item": items[0]})
-        apart = model._posterior.items.affinities(
+        apart = model._model.items.affinities(
             np.searchsorted(np.arange(N_ITEMS), items[0])
         )
         assert_allclose(model.predict(pairs) - apart, scores[0], atol=1e-4)
@@ -647,3 +647,18 @@ def test_a_table_that_holds_nothing_is_as_none(model, cell):
     if hasattr(model, "partial_fit"):
         model.partial_fit(cold, [1.0, 2.0], item_features=table)
         assert list(model.item_ids_) == [1, 2, 3, 4]
+
+
+def test_unknown_users_stay_when_described_ones_get_ratings():
+    X, y = make_ratings(60, 40, 1500, random_state=0)
+    ages = pd.DataFrame({"age": np.arange(60.0)}, index=range(60))
+    is_late = X["user"].to_numpy() >= 50
+    model = NCFRegressor(2, n_members=2, max_iter=2, random_state=0)
+    model.fit(X[~is_late], y[~is_late], user_features=ages)
+    further = X["item"].to_numpy()[is_late]
+    others = np.setdiff1d(X["item"][~is_late], further[:3])
+    pairs = pd.DataFrame({"user": 999, "item": others})
+    before = model.predict(pairs)
+    model.partial_fit(X[is_late][:3], y[is_late][:3])
+    assert len(model.user_ids_) > 50
+    assert_allclose(model.predict(pairs), before, rtol=1e-6)

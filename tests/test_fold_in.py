@@ -183,7 +183,7 @@ def test_a_new_user_is_where_the_objective_is_lowest(loss):
     before = model._grown_weights(np.array([-1]), rated)
     prior = np.append(before["user_factors"][0, 0], before["user_bias"][0, 0])
     q, c = before["item_factors"][:-1, 0], before["item_bias"][:-1, 0]
-    target = model._units.standard_ratings(ratings)
+    target = model._model.units.standard_ratings(ratings)
 
     def objective(p):
         score = q @ p[:2] + p[2] + c + before["intercept"][0]

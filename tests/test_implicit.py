@@ -141,7 +141,7 @@ def raw_units(raw_weights, monkeypatch):
     """Ratings are taken as they are, so that zeros do not change their units."""
 
     def of(data, **kwargs):
-        n_columns = data.features.shape[1]
+        n_columns = data.context.shape[1]
         return Units(0.0, 1.0, np.zeros(n_columns), np.ones(n_columns))
 
     monkeypatch.setattr(Units, "of", of)
@@ -183,7 +183,7 @@ def relative(model, weight):
 
 def in_standard_units(model, y, weight):
     """Standard ratings, and rows of users and items as float64 (p, b)."""
-    units = model._units
+    units = model._model.units
     centre, mean_square = 0.0, np.average(y**2, weights=weight)
     if model.biased and not model.unobserved_weight:
         centre = np.average(y, weights=weight)
@@ -426,7 +426,7 @@ def test_new_users_and_items_have_all_their_pairs(many_chosen):
 def test_a_new_user_of_vb_is_revised_by_the_conditional(biased):
     model = implicit("vb", biased=biased, n_factors=2)
     model.fit(X, None, WEIGHT).set_params(max_iter=1)
-    p, chosen, weight = model._posterior, np.array([2, 5, 6]), np.array([1.0, 2.5, 0.7])
+    p, chosen, weight = model._model, np.array([2, 5, 6]), np.array([1.0, 2.5, 0.7])
     precision = np.linalg.inv(p.users.prior_covariance[0, -1].astype(np.float64))
     information = precision @ p.users.prior_mean[0, -1]
     (alpha,), _ = p.users.relative_precisions(np.array([-1]))
@@ -442,7 +442,7 @@ def test_a_new_user_of_vb_is_revised_by_the_conditional(biased):
         precision = precision + beta * (np.outer(z, z) + S)
         information = information + beta * (z * (y[item] - offset) - along)
     model.partial_fit(pd.DataFrame({"user": 99, "item": chosen}), sample_weight=weight)
-    users = model._posterior.users
+    users = model._model.users
     expected = np.linalg.solve(precision, information)
     assert_allclose(users.mean[0, -1], expected, rtol=1e-3, atol=1e-4)
     expected = np.linalg.inv(precision)
@@ -570,7 +570,7 @@ def counterparts(rows, n_rows, n_others, side="user", other="item"):
 
 def test_a_pair_is_one_counterpart_however_often_it_is_rated():
     rows, y = pd.concat([RATED, RATED[::2]]), np.append(RATINGS, RATINGS[::2] % 5 + 1)
-    posterior = MFRegressor(2).fit(rows, y)._posterior
+    posterior = MFRegressor(2).fit(rows, y)._model
     for side, other, shape in (("user", "item", (40, 25)), ("item", "user", (25, 40))):
         found = getattr(posterior, f"{side}s").weights["counterparts"].mean_features
         expected = counterparts(RATED, *shape, side, other).mean(axis=0)
@@ -586,7 +586,7 @@ def test_rows_are_expected_where_their_counterparts_put_them(n_again):
     y = np.append(RATINGS, RATINGS[:n_again] % 5 + 1)
     weight = 1.0 + np.arange(len(rows)) % 2
     model = settled(MFRegressor(2, clip=False), rows, y, weight, rounds=5)
-    p = model._posterior
+    p = model._model
     for side, other, n_rows, n_others in (
         ("user", "item", *n_shape),
         ("item", "user", *n_shape[::-1]),
@@ -631,7 +631,7 @@ def test_new_users_come_close_to_a_refit():
 
 def test_a_new_user_is_expected_where_its_items_put_it():
     model = MFRegressor(3).fit(RATED[~NEW], RATINGS[~NEW])
-    users = model._posterior.users
+    users = model._model.users
     B = users.weights["counterparts"]
     # Two items of the fit, each rated, one of them twice; and one that it lacks.
     rows = pd.DataFrame({"user": 99, "item": [4, 20, 20, 777]})
@@ -640,7 +640,7 @@ def test_a_new_user_is_expected_where_its_items_put_it():
     mean = users.prior_mean[0, -1] + f @ B.mean[0]
     covariance = users.own_covariance[0] + f @ f * B.covariance[0]
     after = copied(model).partial_fit(rows, [1.0, 5.0, 4.0, 2.0], np.full(4, 1e-9))
-    found = after._posterior.users
+    found = after._model.users
     assert_allclose(found.mean[0, -1], mean, rtol=1e-4, atol=1e-5)
     atol = 1e-4 * np.abs(covariance).max()
     assert_allclose(found.covariance[0, -1], covariance, rtol=1e-3, atol=atol)
@@ -667,7 +667,7 @@ def unknown_counterpart(model, side, rows, weight, said=None):
     The counterpart is a typical one, and then has the mean of what sets those apart
     that the row has ratings with, as if one like any other were among them.
     """
-    p, other = model._posterior, "item" if side == "user" else "user"
+    p, other = model._model, "item" if side == "user" else "user"
     mine, others = getattr(p, f"{side}s"), getattr(p, f"{other}s")
     k, predicted = p.n_factors, np.full(len(mine.count), p.centre)
     n_draws = len(mine.mean)
@@ -706,7 +706,7 @@ def test_an_unknown_counterpart_is_taken_for_one_of_a_rows_own(affine_model, sid
 
 def test_nothing_sets_a_pair_apart_of_which_both_are_unknown(affine_model):
     model = affine_model.fit(RATED, RATINGS)
-    p, k = model._posterior, 3
+    p, k = model._model, 3
     m, n = (
         (side.prior_mean[:, -1] + side.typical).astype(float)
         for side in (p.users, p.items)
@@ -730,7 +730,7 @@ def test_what_describes_users_sets_nobody_apart():
     traits = pd.DataFrame(rng.normal(size=(42, 2)), columns=["age", "size"])
     y = RATINGS + traits["age"].to_numpy()[RATED["user"]]
     model = MFRegressor(3, clip=False).fit(RATED, y, user_features=traits)
-    users = model._posterior.users
+    users = model._model.users
     B = users.weights["described"]
     rated = traits[:40]
     standard = (rated - rated.mean()) / rated.std(ddof=0)
@@ -746,12 +746,12 @@ def test_what_describes_users_sets_nobody_apart():
 def test_affinities_follow_further_ratings():
     model = MFRegressor(3, solver="als", reg=2.0, clip=False)
     model.fit(RATED[~NEW], RATINGS[~NEW])
-    p, before = model._posterior, model._posterior.items.affinities(np.arange(25))
+    p, before = model._model, model._model.items.affinities(np.arange(25))
     model.partial_fit(RATED[NEW], RATINGS[NEW])
-    after = model._posterior.items
+    after = model._model.items
     new = RATED[NEW]
-    x, z = after.mean[0].astype(float), model._posterior.users.mean[0].astype(float)
-    z = z - model._posterior.users.typical[0]
+    x, z = after.mean[0].astype(float), model._model.users.mean[0].astype(float)
+    z = z - model._model.users.typical[0]
     liking = (x[new["item"], :3] * z[new["user"], :3]).sum(1) + z[new["user"], 3]
     total = p.items.affinity + np.bincount(new["item"], liking, 25)
     count = np.bincount(RATED["item"], minlength=25)

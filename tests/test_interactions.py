@@ -293,7 +293,7 @@ def as_written(data):
         data.user_ids[data.users],
         data.item_ids[data.items],
         data.rating,
-        *data.features.T,
+        *data.context.T,
         strict=True,
     )
     return dict(zip(rows, data.weight, strict=True))

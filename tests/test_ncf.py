@@ -54,8 +54,8 @@ def small(**params):
 
 def by_hand(model, X):
     """Predictions of every member, from the fitted arrays and the equation."""
-    weights = {name: w.astype(np.float64) for name, w in model._weights.items()}
-    units, act = model._units, ACTIVATIONS[model.activation]
+    weights = {name: w.astype(np.float64) for name, w in model._model.weights.items()}
+    units, act = model._model.units, ACTIVATIONS[model.activation]
     u, i = (
         pd.Index(ids).get_indexer(X.iloc[:, column])
         for column, ids in enumerate((model.user_ids_, model.item_ids_))
@@ -132,7 +132,7 @@ def test_one_network_knows_no_spread():
 def test_tiles_of_predict_do_not_matter(monkeypatch):
     model = small().fit(TIMED, Y)
     mean, std = model.predict(TIMED, return_std=True)
-    monkeypatch.setattr("skrec._ncf.TILE_SIZE", 100)
+    monkeypatch.setattr("skrec._gradient.fitted.TILE_SIZE", 100)
     tiled_mean, tiled_std = model.predict(TIMED, return_std=True)
     assert_allclose(tiled_mean, mean, rtol=1e-12)
     assert_allclose(tiled_std, std, rtol=1e-9, atol=1e-12)
@@ -213,7 +213,7 @@ def fitted(request):
 @pytest.fixture(params=["one tile", "many tiles"])
 def tiles(request, monkeypatch):
     if request.param == "many tiles":
-        monkeypatch.setattr("skrec._ncf.TILE_SIZE", 500)
+        monkeypatch.setattr("skrec._gradient.fitted.TILE_SIZE", 500)
         monkeypatch.setattr("skrec._topk.TILE_BYTES", 2000)
         monkeypatch.setattr("skrec._topk.MAX_TILE_COLUMNS", 7)
 

@@ -16,6 +16,7 @@ from sklearn.model_selection import KFold, learning_curve
 
 from skrec import MFRegressor
 from skrec._alternating.posterior import FactorSums, Patched
+from skrec._data.seen import SeenItems
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(60, 40, 1600, random_state=0)
@@ -153,13 +154,13 @@ def test_a_new_user_gets_recommendations_at_once(solver):
 
 def spreads(model, side):
     """Covariances of rows whose ids were known before."""
-    covariance = getattr(model._posterior, f"{side}s").covariance[0]
+    covariance = getattr(model._model, f"{side}s").covariance[0]
     return covariance.astype(np.float64) / noise_of_penalty(model)
 
 
 def noise_of_penalty(model):
     """What covariances are relative to where they say how a penalty holds rows."""
-    posterior = model._posterior
+    posterior = model._model
     return 1.0 if posterior.knows_variance else posterior.noise_variance
 
 
@@ -167,7 +168,7 @@ def test_ratings_take_away_uncertainty(solver):
     before, after = grown(solver, implicit_features=False)
     for side, n_known, n_untouched in (("user", 50, 40), ("item", 34, 24)):
         old, new = spreads(before, side), spreads(after, side)
-        prior = getattr(before._posterior, f"{side}s").prior_covariance[0, -1]
+        prior = getattr(before._model, f"{side}s").prior_covariance[0, -1]
         prior = prior / noise_of_penalty(before)
         assert_allclose(new[:n_untouched], old[:n_untouched], rtol=1e-6)
         was = np.concatenate(
@@ -211,7 +212,7 @@ def conditional(model, solver, user, items, ratings):
 
     A sweep that is also the last one sees the items as they are before it.
     """
-    p = model._posterior
+    p = model._model
     k = p.n_factors
     row = np.flatnonzero(model.user_ids_ == user)
     row = np.append(row, -1)[:1]
@@ -249,7 +250,7 @@ def test_a_user_is_revised_by_the_conditional(solver, user):
     covariance /= noise_of_penalty(model)
     model.partial_fit(pairs(user, items), ratings)
     row = np.flatnonzero(model.user_ids_ == user)[0]
-    users = model._posterior.users
+    users = model._model.users
     assert_allclose(users.mean[0, row], mean, rtol=1e-3, atol=1e-4)
     scale = np.abs(covariance).max()
     found = users.covariance[0, row] / noise_of_penalty(model)
@@ -259,7 +260,7 @@ def test_a_user_is_revised_by_the_conditional(solver, user):
 def test_als_makes_of_all_ratings_what_its_penalty_asks():
     # A fit that has converged, so that the row and its covariance belong together.
     model = fit("als", max_iter=5000, tol=0).set_params(max_iter=1)
-    p, scale = model._posterior, np.std(Y[OLD])
+    p, scale = model._model, np.std(Y[OLD])
     z = np.hstack([p.items.mean[0][:, :3] * scale**-0.5, np.ones((34, 1))])
     target = (Y - p.centre - model.item_biases_[X["item"].clip(upper=33)]) / scale
     of_user = OLD & (X["user"] == 3).to_numpy()
@@ -293,7 +294,7 @@ def test_new_rows_start_at_the_prior_of_their_side(solver):
     before = fit(solver, implicit_features=False)
     after = copied(before).partial_fit(pairs([99], 99), [1.0], [1e-9])
     for side in ("users", "items"):
-        old, new = (getattr(model._posterior, side) for model in (before, after))
+        old, new = (getattr(model._model, side) for model in (before, after))
         assert_allclose(new.mean[0, -1], old.prior_mean[0, -1], rtol=1e-5, atol=1e-6)
         prior = old.prior_covariance[0, -1]
         scale = np.abs(prior).max()
@@ -370,7 +371,7 @@ def test_effects_of_features_are_learned_further(solver):
     apart = abs(after.coef_[0] - refit.coef_[0])
     assert apart < abs(before.coef_[0] - refit.coef_[0]) / 2
     assert abs(after.coef_[0] - 0.1) < 0.01
-    assert after._posterior.coef_covariance < before._posterior.coef_covariance / 2
+    assert after._model.coef_covariance < before._model.coef_covariance / 2
 
 
 def test_attributes_make_up_the_predictions(solver):
@@ -566,7 +567,7 @@ FAILURES = {
         {},
         (ROWS, RATINGS),
         ValueError,
-        "revises what the last fit believed, and needs its covariances: fit with "
+        "updates the posterior of the last fit, and needs its covariances: fit with "
         "solver='vb' or 'als' and store_covariance=True",
     ),
     **{
@@ -607,7 +608,7 @@ def test_an_interruption_changes_nothing(solver, monkeypatch):
         raise KeyboardInterrupt
 
     # The last step, when all else has been stored.
-    monkeypatch.setattr(MFRegressor, "_rating_range", interrupted)
+    monkeypatch.setattr(SeenItems, "grown", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.partial_fit(X[NEW], Y[NEW])
     assert fitted_state(model) == state
@@ -715,17 +716,17 @@ def test_covariances_are_those_of_a_table_however_often_they_are_revised(
         single = copied(model).partial_fit(rows, [3.0, 4.0, 5.0])
         model.partial_fit(rows, [3.0, 4.0, 5.0])
         for side, known in expected.items():
-            found = getattr(single._posterior, f"{side}s").covariance[0]
+            found = getattr(single._model, f"{side}s").covariance[0]
             ids = getattr(single, f"{side}_ids_")
             for id_, row in known.items():
                 if id_ not in rows[side].to_numpy():
                     assert_array_equal(found[list(ids).index(id_)], row)
             known |= dict(zip(ids, found, strict=True))
-            ours = getattr(model._posterior, f"{side}s").covariance
+            ours = getattr(model._model, f"{side}s").covariance
             assert_array_equal(ours[0], found)
             assert_array_equal(ours[0, [3, 1]], found[[3, 1]])
     for side in expected:
-        covariance = getattr(model._posterior, f"{side}s").covariance
+        covariance = getattr(model._model, f"{side}s").covariance
         assert isinstance(covariance, Patched)
         n_revised = len(covariance.revised)
         assert n_revised == ({"user": 18, "item": 11}[side] if most else 0)
@@ -734,17 +735,17 @@ def test_covariances_are_those_of_a_table_however_often_they_are_revised(
 def test_seen_items_after_further_rows_are_those_of_one_fit(solver):
     _, model = grown(solver)
     whole = fit(solver, rows=OLD | NEW)
-    assert_array_equal(model._seen_items, whole._seen_items)
-    assert_array_equal(model._seen_offsets, whole._seen_offsets)
+    assert_array_equal(model._seen.items, whole._seen.items)
+    assert_array_equal(model._seen.offsets, whole._seen.offsets)
     again = model.partial_fit(X[NEW], Y[NEW])
-    assert_array_equal(again._seen_items, whole._seen_items)
+    assert_array_equal(again._seen.items, whole._seen.items)
 
 
 def test_sums_of_factors_follow_further_rows(solver):
     """What similarity compares is that of all rows, as if summed anew."""
     _, model = grown(solver)
     for side in ("user", "item"):
-        rows = getattr(model._posterior, f"{side}s")
+        rows = getattr(model._model, f"{side}s")
         factors = rows.mean[..., :3]
         anew = FactorSums.of(factors)
         for sums in (rows.factor_sums, anew):

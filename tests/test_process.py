@@ -21,6 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
 
 from skrec import MFRegressor, NCFRegressor
+from skrec._data.seen import SeenItems
 from skrec._settings import own_settings
 from skrec._threads import torch_threads
 from skrec.datasets import make_ratings
@@ -325,7 +326,7 @@ def test_readers_meet_a_model_before_or_after_further_rows(name):
             assert_allclose(model.predict(X), before, rtol=1e-12)
             assert (model.recommend([3], n_items=2, exclude_seen=False) >= -8).all()
         writer.join()
-    assert len(model.user_ids_) == len(model._seen_offsets) - 1 == 48
+    assert len(model.user_ids_) == len(model._seen.offsets) - 1 == 48
 
 
 def test_a_copy_is_left_alone_by_later_fits():
@@ -375,9 +376,8 @@ def test_nothing_is_published_before_the_end(name, method, monkeypatch):
                 model.fit(wider, np.append(Y, 3.0))
             model.set_callbacks()
         else:
-            hook = "_seen_after"
             monkeypatch.setattr(
-                type(model), hook, lambda *_: (_ for _ in ()).throw(KeyError)
+                SeenItems, "grown", lambda *_: (_ for _ in ()).throw(KeyError)
             )
             with pytest.raises(KeyError):
                 model.partial_fit(FURTHER, [5.0, 4.0, 1.0])

@@ -41,8 +41,8 @@ def fitted(request):
 def with_ties():
     """A model whose scores are small integers, so that many are equal and all exact."""
     model = MFRegressor(n_factors=2, solver="als").fit(X, Y)
-    posterior = model._posterior
-    model._posterior = replace(
+    posterior = model._model
+    model._model = replace(
         posterior,
         users=replace(posterior.users, mean=np.round(2 * posterior.users.mean)),
         items=replace(posterior.items, mean=np.round(2 * posterior.items.mean)),
@@ -440,7 +440,7 @@ def test_nothing_is_alike_in_a_network_of_biases_alone(architecture):
     model = NCFRegressor(4, architecture=architecture, max_iter=2, random_state=0)
     model.fit(X, Y)
     assert (model.similar_items([3], 30, return_scores=True)[1] != 0).all()
-    for name, weight in model._weights.items():
+    for name, weight in model._model.weights.items():
         if not name.endswith("bias"):
             weight[:] = 0
     for similar in (model.similar_items, model.similar_users):

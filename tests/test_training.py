@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 
 from skrec import MFRegressor, NCFRegressor
 from skrec._data.weights import Weighting
-from skrec._gradient.training import NetworkRecommender
+from skrec._gradient.solver import GradientSolver
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(40, 30, 600, random_state=0)
@@ -267,11 +267,11 @@ def test_early_stopping_keeps_the_best_weights(stopped):
 def test_the_best_validation_score_is_that_of_the_fit(estimator, monkeypatch):
     parts = []
 
-    def split(self, samples, random_state, split=NetworkRecommender._split):
+    def split(self, samples, random_state, split=GradientSolver._split):
         parts.append(split(self, samples, random_state))
         return parts[0]
 
-    monkeypatch.setattr(NetworkRecommender, "_split", split)
+    monkeypatch.setattr(GradientSolver, "_split", split)
     monkeypatch.setattr(Weighting, "applied", lambda self, data: data)
     weight = 1 + np.arange(len(Y)) % 3
     model = estimator.set_params(early_stopping=True, validation_fraction=0.2)
@@ -348,7 +348,7 @@ def test_a_warm_start_refuses_another_architecture(estimator):
     model = estimator.set_params(warm_start=True).fit(X, Y)
     with pytest.raises(
         ValueError,
-        match=r"cannot go on from its last fit.*: n_factors \(was 2, now 3\).*"
+        match=r"last fit.* had another network: n_factors \(was 2, now 3\).*"
         r"warm_start=False",
     ):
         model.set_params(n_factors=3).fit(X, Y)
@@ -526,11 +526,11 @@ def test_a_high_penalty_leaves_the_mean(estimator):
 def test_an_epoch_of_default_batches_is_about_forty_steps(estimator, monkeypatch):
     sizes = []
 
-    def plan(self, n_samples, plan=NetworkRecommender._plan):
+    def plan(self, n_samples, plan=GradientSolver._plan):
         sizes.append(plan(self, n_samples).batch_size)
         return plan(self, n_samples)
 
-    monkeypatch.setattr(NetworkRecommender, "_plan", plan)
+    monkeypatch.setattr(GradientSolver, "_plan", plan)
     model = estimator.set_params(batch_size=None, max_iter=1)
     rows, y = make_ratings(100, 100, 4000, random_state=0)
     model.fit(rows, y)

@@ -3,12 +3,13 @@
 Quickstart: from ratings to recommendations
 ===========================================
 
-Ratings go in, and a model of them comes out. How far is it from ratings that it has not
-seen, compared with two simple baselines? How sure is it? And what does it recommend?
+This example fits :class:`~skrec.MFRegressor` to ratings and compares its error on
+held-out ratings with those of two baselines. Then it shows a grid search, prediction
+intervals, recommendations and similar items.
 
-The ratings are synthetic, because then it is known how well they can be predicted
-at best. As a script, the example also runs on real ratings, either downloaded from
-GroupLens by name or read from a file::
+The ratings are synthetic, so the lowest possible error is known. As a script, the
+example also runs on real ratings, downloaded from GroupLens by name or read from a
+file::
 
     python docs/examples/plot_quickstart.py
     python docs/examples/plot_quickstart.py --movielens 100k
@@ -21,9 +22,9 @@ A file is a MovieLens archive under its published name, or an ``.npz`` with the 
 # %%
 # The ratings
 # -----------
-# Any table with a column of users, a column of items and a rating will do. These lines
-# make one, or read one where the command line names it. The noise floor is known for
-# synthetic ratings only, titles are known for MovieLens archives only.
+# The model needs a table with a column of users, a column of items and a rating. These
+# lines draw one, or read the one that the command line names. Synthetic ratings have a
+# known noise floor, and MovieLens archives have titles.
 
 import argparse
 import time
@@ -82,7 +83,7 @@ print(
 # %%
 # Training and test ratings
 # -------------------------
-# A random fifth of the ratings is held out. No model sees it before it is scored on it.
+# A random fifth of the ratings is held out, to test the models.
 
 rows = np.arange(len(y))
 train, test = train_test_split(rows, test_size=0.2, random_state=0)
@@ -93,10 +94,9 @@ print(f"{len(train):,} of them train the models; {len(test):,} are held out for 
 # %%
 # A model and two baselines
 # -------------------------
-# The first baseline answers every question with the mean of the training ratings. The
-# second one, a model without factors, knows how generous each user is and how good each
-# item is, but nothing of taste. :class:`~skrec.MFRegressor` adds taste: factors of
-# users and items. It has nothing that must be tuned first.
+# The first baseline predicts the mean of the training ratings. The second, a model
+# without factors, has a bias for each user and each item. :class:`~skrec.MFRegressor`
+# adds factors of users and items, which represent taste. Its defaults need no tuning.
 #
 # Errors are root mean squared errors (RMSE), in units of the ratings.
 
@@ -127,16 +127,16 @@ if expected is not None:
     )
     print(
         "\nThe noise floor is the error of the expected ratings, around which the data"
-        "\nwere drawn: only luck gets below it. Of the way from the mean to the floor,"
-        f"\nthe model goes {gain / possible:.0%}."
+        "\nwere drawn: no model beats it on average. The model has"
+        f"\n{gain / possible:.0%} of the possible gain over the mean."
     )
 print(f"\nThe model was fitted in {seconds:.1f} seconds.")
 
 # %%
-# How many factors?
-# -----------------
+# The number of factors
+# ---------------------
 # :class:`~skrec.MFRegressor` is a scikit-learn estimator, so scikit-learn's grid search
-# answers that. It splits the training ratings; the held-out ones are not used.
+# can select `n_factors`. It uses the training ratings only.
 
 search = GridSearchCV(
     MFRegressor(),
@@ -160,12 +160,11 @@ print(
 )
 
 # %%
-# How sure is the model?
-# ----------------------
-# With ``return_std=True`` it also returns a standard deviation: how far a new rating
-# falls from the predicted one, the noise of ratings included. A prediction plus and
-# minus 1.645 standard deviations is meant to hold 90 % of the ratings. The ends of such
-# an interval can lie beyond the scale.
+# Prediction intervals
+# --------------------
+# With ``return_std=True``, ``predict`` also returns the standard deviation of a new
+# rating about the predicted one, noise included. The prediction plus and minus 1.645
+# standard deviations is a nominal 90 % interval. Its ends can lie beyond the scale.
 
 predicted, std = model.predict(X_test, return_std=True)
 margin = norm.ppf(0.95) * std
@@ -182,14 +181,14 @@ for row in range(5):
     )
 
 # %%
-# Ten items for a user
-# --------------------
-# What a user has rated already is left out. Users and items keep the ids that they have
-# in the table; there is nothing to number.
+# Recommendations
+# ---------------
+# ``recommend`` returns the items with the highest predicted ratings, without those that
+# the user has rated. Users and items keep their ids.
 
 
 def title_of(item):
-    """What is printed of an item: its title where it is known."""
+    """Title of an item, or its id."""
     return titles.get(item, f"item {item}")
 
 
@@ -211,10 +210,10 @@ for item, score in zip(items[0], scores[0], strict=True):
     print(f"    {score:5.2f}  {title_of(item)}")
 
 # %%
-# Items like an item
-# ------------------
-# Two items are alike where the same users like them. Their cosine is 1 where the model
-# cannot tell them apart by taste, and near 0 where they have nothing in common.
+# Similar items
+# -------------
+# Two items are similar if the same users like them. The cosine of their taste profiles
+# is 1 if the profiles agree, and near 0 if they are unrelated.
 
 popular = X_train["item"].mode()[0]
 items, cosines = model.similar_items([popular], n_items=5, return_scores=True)
@@ -225,8 +224,8 @@ for item, cosine in zip(items[0], cosines[0], strict=True):
     print(f"    {cosine:5.2f}  {title_of(item)}")
 
 # %%
-# The errors side by side
-# -----------------------
+# Comparison of errors
+# --------------------
 
 if plt is not None:
     labels = ["mean", "biases only", "MFRegressor"]

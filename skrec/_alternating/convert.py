@@ -141,12 +141,11 @@ def in_rating_units(
         items=rows(state.items, problem.items, any_item, users_apart),
         n_factors=layout.n_factors,
         centre=units.centre,
-        feature_mean=units.feature_mean,
-        feature_scale=units.feature_scale,
         coef=coef,
         coef_covariance=root.T @ root,
         noise_variance=units.scale**2 * state.noise_variance,
         knows_variance=knows_variance,
+        units=units,
     )
 
 
@@ -235,7 +234,7 @@ def as_state(
 
     feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
     coef_scale = feature_scale / units.scale
-    ratio = feature_scale / last.feature_scale / units.scale
+    ratio = feature_scale / last.units.feature_scale / units.scale
     with np.errstate(over="ignore", invalid="ignore"):
         coef = last.coef * coef_scale
         coef_covariance = last.coef_covariance * ratio * ratio[:, None]
@@ -369,12 +368,11 @@ def as_posterior(weights: dict[str, np.ndarray], units: Units) -> Posterior:
         items=items,
         n_factors=users.mean.shape[2] - biased,
         centre=units.centre + units.scale * intercept,
-        feature_mean=units.feature_mean,
-        feature_scale=units.feature_scale,
         coef=coef.astype(np.float64) * units.scale / units.feature_scale,
         coef_covariance=np.zeros((n_features, n_features)),
         noise_variance=np.nan,
         knows_variance=False,
+        units=units,
     )
 
 

@@ -8,14 +8,18 @@ on are rows of which nothing but features is known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
+import torch
 from scipy import sparse
 
+from .._data.units import Units
 from .._data.vocabulary import Growth
+from .._interfaces import Model, Objective
+from .._topk import Fill, inner_products
 
 # Blocks of features: what the user of the package says of rows, and whom they have
 # ratings with.
@@ -301,8 +305,8 @@ class Rows:
             },
         )
 
-    def describing(self, matrix: sparse.csr_array) -> Rows:
-        """These rows, and row -2 - j for what row j of features says of it."""
+    def with_cold_rows(self, matrix: sparse.csr_array) -> Rows:
+        """These rows, and row -2 - j by row j of side features."""
         weights = self.weights[DESCRIBED]
         shift, covariance = weights.said_of(matrix[::-1])
         mean, rest = self.prior_mean[:, -1:], self.prior_covariance[:, -1:]
@@ -430,8 +434,8 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Posterior:
-    """Belief of y = centre + b_u + c_i + p_u·q_i + (f − feature_mean)·coef + noise.
+class Posterior(Model):
+    """Posterior of y = centre + b_u + c_i + p_u·q_i + (x − x̄)·coef + noise.
 
     Attributes
     ----------
@@ -439,42 +443,43 @@ class Posterior:
     n_factors : int
         A bias, if there is one, stands behind the factors of a row.
     centre : float
-    feature_mean, feature_scale : ndarray of shape (n_features,)
-    coef : ndarray of shape (n_features,)
-    coef_covariance : ndarray of shape (n_features, n_features)
-        Of the coefficients of features in units of `feature_scale`.
+    coef : ndarray of shape (n_context,)
+    coef_covariance : ndarray of shape (n_context, n_context)
+        Of the coefficients of context in units of its scale.
     noise_variance : float
     knows_variance : bool
         Whether the covariances or the draws are those of a posterior; around points
         they only say how firmly a row is held.
+    units : Units
+        Of the ratings and the context of the fit.
+    objective : Objective
+    rating_range : tuple of float
     """
 
     users: Rows
     items: Rows
     n_factors: int
     centre: float
-    feature_mean: np.ndarray
-    feature_scale: np.ndarray
     coef: np.ndarray
     coef_covariance: np.ndarray
     noise_variance: float
     knows_variance: bool
+    units: Units
+    objective: Objective = field(default_factory=Objective)
+    rating_range: tuple[float, float] = (-np.inf, np.inf)
 
     @classmethod
     def average(cls, draws: Sequence[Posterior]) -> Posterior:
-        """The belief that predicts the mean of what draws predict."""
+        """The posterior whose predictions are the mean of those of draws."""
         coefs = np.stack([draw.coef for draw in draws])
         deviations = (coefs - coefs.mean(axis=0)) * np.nan_to_num(
-            draws[0].feature_scale, posinf=0
+            draws[0].units.feature_scale, posinf=0
         )
         covariances = [draw.coef_covariance for draw in draws]
-        return cls(
+        return replace(
+            draws[0],
             users=Rows.stack([draw.users for draw in draws]),
             items=Rows.stack([draw.items for draw in draws]),
-            n_factors=draws[0].n_factors,
-            centre=draws[0].centre,
-            feature_mean=draws[0].feature_mean,
-            feature_scale=draws[0].feature_scale,
             coef=coefs.mean(axis=0),
             coef_covariance=np.mean(covariances, axis=0)
             + deviations.T @ deviations / len(draws),
@@ -484,23 +489,61 @@ class Posterior:
 
     @property
     def intercept(self) -> float:
-        """The prediction but for rows, at features of 0."""
-        return self.centre - float(self.coef @ self.feature_mean)
+        """Prediction without rows, at a context of 0."""
+        return self.centre - float(self.coef @ self.units.feature_mean)
 
     @property
     def row_size(self) -> int:
         """Length of a row: the number of factors, plus one for a bias."""
         return self.users.mean.shape[2]
 
-    def describing(self, **matrices: sparse.csr_array | None) -> Posterior:
-        """The same belief, with `Rows.describing` of the sides that have features."""
-        given = {side: m for side, m in matrices.items() if m is not None}
-        if not given:
-            return self
+    def with_cold_rows(
+        self, users: sparse.csr_array | None, items: sparse.csr_array | None
+    ) -> Self:
+        given = {"users": users, "items": items}
         return replace(
             self,
-            **{side: getattr(self, side).describing(given[side]) for side in given},
+            **{
+                side: getattr(self, side).with_cold_rows(matrix)
+                for side, matrix in given.items()
+                if matrix is not None
+            },
         )
+
+    def predict(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        context: np.ndarray,
+        return_std: bool,
+        device: torch.device,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        mean = self.objective.response(self.mean(users, items, context))
+        if not return_std:
+            return mean, None
+        if not self.knows_variance:
+            raise ValueError(
+                "return_std=True needs a fit with solver='vb' and "
+                "store_covariance=True, or with solver='gibbs', which the last one was "
+                "not."
+            )
+        return mean, np.sqrt(self.variance(users, items, context))
+
+    def scorer(
+        self, users: np.ndarray, items: np.ndarray, device: torch.device
+    ) -> Callable[[slice], Fill]:
+        vectors = np.require(self.item_rows(items), requirements="W")
+        vectors = torch.from_numpy(vectors).to(device)
+
+        def score(tile: slice) -> Fill:
+            queries = torch.from_numpy(self.user_rows(users[tile]))
+            return inner_products(queries.to(device), vectors)
+
+        return score
+
+    def scores_to_ratings(self, scores: np.ndarray, users: np.ndarray) -> np.ndarray:
+        bias = self.bias("user", users)[:, None]
+        return self.objective.response(scores + bias + self.centre)
 
     def scaled(self, ratio: float) -> Posterior:
         """The same points, held by a penalty relative to other noise."""
@@ -521,7 +564,7 @@ class Posterior:
         )
 
     def taking(self, users: np.ndarray, items: np.ndarray) -> Posterior:
-        """The same belief of numbered rows alone."""
+        """The posterior of numbered rows alone."""
         return replace(
             self,
             users=self.users.taking(users),
@@ -530,18 +573,18 @@ class Posterior:
 
     def merged(
         self,
-        revised: Posterior,
+        updated: Posterior,
         users: Growth,
         items: Growth,
     ) -> Posterior:
-        """The same belief but for what is `revised`: rows that were `given`."""
+        """A posterior with `updated` for the rows that were given."""
         return replace(
-            revised,
-            users=self.users.merged(revised.users, users, items),
-            items=self.items.merged(revised.items, items, users),
+            updated,
+            users=self.users.merged(updated.users, users, items),
+            items=self.items.merged(updated.items, items, users),
         )
 
-    def mean(self, u: np.ndarray, i: np.ndarray, features: np.ndarray) -> np.ndarray:
+    def mean(self, u: np.ndarray, i: np.ndarray, context: np.ndarray) -> np.ndarray:
         """E[y] of pairs of row numbers, in float64."""
         total = np.zeros(len(u))
         for x, z in zip(self.users.means(u), self.items.means(i), strict=True):
@@ -553,17 +596,15 @@ class Posterior:
         ):
             if unknown.any():
                 total[unknown] += rows.affinities(met[unknown])
-        linear = (features - self.feature_mean) @ self.coef
+        linear = (context - self.units.feature_mean) @ self.coef
         return self.centre + linear + total
 
-    def variance(
-        self, u: np.ndarray, i: np.ndarray, features: np.ndarray
-    ) -> np.ndarray:
+    def variance(self, u: np.ndarray, i: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Var[y] of pairs of row numbers, noise included, in float64."""
         noise = self.users.dispersions(u) * self.items.dispersions(i)
         variance = self.noise_variance * noise
-        f = (features - self.feature_mean) / self.feature_scale
-        variance += np.einsum("nj,jk,nk->n", f, self.coef_covariance, f)
+        x = self.units.standard_features(context)
+        variance += np.einsum("nj,jk,nk->n", x, self.coef_covariance, x)
         for start in range(0, len(u), TILE_SIZE):
             tile = slice(start, start + TILE_SIZE)
             variance[tile] += self._product_variance(u[tile], i[tile])
@@ -614,7 +655,17 @@ class Posterior:
             std, np.nan
         )
 
-    def vectors(self, side: str, rows: np.ndarray) -> np.ndarray:
+    def factors(self, side: Literal["users", "items"]) -> np.ndarray:
+        """Mean factors of all rows."""
+        return getattr(self, side).mean.mean(axis=0)[:, : self.n_factors]
+
+    def biases(self, side: Literal["users", "items"]) -> np.ndarray:
+        """Mean biases of all rows; 0 without biases."""
+        return getattr(self, side).mean.mean(axis=0)[:, self.n_factors :].sum(axis=1)
+
+    def index_vectors(
+        self, side: Literal["user", "item"], rows: np.ndarray
+    ) -> np.ndarray:
         """Vectors of rows whose inner products are E[b + c + p·q], in float32.
 
         All draws stand side by side. A bias meets a 1 of the other side.
@@ -649,7 +700,9 @@ class Posterior:
         bias = [mean[:, self.n_factors :].sum(axis=1) for mean in means]
         return np.mean(bias, axis=0)
 
-    def profiles(self, side: str) -> tuple[np.ndarray, np.ndarray]:
+    def profiles(
+        self, side: Literal["user", "item"], device: torch.device
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of rows whose inner products are those of their taste profiles.
 
         An item's profile is the vector of p_u·q_i over all users u, about its mean: two
@@ -657,6 +710,10 @@ class Posterior:
         come with them, inf where a profile is negligible beside those that the prior
         expects.
         """
+        if self.n_factors == 0:
+            raise ValueError(
+                "Similarity compares factors, but this model has n_factors=0."
+            )
         rows, others = self.users, self.items
         if side == "item":
             rows, others = others, rows

@@ -52,10 +52,12 @@ def without_index(table: nw.DataFrame) -> nw.DataFrame:
 
 
 def as_frame(X: Any) -> Any:
-    """A pandas, polars or pyarrow table as one of narwhals; anything else as it is.
+    """A table or structured array as a table of narwhals; anything else as it is.
 
     Columns of pandas have numbers for names where two names are equal.
     """
+    if isinstance(X, np.ndarray) and X.dtype.names:
+        X = pd.DataFrame(X)
     try:
         frame = nw.from_native(X, eager_only=True, pass_through=True)
     except nw.exceptions.DuplicateError:

@@ -7,18 +7,19 @@ stand in (user, item) order, and equal rows are one row with their weights summe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import sparse
 
 from .reading import Columns
+from .seen import SeenItems
 from .vocabulary import Growth, Ids
 
 
 @dataclass(frozen=True)
-class Described:
-    """What is said of the ids of one side, in columns of numbers.
+class SideFeatures:
+    """Features of the ids of one side, in columns of numbers.
 
     Attributes
     ----------
@@ -42,11 +43,10 @@ class Interactions:
     users, items : ndarray of shape (n_rows,), dtype int64
         Row numbers of each rating's user and item.
     rating, weight : ndarray of shape (n_rows,), dtype float64
-    features : ndarray of shape (n_rows, n_further_columns), dtype float64
-    described : dict of str to Described
-        What is said of the ids of a "user" and of an "item", if anything.
-    growths : tuple of Growth of users and items, or None
-        How the ids have grown, where these rows are further ones.
+    context : ndarray of shape (n_rows, n_context), dtype float64
+        Further columns of X.
+    side_features : dict of str to SideFeatures
+        Of the "user" and of the "item", if there are any.
     """
 
     user_ids: np.ndarray
@@ -55,16 +55,15 @@ class Interactions:
     items: np.ndarray
     rating: np.ndarray
     weight: np.ndarray
-    features: np.ndarray
-    described: dict[str, Described] = field(default_factory=dict)
-    growths: tuple[Growth, Growth] | None = None
+    context: np.ndarray
+    side_features: dict[str, SideFeatures] = field(default_factory=dict)
 
     @classmethod
     def from_columns(
         cls, columns: Columns, rating: np.ndarray, weight: np.ndarray | None
     ) -> Interactions:
         """Canonical rows of validated columns, ratings and weights."""
-        users, items, features = columns.users, columns.items, columns.features
+        users, items, context = columns.users, columns.items, columns.features
         if weight is None:
             weight = np.ones(len(rating))
         elif not weight.all():
@@ -72,7 +71,7 @@ class Interactions:
             users, items = (
                 Ids(ids.values[kept], ids.kind, ids.where) for ids in (users, items)
             )
-            rating, weight, features = rating[kept], weight[kept], features[kept]
+            rating, weight, context = rating[kept], weight[kept], context[kept]
         user_numbers, user_ids = users.numbered()
         item_numbers, item_ids = items.numbered()
 
@@ -80,7 +79,7 @@ class Interactions:
         order = np.argsort(pair)
         sorted_pair = pair[order]
         if (sorted_pair[1:] == sorted_pair[:-1]).any():
-            columns_of_row = (*features.T[::-1], rating, pair)
+            columns_of_row = (*context.T[::-1], rating, pair)
             order = np.lexsort((weight, *columns_of_row))
             changes = np.zeros(len(order), dtype=bool)
             changes[:1] = True
@@ -98,19 +97,7 @@ class Interactions:
             items=item_numbers[order],
             rating=rating[order],
             weight=weight,
-            features=features[order],
-        )
-
-    def among(self, users: Growth, items: Growth) -> Interactions:
-        """The same rows, numbered among more ids."""
-        return replace(
-            self,
-            user_ids=users.ids,
-            item_ids=items.ids,
-            users=users.given[self.users],
-            items=items.given[self.items],
-            described={},
-            growths=(users, items),
+            context=context[order],
         )
 
     @property
@@ -122,3 +109,36 @@ class Interactions:
     def shape(self) -> tuple[int, int]:
         """Number of users and number of items."""
         return len(self.user_ids), len(self.item_ids)
+
+
+@dataclass(frozen=True)
+class FurtherRows:
+    """Rows to update a fitted model with.
+
+    Attributes
+    ----------
+    data : Interactions
+        The rows, numbered among ids of their own.
+    users, items : ndarray of shape (n_users,) and (n_items,)
+        Numbers of these ids in the model; below 0 are new ones, -2 - j by row j of the
+        side features.
+    cold : tuple of csr_array of users and of items, or None
+        These side features.
+    growths : tuple of Growth of users and of items
+    seen : SeenItems
+        Before these rows.
+    """
+
+    data: Interactions
+    users: np.ndarray
+    items: np.ndarray
+    cold: tuple[sparse.csr_array | None, sparse.csr_array | None]
+    growths: tuple[Growth, Growth]
+    seen: SeenItems
+
+    @property
+    def seen_after(self) -> SeenItems:
+        users, items = self.growths
+        return self.seen.grown(
+            users, items, users.given[self.data.users], items.given[self.data.items]
+        )

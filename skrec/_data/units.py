@@ -40,8 +40,8 @@ class Units:
             # Rounding takes the mean of equal ratings past them.
             centre = float((weight @ rating).clip(rating.min(), rating.max()))
         scale = _root_mean_square(rating - centre, weight) if scaled else 1.0
-        mean = weight @ data.features
-        deviation = _root_mean_square(data.features - mean, weight)
+        mean = weight @ data.context
+        deviation = _root_mean_square(data.context - mean, weight)
         # Rounding leaves a constant column a deviation of a few ulps. An infinite scale
         # gives it a coefficient of zero.
         varies = deviation > np.maximum(1e-9 * np.abs(mean), MIN_DEVIATION)

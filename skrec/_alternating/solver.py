@@ -1,0 +1,413 @@
+"""VBSolver, GibbsSolver and ALSSolver: sweeps, as iterations of an estimator."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from .._data.interactions import FurtherRows, Interactions
+from .._data.units import Units
+from .._interfaces import Iteration, Model, Objective, Solver, Start
+from .convert import as_state, in_rating_units, with_unobserved_pairs
+from .posterior import Posterior
+from .state import Problem, State
+from .sweep import (
+    als,
+    gibbs,
+    mode_as_belief,
+    revise,
+    spectral_start,
+    vb,
+    with_covariance,
+)
+
+# Up to so many ratings a sweep takes no longer in double precision than all else does,
+# and residuals of small data can be far smaller than the ratings.
+MAX_DOUBLE_ROWS = 2**15
+
+# A share of the ratings' variance that noise is hardly ever below.
+COLLAPSED_NOISE = 1e-3
+COLLAPSED = (
+    "The noise has collapsed: the model reproduces the ratings to 3 % of their "
+    "standard deviation, and standard deviations of predictions say little then. Look "
+    "for a column of X that tells the ratings, or for ratings that were computed from "
+    "each other."
+)
+
+# Least share of the variance of scores that differs between users.
+LEAST_TASTE_RATIO = 1e-3
+NO_FACTORS = (
+    "No factor is left: there are too few choices for this solver to tell users apart, "
+    "and all get nearly the same list. Use solver='als', or a loss that draws items."
+)
+
+# A chain starts from vb's posterior after some sweeps, and forgets its first draws.
+VB_SWEEPS = 10
+BURN_IN = 10
+
+DEFAULT_REG = 12.0
+
+# Where all pairs count, a row's penalty grows with the root of its weight, as that of
+# the gradient solvers does, and is smaller where pairs without ratings, which hold rows
+# to zero themselves, count for more.
+DEFAULT_REG_UNOBSERVED, UNOBSERVED_EXPONENT = 0.3, 0.5
+
+# How far the items may move predictions in the last sweep over further ratings: root
+# mean square, in standard deviations of the ratings.
+UPDATE_TOL = 0.06
+
+
+@dataclass(frozen=True)
+class AlternatingSolver(Solver):
+    """Sweeps over the rows of users, then of items, by one Gaussian conditional.
+
+    Attributes
+    ----------
+    objective : Objective
+    n_factors : int
+    biased : bool
+    max_iter : int
+    tol : float or None
+        Least fall of the objective that is worth another sweep.
+    implicit_features : bool or None
+    unobserved_weight : float
+    store_covariance : bool
+    """
+
+    objective: Objective
+    n_factors: int
+    biased: bool
+    max_iter: int
+    tol: float | None = None
+    implicit_features: bool | None = None
+    unobserved_weight: float = 0.0
+    store_covariance: bool = True
+
+    name: ClassVar[str]
+    default_tol: ClassVar[float] = 0.0
+    # Whether noise and priors are learned, and covariances are those of a posterior.
+    is_bayesian: ClassVar[bool] = True
+    knows_variance: ClassVar[bool] = False
+
+    @property
+    def prior_exponent(self) -> float:
+        """Power of a row's weight by which the firmness of its prior grows."""
+        return 0.0
+
+    @abstractmethod
+    def _states(
+        self,
+        problem: Problem,
+        start: State,
+        is_continued: bool,
+        random_state: np.random.RandomState,
+    ) -> Iterator[State]:
+        """Endless states, one for each iteration."""
+
+    def check(self) -> None:
+        if self.objective.loss != "squared_error":
+            raise ValueError(
+                f"solver={self.name!r} minimises squared errors; "
+                f"loss={self.objective.loss!r} needs solver='adam' or 'sgd'."
+            )
+        if self.unobserved_weight and self.implicit_features:
+            raise ValueError(
+                "implicit_features=True predicts from the pairs that have ratings, "
+                "which is what unobserved_weight="
+                f"{self.unobserved_weight} is to predict. Leave one of them out."
+            )
+
+    def iterations(
+        self,
+        data: Interactions,
+        start: Start | None,
+        random_state: np.random.RandomState,
+        device: torch.device,
+    ) -> Iterator[Iteration]:
+        units = Units.of(data, centred=self.biased and not self.unobserved_weight)
+        implicit_features = self.implicit_features
+        if implicit_features is None:
+            implicit_features = self.is_bayesian and not self.unobserved_weight
+        problem = self._problem(
+            data,
+            units,
+            device,
+            implicit_features=implicit_features,
+            unobserved_weight=self.unobserved_weight,
+        )
+        if start is None:
+            state = spectral_start(problem)
+        else:
+            rows = start.users, start.items, start.columns
+            state = as_state(start.model, problem, units, *rows)
+        states = self._states(problem, state, start is not None, random_state)
+        rating_range = self._rating_range(data.rating)
+        export = partial(self._posterior, problem, units, rating_range)
+        may_collapse = np.ptp(data.rating) > 0 and not self.unobserved_weight
+        return self._reports(states, export, may_collapse)
+
+    def _reports(
+        self,
+        states: Iterator[State],
+        export: Callable[[State], Posterior],
+        may_collapse: bool,
+    ) -> Iterator[Iteration]:
+        tol = self.default_tol if self.tol is None else self.tol
+        against = f" against tol={tol}" if self.converges else ""
+        previous = np.inf
+        for state, model in self._models(states, export):
+            fall, previous = previous - state.objective, state.objective
+            yield Iteration(
+                state.objective,
+                f"a fall of {fall:.2g}{against}",
+                self.converges and fall < tol,
+                model,
+                self._warning(state, may_collapse),
+            )
+
+    def _models(
+        self, states: Iterator[State], export: Callable[[State], Posterior]
+    ) -> Iterator[tuple[State, Callable[[], Posterior]]]:
+        """Each state, and the model as if the fit ended there."""
+        for state in states:
+            yield state, partial(export, state)
+
+    def _warning(self, state: State, may_collapse: bool) -> str:
+        """A warning if this state is the last."""
+        is_collapsed = self.is_bayesian and state.noise_variance < COLLAPSED_NOISE
+        return COLLAPSED if may_collapse and is_collapsed else ""
+
+    def _posterior(
+        self,
+        problem: Problem,
+        units: Units,
+        rating_range: tuple[float, float],
+        state: State,
+    ) -> Posterior:
+        """The model of a state, in rating units."""
+        posterior = in_rating_units(
+            state,
+            units,
+            problem,
+            knows_variance=self.knows_variance,
+            learns_prior=self.is_bayesian,
+        )
+        return self._stored(posterior, rating_range)
+
+    def _stored(
+        self, posterior: Posterior, rating_range: tuple[float, float]
+    ) -> Posterior:
+        if not self.store_covariance:
+            posterior = posterior.without_covariance()
+        return replace(posterior, objective=self.objective, rating_range=rating_range)
+
+    def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
+        low, high = float(rating.min()), float(rating.max())
+        return (
+            (min(low, 0.0), max(high, 0.0)) if self.unobserved_weight else (low, high)
+        )
+
+    def _problem(
+        self,
+        data: Interactions,
+        units: Units,
+        device: torch.device,
+        *,
+        implicit_features: bool = False,
+        unobserved_weight: float = 0.0,
+    ) -> Problem:
+        is_small = len(data.rating) <= MAX_DOUBLE_ROWS
+        return Problem.from_arrays(
+            data.users,
+            data.items,
+            data.shape,
+            units.standard_ratings(data.rating),
+            data.weight,
+            units.standard_features(data.context),
+            n_factors=self.n_factors,
+            biased=self.biased,
+            device=device,
+            dtype=torch.float64 if is_small else torch.float32,
+            implicit_features=implicit_features,
+            unobserved_weight=unobserved_weight,
+            **{
+                f"{side}_features": described.matrix
+                for side, described in data.side_features.items()
+            },
+        )
+
+    def check_update(self, model: Model) -> None:
+        fitted = model.objective.weighs_unobserved
+        if self.objective.weighs_unobserved != fitted:
+            raise ValueError(
+                "partial_fit continues a fit that took pairs without ratings "
+                f"{'for zeros' if fitted else 'for nothing'}, which "
+                f"unobserved_weight={self.unobserved_weight} does not. Set it back, or "
+                "fit anew."
+            )
+        if model.users.covariance is None:
+            raise ValueError(
+                f"partial_fit with solver={self.name!r} updates the posterior of the "
+                "last fit, and needs its covariances: fit with solver='vb' or 'als' "
+                "and store_covariance=True."
+            )
+
+    def update(
+        self,
+        model: Posterior,
+        further: FurtherRows,
+        random_state: np.random.RandomState,
+        device: torch.device,
+        report: Callable[[Iteration], None],
+    ) -> Posterior:
+        data, units = further.data, model.units
+        known = model.with_cold_rows(*further.cold)
+        problem = self._problem(data, units, device)
+        rows = further.users, further.items
+        if self.unobserved_weight:
+            problem = with_unobserved_pairs(
+                problem, self.unobserved_weight, known, units, *rows
+            )
+        start = as_state(known, problem, units, *rows, {}, self.prior_exponent)
+        try:
+            state = revise(
+                problem,
+                start,
+                is_certain=not known.knows_variance,
+                past_weight=max(known.users.count.sum(), known.items.count.sum()),
+                max_sweeps=self.max_iter,
+                tol=UPDATE_TOL,
+            )
+        except torch.linalg.LinAlgError as error:
+            raise FloatingPointError(
+                "Further ratings, features or weights are so far from those of the fit "
+                "that single precision cannot hold them together; look for a wrong "
+                "unit, or fit anew."
+            ) from error
+        updated = model.merged(
+            in_rating_units(
+                state, units, problem, knows_variance=known.knows_variance, last=known
+            ),
+            *further.growths,
+        )
+        if not known.knows_variance:
+            updated = updated.scaled(
+                float(updated.noise_variance / known.noise_variance)
+            )
+        low, high = self._rating_range(data.rating)
+        rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
+        return self._stored(updated, rating_range)
+
+
+@dataclass(frozen=True)
+class VBSolver(AlternatingSolver):
+    """Variational Bayes."""
+
+    name: ClassVar[str] = "vb"
+    converges: ClassVar[bool] = True
+    default_tol: ClassVar[float] = 2e-3
+    knows_variance: ClassVar[bool] = True
+
+    def _states(
+        self,
+        problem: Problem,
+        start: State,
+        is_continued: bool,
+        random_state: np.random.RandomState,
+    ) -> Iterator[State]:
+        return vb(problem, start)
+
+    def _warning(self, state: State, may_collapse: bool) -> str:
+        may_die = self.unobserved_weight and self.n_factors
+        if may_die and state.taste_ratio(self.n_factors) < LEAST_TASTE_RATIO:
+            return NO_FACTORS
+        return super()._warning(state, may_collapse)
+
+
+@dataclass(frozen=True)
+class GibbsSolver(AlternatingSolver):
+    """Gibbs sampling, from a few sweeps of vb; the model averages the draws."""
+
+    name: ClassVar[str] = "gibbs"
+
+    def _states(
+        self,
+        problem: Problem,
+        start: State,
+        is_continued: bool,
+        random_state: np.random.RandomState,
+    ) -> Iterator[State]:
+        burn_in = 0
+        if not is_continued:
+            start = next(islice(vb(problem, start), VB_SWEEPS - 1, None))
+            burn_in = BURN_IN
+        yield from islice(gibbs(problem, start, random_state), burn_in, None)
+
+    def _models(
+        self, states: Iterator[State], export: Callable[[State], Posterior]
+    ) -> Iterator[tuple[State, Callable[[], Posterior]]]:
+        draws: list[Posterior] = []
+        for state in states:
+            draws.append(export(state))
+            yield state, partial(Posterior.average, draws)
+
+
+@dataclass(frozen=True)
+class ALSSolver(AlternatingSolver):
+    """Alternating least squares, under a penalty.
+
+    Attributes
+    ----------
+    reg, reg_exponent : float or None
+        None is the default, which depends on `unobserved_weight`.
+    """
+
+    reg: float | None = None
+    reg_exponent: float | None = None
+
+    name: ClassVar[str] = "als"
+    converges: ClassVar[bool] = True
+    default_tol: ClassVar[float] = 1e-3
+    is_bayesian: ClassVar[bool] = False
+
+    @property
+    def penalty(self) -> float:
+        if self.reg is not None:
+            return float(self.reg)
+        if self.unobserved_weight:
+            return DEFAULT_REG_UNOBSERVED / (1 + 2 * self.unobserved_weight)
+        return DEFAULT_REG
+
+    @property
+    def prior_exponent(self) -> float:
+        if self.reg_exponent is not None:
+            return float(self.reg_exponent)
+        return UNOBSERVED_EXPONENT if self.unobserved_weight else 0.0
+
+    def _states(
+        self,
+        problem: Problem,
+        start: State,
+        is_continued: bool,
+        random_state: np.random.RandomState,
+    ) -> Iterator[State]:
+        return als(problem, start, self.penalty, self.prior_exponent)
+
+    def _posterior(
+        self,
+        problem: Problem,
+        units: Units,
+        rating_range: tuple[float, float],
+        state: State,
+    ) -> Posterior:
+        state = mode_as_belief(state)
+        if self.store_covariance:
+            state = with_covariance(problem, state)
+        return super()._posterior(problem, units, rating_range, state)

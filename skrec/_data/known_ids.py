@@ -1,0 +1,175 @@
+"""KnownIds: the users, or the items, that a fit knows, and their row numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from .._warn import warn
+from .interactions import SideFeatures
+from .messages import quote_first, shown
+from .reading import read_ids
+from .side_features import ColdRows, arguments_may_be_cut
+from .vocabulary import Ids
+
+
+@dataclass(frozen=True)
+class KnownIds:
+    """The ids of one side that have ratings, and side features of others.
+
+    Attributes
+    ----------
+    side : {"user", "item"}
+    ids : ndarray of shape (n_ids,)
+        Sorted raw ids.
+    column : str or None
+        Name of the column of X that holds them.
+    described : ColdRows or None
+        How side features were encoded, and those of ids without ratings.
+    """
+
+    side: Literal["user", "item"]
+    ids: np.ndarray
+    column: str | None = None
+    described: ColdRows | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def with_features(
+        self, features: Any, n_rows: int
+    ) -> tuple[KnownIds, SideFeatures | None]:
+        """The same ids with side features for them, and these as a matrix.
+
+        `n_rows` is the length of X.
+        """
+        if features is None:
+            return self, None
+        described, matrix = ColdRows.of(
+            features,
+            self.ids,
+            f"{self.side}_features",
+            id_name=self.column,
+            n_rows=n_rows if arguments_may_be_cut() else None,
+        )
+        names = described.encoder.names
+        if not names:
+            warn(
+                f"{self.side}_features holds no value for any {self.side} of X, so "
+                "nothing is learned from it."
+            )
+        side_features = SideFeatures(names, matrix) if names else None
+        return replace(self, described=described), side_features
+
+    @property
+    def feature_names(self) -> list[str]:
+        """Columns of the encoded side features."""
+        return [] if self.described is None else self.described.encoder.names
+
+    def check_features(self, features: Any) -> None:
+        """Refuse side features if `fit` was given none."""
+        if features is not None and self.described is None:
+            raise ValueError(
+                f"{self.side}_features were not given to fit, so this model has "
+                "learned nothing about them. Pass them to fit too."
+            )
+
+    def rows(
+        self, ids: Ids, features: Any = None, n_rows: int | None = None
+    ) -> tuple[np.ndarray, sparse.csr_array | None]:
+        """Row number of each id, and the features of those that have no ratings.
+
+        -1 is an id of which nothing is known, and -2 - j one that has row j of the
+        features. `n_rows` is the length of X, where ids come from one.
+        """
+        rows = ids.numbered_in(self.ids)
+        unknown = np.flatnonzero(rows < 0)
+        self.check_features(features)
+        if not (self.feature_names and len(unknown)):
+            return rows, None
+        place, asked = pd.factorize(ids.values[unknown])
+        found, matrix = self.described.rows_of(
+            np.asarray(asked),
+            features,
+            f"{self.side}_features",
+            id_name=self.column,
+            n_rows=n_rows if arguments_may_be_cut() else None,
+        )
+        number = np.full(len(found), -1)
+        number[found] = -2 - np.arange(matrix.shape[0])
+        rows[unknown] = number[place]
+        return rows, matrix if matrix.shape[0] else None
+
+    def known_rows(self, values: Any) -> np.ndarray:
+        """Row numbers of ids given as an argument, which must all have ratings."""
+        name = f"{self.side}s"
+        ids = read_ids(values, name)
+        rows = ids.numbered_in(self.ids)
+        unknown = ids.values[rows < 0]
+        if len(unknown):
+            raise ValueError(
+                f"{name} must be known, but {len(unknown)} of {len(rows)} were not in "
+                f"the training rows, such as {quote_first(unknown)}."
+            )
+        return rows
+
+    def places_of(self, features: SideFeatures) -> np.ndarray:
+        """Columns of other side features among those of these; -1 is new."""
+        return pd.Index(self.feature_names).get_indexer(features.names)
+
+    def like_fitted(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Numbered ids as in `fit`; new ones in the same dtype, if it can hold them."""
+        fitted = self.ids
+        try:
+            # NumPy finds a date unlike itself among objects.
+            given = pd.to_datetime(ids).to_numpy() if fitted.dtype.kind == "M" else ids
+            with np.errstate(invalid="ignore"):
+                alike = given.astype(fitted.dtype)
+        except (OverflowError, TypeError, ValueError):
+            return ids
+        if not (alike == given).all():
+            return ids
+        return np.where(rows >= 0, fitted[np.maximum(rows, 0)], alike)
+
+
+def handle_unknown(how: str, found: Mapping[str, tuple[Ids, np.ndarray]]) -> None:
+    """Ignore, warn of or refuse ids that are unknown, by noun."""
+    if how == "ignore":
+        return
+    unknown = {
+        noun: ids.values[rows == -1]
+        for noun, (ids, rows) in found.items()
+        if (rows == -1).any()
+    }
+    if not unknown:
+        return
+    message = " and ".join(
+        f"unknown {noun} in {len(ids)} of {len(found[noun][1])} rows, such as "
+        f"{shown(ids[0])}"
+        for noun, ids in unknown.items()
+    )
+    if how == "error":
+        raise ValueError(f"Found {message}; handle_unknown='error' refuses them.")
+    warn(f"Found {message}; they are answered from what is known.")
+
+
+def take_ids(ids: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Ids at their places; at -1 is the missing value of their dtype."""
+    empty = places < 0
+    if not empty.any():
+        return ids[places]
+    dtype, missing = ids.dtype, None
+    if dtype.kind == "f":
+        missing = np.nan
+    elif dtype.kind in "mM":
+        missing = np.array("NaT", dtype)
+    else:
+        dtype = object
+    taken = np.full(places.shape, missing, dtype)
+    taken[~empty] = ids[places[~empty]]
+    return taken

@@ -1,0 +1,114 @@
+"""SeenItems: the items that each user has rated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .vocabulary import Growth, inserted
+
+
+@dataclass(frozen=True)
+class SeenItems:
+    """Items by user, each once, as the rows of a sparse matrix.
+
+    Attributes
+    ----------
+    offsets : ndarray of shape (n_users + 1,)
+    items : ndarray of shape (n_pairs,), dtype int32
+        Sorted items of each user, user by user.
+    n_items : int
+    """
+
+    offsets: np.ndarray
+    items: np.ndarray
+    n_items: int
+
+    @classmethod
+    def of_pairs(
+        cls, users: np.ndarray, items: np.ndarray, n_users: int, n_items: int
+    ) -> SeenItems:
+        """Items of pairs that are sorted, by user and then by item."""
+        first = np.ones(len(users), dtype=bool)
+        first[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+        offsets = np.searchsorted(users[first], np.arange(n_users + 1))
+        return cls(offsets, items[first].astype(np.int32), n_items)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.offsets) - 1
+
+    def of_users(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(position in `users`, item) of all pairs of users; below 0 has none."""
+        known = np.maximum(users, 0)
+        starts = self.offsets[known]
+        counts = np.where(users < 0, 0, self.offsets[known + 1] - starts)
+        position = np.repeat(np.arange(len(users)), counts)
+        shift = np.repeat(starts - np.cumsum(counts) + counts, counts)
+        return position, self.items[shift + np.arange(len(shift))].astype(np.int64)
+
+    def of_items(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(position in `items`, user) of all pairs of known items."""
+        position = np.full(self.n_items, -1)
+        position[items] = np.arange(len(items))
+        wanted = np.zeros(self.n_items, dtype=bool)
+        wanted[items] = True
+        where = np.flatnonzero(wanted[self.items])
+        return position[self.items[where]], self._users_at(where)
+
+    def at(self, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of numbered pairs."""
+        return self._users_at(where), self.items[where].astype(np.int64)
+
+    def holds(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Whether pairs are among these; users may be new."""
+        known = users < self.n_users
+        users = np.where(known, users, 0)
+        low, high = self.offsets[users], self.offsets[users + 1]
+        end = high
+        while (is_open := low < high).any():
+            middle = (low + high) // 2
+            before = is_open & (self.items[np.where(is_open, middle, 0)] < items)
+            low = np.where(before, middle + 1, low)
+            high = np.where(is_open & ~before, middle, high)
+        found = known & (low < end)
+        return found & (self.items[np.where(found, low, 0)] == items)
+
+    def grown(
+        self,
+        users: Growth,
+        items: Growth,
+        further_users: np.ndarray,
+        further_items: np.ndarray,
+    ) -> SeenItems:
+        """With further pairs, numbered among all ids; time follows these."""
+        offsets, seen = self.offsets, self.items
+        if len(items.at):
+            numbers = items.shifted(np.arange(self.n_items))
+            seen = numbers.astype(np.int32)[seen]
+        offsets = users.inserted(offsets, offsets[users.at])
+        n_items = len(items.ids)
+        among = SeenItems(offsets, seen, n_items)
+        position, known = among.of_users(users.given)
+        known += position * n_items
+        further = np.searchsorted(users.given, further_users) * n_items + further_items
+        further = np.unique(further)
+        further = further[~is_in_sorted(further, known)]
+        which, new = np.divmod(further, n_items)
+        starts = np.searchsorted(position, which)
+        at = offsets[users.given[which]] + np.searchsorted(known, further) - starts
+        counts = np.zeros(len(offsets), dtype=np.int64)
+        np.add.at(counts, users.given[which] + 1, 1)
+        np.cumsum(counts, out=counts)
+        counts += offsets
+        return SeenItems(counts, inserted(seen, at, new.astype(np.int32)), n_items)
+
+    def _users_at(self, where: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.offsets, where, side="right") - 1
+
+
+def is_in_sorted(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Whether each value occurs among sorted non-negative ones."""
+    where = np.searchsorted(among, values)
+    return np.append(among, -1)[where] == values

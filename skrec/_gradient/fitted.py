@@ -1,0 +1,287 @@
+"""FittedNetwork: the fitted model of NCFRegressor, in NumPy arrays.
+
+`Conversion` is the way between a model of any kind and the weights of a network, which
+lets a gradient solver fit and update it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from .._data.interactions import FurtherRows, Interactions
+from .._data.units import Units
+from .._interfaces import Model, Objective
+from .._topk import Fill
+from .network import TABLES, Half, NeuMF, Shape, feature_name, is_of_features
+
+# Numbers of a hidden layer held at a time in predict and recommend.
+TILE_SIZE = 2**22
+
+# Users whose scores are an item's profile, and items for a user's.
+N_PROFILE = 256
+
+# Share of the largest score below which a profile is the rounding of scores in single
+# precision.
+MIN_SIGNAL = 1e-6
+
+Weights = dict[str, np.ndarray]
+
+
+class Conversion(ABC):
+    """The way between fitted models of one kind and the weights of a network."""
+
+    @abstractmethod
+    def shape(self, model: Model) -> Shape:
+        """Sizes of the network of a model."""
+
+    @abstractmethod
+    def weights(self, model: Model, users: np.ndarray, items: np.ndarray) -> Weights:
+        """Weights as new arrays; tables hold numbered rows and, last, the unseen."""
+
+    @abstractmethod
+    def model(
+        self,
+        weights: Weights,
+        shape: Shape,
+        data: Interactions,
+        units: Units,
+        objective: Objective,
+        rating_range: tuple[float, float],
+    ) -> Model:
+        """A model of trained weights, of the network that was trained on `data`."""
+
+    @abstractmethod
+    def updated(
+        self,
+        model: Model,
+        tables: dict[str, Weights],
+        further: FurtherRows,
+        objective: Objective,
+        rating_range: tuple[float, float],
+    ) -> Model:
+        """A model with other rows in the tables of a "user" and of an "item"."""
+
+
+@dataclass(frozen=True)
+class FittedNetwork(Model):
+    """A trained network, and the units of its ratings.
+
+    Attributes
+    ----------
+    shape : Shape
+    weights : dict of str to ndarray
+        Named and shaped as in `network.first_weights`, with those of side features.
+    units : Units
+    objective : Objective
+    rating_range : tuple of float
+    """
+
+    shape: Shape
+    weights: Weights
+    units: Units
+    objective: Objective
+    rating_range: tuple[float, float]
+
+    def with_cold_rows(
+        self, users: sparse.csr_array | None, items: sparse.csr_array | None
+    ) -> Self:
+        weights = self.weights.copy()
+        sizes = {"user": self.shape.n_users, "item": self.shape.n_items}
+        for side, matrix in (("user", users), ("item", items)):
+            if matrix is None:
+                continue
+            sizes[side] += matrix.shape[0]
+            centred = matrix[::-1] - weights[f"{side}_feature_mean"]
+            for name in weights.keys() & set(TABLES[side]):
+                table, coef = weights[name], weights[feature_name(name)]
+                effect = centred @ coef.reshape(len(coef), -1)
+                cold = table[-1] + effect.reshape(-1, *table.shape[1:])
+                weights[name] = np.concatenate(
+                    [table[:-1], cold.astype(table.dtype), table[-1:]]
+                )
+        shape = replace(self.shape, n_users=sizes["user"], n_items=sizes["item"])
+        return replace(self, weights=weights, shape=shape)
+
+    def network(self, device: torch.device, dtype: torch.dtype) -> NeuMF:
+        """The network itself, without the weights of side features."""
+        weights = {
+            name: torch.as_tensor(value, dtype=dtype, device=device)
+            for name, value in self.weights.items()
+            if not is_of_features(name)
+        }
+        return NeuMF(self.shape, weights).requires_grad_(False)
+
+    def predict(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        context: np.ndarray,
+        return_std: bool,
+        device: torch.device,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if return_std and self.shape.n_members == 1:
+            raise ValueError(
+                "return_std=True is the spread of the members' predictions, and this "
+                "fit had n_members=1; fit with n_members of 2 or more."
+            )
+        network = self.network(device, torch.float64)
+        context = self.units.standard_features(context)
+        mean, std = np.empty(len(users)), np.empty(len(users))
+        step = max(1, TILE_SIZE // self._width)
+        for start in range(0, len(users), step):
+            tile = slice(start, start + step)
+            u, i, x = (
+                torch.from_numpy(values[tile]).to(device)
+                for values in (users, items, context)
+            )
+            score = network(u, i[:, None], x)[:, 0].cpu().numpy()
+            score = self.units.centre + self.units.scale * score
+            mean[tile] = self.objective.response(score.mean(axis=1))
+            if return_std:
+                std[tile] = self.objective.response(score).std(axis=1, ddof=1)
+        return mean, std if return_std else None
+
+    def scorer(
+        self, users: np.ndarray, items: np.ndarray, device: torch.device
+    ) -> Callable[[slice], Fill]:
+        network, shape = self.network(device, torch.float32), self.shape
+        of_items = network.half("item", torch.from_numpy(items).to(device))
+        item_bias = of_items.bias.mean(-1) + network.intercept.mean()
+
+        def score(tile: slice) -> Fill:
+            of_users = network.half("user", torch.from_numpy(users[tile]).to(device))
+            user_bias = of_users.bias.mean(-1)
+
+            def fill(columns: slice, out: Tensor) -> None:
+                torch.add(user_bias[:, None], item_bias[columns], out=out)
+                if shape.n_factors:
+                    # Members side by side: a sum of inner products is an inner product.
+                    p = of_users.factors.flatten(1)
+                    q = of_items.factors[columns].flatten(1)
+                    out.addmm_(p, q.T, alpha=1 / shape.n_members)
+                if shape.n_embedding:
+                    self._add_perceptron(network, of_users, of_items, columns, out)
+
+            return fill
+
+        return score
+
+    def _add_perceptron(
+        self, network: NeuMF, users: Half, items: Half, columns: slice, out: Tensor
+    ) -> None:
+        """Add scores of the perceptron, some pairs at a time."""
+        n_pairs = max(1, TILE_SIZE // self._width)
+        width = min(n_pairs, out.shape[1])
+        height = n_pairs // width
+        for hidden, part in zip(
+            items.hidden[columns].split(width), out.split(width, dim=1), strict=True
+        ):
+            for some, piece in zip(
+                users.hidden[:, None].split(height), part.split(height), strict=True
+            ):
+                piece += network.perceptron(some, hidden).mean(-1)
+
+    @property
+    def _width(self) -> int:
+        """Most numbers that a layer holds of one pair, over all members."""
+        sizes = self.shape.n_factors, *self.shape.hidden_layer_sizes, 1
+        return self.shape.n_members * max(sizes)
+
+    def scores_to_ratings(self, scores: np.ndarray, users: np.ndarray) -> np.ndarray:
+        return self.objective.response(self.units.centre + self.units.scale * scores)
+
+    def index_vectors(
+        self, side: Literal["user", "item"], rows: np.ndarray
+    ) -> np.ndarray:
+        if self.shape.n_embedding:
+            raise ValueError(
+                "Scores of a perceptron are no inner products; index vectors need a "
+                "fit with architecture='gmf'."
+            )
+        factors = self.weights[f"{side}_factors"][rows].reshape(len(rows), -1)
+        bias = self.weights[f"{side}_bias"][rows].mean(axis=1, keepdims=True)
+        ends = [bias, np.ones_like(bias)]
+        scale = np.float32(np.sqrt(self.shape.n_members))
+        return np.hstack(
+            [factors / scale, *(ends if side == "user" else reversed(ends))]
+        )
+
+    def profiles(
+        self, side: Literal["user", "item"], device: torch.device
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores with some rows of the other side, about the means of both sides."""
+        users, items = np.arange(self.shape.n_users), np.arange(self.shape.n_items)
+        if side == "item":
+            users = _spaced(users)
+        else:
+            items = _spaced(items)
+        scores = torch.empty(len(users), len(items), device=device)
+        self.scorer(users, items, device)(slice(None))(slice(None), scores)
+        centred = scores.double().cpu().numpy()
+        least = MIN_SIGNAL * np.abs(centred).max()
+        centred -= centred.mean(axis=0)
+        centred -= centred.mean(axis=1, keepdims=True)
+        profiles = centred.T if side == "item" else centred
+        lengths = np.linalg.norm(profiles, axis=1)
+        is_negligible = np.abs(profiles).max(axis=1) < least
+        lengths[is_negligible | (lengths == 0)] = np.inf
+        return profiles.astype(np.float32), lengths.astype(np.float32)
+
+
+class NetworkConversion(Conversion):
+    """The conversion of a FittedNetwork, which holds weights as they are."""
+
+    def shape(self, model: FittedNetwork) -> Shape:
+        return model.shape
+
+    def weights(
+        self, model: FittedNetwork, users: np.ndarray, items: np.ndarray
+    ) -> Weights:
+        weights = model.weights.copy()
+        for side, rows in (("user", users), ("item", items)):
+            for name in weights.keys() & set(TABLES[side]):
+                weights[name] = weights[name][np.append(rows, -1)]
+        return weights
+
+    def model(
+        self,
+        weights: Weights,
+        shape: Shape,
+        data: Interactions,
+        units: Units,
+        objective: Objective,
+        rating_range: tuple[float, float],
+    ) -> FittedNetwork:
+        return FittedNetwork(shape, weights, units, objective, rating_range)
+
+    def updated(
+        self,
+        model: FittedNetwork,
+        tables: dict[str, Weights],
+        further: FurtherRows,
+        objective: Objective,
+        rating_range: tuple[float, float],
+    ) -> FittedNetwork:
+        weights = model.weights.copy()
+        for side, growth in zip(TABLES, further.growths, strict=True):
+            for name, rows in tables[side].items():
+                # The row of the unseen stays the last.
+                weights[name] = growth.inserted(weights[name])
+                weights[name][growth.given] = rows
+        n_users, n_items = (len(growth.ids) for growth in further.growths)
+        shape = replace(model.shape, n_users=n_users, n_items=n_items)
+        return FittedNetwork(shape, weights, model.units, objective, rating_range)
+
+
+def _spaced(rows: np.ndarray) -> np.ndarray:
+    """Some rows at equal distances."""
+    chosen = np.linspace(0, len(rows) - 1, min(len(rows), N_PROFILE))
+    return rows[chosen.astype(np.int64)]

@@ -1,0 +1,399 @@
+"""GradientSolver: mini-batches of a network, as iterations of an estimator.
+
+Canonical rows become tensors and a plan, epochs of the loop become iterations, and
+weights of the network become a model by a conversion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from .._data.interactions import FurtherRows, Interactions
+from .._data.messages import counted
+from .._data.units import Units
+from .._interfaces import CHOICE_LOSSES, Iteration, Model, Objective, Solver, Start
+from .fitted import Conversion, Weights
+from .fold_in import FoldIn, Pairs, Problem
+from .loop import Epoch, Plan, Samples, descend
+from .network import (
+    ITEM_TABLES,
+    TABLES,
+    USER_TABLES,
+    NeuMF,
+    Shape,
+    feature_weights,
+    first_weights,
+    is_of_features,
+)
+from .row_features import RowFeatures
+
+DEFAULT_N_NEGATIVES = 4
+DEFAULT_LEARNING_RATE = 0.02
+DEFAULT_TOL = 1e-4
+
+# Without a batch_size: so many steps an epoch, with so many rows at least and at most.
+STEPS_PER_EPOCH = 40
+MIN_BATCH_SIZE, MAX_BATCH_SIZE = 16, 8192
+
+
+def objective_of(loss: str, n_negatives: int | None) -> Objective:
+    """The objective of a loss, with as many drawn items as it needs by default."""
+    if n_negatives is None:
+        n_negatives = DEFAULT_N_NEGATIVES if loss in CHOICE_LOSSES else 0
+    return Objective(loss, int(n_negatives))
+
+
+@dataclass(frozen=True)
+class GradientSolver(Solver):
+    """Gradients of mini-batches (see `loop.Plan` for the objective).
+
+    Attributes
+    ----------
+    objective : Objective
+    sizes : Shape
+        Of the network, but for its numbers of users, items and context columns.
+    conversion : Conversion
+        Between the network and the fitted model.
+    optimizer : {"adam", "sgd"}
+    max_iter : int
+    reg : float
+    learning_rate, batch_size, tol : float, int and float, or None for the default
+    dropout : float
+    early_stopping : bool
+    validation_fraction : float
+    n_iter_no_change : int
+    """
+
+    objective: Objective
+    sizes: Shape
+    conversion: Conversion
+    optimizer: str
+    max_iter: int
+    reg: float
+    learning_rate: float | None = None
+    batch_size: int | None = None
+    tol: float | None = None
+    dropout: float = 0.0
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 3
+
+    def check(self) -> None:
+        if self.objective.loss == "bpr" and self.objective.n_negatives == 0:
+            raise ValueError(
+                "loss='bpr' compares what a user has chosen with drawn items; "
+                "n_negatives must be at least 1."
+            )
+
+    def check_ratings(self, rating: np.ndarray) -> None:
+        outside = (rating < 0) | (rating > 1)
+        if self.objective.is_of_choices and outside.any():
+            raise ValueError(
+                f"loss={self.objective.loss!r} with n_negatives="
+                f"{self.objective.n_negatives} needs ratings between 0 and 1 (1 for "
+                "what a user has chosen), but y is outside for "
+                f"{counted(outside, 'rating')}. For ratings on another scale pass "
+                "(y > threshold).astype(float), or use loss='squared_error' with "
+                "n_negatives=0."
+            )
+
+    def iterations(
+        self,
+        data: Interactions,
+        start: Start | None,
+        random_state: np.random.RandomState,
+        device: torch.device,
+    ) -> Iterator[Iteration]:
+        shape = self._shape(data)
+        is_scaled = not self.objective.is_of_choices
+        units = Units.of(data, centred=is_scaled and shape.biased, scaled=is_scaled)
+        network = self._network(shape, data, start, random_state).to(device)
+        generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
+        tensor = partial(torch.as_tensor, device=device)
+        samples = Samples(
+            users=tensor(data.users),
+            items=tensor(data.items),
+            features=tensor(units.standard_features(data.context)).float(),
+            target=tensor(units.standard_ratings(data.rating)).float(),
+            weight=tensor(data.weight / data.weight.mean()).float(),
+        )
+        held_out = None
+        if self.early_stopping:
+            held_out, samples = self._split(samples, random_state)
+        epochs = descend(
+            network,
+            samples,
+            self._plan(len(samples)),
+            generator,
+            held_out,
+            tensor(data.pairs),
+        )
+        model = partial(
+            self.conversion.model,
+            shape=shape,
+            data=data,
+            units=units,
+            objective=self.objective,
+            rating_range=self._rating_range(data.rating),
+        )
+        return self._reports(epochs, network, model)
+
+    def check_update(self, model: Model) -> None:
+        if model.objective != self.objective:
+            fitted, asked = (
+                (objective.loss, objective.n_negatives)
+                for objective in (model.objective, self.objective)
+            )
+            raise ValueError(
+                f"partial_fit continues a fit of loss and n_negatives {fitted}, but "
+                f"now they are {asked}. Set them back, or fit anew."
+            )
+
+    def update(
+        self,
+        model: Model,
+        further: FurtherRows,
+        random_state: np.random.RandomState,
+        device: torch.device,
+        report: Callable[[Iteration], None],
+    ) -> Model:
+        data, units = further.data, model.units
+        shape = self._shape(data)
+        self._check_shape(shape, model)
+        known = model.with_cold_rows(*further.cold)
+        n_known = further.seen.n_users, further.seen.n_items
+        (users, new_users), (items, new_items) = (
+            _behind(rows, n)
+            for rows, n in zip((further.users, further.items), n_known, strict=True)
+        )
+
+        def gather(users: np.ndarray, items: np.ndarray) -> Weights:
+            weights = self.conversion.weights(
+                known,
+                _looked_up(users, n_known[0], new_users),
+                _looked_up(items, n_known[1], new_items),
+            )
+            return {n: weights[n] for n in weights if not is_of_features(n)}
+
+        problem = Problem(
+            loss=self.objective.loss,
+            n_negatives=self.objective.n_negatives,
+            reg=self.reg,
+            seen=further.seen,
+            further=Pairs(
+                users=users[data.users],
+                items=items[data.items],
+                target=units.standard_ratings(data.rating),
+                weight=data.weight / units.mean_weight,
+                features=units.standard_features(data.context),
+            ),
+            new_users=len(new_users),
+            new_items=len(new_items),
+        )
+        nobody = np.empty(0, dtype=np.int64)
+        shared = self.conversion.weights(model, nobody, nobody)
+        described = tuple(s for s in TABLES if f"{s}_feature_mean" in shared)
+        fold_in = FoldIn(shape, gather, problem, random_state, device, described)
+        self._sweep(fold_in, report)
+        tables = {
+            "user": fold_in.revised("user", users),
+            "item": fold_in.revised("item", items),
+        }
+        low, high = self._rating_range(data.rating)
+        rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
+        return self.conversion.updated(
+            model, tables, further, self.objective, rating_range
+        )
+
+    def _sweep(self, fold_in: FoldIn, report: Callable[[Iteration], None]) -> None:
+        """Sweep until the objective falls no more, or `max_iter` times."""
+        for _ in range(self.max_iter):
+            loss, converged = fold_in.sweep()
+            if not np.isfinite(loss):
+                raise FloatingPointError(
+                    "Further ratings, features or weights are so far from those of the "
+                    "fit that single precision cannot hold them together; look for a "
+                    "wrong unit, or fit anew."
+                )
+            report(Iteration(loss, "rows updated", converged, lambda: None))
+            if converged:
+                break
+
+    def _shape(self, data: Interactions) -> Shape:
+        n_users, n_items = data.shape
+        return replace(
+            self.sizes,
+            n_users=n_users,
+            n_items=n_items,
+            n_features=data.context.shape[1],
+        )
+
+    def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
+        if self.objective.loss == "bpr":
+            return -np.inf, np.inf
+        if self.objective.is_of_choices:
+            return 0.0, 1.0
+        return float(rating.min()), float(rating.max())
+
+    def _network(
+        self,
+        shape: Shape,
+        data: Interactions,
+        start: Start | None,
+        random_state: np.random.RandomState,
+    ) -> NeuMF:
+        """A network at the weights of `start`, or at random ones."""
+        seed = random_state.randint(2**31 - shape.n_members)
+        if start is None:
+            weights = first_weights(shape, range(seed, seed + shape.n_members))
+            if np.ptp(data.rating) == 0 and not self.objective.counts_unobserved:
+                # No rating tells rows apart, and so their chance start shall not.
+                for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
+                    weights[name].zero_()
+        else:
+            self._check_shape(shape, start.model)
+            weights = {
+                name: torch.tensor(value)
+                for name, value in self.conversion.weights(
+                    start.model, start.users, start.items
+                ).items()
+            }
+        of_features = {n: weights.pop(n) for n in list(weights) if is_of_features(n)}
+        features = {}
+        for side, described in data.side_features.items():
+            features[side] = RowFeatures(described.matrix)
+            added = feature_weights(side, len(described.names), weights)
+            for name in added.keys() & of_features.keys():
+                places = start.columns[side]
+                new = np.flatnonzero(places >= 0)
+                added[name][new] = of_features[name][places[new]]
+            weights = weights | added
+        return NeuMF(shape, weights, features)
+
+    def _check_shape(self, shape: Shape, model: Model) -> None:
+        """Refuse to go on with another network than that of the last fit."""
+        fitted = self.conversion.shape(model)
+        changed = [
+            f"{field.name} (was {getattr(fitted, field.name)!r}, now "
+            f"{getattr(shape, field.name)!r})"
+            for field in fields(shape)
+            if field.name not in ("n_users", "n_items")
+            and getattr(shape, field.name) != getattr(fitted, field.name)
+        ]
+        if changed:
+            raise ValueError(
+                "The last fit, which is to be continued, had another network: "
+                f"{', '.join(changed)}. Fit anew with warm_start=False, or keep the "
+                "network."
+            )
+
+    def _reports(
+        self,
+        epochs: Iterator[Epoch],
+        network: NeuMF,
+        model: Callable[[Weights], Model],
+    ) -> Iterator[Iteration]:
+        tol = DEFAULT_TOL if self.tol is None else self.tol
+        scores: list[float] = []
+        best, best_weights, n_worse = -np.inf, None, 0
+        for number, epoch in enumerate(epochs, 1):
+            self._check_convergence(number, epoch, network)
+            progress = f"{epoch.seconds:.2f} s"
+            weights = partial(_exported, network)
+            if epoch.validation_score is not None:
+                score = epoch.validation_score
+                scores.append(score)
+                n_worse = 0 if score > best + tol else n_worse + 1
+                if score > best:
+                    best, best_weights = score, _exported(network)
+                progress += f", validation score {score:.6f}"
+                weights = partial(dict, best_weights)
+            yield Iteration(
+                epoch.loss,
+                progress,
+                n_worse >= self.n_iter_no_change,
+                lambda weights=weights: model(weights()),
+                validation_scores=scores.copy() or None,
+            )
+
+    def _check_convergence(self, number: int, epoch: Epoch, network: NeuMF) -> None:
+        known = [epoch.loss, epoch.validation_score or 0.0]
+        finite = all(bool(p.square().sum().isfinite()) for p in network.parameters())
+        if not (finite and np.isfinite(known).all()):
+            raise FloatingPointError(
+                f"Training diverged at epoch {number}: its loss is {epoch.loss}, or "
+                "its weights are too large to multiply. Lower learning_rate_init, "
+                f"which was {self._learning_rate}."
+            )
+
+    def _split(
+        self, samples: Samples, random_state: np.random.RandomState
+    ) -> tuple[Samples, Samples]:
+        """A share of the rows to validate on, and the rest."""
+        order = torch.as_tensor(random_state.permutation(len(samples)))
+        n_held_out = int(np.ceil(self.validation_fraction * len(samples)))
+        if n_held_out == len(samples):
+            raise ValueError(
+                f"early_stopping=True holds out {n_held_out} of {len(samples)} rows "
+                f"(validation_fraction={self.validation_fraction}), which leaves none "
+                "to train on. Lower it, or set early_stopping=False."
+            )
+        order = order.to(samples.users.device)
+        held_out, rest = order[:n_held_out], order[n_held_out:].sort().values
+        return samples.take(held_out), samples.take(rest)
+
+    def _plan(self, n_samples: int) -> Plan:
+        batch_size = self.batch_size
+        if batch_size is None:
+            batch_size = n_samples // STEPS_PER_EPOCH
+            batch_size = min(max(batch_size, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
+        return Plan(
+            loss=self.objective.loss,
+            n_negatives=self.objective.n_negatives,
+            optimizer=self.optimizer,
+            learning_rate=self._learning_rate,
+            batch_size=int(batch_size),
+            n_epochs=self.max_iter,
+            reg=self.reg,
+            dropout=self.dropout,
+        )
+
+    @property
+    def _learning_rate(self) -> float:
+        if self.learning_rate is None:
+            return DEFAULT_LEARNING_RATE
+        return float(self.learning_rate)
+
+
+def _exported(network: NeuMF) -> Weights:
+    """Weights as arrays; the row of the unseen becomes the mean of the others."""
+
+    def array(tensor: torch.Tensor) -> np.ndarray:
+        return tensor.detach().cpu().numpy().copy()
+
+    weights = {name: array(weight) for name, weight in network.named_parameters()}
+    for side, features in network.features.items():
+        weights[f"{side}_feature_mean"] = array(features.mean)
+    for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
+        weights[name][-1] = weights[name][:-1].mean(axis=0)
+    return weights
+
+
+def _behind(rows: np.ndarray, n_known: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of rows when new ones follow known ones, and the new ones' own."""
+    is_new = rows < 0
+    numbers = np.where(is_new, n_known + np.cumsum(is_new) - 1, rows)
+    return numbers, rows[is_new]
+
+
+def _looked_up(numbers: np.ndarray, n_known: int, new: np.ndarray) -> np.ndarray:
+    """The inverse of `_behind`."""
+    is_new = numbers >= n_known
+    rows = numbers.copy()
+    rows[is_new] = new[numbers[is_new] - n_known]
+    return rows

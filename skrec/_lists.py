@@ -1,0 +1,387 @@
+"""ListsMixin: recommendations, similar rows and index vectors of a fitted model."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from sklearn.utils.validation import check_is_fitted
+
+from ._data.known_ids import KnownIds, handle_unknown, take_ids
+from ._data.reading import read_ids, read_pairs
+from ._data.seen import SeenItems, is_in_sorted
+from ._interfaces import Model
+from ._settings import torch_device
+from ._snapshot import reads_one_fit
+from ._topk import Fill, inner_products, top_k
+
+
+class ListsMixin:
+    """Lists of items and of users, by the scores of a model."""
+
+    handle_unknown: str
+    device: str | torch.device
+    _model: Model
+    _users: KnownIds
+    _items: KnownIds
+    _seen: SeenItems
+
+    @reads_one_fit
+    def recommend(
+        self,
+        users=None,
+        n_items: int = 10,
+        *,
+        exclude_seen: bool = True,
+        never_exclude=None,
+        candidates=None,
+        return_scores: bool = False,
+        as_frame: bool = False,
+        user_features=None,
+        item_features=None,
+    ):
+        """The items that users would rate highest, best first.
+
+        Ties go to the candidate that comes first. A user that was not in the training
+        rows gets what is known: the items that suit their features, or else the items
+        by their own merit. Whatever the numbers of users and items, scores are held for
+        some of them at a time: 64 MiB in all.
+
+        Parameters
+        ----------
+        users : array-like of shape (n_users,), default=None
+            Raw user ids; None is all users of `user_ids_`, in that order.
+        n_items : int, default=10
+            Length of each list, which may be more than there are candidates.
+        exclude_seen : bool, default=True
+            Leave out what a user has rated in the training rows.
+        never_exclude : array-like of shape (n_rows, 2 or more), default=None
+            Rows of user and item to be kept all the same, such as rows of the training
+            on which the model is to be scored.
+        candidates : array-like of shape (n_candidates,), default=None
+            Raw item ids to choose from; None is all items, in the order of `item_ids_`.
+            Those that `fit` has not seen are scored or refused as `handle_unknown`
+            says, each by its features if it is described.
+        return_scores : bool, default=False
+            Return scores too: predicted ratings, not clipped, at the mean of any
+            further columns of X.
+        as_frame : bool, default=False
+            Return a long frame.
+        user_features, item_features : DataFrame, matrix or callable, default=None
+            As in `predict`, of users and candidates that have no ratings.
+
+        Returns
+        -------
+        items : ndarray of shape (n_users, n_items)
+            Raw item ids. Where a user has fewer than `n_items` candidates left, the
+            list ends in missing values, which :func:`pandas.isna` finds: NaN among
+            floats, NaT among dates, else None in an array of objects.
+        scores : ndarray of shape (n_users, n_items)
+            Only with `return_scores=True`; -inf where there is no item.
+        frame : DataFrame with columns user, item, rank and score
+            With `as_frame=True`, instead of arrays. A user with fewer than `n_items`
+            candidates left has fewer rows.
+
+        Raises
+        ------
+        ValueError
+            If `n_items` is less than 1, or if `handle_unknown="error"` and a user or a
+            candidate is unknown.
+        TypeError
+            If `n_items` is no int, or if ids are of another kind than in `fit`.
+        """
+        check_is_fitted(self)
+        n_items = _length(n_items, "n_items")
+        user_ids, rows, cold_users = self._queried_users(users, user_features)
+        item_ids, columns, cold_items = self._candidates(candidates, item_features)
+        model = self._model.with_cold_rows(cold_users, cold_items)
+
+        column_of_item = np.full(len(self._items), -1)
+        rated = np.flatnonzero(columns >= 0)
+        column_of_item[columns[rated]] = rated
+        kept = self._known_pairs(never_exclude)
+
+        def seen(tile: slice) -> tuple[np.ndarray, np.ndarray]:
+            position, items = self._seen.of_users(rows[tile])
+            where = column_of_item[items]
+            pairs = rows[tile][position] * len(self._items) + items
+            left_out = (where >= 0) & ~is_in_sorted(pairs, kept)
+            return position[left_out], where[left_out]
+
+        device = torch_device(self.device)
+        best, scores = top_k(
+            model.scorer(rows, columns, device),
+            len(rows),
+            len(columns),
+            min(n_items, len(columns)) if as_frame else n_items,
+            seen if exclude_seen else None,
+            device,
+        )
+        scores = np.where(best < 0, -np.inf, model.scores_to_ratings(scores, rows))
+        if as_frame:
+            return _long_frame(user_ids, item_ids, best, scores, "user", "item")
+        items = take_ids(item_ids, best)
+        return (items, scores) if return_scores else items
+
+    @reads_one_fit
+    def similar_items(
+        self,
+        items,
+        n_items: int = 10,
+        *,
+        return_scores: bool = False,
+        as_frame: bool = False,
+    ):
+        """The items most like given ones, best first, by cosine of their profiles.
+
+        Parameters
+        ----------
+        items : array-like of shape (n_queries,)
+            Raw item ids, all in `item_ids_`.
+        n_items : int, default=10
+            Length of each list, which may be more than there are other items.
+        return_scores : bool, default=False
+            Return the cosines too.
+        as_frame : bool, default=False
+            Return a long frame.
+
+        Returns
+        -------
+        similar : ndarray of shape (n_queries, n_items)
+            Raw item ids, never the item itself. Where there are fewer than `n_items`
+            others, the list ends in missing values, as in `recommend`.
+        scores : ndarray of shape (n_queries, n_items)
+            Only with `return_scores=True`. From -1 to 1; 0 where a profile holds
+            nothing, and -inf where there is no item.
+        frame : DataFrame with columns item, similar_item, rank and score
+            With `as_frame=True`, instead of arrays. Where there are fewer than
+            `n_items` others, there are fewer rows.
+
+        Raises
+        ------
+        ValueError
+            If an item is unknown, if `n_items` is less than 1, or if the model has no
+            factors to compare.
+        TypeError
+            If `n_items` is no int, or if ids are of another kind than in `fit`.
+        """
+        return self._similar("item", items, n_items, return_scores, as_frame)
+
+    @reads_one_fit
+    def similar_users(
+        self,
+        users,
+        n_users: int = 10,
+        *,
+        return_scores: bool = False,
+        as_frame: bool = False,
+    ):
+        """The users most like given ones, best first, by cosine of their profiles.
+
+        Parameters
+        ----------
+        users : array-like of shape (n_queries,)
+            Raw user ids, all in `user_ids_`.
+        n_users : int, default=10
+            Length of each list, which may be more than there are other users.
+        return_scores : bool, default=False
+            Return the cosines too.
+        as_frame : bool, default=False
+            Return a long frame.
+
+        Returns
+        -------
+        similar : ndarray of shape (n_queries, n_users)
+            Raw user ids, never the user itself. Where there are fewer than `n_users`
+            others, the list ends in missing values, as in `recommend`.
+        scores : ndarray of shape (n_queries, n_users)
+            Only with `return_scores=True`. From -1 to 1; 0 where a profile holds
+            nothing, and -inf where there is no user.
+        frame : DataFrame with columns user, similar_user, rank and score
+            With `as_frame=True`, instead of arrays. Where there are fewer than
+            `n_users` others, there are fewer rows.
+
+        Raises
+        ------
+        ValueError
+            If a user is unknown, if `n_users` is less than 1, or if the model has no
+            factors to compare.
+        TypeError
+            If `n_users` is no int, or if ids are of another kind than in `fit`.
+        """
+        return self._similar("user", users, n_users, return_scores, as_frame)
+
+    @reads_one_fit
+    def item_index_vectors(self) -> np.ndarray:
+        """Vectors of all items, for an index of the largest inner products.
+
+        The inner product of a row of `user_index_vectors` and a row of these is, but
+        for a constant, the score by which `recommend` ranks; biases are in it. An
+        approximate index of such vectors finds a user's best items among millions
+        without looking at each. It knows nothing of what a user has rated: ask it for
+        more than is wanted, and leave that out.
+
+        Returns
+        -------
+        vectors : ndarray of shape (n_items, size), dtype float32
+            In the order of `item_ids_`.
+
+        Raises
+        ------
+        ValueError
+            If scores are no inner products: after NCFRegressor with a perceptron.
+        """
+        check_is_fitted(self)
+        return self._model.index_vectors("item", np.arange(len(self._items)))
+
+    @reads_one_fit
+    def user_index_vectors(self, users=None, *, user_features=None) -> np.ndarray:
+        """Vectors of users to query an index of `item_index_vectors` with.
+
+        Parameters
+        ----------
+        users : array-like of shape (n_users,), default=None
+            Raw user ids; None is all users of `user_ids_`, in that order.
+        user_features : DataFrame, matrix or callable, default=None
+            As in `predict`, of users that have no ratings.
+
+        Returns
+        -------
+        vectors : ndarray of shape (n_users, size), dtype float32
+            A user that was not in the training rows has what is known: a vector that
+            ranks items as their features do, or else by the items' own merit.
+
+        Raises
+        ------
+        ValueError
+            As `item_index_vectors`, or if `handle_unknown="error"` and a user is
+            unknown.
+        """
+        check_is_fitted(self)
+        _, rows, cold_users = self._queried_users(users, user_features)
+        model = self._model.with_cold_rows(cold_users, None)
+        return model.index_vectors("user", rows)
+
+    def _queried_users(
+        self, users: Any, features: Any
+    ) -> tuple[np.ndarray, np.ndarray, sparse.csr_array | None]:
+        """Raw ids and row numbers of users, as `KnownIds.rows`; None is all of them."""
+        if users is None:
+            return self._users.ids, np.arange(len(self._users)), None
+        ids = read_ids(users, "users")
+        rows, cold = self._users.rows(ids, features)
+        handle_unknown(self.handle_unknown, {"users": (ids, rows)})
+        return self._users.like_fitted(ids.values, rows), rows, cold
+
+    def _candidates(
+        self, candidates: Any, features: Any
+    ) -> tuple[np.ndarray, np.ndarray, sparse.csr_array | None]:
+        """Raw ids and row numbers of candidates, each once; None is all items."""
+        if candidates is None:
+            self._items.check_features(features)
+            return self._items.ids, np.arange(len(self._items)), None
+        ids = read_ids(candidates, "candidates")
+        rows, cold = self._items.rows(ids, features)
+        handle_unknown(self.handle_unknown, {"candidates": (ids, rows)})
+        # Ids of which nothing is known share a row number.
+        codes, _ = pd.factorize(ids.values)
+        _, first = np.unique(
+            np.where(rows == -1, rows.min(initial=-1) - 1 - codes, rows),
+            return_index=True,
+        )
+        first.sort()
+        rows = rows[first]
+        return self._items.like_fitted(ids.values[first], rows), rows, cold
+
+    def _known_pairs(self, X: Any) -> np.ndarray:
+        """Sorted user * n_items + item of rows of known ids."""
+        if X is None or _is_empty(X):
+            return np.empty(0, dtype=np.int64)
+        users, items = read_pairs(X, "never_exclude")
+        users = users.numbered_in(self._users.ids)
+        items = items.numbered_in(self._items.ids)
+        known = (users >= 0) & (items >= 0)
+        return np.sort(users[known] * len(self._items) + items[known])
+
+    def _similar(
+        self,
+        side: Literal["user", "item"],
+        queries: Any,
+        n: int,
+        return_scores: bool,
+        as_frame: bool,
+    ) -> Any:
+        check_is_fitted(self)
+        n = _length(n, f"n_{side}s")
+        known = self._users if side == "user" else self._items
+        rows = known.known_rows(queries)
+        device = torch_device(self.device)
+        profiles, norms = (
+            torch.from_numpy(values).to(device)
+            for values in self._model.profiles(side, device)
+        )
+
+        def cosines(tile: slice) -> Fill:
+            queries = profiles[rows[tile]] / norms[rows[tile], None]
+            products = inner_products(queries, profiles)
+            # Rounding goes beyond 1.
+            return lambda columns, out: (
+                products(columns, out).div_(norms[columns]).clamp_(-1, 1)
+            )
+
+        def itself(tile: slice) -> tuple[np.ndarray, np.ndarray]:
+            return np.arange(tile.stop - tile.start), rows[tile]
+
+        best, scores = top_k(
+            cosines,
+            len(rows),
+            len(known),
+            min(n, len(known)) if as_frame else n,
+            itself,
+            device,
+        )
+        ids = known.ids
+        if as_frame:
+            return _long_frame(ids[rows], ids, best, scores, side, f"similar_{side}")
+        similar = take_ids(ids, best)
+        return (similar, scores) if return_scores else similar
+
+
+def _is_empty(values: Any) -> bool:
+    """Whether a container holds no rows, of any width."""
+    if hasattr(values, "shape"):
+        return values.shape[:1] == (0,)
+    return hasattr(values, "__len__") and len(values) == 0
+
+
+def _length(n: Any, name: str) -> int:
+    """Length of lists, given as an argument."""
+    if not isinstance(n, Integral) or isinstance(n, bool):
+        raise TypeError(f"{name} must be an int, got {n!r}.")
+    if n < 1:
+        raise ValueError(f"{name} must be at least 1, got {n}.")
+    return int(n)
+
+
+def _long_frame(
+    queries: np.ndarray,
+    ids: np.ndarray,
+    places: np.ndarray,
+    scores: np.ndarray,
+    query: str,
+    item: str,
+) -> pd.DataFrame:
+    """Lists as a frame of one row per item; places of -1 are left out."""
+    row, column = np.nonzero(places >= 0)
+    return pd.DataFrame(
+        {
+            query: queries[row],
+            item: ids[places[row, column]],
+            "rank": column + 1,
+            "score": scores[row, column],
+        }
+    )

@@ -1,0 +1,133 @@
+"""Columns of X as an estimator reads them, and warnings of likely slips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import narwhals.stable.v1 as nw
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import validate_data
+
+from ._data.containers import as_array, as_frame, object_array
+from ._data.messages import counted, shown
+from ._data.reading import SPARSE_ROWS, Columns
+from ._data.vocabulary import Ids
+from ._sklearn import check_columns
+from ._warn import warn
+
+MIN_ROWS_OF_TARGET = 10
+MAX_DECIMALS = 3
+
+
+def read_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> Columns:
+    """Columns of X in any container; `reset` keeps their number and names."""
+    if sparse.issparse(X):
+        raise TypeError(SPARSE_ROWS.format(name="X"))
+    frame = as_frame(X)
+    if isinstance(frame, nw.DataFrame):
+        names = list(getattr(estimator, "feature_names_in_", ()))
+        if reset or frame.columns != names:
+            # Looks at names alone, for longer than all else takes of a row.
+            check_columns(estimator, frame, reset)
+        _check_shape(frame.shape, type(estimator).__name__)
+        return Columns.from_frame(frame)
+    if isinstance(X, list | tuple):
+        X = object_array(X)
+    elif isinstance(X, np.ndarray | torch.Tensor):
+        X = as_array(X)
+    X = validate_data(
+        estimator,
+        X,
+        reset=reset,
+        dtype=None,
+        ensure_all_finite=False,
+        ensure_min_features=2 if reset else 1,
+    )
+    return Columns.from_array(X)
+
+
+def _check_shape(shape: tuple[int, int], estimator: str) -> None:
+    """Refuse a frame as scikit-learn refuses an array that is too small."""
+    if shape[0] == 0:
+        raise ValueError(
+            f"Found array with 0 sample(s) (shape={shape}) while a minimum of 1 is "
+            f"required by {estimator}: X has no rows."
+        )
+    if shape[1] < 2:
+        raise ValueError(
+            f"Found array with {shape[1]} feature(s) (shape={shape}) while a minimum "
+            f"of 2 is required by {estimator}: X needs a column of users and a column "
+            "of items."
+        )
+
+
+def warn_of_ids(columns: Columns, *fitted: np.ndarray, named: bool) -> None:
+    """Warn of ids that are more likely to be numbers, unless `fitted` ids are so, too.
+
+    Where every column of a wide array is continuous, there is nothing that ids could
+    have been mistaken for: so it is in the checks of scikit-learn. And where there are
+    but two columns, numbers of few decimals are taken for ids.
+    """
+    n_context = columns.features.shape[1]
+    if n_context and not named and columns.all_fractional():
+        return
+    for place, (side, ids) in enumerate(
+        (("user", columns.users), ("item", columns.items))
+    ):
+        fractions = ids.fractions(0 if n_context else MAX_DECIMALS)
+        if not fractions.any():
+            continue
+        if fitted and Ids(fitted[place], "", "").fractions().any():
+            continue
+        warn(
+            f"{ids.where} holds {counted(fractions, 'id')} with a fractional part, "
+            f"such as {shown(ids.values[fractions][0])}. It looks like a scaled column "
+            f"in the place of the {side}s: column 0 of X must hold the user and column "
+            "1 the item. Put other columns after them, for example at the end of the "
+            "list of a ColumnTransformer.",
+        )
+    if not fitted and columns.are_indicators():
+        warn(
+            "X holds as many ones in every row, and zeros elsewhere, as indicators of "
+            "users and items do. Column 0 must hold user ids and column 1 item ids: "
+            "give the ids themselves, without OneHotEncoder.",
+        )
+
+
+def warn_of_target(
+    columns: Columns, rating: np.ndarray, names: Sequence[str] | None
+) -> None:
+    """Warn of context columns of which the ratings are a linear function."""
+    if len(rating) < MIN_ROWS_OF_TARGET or np.ptp(rating) == 0:
+        return
+    y = rating - rating.mean()
+    for j, column in enumerate(columns.features.T, 2):
+        x = column - column.mean()
+        scale = np.abs(x).max()
+        if scale <= 1e-9 * np.abs(column).max():
+            continue
+        x = x / scale
+        explained = (x @ y) ** 2 / ((x @ x) * (y @ y))
+        if explained > 1 - 1e-9:
+            name = "" if names is None else f" ({names[j]!r})"
+            warn(
+                f"column {j} of X{name} says what the rating is: y is a linear "
+                "function of it. Leave it out of X, such as X[['user', 'item']], "
+                "unless it is known before the rating.",
+            )
+
+
+def warn_of_equal_ratings(rating: np.ndarray) -> None:
+    """Warn of ratings that do not differ, where no other pairs count."""
+    if len(rating) > 1 and np.ptp(rating) == 0:
+        warn(
+            f"All {len(rating)} ratings in y are {rating[0]:g}, which tells no item "
+            "from another. If X holds what users chose, let the pairs that it does "
+            "not hold count, too: MFRegressor(solver='als', unobserved_weight=0.1) "
+            "weighs all of them, and loss='log_loss' or loss='bpr' (solver='adam' or "
+            "NCFRegressor) draws some.",
+        )
