@@ -90,7 +90,7 @@ class KnownIds:
         rows = ids.numbered_in(self.ids)
         unknown = np.flatnonzero(rows < 0)
         self.check_features(features)
-        if not (self.feature_names and len(unknown)):
+        if self.described is None or not (self.feature_names and len(unknown)):
             return rows, None
         place, asked = pd.factorize(ids.values[unknown])
         found, matrix = self.described.rows_of(
@@ -163,7 +163,8 @@ def take_ids(ids: np.ndarray, places: np.ndarray) -> np.ndarray:
     empty = places < 0
     if not empty.any():
         return ids[places]
-    dtype, missing = ids.dtype, None
+    dtype: Any = ids.dtype
+    missing: Any = None
     if dtype.kind == "f":
         missing = np.nan
     elif dtype.kind in "mM":

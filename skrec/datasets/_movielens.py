@@ -160,9 +160,7 @@ def fetch_movielens(
         path = Path(get_data_home(data_home)) / "movielens" / f"ml-{name}.zip"
         _ensure_archive(path, release, download_if_missing, n_retries, delay)
     else:
-        path = Path(archive)
-        if not zipfile.is_zipfile(path):
-            raise OSError(f"archive={str(path)!r} is not a zip file that can be read.")
+        path = _existing_archive(archive)
     with zipfile.ZipFile(path) as file:
         frame, users, movies = release.read(file, release.folder)
 
@@ -188,6 +186,14 @@ def fetch_movielens(
             n_users=frame["user"].nunique(),
         ),
     )
+
+
+def _existing_archive(archive: str | os.PathLike) -> Path:
+    """Path of an archive of the user, which must be a zip file."""
+    path = Path(archive)
+    if not zipfile.is_zipfile(path):
+        raise OSError(f"archive={str(path)!r} is not a zip file that can be read.")
+    return path
 
 
 def _ensure_archive(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ from scipy.special import ndtr
 from sklearn.utils import check_random_state
 
 from .._data.reading import check_int, check_number
+
+_Rows: TypeAlias = pd.DataFrame | np.ndarray
 
 # Spread of the user biases, the item biases and the taste term, in stars of a
 # five-star scale. With the default noise they are about those of MovieLens: a standard
@@ -30,10 +33,7 @@ def make_ratings(
     return_expected: bool = False,
     as_frame: bool = True,
     random_state: int | np.random.RandomState | None = None,
-) -> (
-    tuple[pd.DataFrame | np.ndarray, np.ndarray]
-    | tuple[pd.DataFrame | np.ndarray, np.ndarray, np.ndarray]
-):
+) -> tuple[_Rows, np.ndarray] | tuple[_Rows, np.ndarray, np.ndarray]:
     r"""Draw ratings from a bias and factor model, over power-law popularity.
 
     A rating is the level nearest to
