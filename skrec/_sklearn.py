@@ -1,4 +1,4 @@
-"""Private names of scikit-learn, and differences between its versions.
+"""Private names of scikit-learn, its callers, and differences between its versions.
 
 Callbacks are new in scikit-learn 1.9. Where it has none, an estimator has no method
 `set_callbacks`, and a fit runs without any.
@@ -6,7 +6,9 @@ Callbacks are new in scikit-learn 1.9. Where it has none, an estimator has no me
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import narwhals.stable.v1 as nw
@@ -42,10 +44,20 @@ except ImportError:
         return method
 
 
+# Modules of scikit-learn that pass arguments on without cutting them.
+PASSING_MODULES = (
+    "sklearn.base",
+    "sklearn.callback",
+    "sklearn.compose",
+    "sklearn.pipeline",
+    "sklearn.utils",
+)
+
 __all__ = [
     "CallbackSupportMixin",
     "Interval",
     "StrOptions",
+    "arguments_may_be_cut",
     "check_columns",
     "fit_context",
     "num_samples",
@@ -63,3 +75,17 @@ def check_columns(estimator: BaseEstimator, frame: nw.DataFrame, reset: bool) ->
     if not isinstance(table, pd.DataFrame):
         table = pd.DataFrame(columns=frame.columns)
     validate_data(estimator, table, reset=reset, skip_check_array=True)
+
+
+def arguments_may_be_cut() -> bool:
+    """Whether a meta-estimator of scikit-learn that may split rows is calling.
+
+    It cuts arguments as long as X as it cuts X, and gives no other sign of it.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("sklearn.") and not module.startswith(PASSING_MODULES):
+            return True
+        frame = frame.f_back
+    return False

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from .._sklearn import arguments_may_be_cut
 from .._warn import warn
 from .interactions import SideFeatures
 from .messages import quote_first, shown
 from .reading import read_ids
-from .side_features import ColdRows, arguments_may_be_cut
+from .side_features import ColdRows
 from .vocabulary import Ids
 
 

@@ -8,10 +8,8 @@ column if `fit` has met such rows.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from itertools import pairwise
-from types import FrameType
 from typing import Any, Self
 
 import numpy as np
@@ -22,15 +20,6 @@ from .._warn import warn
 from .feature_table import FeatureTable, Labels
 from .messages import quote_first, shown
 from .vocabulary import Ids
-
-# Modules of scikit-learn that pass arguments on without cutting them.
-CALLERS_OF_WHOLE = (
-    "sklearn.base",
-    "sklearn.callback",
-    "sklearn.compose",
-    "sklearn.pipeline",
-    "sklearn.utils",
-)
 
 
 @dataclass(frozen=True)
@@ -351,20 +340,6 @@ class ColdRows:
             parts.append(matrix[rows[new]])
         order = np.argsort(np.concatenate(places), kind="stable")
         return found, sparse.csr_array(sparse.vstack(parts))[order]
-
-
-def arguments_may_be_cut() -> bool:
-    """Whether a meta-estimator of scikit-learn that may split rows is calling.
-
-    It cuts arguments as long as X as it cuts X, and gives no other sign of it.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if module.startswith("sklearn.") and not module.startswith(CALLERS_OF_WHOLE):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _warn_of_missing(table: FeatureTable) -> None:
