@@ -187,7 +187,7 @@ class LeaveLastOut(_TimeSplitter):
     def _masks(
         self, table: nw.DataFrame, time: np.ndarray | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        user = read_id_column(table, 0, "X").numbered()[0]
+        user = read_id_column(table, 0).numbered()[0]
         assert time is not None
         turn, count = _turns(user, time)
         n_splits = int(self.n_splits)
@@ -402,7 +402,7 @@ class UserHoldout(_TimeSplitter):
         self, table: nw.DataFrame, time: np.ndarray | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Masks of rows that train, are given and test, split by split."""
-        user = read_id_column(table, 0, "X").numbered()[0]
+        user = read_id_column(table, 0).numbered()[0]
         rng = check_random_state(self.random_state)
         turn, count = _turns(user, rng.permutation(len(user)) if time is None else time)
         left = turn >= np.maximum(1, _n_rows(self.given, count))
@@ -512,7 +512,7 @@ class ColdStartKFold(_Splitter):
 
     def _masks(self, table: nw.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         side = ("user", "item").index(self.by)
-        number, ids = read_id_column(table, side, "X").numbered()
+        number, ids = read_id_column(table, side).numbered()
         n_ids = len(ids)
         if n_ids < self.n_splits:
             raise ValueError(

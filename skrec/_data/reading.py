@@ -130,15 +130,16 @@ def read_table(X: Any, name: str) -> nw.DataFrame:
 def read_pairs(X: Any, name: str) -> tuple[Ids, Ids]:
     """Users and items of rows in any container, whatever else its columns hold."""
     table = read_table(X, name)
-    return read_id_column(table, 0, name), read_id_column(table, 1, name)
-
-
-def read_id_column(table: nw.DataFrame, j: int, name: str) -> Ids:
-    """Users (column 0) or items (column 1) of a table."""
-    noun = ("users", "items")[j]
-    return Ids.from_column(
-        table[:, j], describe_column(j, name, table.columns[j], noun)
+    users, items = (
+        Ids.from_column(table[:, j], describe_column(j, name)) for j in (0, 1)
     )
+    return users, items
+
+
+def read_id_column(table: nw.DataFrame, j: int) -> Ids:
+    """Users (column 0) or items (column 1) of X."""
+    where = describe_column(j, "X", table.columns[j], ("users", "items")[j])
+    return Ids.from_column(table[:, j], where)
 
 
 def read_ids(values: Any, name: str) -> Ids:
