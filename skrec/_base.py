@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._data.interactions import FurtherRows, Interactions
 from ._data.known_ids import KnownIds, handle_unknown
-from ._data.reading import Columns
+from ._data.reading import Columns, read_ratings, read_weights
 from ._data.seen import SeenItems
 from ._data.vocabulary import Growth, numbered
 from ._data.weights import Weighting
@@ -31,8 +31,6 @@ from ._interfaces import Iteration, Solver, Start
 from ._lists import ListsMixin
 from ._rows import (
     read_columns,
-    read_ratings,
-    read_weights,
     warn_of_equal_ratings,
     warn_of_ids,
     warn_of_target,

@@ -11,8 +11,8 @@ import torch
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
-from ._data.known_ids import KnownIds, handle_unknown, read_ids, take_ids
-from ._data.reading import id_columns
+from ._data.known_ids import KnownIds, handle_unknown, take_ids
+from ._data.reading import read_ids, read_pairs
 from ._data.seen import SeenItems, is_in_sorted
 from ._interfaces import Model
 from ._settings import torch_device
@@ -301,7 +301,7 @@ class ListsMixin:
         """Sorted user * n_items + item of rows of known ids."""
         if X is None or _is_empty(X):
             return np.empty(0, dtype=np.int64)
-        users, items = id_columns(X, "never_exclude")
+        users, items = read_pairs(X, "never_exclude")
         users = users.numbered_in(self._users.ids)
         items = items.numbered_in(self._items.ids)
         known = (users >= 0) & (items >= 0)

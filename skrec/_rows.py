@@ -1,4 +1,4 @@
-"""X, y and sample_weight of an estimator, validated, with warnings of likely slips."""
+"""Columns of X as an estimator reads them, and warnings of likely slips."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ from typing import Any
 
 import narwhals.stable.v1 as nw
 import numpy as np
-import pandas as pd
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator
-from sklearn.utils import column_or_1d
 from sklearn.utils.validation import validate_data
 
-from ._data.containers import SPARSE_ROWS, as_array, as_frame, object_array
+from ._data.containers import as_array, as_frame, object_array
 from ._data.messages import counted, shown
-from ._data.reading import Columns, as_numbers
+from ._data.reading import SPARSE_ROWS, Columns
 from ._data.vocabulary import Ids
-from ._sklearn import check_columns, num_samples
+from ._sklearn import check_columns
 from ._warn import warn
 
-MAX_RATING = 1e30
 MIN_ROWS_OF_TARGET = 10
 MAX_DECIMALS = 3
 
@@ -30,8 +27,6 @@ def read_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> Columns:
     """Columns of X in any container; `reset` keeps their number and names."""
     if sparse.issparse(X):
         raise TypeError(SPARSE_ROWS.format(name="X"))
-    if isinstance(X, np.ndarray) and X.dtype.names:
-        X = pd.DataFrame(X)
     frame = as_frame(X)
     if isinstance(frame, nw.DataFrame):
         names = list(getattr(estimator, "feature_names_in_", ()))
@@ -101,61 +96,6 @@ def warn_of_ids(columns: Columns, *fitted: np.ndarray, named: bool) -> None:
             "users and items do. Column 0 must hold user ids and column 1 item ids: "
             "give the ids themselves, without OneHotEncoder.",
         )
-
-
-def read_ratings(y: Any, n_rows: int) -> np.ndarray:
-    """One finite rating per row of X."""
-    if sparse.issparse(y):
-        raise TypeError("y is a sparse matrix; it must be a dense array of ratings.")
-    if isinstance(y, np.ndarray | torch.Tensor):
-        y = as_array(y)
-    if pd.api.types.is_scalar(y):
-        raise TypeError(
-            f"y must hold one rating per row of X, got a single {type(y).__name__}, "
-            f"{shown(y)}."
-        )
-    n_ratings = num_samples(y)
-    if n_rows != n_ratings:
-        raise ValueError(
-            f"X and y must have as many rows, but X has {n_rows} and y has "
-            f"{n_ratings} (inconsistent numbers of samples)."
-        )
-    rating = as_numbers(column_or_1d(y, warn=True), "y", "rating")
-    largest = np.abs(rating).max()
-    if largest > MAX_RATING:
-        raise ValueError(
-            f"y holds a rating of magnitude {largest:.3g}; ratings must be within "
-            f"±{MAX_RATING:.0e}, which single precision can represent."
-        )
-    return rating
-
-
-def read_weights(sample_weight: Any, n_rows: int) -> np.ndarray | None:
-    """One non-negative weight per row of X, or None."""
-    if sample_weight is None:
-        return None
-    if sparse.issparse(sample_weight):
-        raise TypeError(
-            "sample_weight is a sparse matrix; it must be a dense array of weights."
-        )
-    weight = as_numbers(sample_weight, "sample_weight", "weight")
-    if weight.ndim == 0:
-        weight = np.full(n_rows, weight)
-    if weight.shape != (n_rows,):
-        raise ValueError(
-            f"sample_weight has shape {weight.shape}, but X has {n_rows} rows; it must "
-            "hold one weight per row."
-        )
-    if (weight < 0).any():
-        raise ValueError(
-            "Negative values in data passed to `sample_weight`: "
-            f"{counted(weight < 0, 'weight')}; weights must be at least 0."
-        )
-    if not weight.any():
-        raise ValueError(
-            "sample_weight is zero in all rows; at least one must be positive."
-        )
-    return weight
 
 
 def warn_of_target(

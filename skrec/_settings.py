@@ -1,10 +1,10 @@
-"""Settings of the process that would change results, set as this package needs them.
+"""Settings of torch, NumPy and scikit-learn inside the package.
 
-Whoever calls may have turned gradients off, chosen another default dtype or device,
-entered autocast, let NumPy raise or asked transformers for frames. Results must not
-depend on it. Settings of a thread are set for the calling thread. The default dtype of
-torch belongs to the process: the first call that enters sets it, the last one that
-leaves puts it back, and nothing happens where it is float32 already.
+A caller may have turned gradients off, chosen another default dtype or device, entered
+autocast, let NumPy raise or asked transformers for frames; results do not depend on it.
+Settings of a thread are changed for the calling thread. The default dtype of torch
+belongs to the process: the first call that enters sets it, the last one that leaves
+restores it, and nothing happens where it is float32 already.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 @contextmanager
 def own_settings() -> Iterator[None]:
-    """Inside, nothing that is set in the process or thread changes results.
+    """Use the settings that results rely on, and restore those of the caller.
 
-    A generator must not yield inside, since the caller would run with them.
+    A generator must not yield inside, since the caller would run with these settings.
     """
     avoid_lost_threads()
     with ExitStack() as stack:
@@ -73,7 +73,7 @@ def torch_device(name: str | torch.device) -> torch.device:
 
 
 class _DefaultDtype:
-    """float32 by default as long as any thread is inside."""
+    """Default dtype float32 as long as any thread is inside."""
 
     def __init__(self) -> None:
         self.lock, self.n_inside, self.before = threading.Lock(), 0, torch.float32
@@ -86,7 +86,7 @@ class _DefaultDtype:
                     torch.set_default_dtype(torch.float32)
             self.n_inside += 1
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         with self.lock:
             self.n_inside -= 1
             if not self.n_inside and self.before != torch.float32:
@@ -97,8 +97,8 @@ _default_dtype = _DefaultDtype()
 
 
 def _after_fork() -> None:
-    # The lock may be held by a thread that is not there any more, and those inside
-    # besides the forking one never leave.
+    # A fork copies the calling thread alone: another may have held the lock, and those
+    # inside never leave.
     global _default_dtype
     inside = _default_dtype
     _default_dtype = _DefaultDtype()

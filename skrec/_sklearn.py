@@ -1,8 +1,15 @@
-"""Private names of scikit-learn, and differences between its versions.
+"""Private names of scikit-learn, its callers, and differences between its versions.
 
 Callbacks are new in scikit-learn 1.9. Where it has none, an estimator has no method
 `set_callbacks`, and a fit runs without any.
 """
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import narwhals.stable.v1 as nw
 import pandas as pd
@@ -17,30 +24,40 @@ try:
 except ImportError:
 
     class NoCallbacks:
-        """Stands for the callback context of a fit and of its iterations."""
+        """Callback context of a fit and of its iterations without callbacks."""
 
-        def subcontext(self, **task):
+        def subcontext(self, **task: Any) -> NoCallbacks:
             return self
 
-        def call_on_fit_task_begin(self, **task) -> None:
+        def call_on_fit_task_begin(self, **task: Any) -> None:
             pass
 
-        def call_on_fit_task_end(self, **task) -> bool:
+        def call_on_fit_task_end(self, **task: Any) -> bool:
             """Whether to stop."""
             return False
 
-    class CallbackSupportMixin:
-        def _init_callback_context(self, **task) -> NoCallbacks:
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        def _init_callback_context(self, **task: Any) -> NoCallbacks:
             return NoCallbacks()
 
-    def with_callbacks(method):
+    def with_callbacks(method: Callable) -> Callable:
         return method
 
+
+# Modules of scikit-learn that pass arguments on without cutting them.
+PASSING_MODULES = (
+    "sklearn.base",
+    "sklearn.callback",
+    "sklearn.compose",
+    "sklearn.pipeline",
+    "sklearn.utils",
+)
 
 __all__ = [
     "CallbackSupportMixin",
     "Interval",
     "StrOptions",
+    "arguments_may_be_cut",
     "check_columns",
     "fit_context",
     "num_samples",
@@ -49,7 +66,7 @@ __all__ = [
 
 
 def check_columns(estimator: BaseEstimator, frame: nw.DataFrame, reset: bool) -> None:
-    """Compare the number and the names of columns with those of `fit`, or keep them.
+    """Compare the number and names of columns with those of `fit`, or store them.
 
     Before scikit-learn read tables by narwhals, it found the names of those that have
     `__dataframe__`, which polars no longer has.
@@ -58,3 +75,17 @@ def check_columns(estimator: BaseEstimator, frame: nw.DataFrame, reset: bool) ->
     if not isinstance(table, pd.DataFrame):
         table = pd.DataFrame(columns=frame.columns)
     validate_data(estimator, table, reset=reset, skip_check_array=True)
+
+
+def arguments_may_be_cut() -> bool:
+    """Whether a meta-estimator of scikit-learn that may split rows is calling.
+
+    It cuts arguments as long as X as it cuts X, and gives no other sign of it.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("sklearn.") and not module.startswith(PASSING_MODULES):
+            return True
+        frame = frame.f_back
+    return False

@@ -1,9 +1,8 @@
-"""How many threads torch uses: in the calling thread, for a while.
+"""Number of threads that torch uses in the calling thread.
 
-torch keeps a number for each thread that has computed, and one that threads to come
-start with. Setting the former sets the latter too, so that code which sets and restores
-a number leaves the wrong one behind when two threads do it at once. Here the latter is
-left as it is.
+torch keeps a number for each thread that has computed, and a default for new threads.
+Setting the former sets the latter too, so that two threads which set and restore their
+numbers at once may leave a wrong default behind. Here the default is kept.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ _is_forked = False
 
 @contextmanager
 def torch_threads(n_threads: int) -> Iterator[None]:
-    """That many threads inside, as many as before outside."""
+    """Use `n_threads` threads inside, and restore their number."""
     with _lock:
-        # The first look gives a thread its number, so no other may be set meanwhile.
+        # The first call gives a thread its number, so the default must not change.
         before = torch.get_num_threads()
     if n_threads == before:
         yield
         return
-    to_come = set_own_threads(n_threads)
+    default = set_own_threads(n_threads)
     try:
         yield
     finally:
-        if before == to_come:
+        if before == default:
             with _lock:
                 torch.set_num_threads(before)
         else:
@@ -40,19 +39,19 @@ def torch_threads(n_threads: int) -> Iterator[None]:
 
 
 def set_own_threads(n_threads: int) -> int:
-    """Set the number of the calling thread alone; returns that of threads to come."""
+    """Set the number of the calling thread; return the default of new threads."""
     read, is_set = threading.Event(), threading.Event()
-    to_come = n_threads
+    default = n_threads
 
     def keep() -> None:
-        nonlocal to_come
-        to_come = torch.get_num_threads()
+        nonlocal default
+        default = torch.get_num_threads()
         read.set()
         is_set.wait()
-        torch.set_num_threads(to_come)
+        torch.set_num_threads(default)
 
     with _lock:
-        # A new thread has the number of those to come.
+        # A new thread starts with the default.
         keeper = threading.Thread(target=keep, daemon=True)
         keeper.start()
         try:
@@ -61,14 +60,11 @@ def set_own_threads(n_threads: int) -> int:
         finally:
             is_set.set()
             keeper.join()
-    return to_come
+    return default
 
 
 def avoid_lost_threads() -> None:
-    """Use one thread in a forked process, where those of its parent are not.
-
-    OpenMP would wait for them for ever.
-    """
+    """Use one thread in a forked process, where OpenMP would wait for lost ones."""
     if _is_forked and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
 

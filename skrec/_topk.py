@@ -1,7 +1,7 @@
 """The best columns of every row: tiled scores, exclusion, top-k.
 
-Knows arrays only. Ties go to the lower column, so that equal scores give the same list
-on every machine and for every tile size.
+Arrays come in and go out, no ids. Ties go to the lower column, so that equal scores
+give the same list on every machine and for every tile size.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ TILE_BYTES = 2**26
 # More rows than this at a time do not make a matrix product faster.
 MAX_TILE_ROWS = 512
 
-# Columns at a time. More of them leave the work space to so few rows that a matrix
-# product is slow.
+# Columns at a time. More of them leave work space for so few rows that a matrix product
+# is slow.
 MAX_TILE_COLUMNS = 2**17
 
-# Columns of which the best is looked at first: reading it off is vectorised, and few
-# blocks are looked into.
+# Columns of a block. Maxima of blocks are vectorised, and only the blocks with the
+# largest ones are searched.
 MAX_BLOCK = 64
 
-# Bytes of a key and of what it is made from.
+# Bytes of a key, its score and its column.
 KEY_BYTES = 40
 
 LOW_BITS = 2**32 - 1
 
-# Takes a slice of columns and a tensor, into which it writes their scores.
+# A function of a slice of columns and a tensor, into which it writes their scores.
 Fill = Callable[[slice, Tensor], object]
 
 
@@ -44,17 +44,17 @@ def top_k(
     excluded: Callable[[slice], tuple[np.ndarray, np.ndarray]] | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best columns of every row, best first.
+    """The k columns of every row with the largest scores, best first.
 
     Parameters
     ----------
     score : callable
-        Takes a slice of rows to what writes their scores.
+        Takes a slice of rows to the function that writes their scores.
     n_rows, n_columns, k : int
     excluded : callable, optional
-        Takes a slice of rows to (row within it, column) of what may not be taken.
+        Takes a slice of rows to (row within it, column) of excluded columns.
     device : device, default="cpu"
-        Where scores are written.
+        Device of the scores.
 
     Returns
     -------
@@ -72,11 +72,12 @@ def top_k(
     block = _block(width, k)
     row_bytes = 4 * (width + block) + KEY_BYTES * (width // block + k * block)
     height = min(n_rows, MAX_TILE_ROWS, max(1, TILE_BYTES // row_bytes))
-    # Memory used again need not be fetched from the system, which takes long.
+    # One allocation serves all tiles, since memory is slow to get from the system.
     space = torch.empty(height * (width + block), device=device)
     for start in range(0, n_rows, height):
         rows = slice(start, min(start + height, n_rows))
-        fill, left_out, best = score(rows), None, None
+        fill, left_out = score(rows), None
+        best: Tensor | None = None
         if excluded is not None:
             left_out = [torch.as_tensor(i).to(device) for i in excluded(rows)]
         for first in range(0, n_columns, width):
@@ -84,6 +85,7 @@ def top_k(
             tile = _tile(fill, rows.stop - start, some, left_out, block, space)
             keys = _best_keys(tile, first, k, block)
             best = keys if best is None else _largest(torch.cat([best, keys], 1), k)
+        assert best is not None
         where, found = _decoded(best)
         where = where.masked_fill(found == -torch.inf, -1)
         columns[rows, :k], scores[rows, :k] = where.cpu().numpy(), found.cpu().numpy()
@@ -91,7 +93,7 @@ def top_k(
 
 
 def inner_products(queries: Tensor, vectors: Tensor) -> Fill:
-    """Writes the inner products of queries and vectors."""
+    """Function that writes the inner products of queries and vectors."""
     return lambda columns, out: torch.mm(queries, vectors[columns].T, out=out)
 
 
@@ -109,7 +111,7 @@ def _tile(
     block: int,
     space: Tensor,
 ) -> Tensor:
-    """Scores of columns, in whole blocks; -inf is what may not be taken."""
+    """Scores of columns, in whole blocks, -inf where excluded."""
     n_columns = columns.stop - columns.start
     width = -(-n_columns // block) * block
     tile = space[: n_rows * width].view(n_rows, width)
@@ -125,9 +127,9 @@ def _tile(
 def _best_keys(tile: Tensor, first: int, k: int, block: int) -> Tensor:
     """Keys of the k best columns of a tile whose first column has number `first`.
 
-    They are in the k blocks with the best maxima, ties going to the lower block: each
-    of these holds a column that is better than all of any other block, or as good and
-    lower.
+    They are in the k blocks with the largest maxima, ties going to the lower block:
+    each of these holds a column that is better than all of any other block, or as good
+    and lower.
     """
     n_rows, width = tile.shape
     n_blocks = width // block
@@ -142,7 +144,7 @@ def _best_keys(tile: Tensor, first: int, k: int, block: int) -> Tensor:
 
 
 def _keys(scores: Tensor, columns: Tensor) -> Tensor:
-    """Integers, the larger the score, and of equal scores the lower the column."""
+    """Integers in the order of scores, and for equal scores in reverse of columns."""
     # -0.0 becomes 0.0. Bits of positive floats are in their order, and those of
     # negative floats in reverse.
     bits = (scores + 0.0).view(torch.int32)
@@ -151,7 +153,7 @@ def _keys(scores: Tensor, columns: Tensor) -> Tensor:
 
 
 def _decoded(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Columns and scores that keys were made from."""
+    """Columns and scores of keys."""
     bits = (keys >> 32).int()
     bits = bits ^ (bits >> 31 & 0x7FFFFFFF)
     return LOW_BITS - (keys & LOW_BITS), bits.view(torch.float32)

@@ -1,4 +1,4 @@
-"""Warnings that point at the line of the user, however deep they come from."""
+"""Warnings that point at the user's line of code."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import joblib
 import sklearn
 
-# A user calls this package, or scikit-learn that does.
-NOT_OF_USER = (
+# Users call this package directly or through scikit-learn.
+PACKAGE_PATHS = (
     *(
-        f"{Path(module.__file__).parent}/".replace("\\", "/")
+        f"{Path(str(module.__file__)).parent}/".replace("\\", "/")
         for module in (sys.modules[__package__], sklearn, joblib)
     ),
     contextlib.__file__,
@@ -21,12 +21,12 @@ NOT_OF_USER = (
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the innermost line that is of no package between user and cause."""
+    """Warn at the innermost line outside this package, scikit-learn and joblib."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and _is_passed(frame.f_code.co_filename):
+    while frame.f_back is not None and _is_of_package(frame.f_code.co_filename):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
 
 
-def _is_passed(filename: str) -> bool:
-    return filename.replace("\\", "/").startswith(NOT_OF_USER)
+def _is_of_package(filename: str) -> bool:
+    return filename.replace("\\", "/").startswith(PACKAGE_PATHS)

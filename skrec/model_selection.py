@@ -1,8 +1,7 @@
-"""Splitters: which ratings train and which test, one for each question asked.
+"""Splitters of ratings into training and test sets, each for a question of its own.
 
-All follow scikit-learn's protocol, so they are what `cv=` takes anywhere. Column 0 of X
-is the user and column 1 the item, as raw ids, in every container that the estimators
-take.
+All follow scikit-learn's protocol, so any `cv=` takes them. Column 0 of X is the user
+and column 1 the item, as raw ids, in every container that the estimators take.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ import pandas as pd
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_consistent_length, check_random_state
 
-from ._data.containers import as_array, as_table
+from ._data.containers import as_array, object_array
 from ._data.messages import counted, shown
-from ._data.vocabulary import Ids
+from ._data.reading import check_int, describe_column, read_id_column, read_table
 from ._warn import warn
 
 __all__ = ["ColdStartKFold", "LeaveLastOut", "TemporalSplit", "UserHoldout"]
@@ -30,16 +29,22 @@ ROW_ORDER = "row_order"
 
 
 class _Splitter(BaseCrossValidator):
-    """What all splitters share."""
+    """Base of the splitters: their number of splits, and a reader of X."""
 
     n_splits: int
 
-    def get_n_splits(self, X=None, y=None, groups=None) -> int:
+    def get_n_splits(
+        self,
+        X: Any = None,
+        y: Any = None,
+        groups: Any = None,
+        timestamps: Any = None,
+    ) -> int:
         """Number of splits.
 
         Parameters
         ----------
-        X, y, groups : object
+        X, y, groups, timestamps : object
             Ignored, exist for API compatibility.
 
         Returns
@@ -48,27 +53,22 @@ class _Splitter(BaseCrossValidator):
         """
         return self.n_splits
 
-    def _read(self, X, y, groups) -> nw.DataFrame:
-        """X as a table, once it is known to fit the other arguments."""
+    def _read(self, X: Any, y: Any, groups: Any) -> nw.DataFrame:
+        """X as a table, with a check of the other arguments."""
         if groups is not None:
-            warn(
-                f"The groups parameter is ignored by {type(self).__name__}",
-            )
+            warn(f"The groups parameter is ignored by {type(self).__name__}")
         check_consistent_length(X, y)
-        table = as_table(X, "X")
-        if len(table) == 0:
-            raise ValueError("X has no rows; at least one is required.")
-        return table
+        return read_table(X, "X")
 
 
 class _TimeSplitter(_Splitter):
-    """What the splitters share that put rows in the order of time."""
+    """Base of the splitters that order rows by time."""
 
     time: str | int | None
     needs_time = True
 
     def split(
-        self, X, y=None, groups=None, timestamps=None
+        self, X: Any, y: Any = None, groups: Any = None, timestamps: Any = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Row numbers of the training set and of the test set, split by split.
 
@@ -104,22 +104,8 @@ class _TimeSplitter(_Splitter):
         table = self._read(X, y, groups)
         return _row_numbers(self._masks(table, self._times(table, timestamps)))
 
-    def get_n_splits(self, X=None, y=None, groups=None, timestamps=None) -> int:
-        """Number of splits.
-
-        Parameters
-        ----------
-        X, y, groups, timestamps : object
-            Ignored, exist for API compatibility.
-
-        Returns
-        -------
-        n_splits : int
-        """
-        return self.n_splits
-
-    def _times(self, table: nw.DataFrame, timestamps) -> np.ndarray | None:
-        """Number of each row's time, in sorted order, or None if no time is known."""
+    def _times(self, table: nw.DataFrame, timestamps: Any) -> np.ndarray | None:
+        """Number of each row's time, in sorted order; None without times."""
         if self.time is None:
             if timestamps is not None:
                 return _time_numbers(_array(timestamps, len(table)), "timestamps")
@@ -144,28 +130,28 @@ class _TimeSplitter(_Splitter):
                 )
             return np.arange(len(table))
         j = _position(table, self.time)
-        return _time_numbers(as_array(table[:, j]), _where(table, j, "times"))
+        where = describe_column(j, "X", table.columns[j], "times")
+        return _time_numbers(as_array(table[:, j]), where)
 
     @abstractmethod
     def _masks(
         self, table: nw.DataFrame, time: np.ndarray | None
     ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """Which rows train and which test, split by split."""
+        """Masks of the training set and of the test set, split by split."""
 
 
 class LeaveLastOut(_TimeSplitter):
     """Test the last rating of every user.
 
-    Answers: what will each known user do next?
+    Measures how well the next rating of each known user is predicted.
 
     With `n_splits` above 1 the splits walk back in time: the last split tests the last
     row of each user, the one before it the last but one, and so on; a split trains on
     the rows that come before the tested one. A user with too few rows to leave one for
     training is not tested in that split: all rows of that user are in its training set.
 
-    It does not tell how a model fares on a future that it has not seen, because the
-    training set holds later rows of other users (:class:`TemporalSplit` does), and
-    nothing about new users (:class:`ColdStartKFold` does).
+    Training sets hold later rows of other users; use :class:`TemporalSplit` for a
+    future that the model has not seen, and :class:`ColdStartKFold` for new users.
 
     Parameters
     ----------
@@ -174,7 +160,7 @@ class LeaveLastOut(_TimeSplitter):
     time : str or int, default=None
         Name or position of the column of X that holds the time of each row, for a
         pipeline to drop before the estimator. None takes the `timestamps` of `split`.
-        "row_order" says that rows are in the order of time. Rows of equal time are in
+        "row_order" means that rows are in the order of time. Rows of equal time are in
         the order of the rows.
 
     Raises
@@ -193,13 +179,16 @@ class LeaveLastOut(_TimeSplitter):
     """
 
     def __init__(self, n_splits: int = 1, *, time: str | int | None = None):
-        _check_n_splits(n_splits, 1)
+        check_int(n_splits, "n_splits", 1)
         _check_time(time)
         self.n_splits = n_splits
         self.time = time
 
-    def _masks(self, table, time):
-        user = _numbers(table, 0)
+    def _masks(
+        self, table: nw.DataFrame, time: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        user = read_id_column(table, 0).numbered()[0]
+        assert time is not None
         turn, count = _turns(user, time)
         n_splits = int(self.n_splits)
         if count.max() <= n_splits:
@@ -218,8 +207,8 @@ class LeaveLastOut(_TimeSplitter):
 class TemporalSplit(_TimeSplitter):
     """Train on all ratings before a point in time and test those that follow.
 
-    Answers: how good is today's model on what comes next, new users and new items
-    included?
+    Measures how well a model of today predicts later ratings, those of new users and of
+    new items among them.
 
     As in :class:`~sklearn.model_selection.TimeSeriesSplit`, a test set ends where the
     next begins, the last one ends with the last row, and every training set holds all
@@ -227,8 +216,8 @@ class TemporalSplit(_TimeSplitter):
     each cut moves to the nearest change of time, and test sets differ in size by as
     much.
 
-    It does not tell how well each known user is served: who is active after the cut
-    decides who is tested, and users without a row there are not.
+    Users without a row after the cut are not tested; use :class:`LeaveLastOut` to test
+    every known user.
 
     Parameters
     ----------
@@ -240,7 +229,7 @@ class TemporalSplit(_TimeSplitter):
     time : str or int, default=None
         Name or position of the column of X that holds the time of each row, for a
         pipeline to drop before the estimator. None takes the `timestamps` of `split`.
-        "row_order" says that rows are in the order of time.
+        "row_order" means that rows are in the order of time.
 
     Raises
     ------
@@ -265,7 +254,7 @@ class TemporalSplit(_TimeSplitter):
         test_size: float | None = None,
         time: str | int | None = None,
     ):
-        _check_n_splits(n_splits, 1)
+        check_int(n_splits, "n_splits", 1)
         if test_size is not None:
             _check_size(test_size, "test_size")
         _check_time(time)
@@ -273,7 +262,9 @@ class TemporalSplit(_TimeSplitter):
         self.test_size = test_size
         self.time = time
 
-    def _masks(self, table, time):
+    def _masks(
+        self, table: nw.DataFrame, time: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         n_rows, n_splits = len(table), int(self.n_splits)
         size = n_rows // (n_splits + 1)
         if self.test_size is not None:
@@ -284,6 +275,7 @@ class TemporalSplit(_TimeSplitter):
                 f"on, but of {n_rows} rows it puts {size} in each of {n_splits} test "
                 "sets."
             )
+        assert time is not None
         edges = np.cumsum(np.bincount(time))[:-1]
         wanted = n_rows - size * np.arange(n_splits, 0, -1)
         nearest = np.searchsorted((edges[1:] + edges[:-1]) / 2, wanted)
@@ -301,16 +293,15 @@ class TemporalSplit(_TimeSplitter):
 class UserHoldout(_TimeSplitter):
     """Test users of whom only some ratings are given.
 
-    Answers: how well are users served of whom little is known?
+    Measures the predictions for users with few ratings.
 
     Users are dealt into `n_splits` folds. Of each user of the fold, `given` rows stay
     in the training set and the other rows are the test set; all rows of all other users
     are in the training set. Users who would have no row left to test are dealt into no
     fold: their rows are always in the training set.
 
-    It says nothing of users of whom nothing is known (:class:`ColdStartKFold` does),
-    nor of the future, because the training set holds later rows of other users
-    (:class:`TemporalSplit` does).
+    Use :class:`ColdStartKFold` for users without ratings. Training sets hold later rows
+    of other users; use :class:`TemporalSplit` for the future.
 
     Parameters
     ----------
@@ -320,13 +311,13 @@ class UserHoldout(_TimeSplitter):
         Rows of each tested user that stay in the training set: a number, or a share of
         the user's rows between 0 and 1, rounded half up. At least one row stays.
     random_state : int, RandomState instance or None, default=None
-        Deals the users and, where no times are there, draws the given rows. Pass an
-        int for the same splits at every call.
+        Deals the users and, without times, draws the given rows. Pass an int for the
+        same splits at every call.
     time : str or int, default=None
         Name or position of the column of X that holds the time of each row, for a
         pipeline to drop before the estimator: the given rows are then the earliest of
         their user. None takes the `timestamps` of `split`; without them the given rows
-        are drawn at random. "row_order" says that rows are in the order of time.
+        are drawn at random. "row_order" means that rows are in the order of time.
 
     Raises
     ------
@@ -354,7 +345,7 @@ class UserHoldout(_TimeSplitter):
         random_state: int | np.random.RandomState | None = None,
         time: str | int | None = None,
     ):
-        _check_n_splits(n_splits, 2)
+        check_int(n_splits, "n_splits", 2)
         _check_size(given, "given")
         _check_time(time)
         self.n_splits = n_splits
@@ -363,7 +354,7 @@ class UserHoldout(_TimeSplitter):
         self.time = time
 
     def split_given(
-        self, X, y=None, groups=None, timestamps=None
+        self, X: Any, y: Any = None, groups: Any = None, timestamps: Any = None
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Row numbers to fit, to update with, and to test, split by split.
 
@@ -387,7 +378,7 @@ class UserHoldout(_TimeSplitter):
         train : ndarray of shape (n_train,), dtype int64
             Sorted row numbers of the users who are not tested.
         given : ndarray of shape (n_given,), dtype int64
-            Sorted row numbers of what is given of the tested users.
+            Sorted row numbers of the given rows of the tested users.
         test : ndarray of shape (n_test,), dtype int64
             Sorted row numbers of the test set.
 
@@ -399,15 +390,19 @@ class UserHoldout(_TimeSplitter):
             As in `split`.
         """
         table = self._read(X, y, groups)
-        return _row_numbers(self._dealt(table, self._times(table, timestamps)))
+        return _row_numbers(self._folds(table, self._times(table, timestamps)))
 
-    def _masks(self, table, time):
-        for train, given, test in self._dealt(table, time):
+    def _masks(
+        self, table: nw.DataFrame, time: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for train, given, test in self._folds(table, time):
             yield train | given, test
 
-    def _dealt(self, table, time):
-        """Which rows train, are given and test, split by split."""
-        user = _numbers(table, 0)
+    def _folds(
+        self, table: nw.DataFrame, time: np.ndarray | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Masks of rows that train, are given and test, split by split."""
+        user = read_id_column(table, 0).numbered()[0]
         rng = check_random_state(self.random_state)
         turn, count = _turns(user, rng.permutation(len(user)) if time is None else time)
         left = turn >= np.maximum(1, _n_rows(self.given, count))
@@ -428,13 +423,13 @@ class UserHoldout(_TimeSplitter):
 class ColdStartKFold(_Splitter):
     """Test users, or items, of which no rating is in the training set.
 
-    Answers: how well are users, or items, served of which nothing is known?
+    Measures the predictions for new users, or for new items.
 
     Ids are dealt into `n_splits` folds of as many ids, give or take one, and all rows
     of the ids of a fold are its test set. Every row is tested once.
 
-    It cannot compare personal rankings of known users: a model without features of
-    users (items) gives all unknown ones the same answer.
+    A model without features of users (items) gives the same answer for all new ones, so
+    this compares no personal rankings.
 
     Parameters
     ----------
@@ -470,7 +465,7 @@ class ColdStartKFold(_Splitter):
         shuffle: bool = True,
         random_state: int | np.random.RandomState | None = None,
     ):
-        _check_n_splits(n_splits, 2)
+        check_int(n_splits, "n_splits", 2)
         if by not in ("user", "item"):
             raise ValueError(f"by must be 'user' or 'item', got {by!r}.")
         if not isinstance(shuffle, bool):
@@ -485,7 +480,9 @@ class ColdStartKFold(_Splitter):
         self.shuffle = shuffle
         self.random_state = random_state
 
-    def split(self, X, y=None, groups=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def split(
+        self, X: Any, y: Any = None, groups: Any = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Row numbers of the training set and of the test set, split by split.
 
         Parameters
@@ -513,9 +510,10 @@ class ColdStartKFold(_Splitter):
         """
         return _row_numbers(self._masks(self._read(X, y, groups)))
 
-    def _masks(self, table):
-        number = _numbers(table, ["user", "item"].index(self.by))
-        n_ids = number.max() + 1
+    def _masks(self, table: nw.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        side = ("user", "item").index(self.by)
+        number, ids = read_id_column(table, side).numbered()
+        n_ids = len(ids)
         if n_ids < self.n_splits:
             raise ValueError(
                 f"ColdStartKFold needs at least n_splits={self.n_splits} {self.by}s, "
@@ -529,17 +527,12 @@ class ColdStartKFold(_Splitter):
             yield fold != k, fold == k
 
 
-def _check_n_splits(n_splits: Any, least: int) -> None:
-    whole = isinstance(n_splits, Integral) and not isinstance(n_splits, bool)
-    if not whole or n_splits < least:
-        raise ValueError(
-            f"n_splits must be an int of at least {least}, got {n_splits!r}."
-        )
-
-
 def _check_size(size: Any, name: str) -> None:
-    number = isinstance(size, Real) and not isinstance(size, bool)
-    if not number or not (size >= 1 if isinstance(size, Integral) else 0 < size < 1):
+    if isinstance(size, Integral) and not isinstance(size, bool):
+        is_valid = int(size) >= 1
+    else:
+        is_valid = isinstance(size, Real) and 0 < float(size) < 1
+    if not is_valid:
         raise ValueError(
             f"{name} must be an int of at least 1, a number of rows, or a float "
             f"between 0 and 1, a share of them, got {size!r}."
@@ -555,17 +548,10 @@ def _check_time(time: Any) -> None:
 
 
 def _n_rows(size: float, n_rows: Any) -> Any:
-    """Rows that `size` asks for, where there are `n_rows`."""
+    """Number of rows of a `size`, a number or a share of `n_rows`."""
     if isinstance(size, Integral):
         return int(size)
     return np.floor(size * n_rows + 0.5).astype(np.int64)
-
-
-def _where(table: nw.DataFrame, j: int, noun: str) -> str:
-    """A column of X, for messages."""
-    name = table.columns[j]
-    described = f"{noun}, {name!r}" if isinstance(name, str) else noun
-    return f"column {j} of X ({described})"
 
 
 def _position(table: nw.DataFrame, time: str | int) -> int:
@@ -586,17 +572,10 @@ def _position(table: nw.DataFrame, time: str | int) -> int:
     return range(n_columns)[time]
 
 
-def _numbers(table: nw.DataFrame, j: int) -> np.ndarray:
-    """Number of each row's user (column 0) or item (column 1), in sorted order."""
-    where = _where(table, j, ("users", "items")[j])
-    return Ids.from_column(table[:, j].to_numpy(), where).numbered()[0]
-
-
-def _array(timestamps, n_rows: int) -> np.ndarray:
+def _array(timestamps: Any, n_rows: int) -> np.ndarray:
     """Timestamps as an array of one per row."""
-    # Objects, because np.asarray would turn [1, "a"] into two strings.
     listed = isinstance(timestamps, list | tuple)
-    values = np.asarray(timestamps, dtype=object) if listed else as_array(timestamps)
+    values = object_array(timestamps) if listed else as_array(timestamps)
     if values.shape != (n_rows,):
         raise ValueError(
             f"timestamps must hold one time per row of X, shape ({n_rows},), got "
@@ -616,7 +595,7 @@ def _time_numbers(values: np.ndarray, where: str) -> np.ndarray:
     if pd.api.types.infer_dtype(values, skipna=False) == "string":
         values = _read_times(values, where)
     try:
-        # Not factorize(sort=True), which puts numbers before strings without a word.
+        # factorize(sort=True) would silently put numbers before strings.
         number, distinct = pd.factorize(pd.Series(values).infer_objects())
         order = distinct.argsort()
     except TypeError as error:
@@ -630,7 +609,7 @@ def _time_numbers(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def _read_times(values: np.ndarray, where: str) -> np.ndarray:
-    """Times that are written in text; their alphabetical order need not be theirs."""
+    """Times in text, whose alphabetical order may not be that of time."""
     try:
         return as_array(pd.Series(pd.to_datetime(values, format="ISO8601", utc=True)))
     except ValueError as error:
@@ -643,7 +622,7 @@ def _read_times(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def _turns(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's place in time among the rows of its user, and how many these are.
+    """Each row's place in time among the rows of its user, and the number of these.
 
     Rows of equal time are in the order of the rows.
     """
@@ -657,6 +636,6 @@ def _turns(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _row_numbers(
     splits: Iterable[tuple[np.ndarray, ...]],
-) -> Iterator[tuple[np.ndarray, ...]]:
+) -> Iterator[Any]:
     """Masks of rows as sorted row numbers."""
     return (tuple(map(np.flatnonzero, masks)) for masks in splits)

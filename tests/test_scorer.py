@@ -306,7 +306,7 @@ def test_an_estimator_is_passed_the_keywords_that_it_takes():
         (
             lambda u, r: as_table(u.astype(str), r),
             TypeError,
-            "users that Other.recommend returned are ids of kind 'string'",
+            "users that Other.recommend returned holds ids of kind 'string'",
         ),
         (lambda u, r: np.hstack([r, r]), ValueError, r"item \d+ more than once for u"),
     ],
@@ -641,9 +641,12 @@ def test_bad_parameters_are_refused_at_once(params, message):
         ({"X": X[:0]}, "X has no rows"),
         ({"X": X[:2, :1]}, "X needs a column of users and a column of items"),
         ({"X": [[1, None], [2, 3]]}, "1 missing id"),
-        ({"sample_weight": [1, -1]}, "sample_weight holds negative .*rows: 1"),
+        ({"sample_weight": [1, -1]}, "Negative values .*`sample_weight`: .*rows: 1"),
         ({"sample_weight": [0, 0]}, "sample_weight is zero in all rows"),
-        ({"sample_weight": [1, 1, 1]}, "2 rows and sample_weight holds 3"),
+        (
+            {"sample_weight": [1, 1, 1]},
+            r"sample_weight has shape \(3,\), but X has 2 rows",
+        ),
     ],
 )
 def test_bad_rows_are_refused(fitted, candidates, changes, message):

@@ -8,22 +8,12 @@ import narwhals.stable.v1 as nw
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
 
 INDEX_OF_PANDAS = "__index_level_0__"
 
-# Indicators are what factorisation machines take.
-SPARSE_ROWS = (
-    "Sparse data was passed for {name}, but column 0 must hold user ids and column 1 "
-    "item ids. Indicators of users and items are ids once more by "
-    "np.column_stack([{name}[:, :n_users].argmax(axis=1), "
-    "{name}[:, n_users:].argmax(axis=1)]); a matrix of ratings, users by items, "
-    "becomes rows by skrec.datasets.from_matrix."
-)
-
 
 def as_array(values: Any) -> np.ndarray:
-    """Values of any container as an array; what is masked is None.
+    """Values of any container as an array; masked values are None.
 
     Datetimes of a time zone are pandas Timestamps in UTC, since NumPy has no zones.
     """
@@ -62,10 +52,12 @@ def without_index(table: nw.DataFrame) -> nw.DataFrame:
 
 
 def as_frame(X: Any) -> Any:
-    """A pandas, polars or pyarrow table as one of narwhals; anything else as it is.
+    """A table or structured array as a table of narwhals; anything else as it is.
 
     Columns of pandas have numbers for names where two names are equal.
     """
+    if isinstance(X, np.ndarray) and X.dtype.names:
+        X = pd.DataFrame(X)
     try:
         frame = nw.from_native(X, eager_only=True, pass_through=True)
     except nw.exceptions.DuplicateError:
@@ -76,28 +68,6 @@ def as_frame(X: Any) -> Any:
     if isinstance(frame, nw.DataFrame) and not isinstance(X, pd.DataFrame):
         return without_index(frame)
     return frame
-
-
-def as_table(X: Any, name: str) -> nw.DataFrame:
-    """Rows in any container as a table of users, items and further columns."""
-    if sparse.issparse(X):
-        raise TypeError(SPARSE_ROWS.format(name=name))
-    table = as_frame(X)
-    if not isinstance(table, nw.DataFrame):
-        # np.asarray would turn a row ("ann", 7) into two strings; pandas does not.
-        rows = list(X) if isinstance(X, list | tuple) else as_array(X)
-        if isinstance(rows, np.ndarray) and rows.ndim != 2:
-            raise ValueError(
-                f"{name} must be an array-like of shape (n_samples, 2 + n_features), "
-                f"got {type(X).__name__} of shape {rows.shape}."
-            )
-        table = as_frame(pd.DataFrame(rows))
-    if table.shape[1] < 2:
-        raise ValueError(
-            f"{name} needs a column of users and a column of items, got shape "
-            f"{table.shape}."
-        )
-    return table
 
 
 def object_array(rows: list | tuple) -> np.ndarray:

@@ -8,17 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import sparse
 
+from .._sklearn import arguments_may_be_cut
 from .._warn import warn
-from .containers import as_array
 from .interactions import SideFeatures
-from .messages import shown
-from .side_features import Description, arguments_may_be_cut
+from .messages import quote_first, shown
+from .reading import read_ids
+from .side_features import ColdRows
 from .vocabulary import Ids
-
-MAX_IDS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -32,14 +30,14 @@ class KnownIds:
         Sorted raw ids.
     column : str or None
         Name of the column of X that holds them.
-    described : Description or None
+    described : ColdRows or None
         How side features were encoded, and those of ids without ratings.
     """
 
     side: Literal["user", "item"]
     ids: np.ndarray
     column: str | None = None
-    described: Description | None = None
+    described: ColdRows | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,7 +51,7 @@ class KnownIds:
         """
         if features is None:
             return self, None
-        described, matrix = Description.of(
+        described, matrix = ColdRows.of(
             features,
             self.ids,
             f"{self.side}_features",
@@ -93,7 +91,7 @@ class KnownIds:
         rows = ids.numbered_in(self.ids)
         unknown = np.flatnonzero(rows < 0)
         self.check_features(features)
-        if not (self.feature_names and len(unknown)):
+        if self.described is None or not (self.feature_names and len(unknown)):
             return rows, None
         place, asked = pd.factorize(ids.values[unknown])
         found, matrix = self.described.rows_of(
@@ -115,10 +113,9 @@ class KnownIds:
         rows = ids.numbered_in(self.ids)
         unknown = ids.values[rows < 0]
         if len(unknown):
-            first = ", ".join(map(shown, unknown[:MAX_IDS_SHOWN]))
             raise ValueError(
                 f"{name} must be known, but {len(unknown)} of {len(rows)} were not in "
-                f"the training rows, such as {first}."
+                f"the training rows, such as {quote_first(unknown)}."
             )
         return rows
 
@@ -139,29 +136,6 @@ class KnownIds:
         if not (alike == given).all():
             return ids
         return np.where(rows >= 0, fitted[np.maximum(rows, 0)], alike)
-
-
-def read_ids(values: Any, name: str) -> Ids:
-    """Ids given as an argument."""
-    if isinstance(values, torch.Tensor):
-        # pandas takes a tensor for a scalar.
-        values = as_array(values)
-    if isinstance(values, dict) or pd.api.types.is_scalar(values):
-        raise ValueError(
-            f"{name} must be a one-dimensional array-like of ids, such as ['ann'] for "
-            f"the id 'ann', got the single value {shown(values)}."
-        )
-    if isinstance(values, list | tuple):
-        array = np.empty(len(values), dtype=object)
-        array[:] = values
-    else:
-        array = as_array(values)
-    if array.ndim != 1:
-        raise ValueError(
-            f"{name} must be a one-dimensional array-like of ids, such as a list or a "
-            f"column of a frame, got {type(values).__name__} of shape {array.shape}."
-        )
-    return Ids.from_column(array, name)
 
 
 def handle_unknown(how: str, found: Mapping[str, tuple[Ids, np.ndarray]]) -> None:
@@ -190,7 +164,8 @@ def take_ids(ids: np.ndarray, places: np.ndarray) -> np.ndarray:
     empty = places < 0
     if not empty.any():
         return ids[places]
-    dtype, missing = ids.dtype, None
+    dtype: Any = ids.dtype
+    missing: Any = None
     if dtype.kind == "f":
         missing = np.nan
     elif dtype.kind in "mM":

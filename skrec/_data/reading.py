@@ -1,23 +1,41 @@
-"""Arguments as arrays of ids, numbers and weights, or errors that name them."""
+"""Arguments as arrays of ids, numbers and weights, or errors that name them.
+
+Estimators, metrics, splitters and side features read all that they are given by these
+functions.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import narwhals.stable.v1 as nw
 import numpy as np
 import pandas as pd
+import torch
+from scipy import sparse
+from sklearn.utils import column_or_1d
 
-from .containers import as_array, as_table
+from .containers import as_array, as_frame
 from .messages import counted, shown
 from .vocabulary import DATE_KINDS, NUMBER_KINDS, Ids
+
+MAX_RATING = 1e30
+
+# Indicators are the input of factorisation machines.
+SPARSE_ROWS = (
+    "Sparse data was passed for {name}, but column 0 must hold user ids and column 1 "
+    "item ids. Indicators of users and items are ids once more by "
+    "np.column_stack([{name}[:, :n_users].argmax(axis=1), "
+    "{name}[:, n_users:].argmax(axis=1)]); a matrix of ratings, users by items, "
+    "becomes rows by skrec.datasets.from_matrix."
+)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of X: raw ids of users and items, and further numeric features.
+    """The columns of X: raw ids of users and items, and numeric features of rows.
 
     Attributes
     ----------
@@ -34,36 +52,33 @@ class Columns:
     def from_frame(cls, frame: nw.DataFrame) -> Columns:
         """Columns of a pandas, polars or pyarrow table, each in its own dtype."""
         series = list(frame.iter_columns())
-        names = [repr(column.name) for column in series]
         for j, column in enumerate(series[2:], 2):
             if isinstance(column.dtype, nw.Categorical | nw.Enum):
                 raise ValueError(
-                    f"column {j} of X ({names[j]}) must be numeric, but is "
+                    f"{describe_column(j, 'X', column.name)} must be numeric, but is "
                     "categorical, and codes of categories are no numbers. Give each "
                     "category a column of 0 and 1, by OneHotEncoder or "
                     "pandas.get_dummies."
                 )
-        return cls.from_columns([as_array(column) for column in series], names)
+        return cls.from_columns([as_array(column) for column in series], frame.columns)
 
     @classmethod
     def from_array(cls, X: np.ndarray) -> Columns:
         """Columns of a two-dimensional array."""
-        return cls.from_columns(list(X.T), [""] * X.shape[1])
+        return cls.from_columns(list(X.T), list(range(X.shape[1])))
 
     @classmethod
-    def from_columns(cls, columns: list[np.ndarray], names: list[str]) -> Columns:
+    def from_columns(cls, columns: list[np.ndarray], names: list[Any]) -> Columns:
         """Columns as arrays, with names for messages."""
-        ids = [
-            Ids.from_column(
-                columns[j], f"column {j} of X ({', '.join(filter(None, described))})"
-            )
-            for j, described in enumerate([("users", names[0]), ("items", names[1])])
-        ]
+        users, items = (
+            Ids.from_column(columns[j], describe_column(j, "X", names[j], noun))
+            for j, noun in enumerate(("users", "items"))
+        )
         features = np.empty((len(columns[0]), len(columns) - 2))
         for j in range(2, len(columns)):
-            where = f"column {j} of X ({names[j]})" if names[j] else f"column {j} of X"
+            where = describe_column(j, "X", names[j])
             features[:, j - 2] = as_numbers(columns[j], where, "feature")
-        return cls(*ids, features)
+        return cls(users, items, features)
 
     def all_fractional(self) -> bool:
         """Whether every column holds numbers with a fractional part."""
@@ -71,7 +86,7 @@ class Columns:
         return bool(ids and (self.features != np.trunc(self.features)).any(0).all())
 
     def are_indicators(self) -> bool:
-        """Whether all is 0 and 1, as many ones in every row, in 4 columns or more."""
+        """Whether 4 columns or more hold 0 and 1 alone, as many ones in every row."""
         if self.features.shape[1] < 2 or not (
             self.users.are_indicators() and self.items.are_indicators()
         ):
@@ -82,21 +97,164 @@ class Columns:
         return bool(alike and (ones | (self.features == 0)).all())
 
 
-def id_columns(X: Any, name: str) -> tuple[Ids, Ids]:
+def describe_column(j: int, table: str, name: Any = None, noun: str = "") -> str:
+    """A column of a table for messages; numbers are not names."""
+    described = [noun] * bool(noun) + [repr(name)] * isinstance(name, str)
+    return f"column {j} of {table}" + f" ({', '.join(described)})" * bool(described)
+
+
+def read_table(X: Any, name: str) -> nw.DataFrame:
+    """Rows in any container as a table of users, items and further columns."""
+    if sparse.issparse(X):
+        raise TypeError(SPARSE_ROWS.format(name=name))
+    table = as_frame(X)
+    if not isinstance(table, nw.DataFrame):
+        # np.asarray would turn a row ("ann", 7) into two strings; pandas does not.
+        rows = list(X) if isinstance(X, list | tuple) else as_array(X)
+        if isinstance(rows, np.ndarray) and rows.ndim != 2:
+            raise ValueError(
+                f"{name} must be an array-like of shape (n_samples, 2 + n_features), "
+                f"got {type(X).__name__} of shape {rows.shape}."
+            )
+        table = as_frame(pd.DataFrame(rows))
+    if table.shape[1] < 2:
+        raise ValueError(
+            f"{name} needs a column of users and a column of items, got shape "
+            f"{table.shape}."
+        )
+    if table.shape[0] == 0:
+        raise ValueError(f"{name} has no rows; at least one is required.")
+    return table
+
+
+def read_pairs(X: Any, name: str) -> tuple[Ids, Ids]:
     """Users and items of rows in any container, whatever else its columns hold."""
-    table = as_table(X, name)
+    table = read_table(X, name)
     users, items = (
-        Ids.from_column(table[:, j], f"column {j} of {name}") for j in (0, 1)
+        Ids.from_column(table[:, j], describe_column(j, name)) for j in (0, 1)
     )
     return users, items
+
+
+def read_id_column(table: nw.DataFrame, j: int) -> Ids:
+    """Users (column 0) or items (column 1) of X."""
+    where = describe_column(j, "X", table.columns[j], ("users", "items")[j])
+    return Ids.from_column(table[:, j], where)
+
+
+def read_ids(values: Any, name: str) -> Ids:
+    """Ids of a one-dimensional container."""
+    if isinstance(values, torch.Tensor):
+        # pandas takes a tensor for a scalar.
+        values = as_array(values)
+    if isinstance(values, dict) or pd.api.types.is_scalar(values):
+        raise ValueError(
+            f"{name} must be a one-dimensional array-like of ids, such as ['ann'] for "
+            f"the id 'ann', got the single value {shown(values)}."
+        )
+    if isinstance(values, list | tuple):
+        array = np.empty(len(values), dtype=object)
+        array[:] = values
+    else:
+        array = as_array(values)
+    if array.ndim != 1:
+        raise ValueError(
+            f"{name} must be a one-dimensional array-like of ids, such as a list or a "
+            f"column of a frame, got {type(values).__name__} of shape {array.shape}."
+        )
+    return Ids.from_column(array, name)
+
+
+def read_ratings(y: Any, n_rows: int) -> np.ndarray:
+    """One finite rating per row of X."""
+    _check_is_dense(y, "y", "ratings")
+    values = as_array(y)
+    if values.ndim == 0:
+        raise TypeError(
+            f"y must hold one rating per row of X, got a single {type(y).__name__}, "
+            f"{shown(y)}."
+        )
+    if len(values) != n_rows:
+        raise ValueError(
+            f"X and y must have as many rows, but X has {n_rows} and y has "
+            f"{len(values)} (inconsistent numbers of samples)."
+        )
+    rating = as_numbers(column_or_1d(values, warn=True), "y", "rating")
+    largest = np.abs(rating).max(initial=0)
+    if largest > MAX_RATING:
+        raise ValueError(
+            f"y holds a rating of magnitude {largest:.3g}; ratings must be within "
+            f"±{MAX_RATING:.0e}, which single precision can represent."
+        )
+    return rating
+
+
+def read_numbers(values: Any, name: str, n_rows: int) -> np.ndarray:
+    """One finite number per row, from one dimension or from a single column."""
+    _check_is_dense(values, name, "numbers")
+    values = as_array(values)
+    if values.ndim != 1 and values.shape != (n_rows, 1):
+        raise ValueError(f"{name} must be one-dimensional, got shape {values.shape}.")
+    if len(values) != n_rows:
+        raise ValueError(
+            f"{name} must hold one number per row, but there are {n_rows} rows and "
+            f"{name} holds {len(values)}."
+        )
+    return as_numbers(values.ravel(), name, "row")
+
+
+def read_weights(sample_weight: Any, n_rows: int, rows: str = "X") -> np.ndarray:
+    """One weight per row of `rows`, some of them positive; all are 1 for None."""
+    if sample_weight is None:
+        return np.ones(n_rows)
+    _check_is_dense(sample_weight, "sample_weight", "weights")
+    weight = as_numbers(sample_weight, "sample_weight", "weight")
+    if weight.ndim == 0:
+        weight = np.full(n_rows, weight)
+    if weight.shape != (n_rows,):
+        raise ValueError(
+            f"sample_weight has shape {weight.shape}, but {rows} has {n_rows} rows; it "
+            "must hold one weight per row."
+        )
+    if (weight < 0).any():
+        raise ValueError(
+            "Negative values in data passed to `sample_weight`: "
+            f"{counted(weight < 0, 'weight')}; weights must be at least 0."
+        )
+    if not weight.any():
+        raise ValueError(
+            "sample_weight is zero in all rows; at least one must be positive."
+        )
+    return weight
+
+
+def _check_is_dense(values: Any, name: str, noun: str) -> None:
+    if sparse.issparse(values):
+        raise TypeError(
+            f"{name} is a sparse matrix; it must be a dense array of {noun}."
+        )
+
+
+def check_int(value: Any, name: str, least: int) -> None:
+    """Refuse a parameter that is no int, or less than `least`."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(f"{name} must be an int of at least {least}, got {value!r}.")
+
+
+def check_number(value: Any, name: str, least: float, most: float = np.inf) -> None:
+    """Refuse a parameter that is no number from `least` to `most`."""
+    if not isinstance(value, Real) or not least <= float(value) <= most:
+        limits = f"from {least} to {most}" if most < np.inf else f"of at least {least}"
+        raise ValueError(f"{name} must be a number {limits}, got {value!r}.")
 
 
 def as_numbers(
     values: Any, where: str, noun: str, *, may_be_missing: bool = False
 ) -> np.ndarray:
-    """Finite float64 numbers, or an error that counts what is not.
+    """Finite float64 numbers, or an error that counts the others.
 
-    What is missing is NaN where it may be.
+    With `may_be_missing`, NaN stands for missing numbers.
     """
     values = as_array(values)
     if values.dtype.kind in "OUSmMc":
@@ -121,7 +279,7 @@ def as_numbers(
 
 
 def _advice(where: str, kind: str) -> str:
-    """How a further column of X becomes numeric."""
+    """A way to make a further column of X numeric."""
     if not where.startswith("column "):
         return ""
     if kind in DATE_KINDS:

@@ -1,4 +1,4 @@
-"""Units of ratings and features: the way to standard ones and back."""
+"""Units of ratings and features, and their conversion to standard units and back."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from .interactions import Interactions
 
-# A feature that varies by less tells nothing: its coefficient, which is relative to
-# this, could be out of range.
+# A feature that varies by less is constant: its coefficient, which is relative to its
+# deviation, could be out of range.
 MIN_DEVIATION = 1e-270
 
 
@@ -60,11 +60,11 @@ class Units:
         return (features - self.feature_mean) / self.feature_scale
 
     def row_scale(self, n_factors: int, row_size: int) -> np.ndarray:
-        """What a row (p, b) in standard units is to be multiplied with."""
+        """Factor that takes a row (p, b) from standard units to those of ratings."""
         # Squares of variances of ratings that are large or small overflow sooner.
         wide = not 1e-9 < self.scale < 1e9
         scale = np.full(row_size, self.scale, dtype=np.float64 if wide else np.float32)
-        scale[:n_factors] **= 0.5
+        scale[:n_factors] = np.sqrt(scale[:n_factors])
         return scale
 
 

@@ -12,11 +12,11 @@ import torch
 from .containers import as_array, in_utc
 from .messages import counted, shown
 
-# A search for each id beats a hash table of n fitted ids as long as there are fewer
-# than n divided by this.
+# Fewer ids than n divided by this are faster to search for one by one than by a hash
+# table of n fitted ids.
 MIN_IDS_PER_SEARCH = 64
 
-# Rows put between others one by one.
+# Rows that are inserted one by one; more of them by a mask.
 MAX_PIECES = 2**10
 
 NUMBER_KINDS = {"integer", "floating", "mixed-integer-float", "boolean"}
@@ -34,9 +34,9 @@ class Ids:
     values : ndarray of shape (n_samples,)
         The ids in their own dtype.
     kind : str
-        What they are: "number", "string", "date", …
+        "number", "string", "date", …
     where : str
-        Where they were found, for messages.
+        Name of their argument or column, for messages.
     """
 
     values: np.ndarray
@@ -44,8 +44,8 @@ class Ids:
     where: str
 
     @classmethod
-    def from_column(cls, values: np.ndarray, where: str) -> Ids:
-        """Ids of a column, or an error that counts what is no id."""
+    def from_column(cls, values: Any, where: str) -> Ids:
+        """Ids of a column, or an error that counts the values that are no ids."""
         values = as_array(values)
         if values.ndim != 1:
             raise TypeError(f"{where} holds nested ids; an id must be a single value.")
@@ -70,7 +70,7 @@ class Ids:
         return bool(((self.values == 0) | (self.values == 1)).all())
 
     def fractions(self, n_decimals: int = 0) -> np.ndarray:
-        """Which ids are floats of more decimals than so many."""
+        """Mask of the floats with more than `n_decimals` decimals."""
         if self.values.dtype.kind != "f":
             return np.zeros(len(self.values), dtype=bool)
         return self.values != np.round(self.values, n_decimals)
@@ -80,18 +80,23 @@ class Ids:
         numbers, ids = pd.factorize(self.values, sort=True)
         return numbers, np.asarray(ids).astype(self.values.dtype, copy=False)
 
-    def numbered_in(self, ids: np.ndarray) -> np.ndarray:
-        """Row number of each id among fitted `ids`, -1 where it is not there."""
-        # All fitted ids are of one kind.
+    def numbered_in(
+        self, ids: np.ndarray, owner: str = "this model was fitted on ids"
+    ) -> np.ndarray:
+        """Row number of each id among sorted `ids`, -1 where it is not there.
+
+        An error about the kind of ids says that `owner` is of another kind.
+        """
+        # Ids that are numbered are all of one kind.
         fitted = kind_of(ids[:1])
         if self.kind != fitted and len(self.values):
             raise TypeError(
                 f"{self.where} holds ids of kind {self.kind!r} (the first is "
-                f"{shown(self.values[0])}), but this model was fitted on ids of kind "
+                f"{shown(self.values[0])}), but {owner} of kind "
                 f"{fitted!r} (the first is {shown(ids[0])})."
             )
         if len(self.values) * MIN_IDS_PER_SEARCH < len(ids):
-            asked = _alike(self.values, ids, fitted)
+            asked = _searchable(self.values, ids, fitted)
             if asked is not None:
                 where = np.searchsorted(ids, asked)
                 found = ids[np.minimum(where, len(ids) - 1)]
@@ -107,14 +112,14 @@ def numbered(ids: np.ndarray, among: np.ndarray, where: str = "X") -> np.ndarray
 
 
 def inserted(array: np.ndarray, at: np.ndarray, values: Any) -> np.ndarray:
-    """A copy of an array with rows put in before its rows `at`, which are sorted."""
+    """A copy of an array with rows inserted before its rows `at`, which are sorted."""
     values = np.broadcast_to(values, (len(at), *array.shape[1:]))
     dtype = array.dtype
     if values.dtype != dtype:
         dtype = np.result_type(array, values)
     if len(at) > MAX_PIECES:
         return np.insert(array.astype(dtype, copy=False), at, values, axis=0)
-    # Pieces are copied several times as fast as by a mask.
+    # Copies of slices are several times as fast as a mask.
     whole = np.empty((len(array) + len(at), *array.shape[1:]), dtype)
     start = 0
     for row, stop in enumerate(at):
@@ -127,13 +132,13 @@ def inserted(array: np.ndarray, at: np.ndarray, values: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Growth:
-    """Sorted ids that further ones have been put between.
+    """Sorted ids, grown by further ones.
 
     Attributes
     ----------
     ids : ndarray of shape (n_ids,)
     at : ndarray of shape (n_new,), dtype int64
-        The number that each new id would have had among the fitted ones.
+        Place of each new id among the fitted ones.
     given : ndarray of shape (n_given,), dtype int64
         Row numbers of all further ids, new or not.
     is_new : ndarray of shape (n_given,), dtype bool
@@ -146,9 +151,9 @@ class Growth:
 
     @classmethod
     def of(cls, fitted: np.ndarray, further: np.ndarray, rows: np.ndarray) -> Growth:
-        """Fitted and further ids, both sorted; negative `rows` of the latter are new.
+        """Growth of sorted ids by sorted further ones, new where `rows` is negative.
 
-        Time follows the further ids, but for a copy of the fitted ones.
+        Besides a copy of the fitted ids, the cost is proportional to the further ones.
         """
         is_new = rows < 0
         new = further[is_new]
@@ -156,9 +161,9 @@ class Growth:
             return cls(fitted, np.empty(0, dtype=np.int64), rows, is_new)
         kind = kind_of(fitted[:1])
         if kind == "number" and new.dtype != fitted.dtype:
-            both = _together(fitted, new)
+            both = _in_common_dtype(fitted, new)
             fitted, new = both[: len(fitted)], both[len(fitted) :]
-        elif kind in ("date", "duration") and _form(new) != _form(fitted):
+        elif kind in ("date", "duration") and _time_type(new) != _time_type(fitted):
             fitted, new = (np.asarray(_index(ids)) for ids in (fitted, new))
         at = np.searchsorted(fitted, new)
         given = rows + np.searchsorted(at, rows, side="right")
@@ -166,21 +171,21 @@ class Growth:
         return cls(inserted(fitted, at, new), at, given, is_new)
 
     def shifted(self, rows: np.ndarray) -> np.ndarray:
-        """Row numbers among all ids, of those among fitted ones."""
+        """Row numbers among all ids, from those among fitted ones."""
         return rows + np.searchsorted(self.at, rows, side="right")
 
     def inserted(self, array: np.ndarray, values: Any = 0) -> np.ndarray:
-        """A copy of rows of fitted ids, with those of new ones put in."""
+        """A copy of rows of fitted ids, with rows of new ones inserted."""
         return inserted(array, self.at, np.asarray(values, dtype=array.dtype))
 
 
-def _form(times: np.ndarray) -> tuple[str, type]:
-    """How dates or durations are held, which compare with their like alone."""
+def _time_type(times: np.ndarray) -> tuple[str, type]:
+    """Representation of dates or durations; only equal ones can be compared."""
     return times.dtype.kind, type(times[0])
 
 
-def _together(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Numbers of two dtypes in one that rounds none of them."""
+def _in_common_dtype(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Numbers of two dtypes in a common one that rounds none of them."""
     first, second = (
         ids.astype(np.uint8) if ids.dtype.kind == "b" else ids
         for ids in (first, second)
@@ -225,7 +230,7 @@ def _numbers_in(asked: np.ndarray, fitted: np.ndarray) -> np.ndarray:
 
 
 def _index(ids: np.ndarray) -> pd.Index:
-    """Ids in a form that finds its like in any other dtype of the same kind."""
+    """Ids as an index that matches equal ids of another dtype of the same kind."""
     if ids.dtype.kind in "iufMm":
         return pd.Index(ids)
     kind = pd.api.types.infer_dtype(ids, skipna=False)
@@ -236,10 +241,10 @@ def _index(ids: np.ndarray) -> pd.Index:
     return pd.Index(ids.astype(object), dtype=object)
 
 
-def _alike(asked: np.ndarray, fitted: np.ndarray, kind: str) -> np.ndarray | None:
-    """Ids to search for among fitted ones, if their order is that of NumPy."""
+def _searchable(asked: np.ndarray, fitted: np.ndarray, kind: str) -> np.ndarray | None:
+    """Ids for a binary search among fitted ones, None if NumPy cannot order them."""
     if kind == "string" and {asked.dtype.kind, fitted.dtype.kind} <= {"O", "U"}:
-        # One that is cut short by this is not equal to what it finds.
+        # An id that this truncates is not equal to the one that it finds.
         return asked.astype(fitted.dtype, copy=False)
     if asked.dtype == fitted.dtype and fitted.dtype.kind in "iufM":
         return asked
@@ -255,7 +260,7 @@ def _with_kind(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
     """Ids in a dtype that can be sorted, and their kind."""
     if values.dtype.kind in "biuf":
         if values.dtype.kind == "f":
-            values = _exact(values, where)
+            values = _as_exact_floats(values, where)
         return values, "number"
     kind = pd.api.types.infer_dtype(values, skipna=False)
     if kind in NUMBER_KINDS:
@@ -265,7 +270,7 @@ def _with_kind(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
             return values, "number"
         return _with_kind(numbers, where)
     if kind in DATE_KINDS:
-        return _dates(values, where)
+        return _as_dates(values, where)
     if kind in ("timedelta", "timedelta64"):
         return values, "duration"
     if kind in MIXED_KINDS:
@@ -293,10 +298,10 @@ def _with_kind(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
     return values, kind
 
 
-def _exact(values: np.ndarray, where: str) -> np.ndarray:
-    """Floats as ids, in a precision that pandas knows, or an error where they merge."""
+def _as_exact_floats(values: np.ndarray, where: str) -> np.ndarray:
+    """Floats as ids in single or double precision, or an error if they are rounded."""
     digits = min(np.finfo(values.dtype).nmant, 52) + 1
-    # Not a number and infinity are counted elsewhere.
+    # Ids.from_column counts NaN and infinity.
     merged = np.isfinite(values) & (np.abs(values) >= 2.0**digits)
     if merged.any():
         raise ValueError(
@@ -308,7 +313,7 @@ def _exact(values: np.ndarray, where: str) -> np.ndarray:
     return values if values.dtype.itemsize in (4, 8) else values.astype(np.float64)
 
 
-def _dates(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
+def _as_dates(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
     """Dates as ids; those of a time zone are instants in UTC."""
     if values.dtype.kind == "M":
         return values, "date"

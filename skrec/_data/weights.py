@@ -1,8 +1,8 @@
-"""Relative weights: how much a pair tells that was logged again, or with a weight.
+"""Relative weights of pairs that are logged several times, or with a weight.
 
-Rows of one user and item that repeat each other share whatever sets this pair apart
-from the model, so they tell less than as many rows of different pairs. The noise of a
-pair of total weight W, in units of that of a pair of mean weight W̄, is
+Repeated rows of one user and item share the deviation of this pair from the model, so
+they hold less information than as many rows of different pairs. The noise of a pair of
+total weight W, in units of that of a pair of mean weight W̄, is
 
     v(W) = 1 − s + s W̄ / W,
 
@@ -28,8 +28,7 @@ MIN_SHARE, MAX_SHARE = 0.01, 0.99
 # Biases are found with this share at most, so that no pair has a row of its own.
 MAX_BIAS_SHARE = 0.5
 
-# Relative weights that are smaller than this tell nothing, and single precision holds
-# their sums.
+# Smaller relative weights have no effect, and single precision holds sums of these.
 MIN_WEIGHT = 1e-8
 
 # Biases are shrunken as by so many pairs of mean weight, and found in so many passes.
@@ -41,7 +40,7 @@ SHARE_TOL, MAX_ROUNDS = 0.01, 5
 
 @dataclass(frozen=True)
 class Weighting:
-    """Takes weights to relative weights, W to c / v(W).
+    """Map from weights to relative weights, W to c / v(W).
 
     Attributes
     ----------
@@ -61,12 +60,12 @@ class Weighting:
 
     @classmethod
     def of_choices(cls, data: Interactions) -> Weighting:
-        """Of rows without ratings: weights say how sure a choice is, and count."""
+        """Weighting of rows without ratings, whose weights are confidences."""
         return cls(float(_pairs(data)[1].mean()))
 
     @classmethod
     def of_ratings(cls, data: Interactions) -> Weighting:
-        """Learned from canonical rows of ratings."""
+        """Weighting learned from canonical rows of ratings."""
         starts, weight, _ = _pairs(data)
         mean = float(weight.mean())
         if np.ptp(weight) <= 1e-9 * mean:
@@ -96,7 +95,7 @@ class Weighting:
     def applied(self, data: Interactions) -> Interactions:
         """The same rows with relative weights; rows of a pair share that of the pair.
 
-        A pair of weight `mean` that is not told apart has 1.
+        A pair of weight `mean` has the weight `factor`.
         """
         _, weight, pair = _pairs(data)
         variance = 1 - self.share + self.share * self.mean / weight
@@ -105,7 +104,7 @@ class Weighting:
 
 
 def _pairs(data: Interactions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where pairs start among canonical rows, their weights, and the pair of rows."""
+    """First canonical row of each pair, weights of pairs, and the pair of each row."""
     first = np.diff(data.pairs, prepend=-1) != 0
     starts = np.flatnonzero(first)
     return starts, np.add.reduceat(data.weight, starts), np.cumsum(first) - 1
@@ -118,7 +117,7 @@ def _squared_residuals(
     rating: np.ndarray,
     weight: np.ndarray,
 ) -> np.ndarray:
-    """Squared residuals of shrunken biases, as if each had not been learned from."""
+    """Squared leave-one-out residuals of shrunken biases."""
     (n_users, n_items) = shape
     shrinkage = SHRINKAGE * weight.mean()
     user_weight = np.bincount(users, weight, n_users) + shrinkage
@@ -136,7 +135,7 @@ def _squared_residuals(
 
 
 def _likeliest_share(squares: np.ndarray, inverse: np.ndarray) -> float:
-    """The s under which N(0, σ² v) makes residuals likeliest, for the best σ²."""
+    """Maximum-likelihood s of residuals from N(0, σ² v), at the best σ²."""
     if not squares.any():
         return MIN_SHARE
 

@@ -1,4 +1,4 @@
-"""Ratings to try things on: synthetic, MovieLens, and from matrices of your own."""
+"""Data sets of ratings: synthetic ones, MovieLens, and conversion of matrices."""
 
 from ._matrix import from_matrix
 from ._movielens import fetch_movielens

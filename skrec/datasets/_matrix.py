@@ -1,4 +1,4 @@
-"""From a matrix of ratings, in its many shapes, to rows of user, item and rating."""
+"""Conversion of matrices of ratings to rows of user, item and rating."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-# What columns of a table of rows are called.
+# Names of columns of a table of rows.
 _SUFFIX = r"s?[ _.-]?(ids?|idx|index|codes?|names?|keys?|no|number)?"
 _USER = re.compile(
     r"(user|customer|member|client|visitor|viewer|listener|reader|reviewer|rater|"
@@ -26,6 +26,11 @@ _RATING = re.compile(
     r"(rating|score|star|value|count|play|click|view|purchase|weight|quantity|"
     r"timestamp|date|time|label|target|y)s?",
     re.IGNORECASE,
+)
+
+_LONG_FRAME = (
+    "A frame with a row for each rating needs no from_matrix: X = frame[[user, item]] "
+    "and y = frame[rating]."
 )
 
 # Ratings of one table share a scale; ids outgrow it.
@@ -51,7 +56,7 @@ def from_matrix(
           zero too; ids are row and column numbers;
         - a pandas DataFrame whose index holds the user ids and whose columns are the
           item ids. A frame that has a row for each rating, or users in a column, is
-          refused; if it only looks so, give the index a name;
+          refused; name the index of a wide frame that looks like one;
         - any other frame with a ``to_pandas`` method (polars, pyarrow), whose first
           column holds the user ids;
         - a 2-D array; ids are row and column numbers.
@@ -70,7 +75,7 @@ def from_matrix(
     Raises
     ------
     TypeError
-        If `matrix`, or what it holds for a user, is none of the above.
+        If `matrix`, or its value for a user, is none of the above.
     ValueError
         If ratings are not numbers, a user and item have two ratings, there are no
         ratings at all, or a frame holds a row for each rating, or users in a column
@@ -150,8 +155,7 @@ def _from_dense(matrix: Any) -> tuple[pd.Index, pd.Index, np.ndarray]:
             f"array, got {given}{shape}."
         )
     _check_is_wide(matrix)
-    # A mask first, because a wide frame is mostly empty: only what is rated is
-    # gathered.
+    # A mask first, because a wide frame is mostly empty.
     row, column = np.nonzero(matrix.notna().to_numpy())
     return (
         matrix.index.take(row),
@@ -171,8 +175,7 @@ def _check_is_wide(frame: pd.DataFrame) -> None:
     if items and (users or ratings):
         raise ValueError(
             f"matrix has the columns {columns[:5]} and thus a row for each rating, not "
-            "one for each user. Such a frame needs no from_matrix: X = "
-            "frame[[user, item]] and y = frame[rating]."
+            f"one for each user. {_LONG_FRAME}"
         )
     suspect = [name for name in users if name in columns]
     counts_rows = frame.index.name is None and frame.index.dtype.kind in "iu"
@@ -182,9 +185,8 @@ def _check_is_wide(frame: pd.DataFrame) -> None:
             raise ValueError(
                 f"matrix has values in its columns {suspect} that are no ratings as "
                 "those of the others are, and seems to have a row for each rating, not "
-                "one for each user. Such a frame needs no from_matrix: X = "
-                "frame[[user, item]] and y = frame[rating]. A table of users by items "
-                "is taken if its index has a name: matrix.rename_axis('user')."
+                f"one for each user. {_LONG_FRAME} A table of users by items is taken "
+                "if its index has a name: matrix.rename_axis('user')."
             )
     if suspect:
         raise ValueError(
@@ -195,9 +197,8 @@ def _check_is_wide(frame: pd.DataFrame) -> None:
     if not frame.index.is_unique:
         twice = frame.index[frame.index.duplicated()].tolist()[0]
         raise ValueError(
-            f"matrix has several rows for user {twice!r}; each user needs one row. A "
-            "frame with a row for each rating needs no from_matrix: X = "
-            "frame[[user, item]] and y = frame[rating]."
+            f"matrix has several rows for user {twice!r}; each user needs one row. "
+            f"{_LONG_FRAME}"
         )
 
 

@@ -14,19 +14,25 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
-from numbers import Integral, Real
 from pathlib import Path
+from typing import IO, Any
 from urllib.request import urlopen
 
+import numpy as np
 import pandas as pd
 from sklearn.datasets import get_data_home
 from sklearn.utils import Bunch
+
+from .._data.reading import check_int, check_number
 
 BASE_URL = "https://files.grouplens.org/datasets/movielens/"
 _TIMEOUT = 30  # seconds without a byte
 
 _RATING = ["user", "item", "rating", "timestamp"]
 _USER = ["user", "gender", "age", "occupation", "zip_code"]
+
+# Ratings, users if the release has them, and movies.
+_Tables = tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame]
 
 _DESCR = """\
 MovieLens {name}: {n_ratings} ratings of {n_items} movies by {n_users} users.
@@ -54,7 +60,7 @@ def fetch_movielens(
     as_frame: bool = True,
     n_retries: int = 3,
     delay: float = 1.0,
-):
+) -> Bunch | tuple[pd.DataFrame, pd.Series] | tuple[np.ndarray, np.ndarray]:
     """Load a MovieLens release, downloading it from GroupLens if necessary.
 
     ============  ==========  =======  ======  ===========
@@ -146,19 +152,15 @@ def fetch_movielens(
     """
     if name not in _RELEASES:
         raise ValueError(f"name must be one of {list(_RELEASES)}, got {name!r}.")
-    if not isinstance(n_retries, Integral) or n_retries < 0:
-        raise ValueError(f"n_retries must be an int of at least 0, got {n_retries!r}.")
-    if not isinstance(delay, Real) or not delay >= 0:
-        raise ValueError(f"delay must be a number of at least 0, got {delay!r}.")
+    check_int(n_retries, "n_retries", 0)
+    check_number(delay, "delay", 0)
 
     release = _RELEASES[name]
     if archive is None:
         path = Path(get_data_home(data_home)) / "movielens" / f"ml-{name}.zip"
         _ensure_archive(path, release, download_if_missing, n_retries, delay)
     else:
-        path = Path(archive)
-        if not zipfile.is_zipfile(path):
-            raise OSError(f"archive={str(path)!r} is not a zip file that can be read.")
+        path = _existing_archive(archive)
     with zipfile.ZipFile(path) as file:
         frame, users, movies = release.read(file, release.folder)
 
@@ -184,6 +186,14 @@ def fetch_movielens(
             n_users=frame["user"].nunique(),
         ),
     )
+
+
+def _existing_archive(archive: str | os.PathLike) -> Path:
+    """Path of an archive of the user, which must be a zip file."""
+    path = Path(archive)
+    if not zipfile.is_zipfile(path):
+        raise OSError(f"archive={str(path)!r} is not a zip file that can be read.")
+    return path
 
 
 def _ensure_archive(
@@ -262,21 +272,21 @@ def _is_sound_zip(path: Path) -> bool:
         return False
 
 
-def _open(archive: zipfile.ZipFile, member: str):
-    # Members are read by name, never unpacked: whatever else an archive may
-    # contain stays inside it.
+def _open(archive: zipfile.ZipFile, member: str) -> IO[bytes]:
+    # Members are read by name and never unpacked, so that no other member of an archive
+    # is written anywhere.
     try:
         return archive.open(member)
     except KeyError:
         raise OSError(f"{archive.filename} has no member {member!r}.") from None
 
 
-def _read_table(archive: zipfile.ZipFile, member: str, **options) -> pd.DataFrame:
+def _read_table(archive: zipfile.ZipFile, member: str, **options: Any) -> pd.DataFrame:
     with _open(archive, member) as file:
         return pd.read_csv(file, **options)
 
 
-def _read_tab(archive: zipfile.ZipFile, folder: str):
+def _read_tab(archive: zipfile.ZipFile, folder: str) -> _Tables:
     """Read the format of 100k: tabs and bars, one file per table."""
     frame = _read_table(
         archive, f"{folder}/u.data", sep="\t", names=_RATING, dtype={"rating": float}
@@ -303,11 +313,11 @@ def _read_tab(archive: zipfile.ZipFile, folder: str):
     return frame, users[_USER].set_index("user"), items.set_index("item")
 
 
-def _read_dat(archive: zipfile.ZipFile, folder: str, *, has_users: bool):
+def _read_dat(archive: zipfile.ZipFile, folder: str, *, has_users: bool) -> _Tables:
     """Read the format of 1m and 10m: fields between double colons."""
     # pandas' fast parser takes one character as separator: with a single colon, every
     # other field is the empty one between the two.
-    double_colon = {"sep": ":", "header": None}
+    double_colon: dict[str, Any] = {"sep": ":", "header": None}
     frame = _read_table(
         archive,
         f"{folder}/ratings.dat",
@@ -336,7 +346,7 @@ def _read_dat(archive: zipfile.ZipFile, folder: str, *, has_users: bool):
     return frame, users, _with_genre_columns(movies.astype({"item": "int64"}))
 
 
-def _read_csv(archive: zipfile.ZipFile, folder: str):
+def _read_csv(archive: zipfile.ZipFile, folder: str) -> _Tables:
     """Read the format of all later releases: csv with a header."""
     frame = _read_table(
         archive,
@@ -360,7 +370,7 @@ def _with_genre_columns(movies: pd.DataFrame) -> pd.DataFrame:
 class _Release:
     folder: str
     sha256: str
-    read: Callable
+    read: Callable[[zipfile.ZipFile, str], _Tables]
     changes: bool = False
 
 
@@ -369,7 +379,7 @@ class _Release:
 # [2] ISG-Siegen/OmniRec, src/omnirec/data_loaders/movielens_{small,large}.py
 # [3] ankane/disco-cli, src/download.rs
 # [4] tensorflow/examples, lite/.../data/example_generation_movielens.py
-# [5] records of downloads whose MD5 or size equals what GroupLens publishes
+# [5] records of downloads whose MD5 or size is the one that GroupLens publishes
 _RELEASES = {
     "100k": _Release(  # [1] [3] [5]
         "ml-100k",

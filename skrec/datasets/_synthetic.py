@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 from sklearn.utils import check_random_state
 
+from .._data.reading import check_int, check_number
+
+_Rows: TypeAlias = pd.DataFrame | np.ndarray
+
 # Spread of the user biases, the item biases and the taste term, in stars of a
-# five-star scale. With the default noise they give about what MovieLens shows: a
-# standard deviation of 1.1, of which biases leave 0.94 and noise alone 0.80.
+# five-star scale. With the default noise they are about those of MovieLens: a standard
+# deviation of 1.1, of which biases leave 0.94 and noise alone 0.80.
 _USER_SPREAD, _ITEM_SPREAD, _TASTE_SPREAD = 0.45, 0.5, 0.58
 
 
@@ -29,7 +33,7 @@ def make_ratings(
     return_expected: bool = False,
     as_frame: bool = True,
     random_state: int | np.random.RandomState | None = None,
-):
+) -> tuple[_Rows, np.ndarray] | tuple[_Rows, np.ndarray, np.ndarray]:
     r"""Draw ratings from a bias and factor model, over power-law popularity.
 
     A rating is the level nearest to
@@ -44,7 +48,7 @@ def make_ratings(
     Which pairs are rated does not depend on the ratings. Users share the ratings in
     proportion to ``rank ** -activity``; each user then draws distinct items one
     after the other with probabilities proportional to ``rank ** -popularity``. Ids
-    are shuffled, so that they do not tell the rank. Every user and every item is
+    are shuffled, so that they do not depend on the rank. Every user and every item is
     rated at least once as soon as `n_ratings` allows it (``n_ratings >= n_users``
     and ``n_ratings >= n_items``, respectively).
 
@@ -87,9 +91,8 @@ def make_ratings(
         The ratings.
     expected : ndarray of shape (n_ratings,)
         :math:`E[y_{ui} \mid b, c, p, q]`, exact, rounding and clipping included. The
-        RMSE of `y` against it is the noise floor: what a model that knew every
-        bias and factor would score, and none can beat but by chance. Only with
-        ``return_expected=True``.
+        RMSE of `y` against it is the noise floor: the expected RMSE of a model that
+        knew every bias and factor. Only with ``return_expected=True``.
 
     Raises
     ------
@@ -107,65 +110,73 @@ def make_ratings(
     >>> bool(np.sqrt(np.mean((y - expected) ** 2)) < 0.83 < y.std())
     True
     """
-    for name, value, least in (
-        ("n_users", n_users, 1),
-        ("n_items", n_items, 1),
-        ("n_ratings", n_ratings, 1),
-        ("n_factors", n_factors, 0),
-    ):
-        if not isinstance(value, Integral) or value < least:
-            raise ValueError(
-                f"{name} must be an int of at least {least}, got {value!r}."
-            )
-    for name, value, most in (
-        ("noise", noise, 100),
-        ("popularity", popularity, 5),
-        ("activity", activity, 5),
-    ):
-        if not isinstance(value, Real) or not 0 <= value <= most:
-            raise ValueError(
-                f"{name} must be a number from 0 to {most}, got {value!r}."
-            )
+    check_int(n_users, "n_users", 1)
+    check_int(n_items, "n_items", 1)
+    check_int(n_ratings, "n_ratings", 1)
+    check_int(n_factors, "n_factors", 0)
+    check_number(noise, "noise", 0, 100)
+    check_number(popularity, "popularity", 0, 5)
+    check_number(activity, "activity", 0, 5)
     if n_ratings > n_users * n_items:
         raise ValueError(
             f"n_ratings must be at most n_users * n_items = {n_users * n_items}, as no "
             f"pair is rated twice; got {n_ratings}."
         )
-    scale = np.array([1.0, 5.0] if levels is None else levels, dtype=float)
-    if scale.ndim != 1 or len(scale) < 2 or not (np.diff(scale) > 0).all():
-        raise ValueError(
-            "levels must be None or at least two ratings in increasing order, got "
-            f"{levels!r}."
-        )
+    scale = _scale(levels)
 
     rng = check_random_state(random_state)
     degree = rng.permutation(_shares(n_ratings, n_users, n_items, activity))
     weight = rng.permutation(np.arange(1.0, n_items + 1) ** -popularity)
     user, item = np.divmod(_draw_pairs(degree, weight, rng), n_items)
-
-    unit = (scale[-1] - scale[0]) / 4
-    mean = scale[0] + unit * (
-        2.5
-        + rng.normal(0, _USER_SPREAD, n_users)[user]
-        + rng.normal(0, _ITEM_SPREAD, n_items)[item]
-    )
-    # Factor by factor, because a gather of whole rows would take n_factors times
-    # the memory of the ratings.
-    for _ in range(n_factors):
-        p, q = rng.standard_normal(n_users), rng.standard_normal(n_items)
-        mean += unit * _TASTE_SPREAD / np.sqrt(n_factors) * p[user] * q[item]
-    y = mean + unit * noise * rng.standard_normal(n_ratings)
+    mean = _draw_means(user, item, (n_users, n_items), n_factors, scale, rng)
+    std = (scale[-1] - scale[0]) / 4 * noise
+    y = mean + std * rng.standard_normal(n_ratings)
 
     expected = mean
     if levels is not None:
         middles = (scale[1:] + scale[:-1]) / 2
         y = scale[np.searchsorted(middles, y)]
         if return_expected:
-            expected = _expected_level(scale, middles, mean, unit * noise)
+            expected = _expected_level(scale, middles, mean, std)
     X = np.column_stack([user, item])
     if as_frame:
         X = pd.DataFrame(X, columns=["user", "item"])
     return (X, y, expected) if return_expected else (X, y)
+
+
+def _scale(levels: Sequence[float] | None) -> np.ndarray:
+    """Levels as an array, or the ends of the continuous scale."""
+    scale = np.array([1.0, 5.0] if levels is None else levels, dtype=float)
+    if scale.ndim != 1 or len(scale) < 2 or not (np.diff(scale) > 0).all():
+        raise ValueError(
+            "levels must be None or at least two ratings in increasing order, got "
+            f"{levels!r}."
+        )
+    return scale
+
+
+def _draw_means(
+    user: np.ndarray,
+    item: np.ndarray,
+    shape: tuple[int, int],
+    n_factors: int,
+    scale: np.ndarray,
+    rng: np.random.RandomState,
+) -> np.ndarray:
+    """Draw biases and factors; return the mean rating of each pair."""
+    n_users, n_items = shape
+    unit = (scale[-1] - scale[0]) / 4
+    mean = scale[0] + unit * (
+        2.5
+        + rng.normal(0, _USER_SPREAD, n_users)[user]
+        + rng.normal(0, _ITEM_SPREAD, n_items)[item]
+    )
+    # Factor by factor, because a gather of whole rows would take n_factors times the
+    # memory of the ratings.
+    for _ in range(n_factors):
+        p, q = rng.standard_normal(n_users), rng.standard_normal(n_items)
+        mean += unit * _TASTE_SPREAD / np.sqrt(n_factors) * p[user] * q[item]
+    return mean
 
 
 def _expected_level(
@@ -188,8 +199,8 @@ def _shares(total: int, n: int, cap: int, exponent: float) -> np.ndarray:
     first = int(total >= n)
     total, cap = total - first * n, cap - first
     weight = np.arange(1.0, n + 1) ** -exponent
-    # If the k largest shares are at the cap, the others split what is left in
-    # proportion to their weights; the right k is the least that respects the cap.
+    # If the k largest shares are at the cap, the others split the rest in proportion to
+    # their weights; the right k is the least that respects the cap.
     rest = total - cap * np.arange(n)
     factor = rest / weight[::-1].cumsum()[::-1]
     fits = factor * weight <= cap

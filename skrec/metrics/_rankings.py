@@ -1,31 +1,26 @@
-"""Where the relevant rows of each user stand, and every metric as a function of it.
-
-What is given as relevance, score and weight is checked here, too.
-"""
+"""Ranks of relevant rows per user, and the metrics as functions of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 
 from .._data.messages import counted
-from .._data.reading import as_numbers, id_columns
-from .._data.vocabulary import Ids
 from .._warn import warn
 
-# Shuffles that people make have small seeds; with one of those, breaking ties could
-# undo the shuffle that the rows were given before.
+# Users shuffle rows by small seeds; with the same seed, breaking ties could undo their
+# shuffle.
 TIE_SEED = 780_291_637
 
 
 @dataclass(frozen=True)
 class Rankings:
-    """Where the relevant rows of each user stand.
+    """Ranks of the relevant rows of each user.
 
     Attributes
     ----------
@@ -33,11 +28,11 @@ class Rankings:
         The relevant rows within the first k: the user's number, the rank from 1, and
         the relevance. In order of user and rank.
     ideal : ndarray of shape (n_users,)
-        Discounted gain of the first k if all relevant rows stood first, best first.
+        Discounted gain of the first k places of the best possible list.
     n_relevant : ndarray of shape (n_users,)
-        Relevant rows, within the first k or not.
+        Number of relevant rows, within the first k or not.
     weight : ndarray of shape (n_users,)
-        What the user counts in means.
+        Weight of the user in means.
     k : float
         Length of the lists, infinite for whole lists.
     """
@@ -59,7 +54,7 @@ class Rankings:
         weight: np.ndarray,
         k: float,
     ) -> Rankings:
-        """Rankings of rows at their ranks; a rank is infinite where lists lack the row.
+        """Rankings of rows by their ranks, infinite for rows that lists lack.
 
         Rows without gain may be left out.
         """
@@ -80,7 +75,7 @@ class Rankings:
 
     @property
     def places(self) -> np.ndarray:
-        """How many hits the user has down to each hit."""
+        """Number of hits of the user down to each hit."""
         return _places(self.users)
 
     def values(self, metric: str) -> np.ndarray:
@@ -99,7 +94,7 @@ class Rankings:
         return float(np.average(values[defined], weights=self.weight[defined]))
 
 
-# What each hit is worth, and what a user's sum of it is divided by.
+# The worth of each hit, and the divisor of a user's sum of worths.
 METRICS: dict[str, Callable[[Rankings], tuple[np.ndarray, np.ndarray | float]]] = {
     "ndcg": lambda r: (_discounted(r.gains, r.ranks), r.ideal),
     "precision": lambda r: (np.ones(len(r.users)), r.k),
@@ -110,7 +105,7 @@ METRICS: dict[str, Callable[[Rankings], tuple[np.ndarray, np.ndarray | float]]] 
 }
 
 
-# Those that say something of the order of a whole list.
+# Metrics that depend on the order of a whole list.
 OF_WHOLE_LISTS = {"ndcg", "map", "mrr"}
 
 
@@ -125,8 +120,8 @@ def _places(users: np.ndarray) -> np.ndarray:
 
 def ranks_of(users: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Rank of each row among its user's, highest score first, from 1."""
-    lot = np.random.RandomState(TIE_SEED).permutation(len(users))
-    order = lot[np.lexsort((-scores[lot], users[lot]))]
+    shuffled = np.random.RandomState(TIE_SEED).permutation(len(users))
+    order = shuffled[np.lexsort((-scores[shuffled], users[shuffled]))]
     ranks = np.empty(len(users), dtype=np.int64)
     ranks[order] = _places(users[order])
     return ranks
@@ -144,6 +139,7 @@ def weight_of_users(users: np.ndarray, weight: np.ndarray, n_users: int) -> np.n
 
 
 def warn_if_undefined(rankings: Rankings) -> None:
+    """Warn where no user has a relevant row."""
     if not rankings.n_relevant.any():
         warn(
             "The score is undefined and set to nan: there is no user with a relevant "
@@ -155,6 +151,7 @@ def warn_if_undefined(rankings: Rankings) -> None:
 def check_gains(
     y: np.ndarray, threshold: float | None, metrics: Sequence[str], name: str
 ) -> None:
+    """Refuse negative relevance as the gain of ndcg."""
     if threshold is None and "ndcg" in metrics and (y < 0).any():
         raise ValueError(
             f"{name} must be at least 0 to be the gain of ndcg, but is negative for "
@@ -162,56 +159,13 @@ def check_gains(
         )
 
 
-def check_k(k: Any) -> None:
-    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"k must be an int of at least 1, got {k!r}.")
-
-
 def check_threshold(threshold: Any) -> None:
+    """Refuse a relevance threshold that is no finite number."""
     if threshold is not None and (
         not isinstance(threshold, Real)
         or isinstance(threshold, bool)
-        or not np.isfinite(threshold)
+        or not np.isfinite(float(threshold))
     ):
         raise ValueError(
             f"relevance_threshold must be None or a finite number, got {threshold!r}."
         )
-
-
-def read_rows(X: Any, name: str) -> tuple[Ids, Ids]:
-    """Users and items of at least one row."""
-    users, items = id_columns(X, name)
-    if not len(users.values):
-        raise ValueError(f"{name} has no rows; at least one is required.")
-    return users, items
-
-
-def read_numbers(values: Any, name: str, n_rows: int) -> np.ndarray:
-    """One finite number per row."""
-    values = np.asarray(values)
-    if values.ndim != 1 and values.shape != (n_rows, 1):
-        raise ValueError(f"{name} must be one-dimensional, got shape {values.shape}.")
-    values = as_numbers(values.ravel(), name, "row")
-    if len(values) != n_rows:
-        raise ValueError(
-            f"{name} must hold one number per row, but there are {n_rows} rows and "
-            f"{name} holds {len(values)}."
-        )
-    return values
-
-
-def read_weights(sample_weight: Any, n_rows: int) -> np.ndarray:
-    """One weight per row, some of them positive."""
-    if sample_weight is None:
-        return np.ones(n_rows)
-    weight = read_numbers(sample_weight, "sample_weight", n_rows)
-    if (weight < 0).any():
-        raise ValueError(
-            f"sample_weight holds negative values: {counted(weight < 0, 'weight')}; "
-            "weights must be at least 0."
-        )
-    if not weight.any():
-        raise ValueError(
-            "sample_weight is zero in all rows; at least one must be positive."
-        )
-    return weight

@@ -1,4 +1,4 @@
-"""RankingScorer: asks a fitted estimator for lists, and ranks once for all metrics."""
+"""RankingScorer: one ranking of a fitted estimator's lists for all metrics."""
 
 from __future__ import annotations
 
@@ -19,19 +19,16 @@ from sklearn.utils.metadata_routing import MetadataRequest
 
 from .._data.containers import object_array
 from .._data.messages import shown
+from .._data.reading import check_int, read_numbers, read_pairs, read_weights
 from .._data.vocabulary import Ids
 from ._rankings import (
     METRICS,
     TIE_SEED,
     Rankings,
     check_gains,
-    check_k,
     check_threshold,
     gains_of,
     ranks_of,
-    read_numbers,
-    read_rows,
-    read_weights,
     warn_if_undefined,
     weight_of_users,
 )
@@ -39,15 +36,15 @@ from ._rankings import (
 
 @dataclass
 class RankingScorer:
-    """Scorer of ranked lists: what any `scoring=` takes, by ranking metrics.
+    """Scorer of ranked lists, for any `scoring=`, by ranking metrics.
 
     Called as ``scorer(estimator, X, y)``, it ranks items for the users of the test rows
-    `X`, once for all metrics, and looks where the rows stand of which `y` says that
-    they are relevant. Column 0 of `X` is the user, column 1 the item.
+    `X`, once for all metrics, and evaluates the ranks of the rows that are relevant by
+    `y`. Column 0 of `X` is the user, column 1 the item.
 
-    Equal predictions are ordered by a permutation that is random but always the same:
-    neither the order of the rows, nor that of the catalogue, nor `y` says who wins.
-    Users without a relevant test row have no score and are left out.
+    Equal predictions are ordered by a permutation that is random but always the same,
+    whatever the order of the rows, that of the catalogue, and `y`. Users without a
+    relevant test row have no score and are left out.
 
     Parameters
     ----------
@@ -56,26 +53,24 @@ class RankingScorer:
         :func:`ndcg_at_k`, :func:`precision_at_k`, :func:`recall_at_k`,
         :func:`average_precision_at_k`, :func:`reciprocal_rank` and
         :func:`hit_rate_at_k`. With a name the scorer returns a number; with a list, a
-        dict whose keys are such as "ndcg@10", which are also what ``refit=`` of a
-        search takes and what follows ``mean_test_`` in its `cv_results_`. Within a dict
-        of several scorers, scikit-learn takes only scorers that return a number.
+        dict with keys such as "ndcg@10", to pass as ``refit=`` of a search and to find
+        after ``mean_test_`` in its `cv_results_`. Within a dict of several scorers,
+        scikit-learn takes only scorers that return a number.
     k : int, default=10
         Length of the lists, for every metric.
     candidates : {"unseen", "test"}, default="unseen"
-        What is ranked for each user.
+        Items to rank for each user.
 
-        - "unseen": all items that the estimator knows but those the user has in the
-          training rows; test rows are ranked even if they are training rows too. Test
-          items that the estimator does not know count as missed. Asks `recommend` of
-          the estimator, or of the last step of a pipeline, whose other steps transform
-          `X`, or of the best estimator of a search. See the notes for estimators of
-          one's own.
+        - "unseen": all items of the estimator except those in the user's training
+          rows; test rows are ranked even if they are training rows too. Test items that
+          the estimator does not know count as missed. Calls `recommend` of the
+          estimator, or of the last step of a pipeline, whose other steps transform `X`,
+          or of the best estimator of a search. See the notes for other estimators.
         - "test": the user's own test rows, by `predict` of any regressor; ids are read
-          from `X` as it is given. Users with fewer than two test rows, which leave
-          nothing to rank, are left out.
+          from `X` as it is given. Users with fewer than two test rows are left out.
 
-        Ranking whole catalogues is what a recommender is for; few candidates can order
-        estimators differently [1]_.
+        A recommender ranks whole catalogues; few candidates can order estimators
+        differently [1]_.
     relevance_threshold : float, default=None
         Test rows are relevant (1) where `y` reaches it, and not (0) elsewhere. None
         takes `y` as the gain of "ndcg", and rows with positive `y` as relevant. Without
@@ -94,18 +89,18 @@ class RankingScorer:
     A test row of weight 0 is no row; in the mean over users, a user has the mean weight
     of their other rows.
 
-    With ``candidates="unseen"`` any estimator will do that has a method
-    ``recommend(users, n_items)``. It is given an array of raw user ids, each once, and
-    the length of the lists. It returns a table with columns "user" and "item", in which
-    the rows of each user stand best first; or a list of raw item ids for each user,
-    such as an array of shape (n_users, n_items). A list may be short, or end in missing
-    values. Of these keywords it is passed the ones that it takes:
+    With ``candidates="unseen"`` the estimator needs a method
+    ``recommend(users, n_items)``. Its arguments are an array of raw user ids, each
+    once, and the length of the lists. It returns a table with columns "user" and
+    "item", with the rows of each user best first; or a list of raw item ids for each
+    user, such as an array of shape (n_users, n_items). A list may be short, or end in
+    missing values. These keywords are passed if `recommend` takes them:
 
     - `never_exclude`, a DataFrame with columns "user" and "item": the test rows. A
       `recommend` that leaves out items of the training rows is to keep these.
     - `candidates`, an array of raw item ids, if the estimator has an attribute
-      `item_ids_`: these, in random order. A `recommend` that gives ties to the
-      candidate that comes first thereby breaks them by lot.
+      `item_ids_`: these, in random order. A `recommend` that gives ties to the first
+      candidate thereby breaks them at random.
     - `as_frame`, True.
 
     References
@@ -130,7 +125,7 @@ class RankingScorer:
     >>> bool(search.best_score_ == search.cv_results_["mean_test_ndcg@10"].max())
     True
 
-    An estimator of one's own, which recommends to everybody what sells most:
+    Another estimator, which recommends the most popular items to everybody:
 
     >>> import numpy as np
     >>> from sklearn.base import BaseEstimator
@@ -159,14 +154,14 @@ class RankingScorer:
                 "metrics must be a name or a list of at least one name among "
                 f"{', '.join(METRICS)}, without k; got {self.metrics!r}."
             )
-        check_k(self.k)
+        check_int(self.k, "k", 1)
         if self.candidates not in ("unseen", "test"):
             raise ValueError(
                 f"candidates must be 'unseen' or 'test', got {self.candidates!r}."
             )
         check_threshold(self.relevance_threshold)
 
-    def _names(self) -> Sequence[str]:
+    def _names(self) -> Sequence[Any]:
         return (
             self.metrics if isinstance(self.metrics, list | tuple) else [self.metrics]
         )
@@ -187,7 +182,7 @@ class RankingScorer:
         X : array-like of shape (n_samples, 2 + n_features)
             Test rows, as the estimator takes them.
         y : array-like of shape (n_samples,), default=None
-            Relevance of the rows; None is that all are relevant.
+            Relevance of the rows; with None all are relevant.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights of the rows.
 
@@ -202,7 +197,7 @@ class RankingScorer:
             If a value of `y` or a weight is missing or infinite, a weight is negative,
             all weights are zero, lengths differ, or `y` is negative, "ndcg" is among
             the metrics, and there is no threshold.
-            Also if `recommend` returns what is no lists of the users asked for.
+            Also if `recommend` does not return lists of the requested users.
         TypeError
             If candidates are "unseen" and the estimator has no `recommend`, or one that
             cannot be called as the class says, or lists of another kind of ids.
@@ -212,7 +207,7 @@ class RankingScorer:
         unseen = self.candidates == "unseen"
         if unseen:
             estimator, X = _recommender(estimator, X)
-        users, items = read_rows(X, "X")
+        users, items = read_pairs(X, "X")
         n_rows = len(users.values)
         weight = read_weights(sample_weight, n_rows)
         threshold = None if y is None else self.relevance_threshold
@@ -242,13 +237,13 @@ class RankingScorer:
         return {f"{name}@{self.k}": rankings.mean(name) for name in self._names()}
 
     def set_score_request(self, *, sample_weight: bool | str | None) -> Self:
-        """Say whether a meta-estimator is to pass sample weights on to the scorer.
+        """Request that a meta-estimator pass sample weights on to the scorer.
 
         Parameters
         ----------
         sample_weight : bool, str or None
-            Whether to pass it; a str is the name that the meta-estimator knows it by;
-            None makes it an error to give the meta-estimator weights.
+            Whether to pass it; a str is its name in the meta-estimator; with None it is
+            an error to give the meta-estimator weights.
 
         Returns
         -------
@@ -268,7 +263,7 @@ class RankingScorer:
         return self
 
     def get_metadata_routing(self) -> MetadataRequest:
-        """What metadata the scorer asks for.
+        """Metadata that the scorer requests.
 
         Returns
         -------
@@ -279,12 +274,12 @@ class RankingScorer:
         return request
 
     def _accept_sample_weight(self) -> bool:
-        # Searches ask, where metadata routing is off.
+        # Called by searches where metadata routing is off.
         return True
 
 
 def get_scorer(scoring: Any) -> Any:
-    """Get a scorer by name: "ndcg@10" and its like, or any that scikit-learn knows.
+    """Get a scorer by a name such as "ndcg@10", or any of scikit-learn.
 
     Parameters
     ----------
@@ -356,28 +351,28 @@ class Pairs:
     ) -> Pairs:
         """Pairs of the rows that have a weight."""
         kept = np.flatnonzero(weight)
-        (users, user_ids), (items, item_ids) = (
+        (user, user_ids), (item, item_ids) = (
             replace(ids, values=ids.values[kept]).numbered() for ids in (users, items)
         )
         y, scores = y[kept], scores[kept]
-        pair = users * np.int64(len(item_ids)) + items
+        pair = user * np.int64(len(item_ids)) + item
         # A whole order, so that sums do not depend on the order of the rows given.
         order = np.lexsort((scores, y, pair))
         starts = np.flatnonzero(np.diff(pair[order], prepend=-1))
         n_rows = np.diff(starts, append=len(pair))
         return cls(
-            users=users[order[starts]],
-            items=items[order[starts]],
+            users=user[order[starts]],
+            items=item[order[starts]],
             y=np.add.reduceat(y[order], starts) / n_rows,
             scores=np.add.reduceat(scores[order], starts) / n_rows,
             user_ids=user_ids,
             item_ids=item_ids,
-            weight=weight_of_users(users, weight[kept], len(user_ids)),
+            weight=weight_of_users(user, weight[kept], len(user_ids)),
         )
 
 
 def _recommender(estimator: Any, X: Any) -> tuple[Any, Any]:
-    """The recommender inside pipelines and searches, and X as it reaches it."""
+    """The recommender inside pipelines and searches, and X transformed for it."""
     outer = estimator
     while not hasattr(estimator, "recommend"):
         if isinstance(estimator, Pipeline):
@@ -399,19 +394,22 @@ def _ranks_in_lists(estimator: Any, pairs: Pairs, k: int) -> np.ndarray:
     """Rank of each pair in the user's list of k, infinite where it is not there."""
     lists = _lists(estimator, pairs, k)
     name = f"{type(estimator).__name__}.recommend"
-    users = _numbers(lists["user"], pairs.user_ids, f"users that {name} returned")
+    users, items = (
+        Ids.from_column(
+            lists[side], f"the column of {side}s that {name} returned"
+        ).numbered_in(asked, "X holds ids")
+        for side, asked in (("user", pairs.user_ids), ("item", pairs.item_ids))
+    )
     if (users < 0).any():
         stranger = shown(lists["user"].to_numpy()[users < 0][0])
         raise ValueError(
             f"{name} returned a list of user {stranger}, who was not asked for."
         )
-    items = _numbers(lists["item"], pairs.item_ids, f"items that {name} returned")
     rank = pd.Series(users).groupby(users).cumcount().to_numpy() + 1.0
 
-    # Of other items it does not matter which they are.
-    asked = items >= 0
-    pair = users[asked] * np.int64(len(pairs.item_ids)) + items[asked]
-    ranks = pd.Series(rank[asked], index=pair)
+    known = items >= 0
+    pair = users[known] * np.int64(len(pairs.item_ids)) + items[known]
+    ranks = pd.Series(rank[known], index=pair)
     if not ranks.index.is_unique:
         twice = pair[ranks.index.duplicated()][0]
         user, item = divmod(twice, len(pairs.item_ids))
@@ -438,8 +436,8 @@ def _lists(estimator: Any, pairs: Pairs, k: int) -> pd.DataFrame:
     if hasattr(estimator, "item_ids_"):
         # Ties go to the candidate that comes first.
         catalogue = np.asarray(estimator.item_ids_)
-        lot = np.random.RandomState(TIE_SEED).permutation(len(catalogue))
-        keywords["candidates"] = catalogue[lot]
+        order = np.random.RandomState(TIE_SEED).permutation(len(catalogue))
+        keywords["candidates"] = catalogue[order]
     signature = inspect.signature(estimator.recommend)
     if all(p.kind != p.VAR_KEYWORD for p in signature.parameters.values()):
         keywords = {n: v for n, v in keywords.items() if n in signature.parameters}
@@ -482,15 +480,3 @@ def _as_frame(lists: Any, users: np.ndarray, name: str) -> pd.DataFrame:
         lists = {"user": np.repeat(users, lengths), "item": object_array(items)}
     frame = pd.DataFrame(lists)
     return frame[frame["item"].notna()]
-
-
-def _numbers(ids: pd.Series, among: np.ndarray, where: str) -> np.ndarray:
-    """Row numbers of ids among those of the test rows, -1 where they are not there."""
-    given, asked = Ids.from_column(ids.to_numpy(), where), Ids.from_column(among, "X")
-    if given.kind != asked.kind and len(given.values):
-        raise TypeError(
-            f"The {where} are ids of kind {given.kind!r} (the first is "
-            f"{shown(given.values[0])}), but those of X are of kind {asked.kind!r} "
-            f"(the first is {shown(asked.values[0])})."
-        )
-    return given.numbered_in(among)

@@ -8,7 +8,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from skrec._data.side_features import Description, Encoder, Table
+from skrec._data.feature_table import FeatureTable
+from skrec._data.side_features import ColdRows, Encoder
 
 FRAME = pd.DataFrame(
     {
@@ -22,7 +23,7 @@ FRAME = pd.DataFrame(
 
 
 def encoded(features, rows=None):
-    table = Table.read(features, "user_features")
+    table = FeatureTable.read(features, "user_features")
     rows = np.arange(len(table.ids.values)) if rows is None else rows
     encoder = Encoder.fitted(table, rows)
     return encoder.names, encoder.encoded(table).toarray()
@@ -81,7 +82,7 @@ def test_a_series_is_one_column():
 @pytest.mark.parametrize("container", [np.asarray, sparse.csc_matrix, sparse.coo_array])
 def test_row_i_of_a_matrix_is_the_id_i(container):
     values = np.array([[0, 2.0], [1, 0], [0, 4.0]])
-    table = Table.read(container(values), "item_features")
+    table = FeatureTable.read(container(values), "item_features")
     assert_array_equal(table.ids.values, [0, 1, 2])
     names, matrix = encoded(container(values))
     assert names == ["0", "1"]
@@ -97,7 +98,7 @@ def test_a_matrix_is_left_as_it_was():
 
 
 def test_ids_that_have_no_ratings_are_kept():
-    description, matrix = Description.of(FRAME, np.array(["bob", "dan"]), "x")
+    description, matrix = ColdRows.of(FRAME, np.array(["bob", "dan"]), "x")
     assert_array_equal(np.sort(description.ids), ["ann", "cleo"])
     found, kept = description.rows_of(np.array(["cleo", "eve"]), None, "x")
     assert_array_equal(found, [True, False])
@@ -106,7 +107,7 @@ def test_ids_that_have_no_ratings_are_kept():
 
 
 def test_what_is_given_now_goes_before_what_was_given_then():
-    description, _ = Description.of(FRAME[["age"]], np.array(["bob", "dan"]), "x")
+    description, _ = ColdRows.of(FRAME[["age"]], np.array(["bob", "dan"]), "x")
     now = pd.DataFrame({"age": [30.5, 31.0]}, index=["ann", "eve"])
     found, matrix = description.rows_of(np.array(["eve", "cleo", "ann"]), now, "x")
     assert found.all()
@@ -185,7 +186,7 @@ FAILURES = {
 )
 def test_what_describes_nothing_is_refused_in_words(features, error, match):
     with pytest.raises(error, match=match):
-        Table.read(features, "x")
+        FeatureTable.read(features, "x")
 
 
 LATER = {
@@ -204,13 +205,13 @@ LATER = {
 
 @pytest.mark.parametrize(("features", "match"), LATER.values(), ids=LATER.keys())
 def test_a_table_must_be_like_that_of_fit(features, match):
-    description, _ = Description.of(FRAME, FRAME.index.to_numpy(), "x")
+    description, _ = ColdRows.of(FRAME, FRAME.index.to_numpy(), "x")
     with pytest.raises(ValueError, match=match):
         description.rows_of(np.array(["eve"]), features, "x")
 
 
 def test_a_matrix_must_be_as_wide_as_that_of_fit():
-    description, _ = Description.of(np.eye(3), np.arange(3), "x")
+    description, _ = ColdRows.of(np.eye(3), np.arange(3), "x")
     with pytest.raises(ValueError, match="must hold numbers in 3 columns, as in fit"):
         description.rows_of(np.array([5]), np.eye(4), "x")
 
@@ -218,11 +219,11 @@ def test_a_matrix_must_be_as_wide_as_that_of_fit():
 def test_ids_without_a_row_have_the_mean_of_the_others():
     ids = np.array(["ann", "bob", "dan", "eve", "finn"])
     with pytest.warns(UserWarning, match=r"features should .*lacks 2 of 5: 'eve', 'fi"):
-        description, matrix = Description.of(FRAME, ids, "user_features")
+        description, matrix = ColdRows.of(FRAME, ids, "user_features")
     assert_allclose(
         matrix.toarray()[3:], [matrix.toarray()[:3].mean(axis=0)] * 2, atol=1e-12
     )
-    _, expected = Description.of(FRAME, ids[:3], "user_features")
+    _, expected = ColdRows.of(FRAME, ids[:3], "user_features")
     assert_allclose(matrix.toarray()[:3], expected.toarray())
     assert description.ids.tolist() == ["cleo"]
 
@@ -230,18 +231,18 @@ def test_ids_without_a_row_have_the_mean_of_the_others():
 def test_a_table_of_other_ids_is_refused():
     ids = np.array(["eve", "finn"])
     with pytest.raises(ValueError, match=r"every id of X, but lacks 2 of 2: 'eve', 'f"):
-        Description.of(FRAME, ids, "user_features")
+        ColdRows.of(FRAME, ids, "user_features")
 
 
 def test_a_matrix_must_reach_as_far_as_the_ids():
     for ids in (np.array([0, 3]), np.array([-1, 2])):
         with pytest.raises(ValueError, match=r"its rows.*every id of X, but lacks 1"):
-            Description.of(np.eye(3), ids, "user_features")
+            ColdRows.of(np.eye(3), ids, "user_features")
 
 
 def test_ids_of_another_kind_are_named():
     with pytest.raises(TypeError, match=r"user_features \(its index\).*'string'.*'num"):
-        Description.of(FRAME, np.arange(3), "user_features")
+        ColdRows.of(FRAME, np.arange(3), "user_features")
 
 
 WITH_IDS = FRAME.reset_index(names="user")
@@ -269,8 +270,8 @@ TABLES = {
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_ids_are_in_the_column_that_is_named_as_that_of_x(table):
     ids = FRAME.index.to_numpy()
-    _, matrix = Description.of(table, ids, "x", id_name="user")
-    _, expected = Description.of(FRAME, ids, "x")
+    _, matrix = ColdRows.of(table, ids, "x", id_name="user")
+    _, expected = ColdRows.of(FRAME, ids, "x")
     assert_allclose(matrix.toarray()[:, :4], expected.toarray()[:, :4])
 
 
@@ -303,8 +304,8 @@ AMBIGUOUS = {
 def test_a_table_whose_ids_may_be_in_another_column_is_refused(table, ids):
     ids = np.sort(np.array(ids))
     with pytest.raises(ValueError, match=r"x is ambiguous: its column 'movieId' holds"):
-        Description.of(table, ids, "x", id_name="item")
-    _, matrix = Description.of(table, ids[:1], "x", id_name="movieId")
+        ColdRows.of(table, ids, "x", id_name="item")
+    _, matrix = ColdRows.of(table, ids[:1], "x", id_name="movieId")
     assert matrix.shape[0] == 1
 
 
@@ -312,10 +313,10 @@ def test_an_index_that_counts_ids_needs_no_name():
     flags = pd.DataFrame({"odd": np.arange(20) % 2, "half": np.arange(20) > 9})
     numbers = flags.assign(age=np.arange(20) / 7, n_seen=100 + np.arange(20))
     for table in (flags, numbers, pd.DataFrame({"n": range(20)})):
-        _, matrix = Description.of(table, np.arange(20), "x", id_name="item")
+        _, matrix = ColdRows.of(table, np.arange(20), "x", id_name="item")
         assert matrix.shape == (20, table.shape[1])
     named = MOVIES.rename_axis("item")
-    _, matrix = Description.of(named, np.arange(20), "x", id_name="item")
+    _, matrix = ColdRows.of(named, np.arange(20), "x", id_name="item")
     assert matrix.shape == (20, 3)
 
 
@@ -363,7 +364,7 @@ HOLED = {
 @pytest.mark.parametrize("table", HOLED.values(), ids=HOLED)
 def test_where_a_value_is_missing_stands_the_mean_and_a_column_says_so(table):
     with pytest.warns(UserWarning, match=r"4 ids: 1 in column 'age', 1 in .* 'likes'"):
-        description, matrix = Description.of(table, HOLES.index.to_numpy(), "x")
+        description, matrix = ColdRows.of(table, HOLES.index.to_numpy(), "x")
     found = pd.DataFrame(matrix.toarray(), columns=description.encoder.names)
     age = np.array([20, 40, 40, 60])
     expected = {
@@ -388,7 +389,7 @@ def test_where_a_value_is_missing_stands_the_mean_and_a_column_says_so(table):
 def test_a_matrix_may_have_missing_numbers(container):
     values = np.array([[1, 0], [np.nan, 0], [0, 4.0], [1, 2.0]])
     with pytest.warns(UserWarning, match="missing values for 4 ids: 1 in all"):
-        description, matrix = Description.of(container(values), np.arange(4), "x")
+        description, matrix = ColdRows.of(container(values), np.arange(4), "x")
     assert description.encoder.names == ["0", "1", "0_missing"]
     assert_allclose(matrix.toarray()[:, 0], [1, 2 / 3, 0, 1])
     assert_allclose(matrix.toarray()[:, 2], [0, 1, 0, 0])
@@ -396,7 +397,7 @@ def test_a_matrix_may_have_missing_numbers(container):
 
 def test_values_missing_later_have_the_mean_of_the_fit():
     ids = FRAME.index.to_numpy()
-    description, matrix = Description.of(FRAME, ids, "x")
+    description, matrix = ColdRows.of(FRAME, ids, "x")
     later = FRAME.iloc[:1].set_axis(["eve"]).assign(age=None, sex=None)
     text = pl.DataFrame({"id": ["eve"], **dict.fromkeys(FRAME)}, strict=False)
     text = text.with_columns(pl.col("age").cast(pl.String), member=pl.lit(True))
@@ -435,7 +436,7 @@ def test_codes_of_categories_are_no_numbers(table):
 
 
 def test_categories_of_another_kind_than_in_fit_are_refused():
-    description, _ = Description.of(CODES["pandas"], np.arange(3), "x")
+    description, _ = ColdRows.of(CODES["pandas"], np.arange(3), "x")
     with pytest.raises(
         ValueError, match=r"x\['plan'\] .* like 7, as in fit, not l.*'7"
     ):
@@ -447,16 +448,16 @@ def test_a_table_as_long_as_x_may_have_been_cut():
     with pytest.raises(
         ValueError, match=r"x has as many rows as X, 6\..*x=lambda: tab"
     ):
-        Description.of(np.eye(6), ids, "x", n_rows=6)
-    description, matrix = Description.of(lambda: np.eye(6), ids, "x", n_rows=6)
+        ColdRows.of(np.eye(6), ids, "x", n_rows=6)
+    description, matrix = ColdRows.of(lambda: np.eye(6), ids, "x", n_rows=6)
     assert_array_equal(matrix.toarray(), np.eye(6)[:4])
     frame = pd.DataFrame({"odd": ids % 2})
     # Whether it was cut or not, it is read by id, and no id lacks a row.
-    Description.of(frame, ids, "x", n_rows=4)
+    ColdRows.of(frame, ids, "x", n_rows=4)
     with pytest.raises(ValueError, match=r"x lacks 1 of 4: 3, and it .*cut.*x=lambda:"):
-        Description.of(frame[:3], ids, "x", n_rows=3)
+        ColdRows.of(frame[:3], ids, "x", n_rows=3)
     with pytest.warns(UserWarning, match="should have a row for every id of X"):
-        Description.of(lambda: frame[:3], ids, "x", n_rows=3)
+        ColdRows.of(lambda: frame[:3], ids, "x", n_rows=3)
     with pytest.raises(ValueError, match="x has as many rows as X, 7"):
         description.rows_of(np.array([4]), np.zeros((7, 6)), "x", n_rows=7)
     assert description.rows_of(np.array([4]), np.zeros((7, 6)), "x")[0].all()
