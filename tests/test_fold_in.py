@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor, NCFRegressor
+from skrec._mf import PosteriorConversion
 from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 

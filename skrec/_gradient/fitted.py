@@ -157,9 +157,8 @@ class FittedNetwork(Model):
         item_bias = of_items.bias.mean(-1) + network.intercept.mean()
 
         def score(tile: slice) -> Fill:
-            of_users = network.side_scores(
-                "user", torch.from_numpy(users[tile]).to(device)
-            )
+            rows = torch.from_numpy(users[tile]).to(device)
+            of_users = network.side_scores("user", rows)
             user_bias = of_users.bias.mean(-1)
 
             def fill(columns: slice, out: Tensor) -> None:

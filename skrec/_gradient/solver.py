@@ -1,7 +1,7 @@
 """GradientSolver: mini-batches of a network, as iterations of an estimator.
 
-Canonical rows become tensors and training options, epochs of the loop become iterations, and
-weights of the network become a model by a conversion.
+Canonical rows become tensors, epochs of the training loop become iterations, and weights
+of the network become a model by a conversion.
 """
 
 from __future__ import annotations
