@@ -15,6 +15,7 @@ from scipy import sparse
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
+from ._alternating.conditional import Layout
 from ._alternating.convert import (
     as_posterior,
     as_state,
@@ -23,13 +24,14 @@ from ._alternating.convert import (
     with_unobserved_pairs,
 )
 from ._alternating.posterior import DESCRIBED, FeatureWeights, Posterior
-from ._alternating.state import Problem, State
+from ._alternating.problem import Problem, RatingArrays
+from ._alternating.start import spectral_start
+from ._alternating.state import State
 from ._alternating.sweep import (
     als,
+    as_map_estimate,
     gibbs,
-    mode_as_belief,
-    revise,
-    spectral_start,
+    update,
     vb,
     with_covariance,
 )
@@ -609,24 +611,26 @@ class MFRegressor(NetworkRecommender):
         unobserved_weight: float = 0.0,
     ) -> Problem:
         is_small = len(data.rating) <= MAX_DOUBLE_ROWS
-        return Problem.from_arrays(
-            data.users,
-            data.items,
-            data.shape,
-            units.standard_ratings(data.rating),
-            data.weight,
-            units.standard_features(data.features),
-            n_factors=int(self.n_factors),
-            biased=self.biased,
-            device=device,
-            dtype=torch.float64 if is_small else torch.float32,
-            implicit_features=implicit_features,
-            unobserved_weight=unobserved_weight,
-            **{
-                f"{side}_features": described.matrix
-                for side, described in data.described.items()
-            },
+        problem = Problem.from_arrays(
+            RatingArrays(
+                data.users,
+                data.items,
+                data.shape,
+                units.standard_ratings(data.rating),
+                data.weight,
+                units.standard_features(data.features),
+            ),
+            Layout(int(self.n_factors), self.biased, device),
+            torch.float64 if is_small else torch.float32,
         )
+        problem = problem.with_features(
+            **{f"{side}s": known.matrix for side, known in data.described.items()}
+        )
+        if implicit_features:
+            problem = problem.with_implicit_features()
+        if unobserved_weight:
+            problem = problem.with_all_pairs(unobserved_weight)
+        return problem
 
     def _has_implicit_features(self) -> bool:
         if self.implicit_features is not None:
@@ -648,7 +652,7 @@ class MFRegressor(NetworkRecommender):
     def _belief(self, problem: Problem, units: Units, state: State) -> Posterior:
         """What a sweep has left, in rating units."""
         if self.solver == "als":
-            state = mode_as_belief(state)
+            state = as_map_estimate(state)
             if self.store_covariance:
                 state = with_covariance(problem, state)
         return in_rating_units(
@@ -760,7 +764,7 @@ class MFRegressor(NetworkRecommender):
         exponent = self._reg_exponent() if self.solver == "als" else 0.0
         start = as_state(last, problem, units, users, items, {}, exponent)
         try:
-            state = revise(
+            state = update(
                 problem,
                 start,
                 is_certain=not last.knows_variance,
