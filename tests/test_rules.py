@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from skrec._alternating.rules import (
     WEIGHT_PENALTY,
     GibbsRule,
     VBRule,
-    noise_variance,
 )
 from skrec._alternating.start import spectral_start
 from skrec._alternating.state import Side
@@ -37,9 +37,9 @@ class Recording(VBRule):
     def __init__(self):
         self.sides = []
 
-    def update_priors(self, side, ratings, squares, layout, noise_precision):
+    def update_priors(self, side, squares, given):
         self.sides = [*self.sides[-1:], side]
-        return super().update_priors(side, ratings, squares, layout, noise_precision)
+        return super().update_priors(side, squares, given)
 
 
 def recorded(problem, n_sweeps):
@@ -184,10 +184,8 @@ def test_gibbs_draws_the_prior_from_its_normal_wishart():
     side = Side.at(rows)
     rule = GibbsRule(np.random.RandomState(0))
     zeros = torch.zeros(200).double()
-    ratings = replace(problem.users, count=zeros)
-    draws = [
-        rule.update_priors(side, ratings, zeros, problem.layout) for _ in range(4000)
-    ]
+    given = SimpleNamespace(ratings=replace(problem.users, count=zeros))
+    draws = [rule.update_priors(side, zeros, given) for _ in range(4000)]
     means = np.array([draw.prior_mean.numpy() for draw in draws])
     precisions = np.array([draw.prior_precision.numpy() for draw in draws])
 
@@ -209,15 +207,13 @@ def test_gibbs_draws_relative_precisions_from_their_gamma():
     side = Side.at(torch.ones(n, 2).double())
     count, squares = torch.full((n,), 6.0), torch.full((n,), 4.0).double()
     rule = GibbsRule(np.random.RandomState(0))
-    ratings = replace(problem.users, count=count)
-    alpha = rule.update_priors(
-        side, ratings, squares, problem.layout
-    ).relative_precision
+    given = SimpleNamespace(ratings=replace(problem.users, count=count))
+    alpha = rule.update_priors(side, squares, given).relative_precision
     gamma = stats.gamma(side.concentration + 3, scale=1 / (side.concentration + 2))
     assert float(alpha.mean()) == pytest.approx(gamma.mean(), rel=0.01)
     assert float(alpha.std()) == pytest.approx(gamma.std(), rel=0.02)
 
 
 def test_there_is_some_noise_where_residuals_vanish():
-    assert noise_variance(3.0, 0.0) > 0.1
-    assert noise_variance(1e9, 0.0) == MIN_NOISE_VARIANCE
+    assert VBRule().noise_variance(3.0, 0.0) > 0.1
+    assert VBRule().noise_variance(1e9, 0.0) == MIN_NOISE_VARIANCE

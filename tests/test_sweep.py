@@ -89,7 +89,7 @@ def test_als_ends_where_no_coordinate_can_be_improved(variant):
 class FixedDraw(GibbsRule):
     """Gibbs with everything but the rows fixed."""
 
-    def update_priors(self, side, ratings, squares, layout, noise_precision):
+    def update_priors(self, side, squares, given):
         return side
 
     def noise_precision(self, weight, residual):

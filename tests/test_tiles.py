@@ -7,7 +7,7 @@ import pytest
 import torch
 from alternating_problems import make_problem, random_posterior, run
 
-from skrec._alternating.conditional import SideMoments
+from skrec._alternating.conditional import SideMoments, unobserved_moments
 from skrec._alternating.sweep import als, gibbs, update, vb
 from skrec._alternating.tiles import SideConditional
 
@@ -72,11 +72,18 @@ def test_tiles_have_the_conditional_of_the_whole(monkeypatch, is_updated):
     )
 
     def moments():
-        conditional = SideConditional.given(
-            problem.users, side, others, 2.0, layout, map
+        pairs = problem.users.unobserved
+        given = SideConditional(
+            problem.users,
+            side,
+            others,
+            None if pairs is None else unobserved_moments(pairs, others, layout),
+            2.0,
+            layout,
+            map,
         )
-        parts = conditional.map_tiles(
-            lambda tile: (tile.rows, *tile.conditional.moments()[:2])
+        parts = given.map_tiles(
+            lambda rows, conditional: (rows, *conditional.moments()[:2])
         )
         rows, means, covariances = zip(*parts, strict=True)
         return rows, torch.cat(means), torch.cat(covariances)

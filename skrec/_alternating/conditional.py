@@ -49,6 +49,9 @@ WIDE_SIZE, MAX_WIDE_ROWS = 48, 512
 # `map`, or the one of a pool of threads.
 ParallelMap = Callable[..., Iterable[Any]]
 
+# Means, covariances if there are any, and the sum of the log determinants of these.
+Moments = tuple[Tensor, Tensor | None, float]
+
 
 class Layout:
     """Places of the coordinates of a row in e and in packed symmetric matrices.
@@ -105,9 +108,9 @@ class Layout:
         d = self.row_size
         return packed.index_select(1, self._unpack.flatten()).view(-1, d, d)
 
-    def pack_extended(self, matrices: Tensor) -> Tensor:
+    def pack_extended(self, matrices: Tensor, out: Tensor | None = None) -> Tensor:
         """Lower triangles of matrices over e, shape (n_rows, n_packed)."""
-        return matrices.flatten(1).index_select(1, self._pack_extended)
+        return torch.index_select(matrices.flatten(1), 1, self._pack_extended, out=out)
 
     def unpack_extended(self, packed: Tensor) -> Tensor:
         """Matrices over e, shape (n_rows, size of e, size of e)."""
@@ -124,23 +127,10 @@ class Layout:
         one = rows.new_ones(len(rows), 1)
         return torch.cat([rows[:, :-1], one, rows[:, -1:]], dim=1)
 
-    def write_moments(
-        self,
-        e: Tensor,
-        scaled: Tensor,
-        covariance: Tensor | None,
-        scale: Tensor,
-        out: Tensor,
+    def add_covariance(
+        self, moments: Tensor, covariance: Tensor, scale: Tensor
     ) -> None:
-        """Write E[e eᵀ] · scale of every row to `out`, packed.
-
-        `e` is E[e], `scaled` is E[e] · scale, and `covariance` the packed one of the
-        rows; points have none.
-        """
-        outer = scaled[:, :, None] * e[:, None, :]
-        torch.index_select(outer.flatten(1), 1, self._pack_extended, out=out)
-        if covariance is None:
-            return
+        """Add packed covariances of rows, times a scale of each, to moments of e."""
         k = self.n_factors
         head = k * (k + 1) // 2
         parts = [(slice(0, head), slice(0, head))]
@@ -148,7 +138,7 @@ class Layout:
             parts.append((slice(-k - 2, -2), slice(head, -1)))
             parts.append((slice(-1, None), slice(-1, None)))
         for extended, own in parts:
-            out[:, extended].addcmul_(covariance[:, own], scale[:, None])
+            moments[:, extended].addcmul_(covariance[:, own], scale[:, None])
 
 
 @dataclass(frozen=True)
@@ -193,13 +183,10 @@ class SideMoments:
 
         def write(start: int) -> None:
             tile = slice(start, start + step)
-            layout.write_moments(
-                e[tile],
-                mean[tile],
-                None if covariance is None else covariance[tile],
-                precision[tile],
-                table[tile],
-            )
+            outer = mean[tile, :, None] * e[tile, None, :]
+            layout.pack_extended(outer, out=table[tile])
+            if covariance is not None:
+                layout.add_covariance(table[tile], covariance[tile], precision[tile])
 
         list(parallel_map(write, range(0, len(table), step)))
         return cls(mean, precision, table)

@@ -52,34 +52,29 @@ class RowUnits:
     ----------
     scale : ndarray of shape (row_size,)
         Rating units per standard unit.
+    layout : Layout
     like : Tensor
         Tensor of the dtype and the device of standard rows.
     """
 
     scale: np.ndarray
+    layout: Layout
     like: Tensor
 
     @classmethod
     def of(cls, units: Units, problem: Problem) -> RowUnits:
         layout = problem.layout
-        return cls(units.row_scale(layout.n_factors, layout.row_size), problem.target)
-
-    @property
-    def square(self) -> np.ndarray:
-        """Rating units of covariances, per standard unit."""
-        return np.outer(self.scale, self.scale)
-
-    def table(self, tensor: Tensor) -> np.ndarray:
-        """A tensor as an array of the precision of rating units."""
-        return array(tensor).astype(self.scale.dtype, copy=False)
+        scale = units.row_scale(layout.n_factors, layout.row_size)
+        return cls(scale, layout, problem.target)
 
     def rows(self, tensor: Tensor) -> np.ndarray:
         """Standard rows in rating units."""
-        return self.table(tensor) * self.scale
+        return array(tensor).astype(self.scale.dtype, copy=False) * self.scale
 
     def covariances(self, tensor: Tensor) -> np.ndarray:
         """Standard covariances in rating units."""
-        return self.table(tensor) * self.square
+        square = np.outer(self.scale, self.scale)
+        return array(tensor).astype(self.scale.dtype, copy=False) * square
 
     def tensor(self, values: np.ndarray) -> Tensor:
         """An array as a tensor."""
@@ -91,7 +86,7 @@ class RowUnits:
 
     def standard_covariances(self, covariances: np.ndarray) -> Tensor:
         """Covariances of rating units in standard ones."""
-        return self.tensor(covariances / self.square)
+        return self.tensor(covariances / np.outer(self.scale, self.scale))
 
 
 def in_rating_units(
@@ -109,23 +104,25 @@ def in_rating_units(
     by the mean of all rows. After further ratings it stays as in the `last` fit.
     """
     row_units = RowUnits.of(units, problem)
+    sides = (state.users, problem.users), (state.items, problem.items)
+    known = (None, None) if last is None else (last.users, last.items)
+    typical = [
+        _typical(side, rows, learns_prior, row_units)
+        for (side, _), rows in zip(sides, known, strict=True)
+    ]
+    deviations = [
+        _deviations(*side, row) for side, row in zip(sides, typical, strict=True)
+    ]
     users, items = (
-        _SideExport(
-            side,
-            ratings,
-            _typical(side, known, learns_prior, row_units),
-            problem.layout,
-            row_units,
+        _rows_in_rating_units(
+            *side, row, units.scale * _affinity(*side, others, row_units), row_units
         )
-        for side, ratings, known in (
-            (state.users, problem.users, None if last is None else last.users),
-            (state.items, problem.items, None if last is None else last.items),
-        )
+        for side, row, others in zip(sides, typical, reversed(deviations), strict=True)
     )
     coef = array(state.coef.double()) * units.scale / units.feature_scale
     return Posterior(
-        users=users.rows(users.affinity(items.deviations()) * units.scale),
-        items=items.rows(items.affinity(users.deviations()) * units.scale),
+        users=users,
+        items=items,
         n_factors=problem.layout.n_factors,
         centre=units.centre,
         feature_mean=units.feature_mean,
@@ -148,74 +145,72 @@ def _typical(
     return side.own.mean(0) - side.prior_mean
 
 
-@dataclass(frozen=True)
-class _SideExport:
-    """One side of a solver's state, on its way to rating units."""
+def _deviations(side: Side, ratings: Ratings, typical: Tensor) -> Tensor:
+    """Rows minus the row that their described features alone predict."""
+    rest = side.mean - side.prior_mean - typical
+    for block, w in zip(ratings.features, side.weights, strict=True):
+        if block.name == DESCRIBED:
+            rest = rest - block.times(w.mean)
+    return rest
 
-    side: Side
-    ratings: Ratings
-    typical: Tensor
-    layout: Layout
-    row_units: RowUnits
 
-    def deviations(self) -> Tensor:
-        """Rows minus the row that their described features alone predict."""
-        rest = self.side.mean - self.side.prior_mean - self.typical
-        for block, w in zip(self.ratings.features, self.side.weights, strict=True):
-            if block.name == DESCRIBED:
-                rest = rest - block.times(w.mean)
-        return rest
+def _affinity(
+    side: Side, ratings: Ratings, of_others: Tensor, row_units: RowUnits
+) -> np.ndarray:
+    """Share of the others' deviations in the predictions, summed over ratings."""
+    if ratings.unobserved is not None:
+        return np.zeros(len(ratings))
+    sums, k = ratings.sum(of_others, ratings.weight), row_units.layout.n_factors
+    total = (sums[:, :k] * side.mean[:, :k]).sum(1) + sums[:, k:].sum(1)
+    return array(total.double())
 
-    def affinity(self, of_others: Tensor) -> np.ndarray:
-        """Share of the others' deviations in the predictions, summed over ratings."""
-        if self.ratings.unobserved is not None:
-            return np.zeros(len(self.ratings))
-        sums = self.ratings.sum(of_others, self.ratings.weight)
-        k = self.layout.n_factors
-        total = (sums[:, :k] * self.side.mean[:, :k]).sum(1) + sums[:, k:].sum(1)
-        return array(total.double())
 
-    def rows(self, affinity: np.ndarray) -> Rows:
-        """Rows in rating units."""
-        side, row_units = self.side, self.row_units
-        covariance = None
-        if side.covariance is not None:
-            unpacked = self.layout.unpack(side.covariance)
-            covariance = row_units.covariances(unpacked[None])
-        own = row_units.covariances(inverse(side.prior_precision))[None]
-        weights = {
-            block.name: self._weights(block, w)
-            for block, w in zip(self.ratings.features, side.weights, strict=True)
-        }
-        mean = row_units.rows(side.mean)[None]
-        return Rows(
-            mean=mean,
-            covariance=covariance,
-            prior_mean=row_units.rows(side.prior_mean)[None, None],
-            prior_covariance=(own + sum(w.spread for w in weights.values()))[:, None],
-            typical=row_units.rows(self.typical)[None],
-            own_covariance=own,
-            count=array(self.ratings.count.double()),
-            dispersion=array(side.relative_variance.double()),
-            concentration=side.concentration,
-            affinity=affinity,
-            factor_sums=FactorSums.of(mean[..., : self.layout.n_factors]),
-            weights=weights,
-        )
+def _rows_in_rating_units(
+    side: Side,
+    ratings: Ratings,
+    typical: Tensor,
+    affinity: np.ndarray,
+    row_units: RowUnits,
+) -> Rows:
+    layout, covariance = row_units.layout, None
+    if side.covariance is not None:
+        covariance = row_units.covariances(layout.unpack(side.covariance)[None])
+    own = row_units.covariances(inverse(side.prior_precision))[None]
+    weights = {
+        block.name: _feature_weights(block, w, row_units)
+        for block, w in zip(ratings.features, side.weights, strict=True)
+    }
+    mean = row_units.rows(side.mean)[None]
+    return Rows(
+        mean=mean,
+        covariance=covariance,
+        prior_mean=row_units.rows(side.prior_mean)[None, None],
+        prior_covariance=(own + sum(w.spread for w in weights.values()))[:, None],
+        typical=row_units.rows(typical)[None],
+        own_covariance=own,
+        count=array(ratings.count.double()),
+        dispersion=array(side.relative_variance.double()),
+        concentration=side.concentration,
+        affinity=affinity,
+        factor_sums=FactorSums.of(mean[..., : layout.n_factors]),
+        weights=weights,
+    )
 
-    def _weights(self, block: Block, weights: LinkMatrix) -> FeatureWeights:
-        """Weights of a block in rating units."""
-        row_units = self.row_units
-        C = row_units.covariances(weights.covariance)
-        spread = torch.cov(block.times(weights.mean).T, correction=0)
-        return FeatureWeights(
-            mean=row_units.rows(weights.mean)[None],
-            covariance=C[None],
-            prior_covariance=row_units.covariances(inverse(weights.precision)),
-            spread=(row_units.covariances(spread.reshape(C.shape)) + C)[None],
-            column_mean=row_units.table(block.mean),
-            scale=block.scale,
-        )
+
+def _feature_weights(
+    block: Block, weights: LinkMatrix, row_units: RowUnits
+) -> FeatureWeights:
+    """Weights of a block in rating units."""
+    C = row_units.covariances(weights.covariance)
+    spread = torch.cov(block.times(weights.mean).T, correction=0).reshape(C.shape)
+    return FeatureWeights(
+        mean=row_units.rows(weights.mean)[None],
+        covariance=C[None],
+        prior_covariance=row_units.covariances(inverse(weights.precision)),
+        spread=(row_units.covariances(spread) + C)[None],
+        column_mean=array(block.mean).astype(C.dtype, copy=False),
+        scale=block.scale,
+    )
 
 
 def as_state(
@@ -242,11 +237,12 @@ def as_state(
     row_units = RowUnits.of(units, problem)
     coef, coef_covariance = _standard_coef(last, units)
     none = np.empty(0, dtype=np.int64)
-    of_users = _SideImport(last.users, problem.users, users, items, row_units)
-    of_items = _SideImport(last.items, problem.items, items, users, row_units)
+    of_users, of_items = columns.get("user", none), columns.get("item", none)
+    user_side = _SideImport(last.users, problem.users, users, of_users, items)
+    item_side = _SideImport(last.items, problem.items, items, of_items, users)
     return State(
-        users=of_users.side(problem.layout, columns.get("user", none), exponent),
-        items=of_items.side(problem.layout, columns.get("item", none), exponent),
+        users=user_side.state(row_units, exponent),
+        items=item_side.state(row_units, exponent),
         coef=row_units.tensor(coef),
         coef_factor=row_units.tensor(np.linalg.cholesky(coef_covariance).T),
         noise_precision=units.scale**2 / np.nan_to_num(last.noise_variance, nan=1.0),
@@ -285,46 +281,48 @@ class _SideImport:
     ----------
     known : Rows
     ratings : Ratings
-    where, others : ndarray
-        Numbers in the posterior of the problem's rows and of those of the other side;
-        -1 is a new one.
-    row_units : RowUnits
+    where, columns, others : ndarray
+        Numbers in the posterior of the problem's rows, of the columns of their
+        described features, and of the rows of the other side; -1 is a new one.
     """
 
     known: Rows
     ratings: Ratings
     where: np.ndarray
+    columns: np.ndarray
     others: np.ndarray
-    row_units: RowUnits
 
-    def side(self, layout: Layout, columns: np.ndarray, exponent: float) -> Side:
+    def state(self, row_units: RowUnits, exponent: float) -> Side:
         """The rows in standard units."""
-        known, row_units = self.known, self.row_units
+        known, layout = self.known, row_units.layout
         mean, covariance = self._moments(exponent)
         alpha, shape = known.relative_precisions(self.where)
+        own_covariance = row_units.standard_covariances(known.own_covariance[-1])
         side = Side(
             mean=row_units.standard_rows(mean),
             covariance=layout.pack(row_units.standard_covariances(covariance)),
             prior_mean=row_units.standard_rows(known.prior_mean[-1, -1]),
-            prior_precision=inverse(
-                row_units.standard_covariances(known.own_covariance[-1])
-            ),
+            prior_precision=inverse(own_covariance),
             relative_precision=row_units.tensor(alpha),
             relative_shape=row_units.tensor(shape),
             concentration=known.concentration,
         )
-        places = {DESCRIBED: columns}
-        if IMPLICIT in known.weights:
-            places[IMPLICIT] = known.weights[IMPLICIT].columns_of(self.others)
-        return side.with_weights(
-            self.ratings,
-            [
-                self._weights(block, places[block.name])
-                if block.name in known.weights
-                else LinkMatrix.at_zero(block, layout.row_size)
-                for block in self.ratings.features
-            ],
-        )
+        weights = [self._weights(block, row_units) for block in self.ratings.features]
+        return side.with_weights(self.ratings, weights)
+
+    def _weights(self, block: Block, row_units: RowUnits) -> LinkMatrix:
+        """Weights of a block in standard units, zero if it is new."""
+        if block.name not in self.known.weights:
+            return LinkMatrix.at_zero(block, row_units.layout.row_size)
+        known = self.known.weights[block.name]
+        numbers = self.columns if block.name == DESCRIBED else self.others
+        columns = known.columns_of(numbers)
+        # The same weights for entries that are scaled otherwise.
+        ratio = known.scale / block.scale if block.scale else 0.0
+        mean = known.mean[-1][columns] * (columns >= 0)[:, None] * ratio
+        covariance = known.prior_covariance * max(ratio, 1e-3) ** 2
+        precision = inverse(row_units.standard_covariances(covariance))
+        return LinkMatrix.at(row_units.standard_rows(mean), precision)
 
     def _moments(self, exponent: float) -> tuple[np.ndarray, np.ndarray]:
         """Means and covariances of the rows; those of new ones are their prior's."""
@@ -363,16 +361,6 @@ class _SideImport:
             shape=(len(self.others), weights.mean.shape[1]),
         )
         return sparse.csr_array(sparse.diags_array(1 / root) @ matrix @ places)
-
-    def _weights(self, block: Block, columns: np.ndarray) -> LinkMatrix:
-        """Weights of a block in standard units; `columns` are their numbers."""
-        known = self.known.weights[block.name]
-        # The same weights for entries that are scaled otherwise.
-        ratio = known.scale / block.scale if block.scale else 0.0
-        mean = known.mean[-1][columns] * (columns >= 0)[:, None] * ratio
-        covariance = known.prior_covariance * max(ratio, 1e-3) ** 2
-        precision = inverse(self.row_units.standard_covariances(covariance))
-        return LinkMatrix.at(self.row_units.standard_rows(mean), precision)
 
 
 def with_unobserved_pairs(

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -106,26 +106,17 @@ class Block:
 
     @classmethod
     def from_matrix(
-        cls,
-        name: str,
-        matrix: sparse.sparray,
-        dtype: torch.dtype,
-        device: torch.device,
+        cls, name: str, matrix: sparse.sparray, dtype: torch.dtype, device: torch.device
     ) -> Block:
         """A sparse matrix of shape (n_rows, n_columns)."""
-
-        def compressed(
-            form: sparse.csr_array | sparse.csc_array,
-        ) -> tuple[SparseRows, Tensor]:
-            offsets, others = (
-                torch.as_tensor(part, dtype=torch.int32, device=device)
-                for part in (form.indptr, form.indices)
+        index = partial(torch.as_tensor, dtype=torch.int32, device=device)
+        by_row, by_column = (
+            (
+                SparseRows(index(form.indptr), index(form.indices)),
+                torch.as_tensor(form.data, dtype=dtype, device=device),
             )
-            values = torch.as_tensor(form.data, dtype=dtype, device=device)
-            return SparseRows(offsets, others), values
-
-        by_row = compressed(matrix.tocsr())
-        by_column = compressed(matrix.tocsc())
+            for form in (matrix.tocsr(), matrix.tocsc())
+        )
         return cls.from_entries(name, by_row, by_column, by_row[1].square())
 
     def times(self, weights: Tensor) -> Tensor:
@@ -168,9 +159,8 @@ class LinkMatrix:
     @classmethod
     def at_zero(cls, block: Block, row_size: int) -> LinkMatrix:
         """Weights before any ratings."""
-        precision = START_PRECISION * torch.eye(row_size).to(block.mean)
         zero = block.mean.new_zeros(len(block.columns), row_size)
-        return cls.at(zero, precision)
+        return cls.at(zero, START_PRECISION * torch.eye(row_size).to(zero))
 
     def own_covariance(self, square: float) -> Tensor:
         """Σ (Cov[x − Bᵀf] − Cov[x]) over rows of which `square` is Σ ‖f‖²."""
@@ -259,19 +249,21 @@ def step_weights(
         _Direction.of(block, w, rows, layout)
         for block, w in zip(blocks, weights, strict=True)
     ]
+    Lambda = rows.prior_precision
     shift = torch.stack([direction.shift for direction in directions]).sum(0)
-    row_step = torch.empty_like(shift)
-    pulled = shift @ rows.prior_precision
-    trace, inflation = torch.empty_like(rows.weight), None
-    if with_covariance:
-        inflation = _Inflation.by(blocks, directions, rows.prior_precision, layout)
+    pulled = shift @ Lambda
+    row_step, trace = torch.empty_like(shift), torch.empty_like(rows.weight)
+    squares = torch.stack([block.square for block in blocks], dim=1)
+    spreads = torch.stack([Lambda @ d.weights.covariance for d in directions])
+    spreads = (spreads @ Lambda).flatten(1)
 
     def follow(start: int) -> float:
         tile = slice(start, start + size)
         V = layout.unpack(rows.covariance[tile])
         row_step[tile] = times(V, pulled[tile])
-        if inflation is not None:
-            rows.covariance[tile], trace[tile] = inflation(V, tile)
+        if with_covariance:
+            Q = (squares[tile] @ spreads).view_as(V)
+            rows.covariance[tile], trace[tile] = _inflated(V, Q, Lambda, layout)
         stays = shift[tile] - row_step[tile]
         return total(rows.weight[tile, None] * pulled[tile] * stays)
 
@@ -334,51 +326,15 @@ class _Direction:
         return replace(self.weights, mean=self.weights.mean + length * self.step)
 
 
-@dataclass(frozen=True)
-class _Inflation:
-    """Covariances of rows that follow uncertain weights.
-
-    Attributes
-    ----------
-    squares : Tensor of shape (n_rows, n_blocks)
-        ‖f‖² of every row and block.
-    spreads : Tensor of shape (n_blocks, row_size²)
-        ΛCΛ of every block.
-    dual : Tensor of shape (row_size (row_size + 1) / 2,)
-        Λ as `Layout.pack_dual` packs it.
-    layout : Layout
-    """
-
-    squares: Tensor
-    spreads: Tensor
-    dual: Tensor
-    layout: Layout
-
-    @classmethod
-    def by(
-        cls,
-        blocks: Sequence[Block],
-        directions: Sequence[_Direction],
-        prior_precision: Tensor,
-        layout: Layout,
-    ) -> _Inflation:
-        halves = torch.stack(
-            [prior_precision @ d.weights.covariance for d in directions]
-        )
-        return cls(
-            torch.stack([block.square for block in blocks], dim=1),
-            (halves @ prior_precision).flatten(1),
-            layout.pack_dual(prior_precision),
-            layout,
-        )
-
-    def __call__(self, V: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        """Packed S = V + VQV for Q = Λ (Σ ‖f‖² C) Λ, and tr(βGS), of rows."""
-        VQ = V @ (self.squares[rows] @ self.spreads).view_as(V)
-        S = self.layout.pack(torch.baddbmm(V, VQ, V))
-        # βGS = I + QV − ΛS.
-        trace = self.layout.row_size + VQ.diagonal(dim1=1, dim2=2).sum(1)
-        return S, trace - S @ self.dual
+def _inflated(
+    V: Tensor, Q: Tensor, prior_precision: Tensor, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    """Packed covariances S = V + VQV for Q = Λ (Σ ‖f‖² C) Λ, and tr(βGS)."""
+    VQ = V @ Q
+    S = layout.pack(torch.baddbmm(V, VQ, V))
+    # βGS = I + QV − ΛS.
+    trace = layout.row_size + VQ.diagonal(dim1=1, dim2=2).sum(1)
+    return S, trace - S @ layout.pack_dual(prior_precision)
 
 
 def draw_weights(

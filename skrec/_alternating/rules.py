@@ -18,12 +18,13 @@ from scipy.optimize import brentq
 from scipy.special import digamma
 from torch import Tensor
 
-from .conditional import Gaussians, Layout
+from .conditional import Gaussians, Moments
 from .feature_weights import Block, LinkMatrix, draw_weights
 from .problem import Problem
 from .ratings import Ratings, total
 from .state import Side, State
 from .symmetric import inverse
+from .tiles import SideConditional
 
 # A prior for the covariance of a side's rows, worth one row: a tenth of the variance of
 # the ratings in every direction.
@@ -50,12 +51,6 @@ MIN_NOISE_VARIANCE = 1e-5
 # Penalty of weights of features in "als", over that of rows. A weight acts on many
 # rows, and their uncertainty, which its mode neglects, adds up.
 WEIGHT_PENALTY = 5.0
-
-
-def noise_variance(weight: float, residual: float) -> float:
-    """The noise variance that maximises the bound, given Σ w α γ E[(y − ŷ)²]."""
-    variance = PRIOR_RATINGS * PRIOR_NOISE_VARIANCE + residual
-    return max(variance / (PRIOR_RATINGS + weight), MIN_NOISE_VARIANCE)
 
 
 def over_relax(new: Tensor, previous: Tensor) -> Tensor:
@@ -85,28 +80,23 @@ class Rule(ABC):
         return previous
 
     @abstractmethod
-    def rows(
-        self, conditional: Gaussians, auxiliary: Tensor
-    ) -> tuple[Tensor, Tensor | None, float]:
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         """Rows, their covariances, and the sum of the log determinants of these."""
 
     def update_priors(
-        self,
-        side: Side,
-        ratings: Ratings,
-        squares: Tensor,
-        layout: Layout,
-        noise_precision: float = 1.0,
+        self, side: Side, squares: Tensor, given: SideConditional
     ) -> Side:
         """A side with updated priors, relative precisions and, perhaps, weights.
 
-        `squares` holds β times the expected residual sum of squares of each row.
+        `side` has the rows after the update that was `given`, and `squares` is β times
+        the expected residual sum of squares of each.
         """
         return side
 
     def noise_variance(self, weight: float, residual: float) -> float:
-        """Noise variance by Σ w and Σ w α γ E[(y − ŷ)²]."""
-        return noise_variance(weight, residual)
+        """Noise variance that maximises the bound, by Σ w and Σ w α γ E[(y − ŷ)²]."""
+        variance = PRIOR_RATINGS * PRIOR_NOISE_VARIANCE + residual
+        return max(variance / (PRIOR_RATINGS + weight), MIN_NOISE_VARIANCE)
 
     def noise_precision(self, weight: float, residual: float) -> float:
         """β of the next update."""
@@ -152,9 +142,7 @@ class ALSRule(Rule):
             shift=side.shift,
         )
 
-    def rows(
-        self, conditional: Gaussians, auxiliary: Tensor
-    ) -> tuple[Tensor, None, float]:
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         return over_relax(conditional.mean(), auxiliary), None, math.nan
 
     def noise_precision(self, weight: float, residual: float) -> float:
@@ -183,31 +171,24 @@ class VBRule(Rule):
 
     has_covariance, is_certain, steps_weights = True, False, True
 
-    def rows(
-        self, conditional: Gaussians, auxiliary: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         mean, covariance, log_det = conditional.moments()
         return over_relax(mean, auxiliary), covariance, log_det
 
     def update_priors(
-        self,
-        side: Side,
-        ratings: Ratings,
-        squares: Tensor,
-        layout: Layout,
-        noise_precision: float = 1.0,
+        self, side: Side, squares: Tensor, given: SideConditional
     ) -> Side:
         assert side.covariance is not None
         own = side.own
         centre = own.mean(0)
         deviation = own - centre
-        scatter = layout.unpack(side.covariance.sum(0, keepdim=True))[0]
+        scatter = given.layout.unpack(side.covariance.sum(0, keepdim=True))[0]
         scatter = scatter + deviation.T @ deviation
-        for block, w in zip(ratings.features, side.weights, strict=True):
+        for block, w in zip(given.ratings.features, side.weights, strict=True):
             scatter = scatter + w.own_covariance(total(block.square))
-        shape = side.concentration + ratings.count / 2
+        shape = side.concentration + given.ratings.count / 2
         alpha = shape / (side.concentration + squares / 2)
-        alpha /= _exchange(alpha, side.concentration, noise_precision)
+        alpha /= _exchange(alpha, side.concentration, given.noise_precision)
         return replace(
             side,
             prior_mean=centre,
@@ -241,18 +222,11 @@ class GibbsRule(Rule):
         normal = self.random_state.standard_normal(previous.shape)
         return torch.as_tensor(normal).to(previous)
 
-    def rows(
-        self, conditional: Gaussians, auxiliary: Tensor
-    ) -> tuple[Tensor, None, float]:
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         return conditional.draw(auxiliary), None, math.nan
 
     def update_priors(
-        self,
-        side: Side,
-        ratings: Ratings,
-        squares: Tensor,
-        layout: Layout,
-        noise_precision: float = 1.0,
+        self, side: Side, squares: Tensor, given: SideConditional
     ) -> Side:
         # Normal–Wishart posterior, Salakhutdinov and Mnih (2008), equation 14, with
         # prior mean 0 and a scale matrix by PRIOR_VARIANCE.
@@ -267,7 +241,7 @@ class GibbsRule(Rule):
             np.linalg.cholesky(strength * precision).T,
             self.random_state.standard_normal(size),
         )
-        shape = (side.concentration + ratings.count / 2).cpu().numpy()
+        shape = (side.concentration + given.ratings.count / 2).cpu().numpy()
         gamma = torch.as_tensor(self.random_state.standard_gamma(shape)).to(squares)
         prior_mean = torch.as_tensor(centre * n_rows / strength + deviation)
         side = replace(
@@ -277,7 +251,7 @@ class GibbsRule(Rule):
             prior_mean=prior_mean.to(side.mean),
             prior_precision=torch.as_tensor(precision).to(side.mean),
         )
-        return self._with_weights(side, ratings.features)
+        return self._with_weights(side, given.ratings.features)
 
     def _precision(self, scatter: np.ndarray, n_rows: int) -> np.ndarray:
         """Wishart posterior of a precision, by the scatter of rows about their mean."""
@@ -312,7 +286,7 @@ class GibbsRule(Rule):
     def noise_precision(self, weight: float, residual: float) -> float:
         shape = (PRIOR_RATINGS + weight) / 2
         gamma = self.random_state.standard_gamma(shape) / shape
-        return gamma / noise_variance(weight, residual)
+        return gamma / self.noise_variance(weight, residual)
 
     def coef_precision(self, n_context: int, square: float) -> float:
         gamma = self.random_state.standard_gamma((PRIOR_ROWS + n_context) / 2)
@@ -333,25 +307,18 @@ class UpdateRule(Rule):
     past_weight: float
     past_variance: float
 
-    def rows(
-        self, conditional: Gaussians, auxiliary: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         return conditional.moments()
 
     def update_priors(
-        self,
-        side: Side,
-        ratings: Ratings,
-        squares: Tensor,
-        layout: Layout,
-        noise_precision: float = 1.0,
+        self, side: Side, squares: Tensor, given: SideConditional
     ) -> Side:
         if self.is_certain:
             return side
         prior = side.row_priors
         assert prior is not None
         assert prior.relative_shape is not None
-        shape = prior.relative_shape + ratings.count / 2
+        shape = prior.relative_shape + given.ratings.count / 2
         rate = prior.relative_shape / prior.relative_precision + squares / 2
         return replace(side, relative_precision=shape / rate, relative_shape=shape)
 
@@ -370,9 +337,7 @@ class CovarianceRule(Rule):
 
     has_covariance = True
 
-    def rows(
-        self, conditional: Gaussians, auxiliary: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         _, covariance, log_det = conditional.moments()
         return auxiliary, covariance, log_det
 

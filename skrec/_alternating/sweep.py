@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from .conditional import (
     ParallelMap,
     SideMoments,
     fitted_values,
+    unobserved_moments,
 )
 from .feature_weights import RowsGivenWeights, step_weights
 from .problem import Problem
@@ -44,7 +46,7 @@ from .rules import (
 )
 from .state import Side, State
 from .symmetric import cholesky, inverse, times
-from .tiles import SideConditional, TileConditional, parallel_map
+from .tiles import SideConditional, parallel_map
 
 
 def als(
@@ -263,16 +265,21 @@ class Sweep:
         others = SideMoments.of(
             other.mean, covariance, other.relative_precision, layout, self.parallel_map
         )
-        conditional = SideConditional.given(
-            ratings, side, others, noise_precision, layout, self.parallel_map
+        pairs = ratings.unobserved
+        given = SideConditional(
+            ratings,
+            side,
+            others,
+            None if pairs is None else unobserved_moments(pairs, others, layout),
+            noise_precision,
+            layout,
+            self.parallel_map,
         )
-        if side.weights and rule.steps_weights:
-            side, squares = update_rows_and_weights(conditional, rule)
-        else:
-            side, squares = update_rows(conditional, rule)
+        steps_weights = side.weights and rule.steps_weights
+        update = update_rows_and_weights if steps_weights else update_rows
+        side, squares = update(given, rule)
         squares.clamp_(min=0)
-        residual = noise_precision * squares
-        side = rule.update_priors(side, ratings, residual, layout, noise_precision)
+        side = rule.update_priors(side, noise_precision * squares, given)
         return side, total(side.relative_precision * squares)
 
 
@@ -286,8 +293,7 @@ def update_rows(side_given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
     if rule.has_covariance:
         covariance = mean.new_empty(len(mean), layout.n_packed_row)
 
-    def update_tile(tile: TileConditional) -> tuple[float, float]:
-        rows, conditional = tile.rows, tile.conditional
+    def update_tile(rows: slice, conditional: Any) -> tuple[float, float]:
         mean[rows], spread, log_det = rule.rows(conditional, auxiliary[rows])
         if covariance is not None and spread is not None:
             covariance[rows] = layout.pack(spread)
@@ -387,9 +393,7 @@ class _Pass:
         beta, squares = (torch.empty_like(side.relative_precision) for _ in range(2))
         covariance = mean.new_empty(len(mean), layout.n_packed_row)
 
-        def keep(tile: TileConditional) -> float:
-            rows, conditional = tile.rows, tile.conditional
-            assert isinstance(conditional, Conditional)
+        def keep(rows: slice, conditional: Conditional) -> float:
             mean[rows], spread, log_det = conditional.moments()
             covariance[rows] = layout.pack(spread)
             beta[rows], g[rows] = conditional.noise_precision, conditional.sums.g

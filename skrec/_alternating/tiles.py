@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from .conditional import (
     SideMoments,
     Sums,
     UpdatedRows,
-    unobserved_moments,
 )
 from .problem import Problem
 from .ratings import Ratings
@@ -45,14 +44,6 @@ def parallel_map(problem: Problem) -> Iterator[ParallelMap]:
         n_threads, initializer=set_own_threads, initargs=(1,)
     ) as pool:
         yield pool.map
-
-
-@dataclass(frozen=True)
-class TileConditional:
-    """Conditional of a tile of rows given the other side."""
-
-    rows: slice
-    conditional: Conditional | UpdatedRows
 
 
 @dataclass(frozen=True)
@@ -82,29 +73,14 @@ class SideConditional:
     layout: Layout
     parallel_map: ParallelMap
 
-    @classmethod
-    def given(
-        cls,
-        ratings: Ratings,
-        side: Side,
-        others: SideMoments,
-        noise_precision: float,
-        layout: Layout,
-        parallel_map: ParallelMap,
-    ) -> SideConditional:
-        unobserved = None
-        if ratings.unobserved is not None:
-            unobserved = unobserved_moments(ratings.unobserved, others, layout)
-        return cls(
-            ratings, side, others, unobserved, noise_precision, layout, parallel_map
+    def map_tiles(self, function: Callable[[slice, Any], T]) -> list[T]:
+        """Values of a function of the rows of each tile and their conditional."""
+        tiles = self.ratings.tiles(self.layout.tile_rows(len(self.ratings)))
+        return list(
+            self.parallel_map(lambda tile: function(tile[0], self._of(*tile)), tiles)
         )
 
-    def map_tiles(self, function: Callable[[TileConditional], T]) -> list[T]:
-        """Values of a function of the conditional of every tile."""
-        tiles = self.ratings.tiles(self.layout.tile_rows(len(self.ratings)))
-        return list(self.parallel_map(lambda tile: function(self._of(*tile)), tiles))
-
-    def _of(self, rows: slice, ratings: Ratings) -> TileConditional:
+    def _of(self, rows: slice, ratings: Ratings) -> Conditional | UpdatedRows:
         side, layout = self.side, self.layout
         pairs = None if self.unobserved is None else self.unobserved(rows)
         sums = Sums.over(ratings, self.others, layout, pairs)
@@ -116,8 +92,6 @@ class SideConditional:
         prior = side.row_priors
         if prior is not None and prior.covariance is not None:
             covariance = layout.unpack(prior.covariance[rows])
-            updated = UpdatedRows(sums, beta, prior.mean[rows], covariance)
-            return TileConditional(rows, updated)
+            return UpdatedRows(sums, beta, prior.mean[rows], covariance)
         mean = side.prior_means(rows)
-        conditional = Conditional.given(sums, beta, mean, side.prior_precision)
-        return TileConditional(rows, conditional)
+        return Conditional.given(sums, beta, mean, side.prior_precision)
