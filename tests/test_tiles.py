@@ -72,12 +72,11 @@ def test_tiles_have_the_conditional_of_the_whole(monkeypatch, is_updated):
     )
 
     def moments():
-        pairs = problem.users.unobserved
         given = SideConditional(
             problem.users,
             side,
             others,
-            None if pairs is None else unobserved_moments(pairs, others, layout),
+            unobserved_moments(problem.users.unobserved, others, layout),
             2.0,
             layout,
             map,

@@ -200,12 +200,15 @@ class SideMoments:
 
 
 def unobserved_moments(
-    pairs: UnobservedPairs, moments: SideMoments, layout: Layout
-) -> Callable[[slice], Tensor]:
+    pairs: UnobservedPairs | None, moments: SideMoments, layout: Layout
+) -> Callable[[slice], Tensor | None]:
     """Function from rows to their sums over unobserved pairs.
 
-    It returns packed Σ E[e eᵀ] of each row, or one for all rows if they are alike.
+    It returns packed Σ E[e eᵀ] of each row, or one for all rows if they are alike; None
+    if there are no pairs.
     """
+    if pairs is None:
+        return lambda rows: None
     new = pairs.weight * moments.total(pairs.is_new_other, layout)
     if bool(pairs.is_new_other.all()) and pairs.n_background == 0:
         return lambda rows: new[None]

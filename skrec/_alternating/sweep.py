@@ -265,12 +265,11 @@ class Sweep:
         others = SideMoments.of(
             other.mean, covariance, other.relative_precision, layout, self.parallel_map
         )
-        pairs = ratings.unobserved
         given = SideConditional(
             ratings,
             side,
             others,
-            None if pairs is None else unobserved_moments(pairs, others, layout),
+            unobserved_moments(ratings.unobserved, others, layout),
             noise_precision,
             layout,
             self.parallel_map,
@@ -283,9 +282,9 @@ class Sweep:
         return side, total(side.relative_precision * squares)
 
 
-def update_rows(side_given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
+def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
     """Rows by the rule, and the expected residual sum of squares of each."""
-    side, layout = side_given.side, side_given.layout
+    side, layout = given.side, given.layout
     auxiliary = rule.auxiliary(side.mean)
     mean = torch.empty_like(side.mean)
     squares = torch.empty_like(side.relative_precision)
@@ -307,7 +306,7 @@ def update_rows(side_given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
             squared_change = total(conditional.sums.squares_of(change))
         return log_det, squared_change
 
-    parts = zip(*side_given.map_tiles(update_tile), strict=True)
+    parts = zip(*given.map_tiles(update_tile), strict=True)
     log_det, squared_change = map(sum, parts)
     side = replace(
         side,
@@ -319,17 +318,15 @@ def update_rows(side_given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
     return side, squares
 
 
-def update_rows_and_weights(
-    side_given: SideConditional, rule: Rule
-) -> tuple[Side, Tensor]:
+def update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
     """As `update_rows`, with a step of the weights that rows follow."""
-    side = side_given.side
+    side = given.side
     assert side.shift is not None
     # The gradient for the weights is that at the means, however far rows are relaxed.
-    rows = _Pass.over(side_given)
+    rows = _Pass.over(given)
     prior_mean = side.prior_mean + side.shift
     step = step_weights(
-        side_given.ratings.features,
+        given.ratings.features,
         side.weights,
         RowsGivenWeights(
             rows.mean - prior_mean,
@@ -337,8 +334,8 @@ def update_rows_and_weights(
             side.prior_precision,
             side.prior_weight,
         ),
-        side_given.layout,
-        side_given.parallel_map,
+        given.layout,
+        given.parallel_map,
         with_covariance=rule.has_covariance,
     )
     mean = rows.mean + step.row_step
@@ -386,9 +383,9 @@ class _Pass:
     squares: Tensor
 
     @classmethod
-    def over(cls, side_given: SideConditional) -> _Pass:
+    def over(cls, given: SideConditional) -> _Pass:
         """A pass over the tiles of a side."""
-        side, layout = side_given.side, side_given.layout
+        side, layout = given.side, given.layout
         mean, ahead, g = (torch.empty_like(side.mean) for _ in range(3))
         beta, squares = (torch.empty_like(side.relative_precision) for _ in range(2))
         covariance = mean.new_empty(len(mean), layout.n_packed_row)
@@ -402,7 +399,7 @@ class _Pass:
             squares[rows] = conditional.sums.s + further / beta[rows]
             return log_det
 
-        log_det = sum(side_given.map_tiles(keep))
+        log_det = sum(given.map_tiles(keep))
         return cls(mean, covariance, log_det, ahead, g, beta, squares)
 
     def residual(self, mean: Tensor, gap: Tensor, prior_precision: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 # the last every symmetric matrix of non-negative diagonal is close to diagonal.
 JITTERS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e2, 1e4)
 
-# Matrices of more rows than this are taken apart before LAPACK has them.
+# Matrices of more rows than this are split before LAPACK has them.
 MAX_LAPACK_SIZE = 24
 
 

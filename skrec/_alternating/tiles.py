@@ -57,7 +57,7 @@ class SideConditional:
         The rows as they are, with their priors.
     others : SideMoments
         Moments of the other side.
-    unobserved : callable or None
+    unobserved : callable
         Function from rows to their sums over unobserved pairs.
     noise_precision : float
         β.
@@ -68,7 +68,7 @@ class SideConditional:
     ratings: Ratings
     side: Side
     others: SideMoments
-    unobserved: Callable[[slice], Tensor] | None
+    unobserved: Callable[[slice], Tensor | None]
     noise_precision: float
     layout: Layout
     parallel_map: ParallelMap
@@ -82,8 +82,7 @@ class SideConditional:
 
     def _of(self, rows: slice, ratings: Ratings) -> Conditional | UpdatedRows:
         side, layout = self.side, self.layout
-        pairs = None if self.unobserved is None else self.unobserved(rows)
-        sums = Sums.over(ratings, self.others, layout, pairs)
+        sums = Sums.over(ratings, self.others, layout, self.unobserved(rows))
         beta = self.noise_precision * side.relative_precision[rows]
         if side.prior_weight is not None:
             # A prior twice as firm has the effect of noise twice as large, except on
