@@ -7,17 +7,18 @@ import pytest
 import torch
 
 from skrec._alternating import conditional as _conditional
+from skrec._alternating import ratings as _ratings
+from skrec._alternating import symmetric as _symmetric
 from skrec._alternating.conditional import (
     Conditional,
     Layout,
-    Ratings,
-    Revised,
-    Shown,
+    SideMoments,
     Sums,
-    Unobserved,
+    UpdatedRows,
     fitted_values,
-    inverse_root,
+    unobserved_moments,
 )
+from skrec._alternating.ratings import Ratings, UnobservedPairs
 
 N_ROWS, N_OTHERS, N_FACTORS = 7, 5, 3
 
@@ -57,8 +58,8 @@ def case(biased):
         tensors["rows"], tensors["others"], N_ROWS, tensors["w"], tensors["y"]
     )
     packed = layout.pack(tensors["covariance"])
-    shown = Shown.by(tensors["mean"], packed, tensors["precision"], layout, map)
-    sums = Sums.over(ratings, shown, layout)
+    moments = SideMoments.of(tensors["mean"], packed, tensors["precision"], layout, map)
+    sums = Sums.over(ratings, moments, layout)
     return case, tensors, layout, ratings, sums
 
 
@@ -97,7 +98,7 @@ def given(case, sums=None):
 def test_posterior_is_that_of_the_dense_normal_equations(
     case, biased, monkeypatch, max_lapack_size
 ):
-    monkeypatch.setattr(_conditional, "MAX_LAPACK_SIZE", max_lapack_size)
+    monkeypatch.setattr(_symmetric, "MAX_LAPACK_SIZE", max_lapack_size)
     mean, covariance, log_det = given(case).moments()
     expected_log_det = 0.0
     for row in range(N_ROWS):
@@ -109,12 +110,31 @@ def test_posterior_is_that_of_the_dense_normal_equations(
     np.testing.assert_allclose(given(case).mean(), mean, rtol=1e-9)
 
 
-def test_draws_are_linear_in_the_normal_ones_they_are_made_of(case, biased):
-    belief = given(case)
-    mean, covariance, _ = belief.moments()
+def updated_rows(case):
+    """Rows after further ratings, where each has a prior of its own."""
+    _, tensors, _, _, sums = case
+    rng = np.random.default_rng(1)
+    size = len(tensors["m"])
+    mean = torch.as_tensor(rng.normal(size=(N_ROWS, size)))
+    covariance = torch.as_tensor(random_covariance(rng, N_ROWS, size))
+    return UpdatedRows(sums, tensors["beta"], mean, covariance)
+
+
+@pytest.mark.parametrize("distribution", [given, updated_rows])
+def test_means_are_those_of_the_moments(case, distribution):
+    gaussians = distribution(case)
+    np.testing.assert_allclose(gaussians.mean(), gaussians.moments()[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("distribution", [given, updated_rows])
+def test_draws_are_linear_in_the_normal_ones_they_are_made_of(
+    case, biased, distribution
+):
+    conditional = distribution(case)
+    mean, covariance, _ = conditional.moments()
     ways = []
     for one in torch.eye(N_FACTORS + biased).double():
-        ways.append(belief.draw(one.expand_as(mean)) - mean)
+        ways.append(conditional.draw(one.expand_as(mean)) - mean)
     root = torch.stack(ways, dim=2)
     np.testing.assert_allclose(root @ root.mT, covariance, rtol=1e-9, atol=1e-12)
 
@@ -122,14 +142,14 @@ def test_draws_are_linear_in_the_normal_ones_they_are_made_of(case, biased):
 def test_a_prior_of_each_row_makes_of_parts_what_one_prior_makes_of_the_whole(case):
     _, tensors, layout, ratings, _ = case
     packed, one = layout.pack(tensors["covariance"]), torch.ones(N_OTHERS).double()
-    shown = Shown.by(tensors["mean"], packed, one, layout, map)
+    moments = SideMoments.of(tensors["mean"], packed, one, layout, map)
 
     def sums_of(share):
         part = replace(ratings, weight=ratings.weight * share)
-        return Sums.over(part, shown, layout)
+        return Sums.over(part, moments, layout)
 
     mean, first, _ = given(case, sums_of(0.3)).moments()
-    found = Revised(sums_of(0.7), tensors["beta"], mean, first).moments()
+    found = UpdatedRows(sums_of(0.7), tensors["beta"], mean, first).moments()
     for part, whole in zip(found, given(case, sums_of(1)).moments(), strict=True):
         np.testing.assert_allclose(part, whole, rtol=1e-9, atol=1e-12)
 
@@ -161,10 +181,15 @@ def test_residual_is_the_mean_over_draws_of_both_sides(case, biased):
     size = N_FACTORS + biased
     x = torch.as_tensor(rng.normal(size=(N_ROWS, size)))
     T = torch.as_tensor(random_covariance(rng, N_ROWS, size))
-    revised = Revised(sums, tensors["beta"], 0 * x, 0 * T)
-    belief = given(case)
-    own = belief.moments()[1]
-    for part, spread in ((revised, T), (revised, None), (belief, own), (belief, None)):
+    updated = UpdatedRows(sums, tensors["beta"], 0 * x, 0 * T)
+    conditional = given(case)
+    own = conditional.moments()[1]
+    for part, spread in (
+        (updated, T),
+        (updated, None),
+        (conditional, own),
+        (conditional, None),
+    ):
         zero_or = torch.zeros_like(T) if spread is None else spread
         np.testing.assert_allclose(
             part.residual(x, spread),
@@ -172,26 +197,6 @@ def test_residual_is_the_mean_over_draws_of_both_sides(case, biased):
             rtol=1e-9,
             atol=1e-10,
         )
-
-
-def test_tiles_are_the_whole_in_parts(case):
-    _, tensors, _, ratings, _ = case
-    table = tensors["mean"]
-    whole = ratings.sum(table, ratings.weight)
-    for size in (1, 2, 3, N_ROWS, N_ROWS + 1):
-        parts = [tile.sum(table, tile.weight) for _, tile in ratings.tiles(size)]
-        spans = [rows for rows, _ in ratings.tiles(size)]
-        assert spans[0].start == 0
-        assert spans[-1].stop == N_ROWS
-        np.testing.assert_array_equal(torch.cat(parts), whole)
-        count = torch.cat([tile.count for _, tile in ratings.tiles(size)])
-        np.testing.assert_array_equal(count, ratings.count)
-
-
-def test_counts_are_sums_of_weights(case):
-    arrays, _, _, ratings, _ = case
-    expected = np.bincount(arrays["rows"], arrays["w"], minlength=N_ROWS)
-    np.testing.assert_allclose(ratings.count, expected)
 
 
 def test_pack_and_unpack_are_inverse(case):
@@ -211,15 +216,6 @@ def test_fitted_values_are_predictions(case, biased):
     np.testing.assert_allclose(fitted, expected)
 
 
-@pytest.mark.parametrize("size", [1, 5, 24, 25, 49, 65, 130])
-def test_inverse_root_is_that_of_the_cholesky_factor(size):
-    A = torch.as_tensor(random_covariance(np.random.default_rng(0), 4, size))
-    A += torch.eye(size)
-    root = inverse_root(A)
-    np.testing.assert_allclose(root.mT @ root, torch.linalg.inv(A), atol=1e-10)
-    assert (root.triu(1) == 0).all()
-
-
 @pytest.mark.parametrize("unobserved", [False, True])
 def test_wide_points_have_the_sums_of_narrow_ones(monkeypatch, biased, unobserved):
     rng = np.random.default_rng(3)
@@ -233,19 +229,23 @@ def test_wide_points_have_the_sums_of_narrow_ones(monkeypatch, biased, unobserve
     tensors = map(torch.as_tensor, (rows, others))
     ratings = Ratings.from_sorted(*tensors, 40, *map(torch.as_tensor, (w, y)))
     one, none = torch.ones(40).double(), torch.zeros(layout.n_packed).double()
-    pairs = Unobserved(0.3, one, torch.ones(30).double(), none, 0)
+    pairs = UnobservedPairs(0.3, one, torch.ones(30).double(), none, 0)
 
     def sums():
-        shown = Shown.by(mean, None, precision, layout, map)
-        everywhere = pairs.moments(shown, layout)(slice(None)) if unobserved else None
-        return shown, Sums.over(ratings, shown, layout, everywhere)
+        moments = SideMoments.of(mean, None, precision, layout, map)
+        everywhere = (
+            unobserved_moments(pairs, moments, layout)(slice(None))
+            if unobserved
+            else None
+        )
+        return moments, Sums.over(ratings, moments, layout, everywhere)
 
-    shown, narrow = sums()
-    assert shown.table is not None
+    moments, narrow = sums()
+    assert not moments.holds_roots
     monkeypatch.setattr(_conditional, "WIDE_SIZE", 0)
-    monkeypatch.setattr(_conditional, "BLOCK_RATINGS", 20)
-    shown, wide = sums()
-    assert shown.table is None
+    monkeypatch.setattr(_ratings, "BLOCK_RATINGS", 20)
+    moments, wide = sums()
+    assert moments.holds_roots
     for name in ("G", "g", "s"):
         np.testing.assert_allclose(
             getattr(wide, name), getattr(narrow, name), atol=1e-10, err_msg=name
@@ -262,25 +262,32 @@ def test_pairs_that_count_as_zero_are_ratings_of_zero(biased):
     # Others 6 to 8 have no further ratings; 4 and 5 are new.
     here, away = slice(0, 6), slice(6, 9)
     is_new = torch.as_tensor([1.0, 0.0, 1.0]).double()
-    others_new = torch.as_tensor([0.0, 0, 0, 0, 1, 1]).double()
-    absent = Shown.by(mean[away], packed[away], one[away], layout, map)
-    pairs = Unobserved(
-        0.3, is_new, others_new, absent.total(one[away], layout), n_background=3
+    is_new_other = torch.as_tensor([0.0, 0, 0, 0, 1, 1]).double()
+    absent = SideMoments.of(mean[away], packed[away], one[away], layout, map)
+    pairs = UnobservedPairs(
+        0.3, is_new, is_new_other, absent.total(one[away], layout), n_background=3
     )
     np.testing.assert_allclose(pairs.count, [0.3 * 9, 0.3 * 2, 0.3 * 9])
 
     empty = torch.zeros(0).double(), torch.zeros(0).double()
     none = torch.zeros(0, dtype=torch.long)
     ratings = Ratings.from_sorted(none, none, 3, *empty)
-    shown = Shown.by(mean[here], packed[here], one[here], layout, map)
-    found = Sums.over(ratings, shown, layout, pairs.moments(shown, layout)(slice(0, 3)))
+    moments = SideMoments.of(mean[here], packed[here], one[here], layout, map)
+    found = Sums.over(
+        ratings,
+        moments,
+        layout,
+        unobserved_moments(pairs, moments, layout)(slice(0, 3)),
+    )
 
     rows, others = np.indices((3, 9)).reshape(2, -1)
     counted = (is_new[rows] == 1) | torch.as_tensor((others == 4) | (others == 5))
     rows, others = torch.as_tensor(rows)[counted], torch.as_tensor(others)[counted]
     weight = torch.full((len(rows),), 0.3).double()
     ratings = Ratings.from_sorted(rows, others, 3, weight, 0 * weight)
-    expected = Sums.over(ratings, Shown.by(mean, packed, one, layout, map), layout)
+    expected = Sums.over(
+        ratings, SideMoments.of(mean, packed, one, layout, map), layout
+    )
     for name in ("G", "g", "s"):
         np.testing.assert_allclose(
             getattr(found, name), getattr(expected, name), atol=1e-12, err_msg=name

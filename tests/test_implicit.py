@@ -572,7 +572,7 @@ def test_a_pair_is_one_counterpart_however_often_it_is_rated():
     rows, y = pd.concat([RATED, RATED[::2]]), np.append(RATINGS, RATINGS[::2] % 5 + 1)
     posterior = MFRegressor(2).fit(rows, y)._model
     for side, other, shape in (("user", "item", (40, 25)), ("item", "user", (25, 40))):
-        found = getattr(posterior, f"{side}s").weights["counterparts"].mean_features
+        found = getattr(posterior, f"{side}s").weights["implicit"].mean_features
         expected = counterparts(RATED, *shape, side, other).mean(axis=0)
         assert_allclose(found, expected, rtol=1e-5)
 
@@ -592,7 +592,7 @@ def test_rows_are_expected_where_their_counterparts_put_them(n_again):
         ("item", "user", *n_shape[::-1]),
     ):
         mine, others = (getattr(p, f"{s}s") for s in (side, other))
-        B = mine.weights["counterparts"]
+        B = mine.weights["implicit"]
         f = counterparts(rows, n_rows, n_others, side, other)
         f -= f.mean(axis=0)
         f /= np.sqrt((f**2).sum(axis=1).mean())
@@ -632,7 +632,7 @@ def test_new_users_come_close_to_a_refit():
 def test_a_new_user_is_expected_where_its_items_put_it():
     model = MFRegressor(3).fit(RATED[~NEW], RATINGS[~NEW])
     users = model._model.users
-    B = users.weights["counterparts"]
+    B = users.weights["implicit"]
     # Two items of the fit, each rated, one of them twice; and one that it lacks.
     rows = pd.DataFrame({"user": 99, "item": [4, 20, 20, 777]})
     f = -B.column_mean.astype(np.float64)

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from skrec._alternating.symmetric import cholesky, inverse, symmetrised
+from skrec._alternating.symmetric import (
+    cholesky,
+    covariance_and_log_det,
+    inverse,
+    inverse_root,
+    symmetrised,
+    times,
+)
 
 
 def positive_definite(size, seed, spread=1.0):
@@ -81,3 +88,29 @@ def test_cholesky_refuses_what_is_not_finite():
     A[1, 0, 0] = torch.nan
     with pytest.raises(torch.linalg.LinAlgError, match="not finite"):
         cholesky(A)
+
+
+def random_precisions(size):
+    root = np.random.default_rng(0).normal(size=(4, size, size))
+    return torch.as_tensor(root @ root.transpose(0, 2, 1) / size) + torch.eye(size)
+
+
+@pytest.mark.parametrize("size", [1, 5, 24, 25, 49, 65, 130])
+def test_inverse_root_is_that_of_the_cholesky_factor(size):
+    A = random_precisions(size)
+    root = inverse_root(A)
+    np.testing.assert_allclose(root.mT @ root, torch.linalg.inv(A), atol=1e-10)
+    assert (root.triu(1) == 0).all()
+
+
+@pytest.mark.parametrize("size", [1, 5, 24, 25, 49])
+def test_covariances_and_log_dets_are_those_of_numpy(size):
+    A = random_precisions(size)
+    covariance, log_det = covariance_and_log_det(A)
+    np.testing.assert_allclose(covariance, np.linalg.inv(A), atol=1e-10)
+    assert log_det == pytest.approx(-np.linalg.slogdet(A)[1].sum())
+
+
+def test_times_is_the_product_of_each_matrix_and_its_vector():
+    A, x = random_precisions(5), torch.arange(20.0).double().view(4, 5)
+    np.testing.assert_allclose(times(A, x), torch.einsum("njk,nk->nj", A, x))

@@ -1,12 +1,13 @@
-"""What solvers leave as what is kept, in rating units, and the way back.
+"""Conversion between solver state, `Posterior` and the weights of a network.
 
-A `Posterior` is made of the state of an alternating solver or of the weights of a
-network, and a state to start from or weights are made of a `Posterior`.
+A `Posterior` is made from the state of an alternating solver or from the weights of a
+network, and a state to start from or weights from a `Posterior`. Solvers work in
+standard units, and a `Posterior` is in rating units.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,31 +15,78 @@ from scipy import sparse
 from torch import Tensor
 
 from .._data.units import Units
-from .conditional import Ratings, Shown, Unobserved
-from .feature_weights import Block, Weights
+from .conditional import Layout, SideMoments
+from .feature_weights import Block, LinkMatrix
 from .posterior import (
-    COUNTERPARTS,
     DESCRIBED,
+    IMPLICIT,
     FactorSums,
     FeatureWeights,
     Posterior,
     Rows,
 )
-from .state import INITIAL_CONCENTRATION, Problem, Side, State
+from .problem import Problem
+from .ratings import Ratings, UnobservedPairs
+from .state import INITIAL_CONCENTRATION, Side, State
 from .symmetric import inverse
 
 # Small multiples of the identity, which keep covariances invertible: of coefficients,
 # and of rows and weights.
 MIN_COEF_VARIANCE, MIN_VARIANCE = 1e-9, 1e-6
 
-# A coefficient of a standardised feature beyond this is one of a feature whose unit has
-# changed since, which says nothing of the next.
+# A coefficient of standardised context beyond this belongs to a column whose unit has
+# changed since the fit, and is of no use.
 MAX_COEF = 1e6
 
 
 def array(tensor: Tensor) -> np.ndarray:
     """A tensor of any device as an array."""
     return tensor.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class RowUnits:
+    """Conversion of rows and their covariances to rating units and back.
+
+    Attributes
+    ----------
+    scale : ndarray of shape (row_size,)
+        Rating units per standard unit.
+    layout : Layout
+    like : Tensor
+        Tensor of the dtype and the device of standard rows.
+    """
+
+    scale: np.ndarray
+    layout: Layout
+    like: Tensor
+
+    @classmethod
+    def of(cls, units: Units, problem: Problem) -> RowUnits:
+        layout = problem.layout
+        scale = units.row_scale(layout.n_factors, layout.row_size)
+        return cls(scale, layout, problem.target)
+
+    def rows(self, tensor: Tensor) -> np.ndarray:
+        """Standard rows in rating units."""
+        return array(tensor).astype(self.scale.dtype, copy=False) * self.scale
+
+    def covariances(self, tensor: Tensor) -> np.ndarray:
+        """Standard covariances in rating units."""
+        square = np.outer(self.scale, self.scale)
+        return array(tensor).astype(self.scale.dtype, copy=False) * square
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        """An array as a tensor."""
+        return torch.as_tensor(values, dtype=self.like.dtype, device=self.like.device)
+
+    def standard_rows(self, rows: np.ndarray) -> Tensor:
+        """Rows of rating units in standard ones."""
+        return self.tensor(rows / self.scale)
+
+    def standard_covariances(self, covariances: np.ndarray) -> Tensor:
+        """Covariances of rating units in standard ones."""
+        return self.tensor(covariances / np.outer(self.scale, self.scale))
 
 
 def in_rating_units(
@@ -52,100 +100,115 @@ def in_rating_units(
 ) -> Posterior:
     """The state of an alternating solver in rating units, as NumPy arrays.
 
-    A row of which nothing is known is predicted as its prior has it where the solver
-    `learns_prior`, else as the mean of all rows. After further ratings it stays what
-    it was in the `last` fit.
+    An unknown row is predicted by its prior mean where the solver `learns_prior`, else
+    by the mean of all rows. After further ratings it stays as in the `last` fit.
     """
-    layout = problem.layout
-    scale = units.row_scale(layout.n_factors, layout.row_size)
-    square = np.outer(scale, scale)
-
-    def table(tensor: Tensor) -> np.ndarray:
-        return array(tensor).astype(scale.dtype, copy=False)
-
-    def feature_weights(block: Block, weights: Weights) -> FeatureWeights:
-        C = weights.covariance
-        C = np.zeros_like(square) if C is None else table(C) * square
-        spread = torch.cov(block.times(weights.mean).T, correction=0)
-        return FeatureWeights(
-            mean=table(weights.mean)[None] * scale,
-            covariance=C[None],
-            prior_covariance=table(inverse(weights.precision)) * square,
-            spread=(table(spread).reshape(square.shape) * square + C)[None],
-            column_mean=table(block.mean),
-            scale=block.scale,
+    row_units = RowUnits.of(units, problem)
+    sides = (state.users, problem.users), (state.items, problem.items)
+    known = (None, None) if last is None else (last.users, last.items)
+    typical = [
+        _typical(side, rows, learns_prior, row_units)
+        for (side, _), rows in zip(sides, known, strict=True)
+    ]
+    deviations = [
+        _deviations(*side, row) for side, row in zip(sides, typical, strict=True)
+    ]
+    users, items = (
+        _rows_in_rating_units(
+            *side, row, units.scale * _affinity(*side, others, row_units), row_units
         )
-
-    def affinity(ratings: Ratings, side: Side, apart: Tensor) -> np.ndarray:
-        if ratings.unobserved is not None:
-            return np.zeros(len(ratings))
-        sums = ratings.sum(apart, ratings.weight)
-        k = layout.n_factors
-        total = (sums[:, :k] * side.mean[:, :k]).sum(1) + sums[:, k:].sum(1)
-        return array(total.double()) * units.scale
-
-    def typical(side: Side, known: Rows | None) -> Tensor:
-        """The row to predict with if nothing is known of it, less its prior mean."""
-        if known is not None:
-            return torch.from_numpy(known.typical[-1] / scale).to(side.mean)
-        if learns_prior:
-            return torch.zeros_like(side.prior_mean)
-        return side.own.mean(0) - side.prior_mean
-
-    def apart(side: Side, ratings: Ratings, typical: Tensor) -> Tensor:
-        """What sets rows apart, but for what describes them."""
-        rest = side.mean - side.prior_mean - typical
-        for block, w in zip(ratings.features, side.weights, strict=True):
-            if block.name == DESCRIBED:
-                rest = rest - block.times(w.mean)
-        return rest
-
-    def rows(
-        side: Side, ratings: Ratings, typical: Tensor, others_apart: Tensor
-    ) -> Rows:
-        covariance = None
-        if side.covariance is not None:
-            covariance = table(layout.unpack(side.covariance))[None] * square
-        own = table(inverse(side.prior_precision))[None] * square
-        weights = {
-            block.name: feature_weights(block, w)
-            for block, w in zip(ratings.features, side.weights, strict=True)
-        }
-        mean = table(side.mean)[None] * scale
-        return Rows(
-            mean=mean,
-            covariance=covariance,
-            prior_mean=(table(side.prior_mean) * scale)[None, None],
-            prior_covariance=(own + sum(w.spread for w in weights.values()))[:, None],
-            typical=table(typical)[None] * scale,
-            own_covariance=own,
-            count=array(ratings.count.double()),
-            dispersion=array(side.relative_variance.double()),
-            concentration=side.concentration,
-            affinity=affinity(ratings, side, others_apart),
-            factor_sums=FactorSums.of(mean[..., : layout.n_factors]),
-            weights=weights,
-        )
-
-    any_user = typical(state.users, None if last is None else last.users)
-    any_item = typical(state.items, None if last is None else last.items)
-    users_apart = apart(state.users, problem.users, any_user)
-    items_apart = apart(state.items, problem.items, any_item)
-    coef_scale = units.scale / units.feature_scale
-    coef = array(state.coef.double()) * coef_scale
-    root = np.zeros((len(coef), len(coef)))
-    if state.coef_factor is not None:
-        root = array(state.coef_factor.double()) * units.scale
+        for side, row, others in zip(sides, typical, reversed(deviations), strict=True)
+    )
+    coef = array(state.coef.double()) * units.scale / units.feature_scale
     return Posterior(
-        users=rows(state.users, problem.users, any_user, items_apart),
-        items=rows(state.items, problem.items, any_item, users_apart),
-        n_factors=layout.n_factors,
+        users=users,
+        items=items,
+        n_factors=problem.layout.n_factors,
         centre=units.centre,
+        units=units,
         coef=coef,
-        coef_covariance=root.T @ root,
+        coef_covariance=array(state.coef_covariance.double()) * units.scale**2,
         noise_variance=units.scale**2 * state.noise_variance,
         knows_variance=knows_variance,
-        units=units,
+    )
+
+
+def _typical(
+    side: Side, known: Rows | None, learns_prior: bool, row_units: RowUnits
+) -> Tensor:
+    """The row that stands for an unknown one, minus its prior mean."""
+    if known is not None:
+        return row_units.standard_rows(known.typical[-1])
+    if learns_prior:
+        return torch.zeros_like(side.prior_mean)
+    return side.own.mean(0) - side.prior_mean
+
+
+def _deviations(side: Side, ratings: Ratings, typical: Tensor) -> Tensor:
+    """Rows minus the row that their described features alone predict."""
+    rest = side.mean - side.prior_mean - typical
+    for block, w in zip(ratings.features, side.weights, strict=True):
+        if block.name == DESCRIBED:
+            rest = rest - block.times(w.mean)
+    return rest
+
+
+def _affinity(
+    side: Side, ratings: Ratings, of_others: Tensor, row_units: RowUnits
+) -> np.ndarray:
+    """Share of the others' deviations in the predictions, summed over ratings."""
+    if ratings.unobserved is not None:
+        return np.zeros(len(ratings))
+    sums, k = ratings.sum(of_others, ratings.weight), row_units.layout.n_factors
+    total = (sums[:, :k] * side.mean[:, :k]).sum(1) + sums[:, k:].sum(1)
+    return array(total.double())
+
+
+def _rows_in_rating_units(
+    side: Side,
+    ratings: Ratings,
+    typical: Tensor,
+    affinity: np.ndarray,
+    row_units: RowUnits,
+) -> Rows:
+    layout, covariance = row_units.layout, None
+    if side.covariance is not None:
+        covariance = row_units.covariances(layout.unpack(side.covariance)[None])
+    own = row_units.covariances(inverse(side.prior_precision))[None]
+    weights = {
+        block.name: _feature_weights(block, w, row_units)
+        for block, w in zip(ratings.features, side.weights, strict=True)
+    }
+    mean = row_units.rows(side.mean)[None]
+    return Rows(
+        mean=mean,
+        covariance=covariance,
+        prior_mean=row_units.rows(side.prior_mean)[None, None],
+        prior_covariance=(own + sum(w.spread for w in weights.values()))[:, None],
+        typical=row_units.rows(typical)[None],
+        own_covariance=own,
+        count=array(ratings.count.double()),
+        dispersion=array(side.relative_variance.double()),
+        concentration=side.concentration,
+        affinity=affinity,
+        factor_sums=FactorSums.of(mean[..., : layout.n_factors]),
+        weights=weights,
+    )
+
+
+def _feature_weights(
+    block: Block, weights: LinkMatrix, row_units: RowUnits
+) -> FeatureWeights:
+    """Weights of a block in rating units."""
+    C = row_units.covariances(weights.covariance)
+    spread = torch.cov(block.times(weights.mean).T, correction=0).reshape(C.shape)
+    return FeatureWeights(
+        mean=row_units.rows(weights.mean)[None],
+        covariance=C[None],
+        prior_covariance=row_units.covariances(inverse(weights.precision)),
+        spread=(row_units.covariances(spread) + C)[None],
+        column_mean=array(block.mean).astype(C.dtype, copy=False),
+        scale=block.scale,
     )
 
 
@@ -160,16 +223,32 @@ def as_state(
 ) -> State:
     """A state to start from; new rows start at their prior.
 
-    `users` and `items` are the row numbers in `last` of the rows of the problem, and
-    `columns` those of what describes a "user" and an "item". -1 is what is new. The
-    prior of a row is as firm as its count to the power of `exponent`.
+    `users` and `items` are the numbers in `last` of the rows of the problem, and
+    `columns` those of the described features of a "user" and an "item". New ones are
+    -1. The precision of a prior grows with the row's count to the power of `exponent`.
 
     Raises
     ------
     ValueError
         If `last` has other factors or biases than the problem.
     """
-    layout = problem.layout
+    _check_row_size(last, problem.layout)
+    row_units = RowUnits.of(units, problem)
+    coef, coef_covariance = _standard_coef(last, units)
+    none = np.empty(0, dtype=np.int64)
+    of_users, of_items = columns.get("user", none), columns.get("item", none)
+    user_side = _SideImport(last.users, problem.users, users, of_users, items)
+    item_side = _SideImport(last.items, problem.items, items, of_items, users)
+    return State(
+        users=user_side.state(row_units, exponent),
+        items=item_side.state(row_units, exponent),
+        coef=row_units.tensor(coef),
+        coef_factor=row_units.tensor(np.linalg.cholesky(coef_covariance).T),
+        noise_precision=units.scale**2 / np.nan_to_num(last.noise_variance, nan=1.0),
+    )
+
+
+def _check_row_size(last: Posterior, layout: Layout) -> None:
     if (last.n_factors, last.row_size) != (layout.n_factors, layout.row_size):
         raise ValueError(
             f"The last fit, which is to be continued, had n_factors={last.n_factors} "
@@ -177,80 +256,110 @@ def as_state(
             f"{layout.n_factors} and biased={layout.biased}. Keep both, or fit anew "
             "without warm_start."
         )
-    scale = units.row_scale(layout.n_factors, layout.row_size)
-    square = np.outer(scale, scale)
-    tensor = partial(
-        torch.as_tensor, dtype=problem.target.dtype, device=problem.target.device
-    )
 
-    def weights(block: Block, rows: Rows, where: np.ndarray) -> Weights:
-        known = rows.weights[block.name]
-        # The same weights for entries that are scaled otherwise.
-        ratio = known.scale / block.scale if block.scale else 0.0
-        mean = known.mean[-1][where] * (where >= 0)[:, None] * ratio
-        covariance = known.prior_covariance * max(ratio, 1e-3) ** 2 / square
-        return Weights(tensor(mean / scale), inverse(tensor(covariance)))
 
-    def side(noun: str, where: np.ndarray, others: np.ndarray) -> Side:
-        rows, ratings = getattr(last, noun + "s"), getattr(problem, noun + "s")
-        *_, mean = rows.means(where)
-        # A new row starts at its prior.
-        mean[where < 0] -= rows.typical[-1]
-        *_, covariance = rows.covariances(where)
-        if COUNTERPARTS in rows.weights and not ratings.features:
-            new = where < 0
-            known = rows.weights[COUNTERPARTS]
-            if new.any():
-                met = _counterparts(ratings, others, known)[new]
-                shift, spread = known.said_of(met)
-                mean[new] += shift[-1]
-                covariance[new] += spread[-1] - known.spread[-1]
-        if exponent:
-            count = array(ratings.count.double())[where < 0]
-            covariance[where < 0] /= (count**exponent)[:, None, None]
-        alpha, shape = rows.relative_precisions(where)
-        start = Side.at(
-            tensor(mean / scale),
-            layout,
-            covariance=layout.pack(tensor(covariance / square)),
-            prior_mean=tensor(rows.prior_mean[-1, -1] / scale),
-            prior_precision=inverse(tensor(rows.own_covariance[-1] / square)),
-            relative_precision=tensor(alpha),
-            relative_shape=tensor(shape),
-            concentration=rows.concentration,
-        )
-        places = {DESCRIBED: columns.get(noun)}
-        if COUNTERPARTS in rows.weights:
-            places[COUNTERPARTS] = rows.weights[COUNTERPARTS].columns_of(others)
-        return start.with_weights(
-            ratings,
-            [
-                weights(block, rows, places[block.name])
-                if block.name in rows.weights
-                else Weights.at_zero(block, layout.row_size)
-                for block in ratings.features
-            ],
-        )
-
+def _standard_coef(last: Posterior, units: Units) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the coefficients in standard units."""
     feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
-    coef_scale = feature_scale / units.scale
     ratio = feature_scale / last.units.feature_scale / units.scale
     with np.errstate(over="ignore", invalid="ignore"):
-        coef = last.coef * coef_scale
-        coef_covariance = last.coef_covariance * ratio * ratio[:, None]
+        coef = last.coef * (feature_scale / units.scale)
+        covariance = last.coef_covariance * ratio * ratio[:, None]
         known = np.abs(coef) < MAX_COEF
-        known &= coef_covariance.diagonal() < MAX_COEF**2
-    coef = np.where(known, coef, 0)
-    coef_covariance = np.where(np.outer(known, known), coef_covariance, 0)
-    # Coefficients of constant features are known to be zero, nearly.
-    coef_covariance += MIN_COEF_VARIANCE * np.eye(len(coef_scale))
-    return State(
-        users=side("user", users, items),
-        items=side("item", items, users),
-        coef=tensor(coef),
-        coef_factor=tensor(np.linalg.cholesky(coef_covariance).T),
-        noise_precision=units.scale**2 / np.nan_to_num(last.noise_variance, nan=1.0),
-    )
+        known &= covariance.diagonal() < MAX_COEF**2
+    covariance = np.where(np.outer(known, known), covariance, 0)
+    # Coefficients of constant columns are known to be zero, nearly.
+    return np.where(known, coef, 0), covariance + MIN_COEF_VARIANCE * np.eye(len(coef))
+
+
+@dataclass(frozen=True)
+class _SideImport:
+    """One side of a `Posterior`, on its way to the state of a problem.
+
+    Attributes
+    ----------
+    known : Rows
+    ratings : Ratings
+    where, columns, others : ndarray
+        Numbers in the posterior of the problem's rows, of the columns of their
+        described features, and of the rows of the other side; -1 is a new one.
+    """
+
+    known: Rows
+    ratings: Ratings
+    where: np.ndarray
+    columns: np.ndarray
+    others: np.ndarray
+
+    def state(self, row_units: RowUnits, exponent: float) -> Side:
+        """The rows in standard units."""
+        known, layout = self.known, row_units.layout
+        mean, covariance = self._moments(exponent)
+        alpha, shape = known.relative_precisions(self.where)
+        own_covariance = row_units.standard_covariances(known.own_covariance[-1])
+        side = Side(
+            mean=row_units.standard_rows(mean),
+            covariance=layout.pack(row_units.standard_covariances(covariance)),
+            prior_mean=row_units.standard_rows(known.prior_mean[-1, -1]),
+            prior_precision=inverse(own_covariance),
+            relative_precision=row_units.tensor(alpha),
+            relative_shape=row_units.tensor(shape),
+            concentration=known.concentration,
+        )
+        weights = [self._weights(block, row_units) for block in self.ratings.features]
+        return side.with_weights(self.ratings, weights)
+
+    def _weights(self, block: Block, row_units: RowUnits) -> LinkMatrix:
+        """Weights of a block in standard units, zero if it is new."""
+        if block.name not in self.known.weights:
+            return LinkMatrix.at_zero(block, row_units.layout.row_size)
+        known = self.known.weights[block.name]
+        numbers = self.columns if block.name == DESCRIBED else self.others
+        columns = known.columns_of(numbers)
+        # The same weights for entries that are scaled otherwise.
+        ratio = known.scale / block.scale if block.scale else 0.0
+        mean = known.mean[-1][columns] * (columns >= 0)[:, None] * ratio
+        covariance = known.prior_covariance * max(ratio, 1e-3) ** 2
+        precision = inverse(row_units.standard_covariances(covariance))
+        return LinkMatrix.at(row_units.standard_rows(mean), precision)
+
+    def _moments(self, exponent: float) -> tuple[np.ndarray, np.ndarray]:
+        """Means and covariances of the rows; those of new ones are their prior's."""
+        known, is_new = self.known, self.where < 0
+        *_, mean = known.means(self.where)
+        mean[is_new] -= known.typical[-1]
+        *_, covariance = known.covariances(self.where)
+        if IMPLICIT in known.weights and not self.ratings.features and is_new.any():
+            weights = known.weights[IMPLICIT]
+            shift, spread = weights.said_of(self._implicit_features(weights)[is_new])
+            mean[is_new] += shift[-1]
+            covariance[is_new] += spread[-1] - weights.spread[-1]
+        if exponent:
+            count = array(self.ratings.count.double())[is_new]
+            covariance[is_new] /= (count**exponent)[:, None, None]
+        return mean, covariance
+
+    def _implicit_features(self, weights: FeatureWeights) -> sparse.csr_array:
+        """1/√n for each of the n others that a row has ratings with.
+
+        Columns are those of the weights, which new others do not have.
+        """
+        offsets, others = array(self.ratings.offsets), array(self.ratings.others)
+        shape = len(self.ratings), len(self.others)
+        # A copy, since duplicates are summed in place.
+        matrix = sparse.csr_array(
+            (np.ones(len(others)), others, offsets), shape, copy=True
+        )
+        matrix.sum_duplicates()
+        matrix.data[:] = 1
+        root = np.sqrt(matrix.sum(axis=1))
+        columns = weights.columns_of(self.others)
+        known = np.flatnonzero(columns >= 0)
+        places = sparse.csr_array(
+            (np.ones(len(known)), (known, columns[known])),
+            shape=(len(self.others), weights.mean.shape[1]),
+        )
+        return sparse.csr_array(sparse.diags_array(1 / root) @ matrix @ places)
 
 
 def with_unobserved_pairs(
@@ -261,35 +370,34 @@ def with_unobserved_pairs(
     users: np.ndarray,
     items: np.ndarray,
 ) -> Problem:
-    """A problem of further ratings with the pairs that have not counted before.
+    """A problem of further ratings, with the pairs that have not counted before.
 
     A new user's are those with all items, and a known user's those with new items;
     likewise an item's.
     """
-    layout = problem.layout
-    scale = units.row_scale(layout.n_factors, layout.row_size)
+    layout, row_units = problem.layout, RowUnits.of(units, problem)
 
-    def pairs(rows: np.ndarray, others: np.ndarray, theirs: Rows) -> Unobserved:
-        tensor = partial(torch.as_tensor, device=problem.target.device)
-        tensor = partial(tensor, dtype=problem.target.dtype)
-        away = np.setdiff1d(np.arange(len(theirs.mean[0])), others)
+    def pairs(rows: np.ndarray, others: np.ndarray, known: Rows) -> UnobservedPairs:
+        """Pairs of rows; `known` are the rows of the other side in the last fit."""
+        away = np.setdiff1d(np.arange(len(known.mean[0])), others)
         covariance, precision = None, np.ones(len(away))
-        if last.knows_variance:
-            square = np.outer(scale, scale)
-            covariance = layout.pack(tensor(theirs.covariance[0, away] / square))
-            precision, _ = theirs.relative_precisions(away)
-        shown = Shown.by(
-            tensor(theirs.mean[0][away] / scale),
+        if last.knows_variance and known.covariance is not None:
+            covariance = layout.pack(
+                row_units.standard_covariances(known.covariance[0, away])
+            )
+            precision, _ = known.relative_precisions(away)
+        moments = SideMoments.of(
+            row_units.standard_rows(known.mean[0][away]),
             covariance,
-            tensor(precision),
+            row_units.tensor(precision),
             layout,
             map,
         )
-        return Unobserved(
+        return UnobservedPairs(
             weight,
-            is_new=tensor(rows < 0),
-            others_new=tensor(others < 0),
-            background=shown.total(torch.ones_like(shown.precision), layout),
+            is_new=row_units.tensor(rows < 0),
+            is_new_other=row_units.tensor(others < 0),
+            background=moments.total(torch.ones_like(moments.precision), layout),
             n_background=len(away),
         )
 
@@ -298,107 +406,99 @@ def with_unobserved_pairs(
     )
 
 
-def _counterparts(
-    ratings: Ratings, others: np.ndarray, weights: FeatureWeights
-) -> sparse.csr_array:
-    """Whom each row has ratings with, among those that the weights know."""
-    offsets, met = array(ratings.offsets), array(ratings.others)
-    shape = len(ratings), len(others)
-    # A copy, since duplicates are summed in place.
-    matrix = sparse.csr_array((np.ones(len(met)), met, offsets), shape, copy=True)
-    matrix.sum_duplicates()
-    matrix.data[:] = 1
-    root = np.sqrt(matrix.sum(axis=1))
-    columns = weights.columns_of(others)
-    known = np.flatnonzero(columns >= 0)
-    places = sparse.csr_array(
-        (np.ones(len(known)), (known, columns[known])),
-        shape=(len(others), weights.mean.shape[1]),
-    )
-    return sparse.csr_array(sparse.diags_array(1 / root) @ matrix @ places)
-
-
 def as_posterior(weights: dict[str, np.ndarray], units: Units) -> Posterior:
-    """A network's weights in rating units: points. The last row is of the unseen."""
-    biased, n_features = "intercept" in weights, len(units.feature_mean)
+    """Points in rating units from a network's weights.
 
-    def stacked(*names: str) -> np.ndarray:
-        tables = [weights[name] for name in names if name in weights]
-        return np.hstack([table.reshape(len(table), -1) for table in tables])
-
-    def rows(side: str) -> Rows:
-        mean = stacked(f"{side}_factors", f"{side}_bias")
-        row_size = mean.shape[1]
-        spread = np.cov(mean[:-1].T, bias=True).reshape(row_size, row_size)
-        spread += MIN_VARIANCE * np.eye(row_size)
-        scale = units.row_scale(row_size - biased, row_size)
-        mean = mean * scale
-        spread = (spread * np.outer(scale, scale))[None]
-        said = {}
-        if f"{side}_feature_mean" in weights:
-            B = stacked(f"{side}_feature_factors", f"{side}_feature_bias") * scale
-            said[DESCRIBED] = FeatureWeights(
-                mean=B[None],
-                covariance=np.zeros_like(spread),
-                prior_covariance=B.T @ B / len(B) + MIN_VARIANCE * np.eye(row_size),
-                spread=np.zeros_like(spread),
-                column_mean=weights[f"{side}_feature_mean"],
-                scale=1.0,
-            )
-        return Rows(
-            mean=mean[None, :-1],
-            covariance=None,
-            prior_mean=mean[None, -1:],
-            prior_covariance=spread[None],
-            typical=np.zeros_like(mean[-1:]),
-            own_covariance=spread,
-            count=np.zeros(len(mean) - 1),
-            dispersion=np.ones(len(mean) - 1),
-            concentration=INITIAL_CONCENTRATION,
-            affinity=np.zeros(len(mean) - 1),
-            factor_sums=FactorSums.of(mean[None, :-1, : row_size - biased]),
-            weights=said,
-        )
-
+    The last row of a table of weights stands for unknown rows.
+    """
+    biased, n_context = "intercept" in weights, len(units.feature_mean)
     intercept = float(weights["intercept"][0]) if biased else 0.0
-    coef = weights["coef"][0] if n_features else np.zeros(0)
-    users, items = rows("user"), rows("item")
+    coef = weights["coef"][0] if n_context else np.zeros(0)
+    users, items = (_network_rows(weights, units, side) for side in ("user", "item"))
     return Posterior(
         users=users,
         items=items,
         n_factors=users.mean.shape[2] - biased,
         centre=units.centre + units.scale * intercept,
+        units=units,
         coef=coef.astype(np.float64) * units.scale / units.feature_scale,
-        coef_covariance=np.zeros((n_features, n_features)),
+        coef_covariance=np.zeros((n_context, n_context)),
         noise_variance=np.nan,
         knows_variance=False,
-        units=units,
     )
 
 
+def _network_rows(weights: dict[str, np.ndarray], units: Units, side: str) -> Rows:
+    """One side's rows from a network's weights."""
+    mean = _stacked(weights, f"{side}_factors", f"{side}_bias")
+    row_size = mean.shape[1]
+    n_factors = row_size - ("intercept" in weights)
+    floor = MIN_VARIANCE * np.eye(row_size)
+    spread = np.cov(mean[:-1].T, bias=True).reshape(row_size, row_size) + floor
+    scale = units.row_scale(n_factors, row_size)
+    mean = (mean * scale)[None]
+    spread = (spread * np.outer(scale, scale))[None]
+    described = {}
+    if f"{side}_feature_mean" in weights:
+        B = _stacked(weights, f"{side}_feature_factors", f"{side}_feature_bias") * scale
+        described[DESCRIBED] = FeatureWeights(
+            mean=B[None],
+            covariance=np.zeros_like(spread),
+            prior_covariance=B.T @ B / len(B) + floor,
+            spread=np.zeros_like(spread),
+            column_mean=weights[f"{side}_feature_mean"],
+            scale=1.0,
+        )
+    n_rows = mean.shape[1] - 1
+    return Rows(
+        mean=mean[:, :-1],
+        covariance=None,
+        prior_mean=mean[:, -1:],
+        prior_covariance=spread[None],
+        typical=np.zeros_like(mean[:, -1]),
+        own_covariance=spread,
+        count=np.zeros(n_rows),
+        dispersion=np.ones(n_rows),
+        concentration=INITIAL_CONCENTRATION,
+        affinity=np.zeros(n_rows),
+        factor_sums=FactorSums.of(mean[:, :-1, :n_factors]),
+        weights=described,
+    )
+
+
+def _stacked(weights: dict[str, np.ndarray], *names: str) -> np.ndarray:
+    """Tables of weights side by side, those that there are."""
+    tables = [weights[name] for name in names if name in weights]
+    return np.hstack([table.reshape(len(table), -1) for table in tables])
+
+
 def as_weights(posterior: Posterior, units: Units) -> dict[str, np.ndarray]:
-    """Weights of the network that predicts what the means of a posterior predict."""
+    """Weights of the network with the same predictions as the posterior's means."""
     k, row_size = posterior.n_factors, posterior.row_size
-    weights = {}
+    scale = units.row_scale(k, row_size)
+    weights: dict[str, np.ndarray] = {}
     for side, rows in (("user", posterior.users), ("item", posterior.items)):
         unseen = rows.prior_mean + rows.typical[:, None]
-        table = np.vstack([rows.mean.mean(axis=0), unseen.mean(axis=0)])
-        table /= units.row_scale(k, row_size)
-        if k:
-            weights[f"{side}_factors"] = table[:, None, :k]
-        if row_size > k:
-            weights[f"{side}_bias"] = table[:, k:]
+        table = np.vstack([rows.mean.mean(axis=0), unseen.mean(axis=0)]) / scale
+        weights |= _split(table, k, f"{side}_factors", f"{side}_bias")
         if DESCRIBED in rows.weights:
             known = rows.weights[DESCRIBED]
-            said = known.scale * known.mean.mean(axis=0) / units.row_scale(k, row_size)
-            weights[f"{side}_feature_mean"] = known.column_mean / (known.scale or 1.0)
-            if k:
-                weights[f"{side}_feature_factors"] = said[:, None, :k]
-            if row_size > k:
-                weights[f"{side}_feature_bias"] = said[:, k:]
+            B = known.scale * known.mean.mean(axis=0) / scale
+            weights |= _split(B, k, f"{side}_feature_factors", f"{side}_feature_bias")
+            weights[f"{side}_feature_mean"] = known.mean_features
     if len(units.feature_mean):
         feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
         weights["coef"] = (posterior.coef * feature_scale / units.scale)[None]
     if row_size > k:
         weights["intercept"] = np.array([posterior.centre - units.centre]) / units.scale
     return {name: value.astype(np.float32) for name, value in weights.items()}
+
+
+def _split(table: np.ndarray, k: int, factors: str, bias: str) -> dict[str, np.ndarray]:
+    """A table of rows as named factors and bias, those that there are."""
+    parts = {}
+    if k:
+        parts[factors] = table[:, None, :k]
+    if table.shape[1] > k:
+        parts[bias] = table[:, k:]
+    return parts

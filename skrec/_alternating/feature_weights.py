@@ -1,39 +1,40 @@
-"""What features say of rows before their ratings do: prior means, and their weights.
+"""Prior means of rows from their features, and the weights of these.
 
-A row x with features f has the prior N(m + Bᵀf, Λ⁻¹), and each weight, a row of B, the
-prior N(0, Ω⁻¹). So it is in Macau (Simm et al., 2015), but for Ω, which is learned.
-Features come in blocks, such as what describes an item and who has rated it, and every
-block has an Ω of its own.
+A row x with features f has the prior N(m + Bᵀf, Λ⁻¹), and each row of the link matrix B
+the prior N(0, Ω⁻¹). So it is in Macau (Simm et al., 2015), except for Ω, which is
+learned. Features come in blocks, such as the described features of an item and the
+users who have rated it, and every block has a link matrix and an Ω of its own.
 
-Given the other side, rows and weights together are Gaussian, and `uphill` moves both.
-Rows follow the weights as their conditional says: with x* and A⁻¹ the mean and the
-covariance of a row given the weights of before, and D what is added to them,
+Given the other side, rows and weights together are Gaussian, and `step_weights` moves
+both. Rows follow the weights by their conditional: with x* and A⁻¹ the mean and the
+covariance of a row given the present weights, and D a step of these,
 
     x = x* + A⁻¹Λ Dᵀf.
 
-What is left to do for the weights has the gradient Σ f (Λ (x* − m − Bᵀf))ᵀ − BΩ and the
-curvature Σ ffᵀ ⊗ M + I ⊗ Ω, M = Λ − ΛA⁻¹Λ. "vb" gives all weights of a block one
-covariance,
+The weights then have the gradient Σ f (Λ (x* − m − Bᵀf))ᵀ − BΩ and the curvature
+Σ ffᵀ ⊗ M + I ⊗ Ω, M = Λ − ΛA⁻¹Λ. "vb" gives all weights of a block one covariance,
 
     C = (Σ ‖f‖² M / n_columns + Ω)⁻¹,
 
 the best of those that are the same for all, and a row then has the covariance
-A⁻¹ + A⁻¹Λ (Σ ‖f‖² C) ΛA⁻¹ where the sum is over blocks. Rows and weights that are taken
-for independent instead look better known than they are, and overfit.
+A⁻¹ + A⁻¹Λ (Σ ‖f‖² C) ΛA⁻¹ where the sum is over blocks. If rows and weights were taken
+for independent instead, their variances would be too small, and they would overfit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from .conditional import Layout, Links, times, total
-from .symmetric import cholesky, inverse, symmetrised
+from .conditional import Layout, ParallelMap
+from .ratings import SparseRows, total
+from .symmetric import cholesky, inverse, symmetrised, times
 
 # The start of Ω: weights are small until ratings say otherwise.
 START_PRECISION = 10.0
@@ -46,92 +47,77 @@ DRAW_MAX_STEPS = 50
 
 @dataclass(frozen=True)
 class Block:
-    """A block of features: a sparse matrix, each column less its mean.
+    """A block of features: a sparse matrix, each column minus its mean.
 
     Attributes
     ----------
     name : str
-    rows, columns : Links
-        Where the entries of each row and of each column are.
+    rows, columns : SparseRows
+        Pattern of the matrix by rows and by columns.
     row_values, column_values : Tensor of shape (n_entries,)
-        The entries in either order, scaled so that the mean of `energy` is one.
+        The entries in either order, scaled so that the mean of `square` is one.
     mean : Tensor of shape (n_columns,)
         Mean of each column.
-    energy : Tensor of shape (n_rows,)
+    square : Tensor of shape (n_rows,)
         ‖f‖² of each row.
     scale : float
-        What entries were multiplied with; 0 if no column varies.
+        Factor that entries were multiplied with; 0 if no column varies.
     """
 
     name: str
-    rows: Links
-    columns: Links
+    rows: SparseRows
+    columns: SparseRows
     row_values: Tensor
     column_values: Tensor
     mean: Tensor
-    energy: Tensor
+    square: Tensor
     scale: float
 
     @classmethod
-    def from_links(
+    def from_entries(
         cls,
         name: str,
-        rows: Links,
-        columns: Links,
-        row_values: Tensor,
-        column_values: Tensor,
+        by_row: tuple[SparseRows, Tensor],
+        by_column: tuple[SparseRows, Tensor],
         row_squares: Tensor,
     ) -> Block:
-        """A matrix given in both orders.
+        """A matrix by its pattern and entries, in both orders.
 
         Entries of the same place add up; `row_squares` are their shares in the square.
         """
-        mean = columns.sum(row_values.new_ones(len(rows), 1), column_values) / len(rows)
-        square = rows.sum(row_values.new_ones(len(columns), 1), row_squares)
-        energy = square - 2 * rows.sum(mean, row_values) + mean.square().sum()
-        energy = energy.squeeze(1).clamp_(min=0)
+        (rows, row_values), (columns, column_values) = by_row, by_column
+        mean = columns.sum_values(column_values) / len(rows)
+        square = rows.sum_values(row_squares)
+        product = rows.sum(mean[:, None], row_values).squeeze(1)
+        centred = (square - 2 * product + mean.square().sum()).clamp_(min=0)
         # Rounding leaves a little of columns that do not vary.
-        varies = float(energy.mean()) > 1e-6 * float(square.mean())
-        scale = float(energy.mean()) ** -0.5 if varies else 0.0
+        varies = float(centred.mean()) > 1e-6 * float(square.mean())
+        scale = float(centred.mean()) ** -0.5 if varies else 0.0
         return cls(
             name=name,
             rows=rows,
             columns=columns,
             row_values=row_values * scale,
             column_values=column_values * scale,
-            mean=mean.squeeze(1) * scale,
-            energy=energy * scale**2,
+            mean=mean * scale,
+            square=centred * scale**2,
             scale=scale,
         )
 
     @classmethod
     def from_matrix(
-        cls,
-        name: str,
-        matrix: sparse.sparray,
-        dtype: torch.dtype,
-        device: torch.device,
+        cls, name: str, matrix: sparse.sparray, dtype: torch.dtype, device: torch.device
     ) -> Block:
         """A sparse matrix of shape (n_rows, n_columns)."""
-
-        def half(form: sparse.csr_array | sparse.csc_array) -> tuple[Links, Tensor]:
-            offsets, others, values = (
-                torch.as_tensor(part, dtype=kind, device=device)
-                for part, kind in (
-                    (form.indptr, torch.int32),
-                    (form.indices, torch.int32),
-                    (form.data, dtype),
-                )
+        index = partial(torch.as_tensor, dtype=torch.int32, device=device)
+        by_row, by_column = (
+            (
+                SparseRows(index(form.indptr), index(form.indices)),
+                torch.as_tensor(form.data, dtype=dtype, device=device),
             )
-            return Links(offsets, others), values
-
-        (rows, row_values), (columns, column_values) = (
-            half(matrix.tocsr()),
-            half(matrix.tocsc()),
+            for form in (matrix.tocsr(), matrix.tocsc())
         )
-        return cls.from_links(
-            name, rows, columns, row_values, column_values, row_values.square()
-        )
+        return cls.from_entries(name, by_row, by_column, by_row[1].square())
 
     def times(self, weights: Tensor) -> Tensor:
         """Bᵀf of every row, shape (n_rows, row_size)."""
@@ -139,13 +125,13 @@ class Block:
 
     def transposed_times(self, rows: Tensor) -> Tensor:
         """Σ f xᵀ over the rows, shape (n_columns, row_size)."""
-        total = self.columns.sum(rows, self.column_values)
-        return total - torch.outer(self.mean, rows.sum(0))
+        product = self.columns.sum(rows, self.column_values)
+        return product - torch.outer(self.mean, rows.sum(0))
 
 
 @dataclass(frozen=True)
-class Weights:
-    """What is believed of the weights of a block.
+class LinkMatrix:
+    """Weights of a block of features in the prior means of rows.
 
     Attributes
     ----------
@@ -153,154 +139,212 @@ class Weights:
         B: its posterior mean, or its point.
     precision : Tensor of shape (row_size, row_size)
         Ω.
-    covariance : Tensor of shape (row_size, row_size) or None
-        C, of each weight; None for points.
-    following : Tensor of shape (row_size, row_size) or None
+    covariance : Tensor of shape (row_size, row_size)
+        C, which all rows of B share.
+    response : Tensor of shape (row_size, row_size)
         Σ ‖f‖² A⁻¹Λ over the rows: how far they follow the weights.
     """
 
     mean: Tensor
     precision: Tensor
-    covariance: Tensor | None = None
-    following: Tensor | None = None
+    covariance: Tensor
+    response: Tensor
 
     @classmethod
-    def at_zero(cls, block: Block, row_size: int) -> Weights:
+    def at(cls, mean: Tensor, precision: Tensor) -> LinkMatrix:
+        """Points, which have no covariance."""
+        zero = torch.zeros_like(precision)
+        return cls(mean, precision, covariance=zero, response=zero)
+
+    @classmethod
+    def at_zero(cls, block: Block, row_size: int) -> LinkMatrix:
         """Weights before any ratings."""
-        precision = START_PRECISION * torch.eye(row_size).to(block.mean)
         zero = block.mean.new_zeros(len(block.columns), row_size)
-        return cls(mean=zero, precision=precision)
+        return cls.at(zero, START_PRECISION * torch.eye(row_size).to(zero))
 
-    def own_covariance(self, energy: float) -> Tensor:
-        """What these weights bring to the covariances of x − Bᵀf, less those of x.
-
-        Summed over rows, of which `energy` is Σ ‖f‖².
-        """
-        follows = self.following @ self.covariance
-        return energy * self.covariance - follows - follows.T
+    def own_covariance(self, square: float) -> Tensor:
+        """Σ (Cov[x − Bᵀf] − Cov[x]) over rows of which `square` is Σ ‖f‖²."""
+        follows = self.response @ self.covariance
+        return square * self.covariance - follows - follows.T
 
 
-def shift_of(blocks: Sequence[Block], weights: Sequence[Weights]) -> Tensor:
+def shift_of(blocks: Sequence[Block], weights: Sequence[LinkMatrix]) -> Tensor:
     """Σ Bᵀf of every row, where the sum is over blocks."""
-    return sum(b.times(w.mean) for b, w in zip(blocks, weights, strict=True))
+    shifts = [b.times(w.mean) for b, w in zip(blocks, weights, strict=True)]
+    return torch.stack(shifts).sum(0)
 
 
 @dataclass(frozen=True)
-class Step:
-    """A step of the weights, and how rows follow it.
+class RowsGivenWeights:
+    """Conditional of all rows given the present weights.
 
     Attributes
     ----------
-    weights : tuple of Weights
+    gap : Tensor of shape (n_rows, row_size)
+        x* − m − Bᵀf.
+    covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2)
+        A⁻¹ of every row, packed.
+    prior_precision : Tensor of shape (row_size, row_size)
+        Λ.
+    prior_weight : Tensor of shape (n_rows,) or None
+        Factor of Λ for each row; None is 1. `covariance` is then that of noise and
+        prior divided by it.
+    """
+
+    gap: Tensor
+    covariance: Tensor
+    prior_precision: Tensor
+    prior_weight: Tensor | None
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """Factor of Λ for each row."""
+        if self.prior_weight is None:
+            return self.gap.new_ones(len(self.gap))
+        return self.prior_weight
+
+    @cached_property
+    def pull(self) -> Tensor:
+        """Λ (x* − m − Bᵀf) of every row, weighted."""
+        return self.weight[:, None] * (self.gap @ self.prior_precision)
+
+
+@dataclass(frozen=True)
+class WeightStep:
+    """A step of the weights, and the step of the rows that follow it.
+
+    Attributes
+    ----------
+    weights : tuple of LinkMatrix
         With the covariances that are best given A⁻¹.
-    shift : Tensor of shape (n_rows, row_size)
+    shift_step : Tensor of shape (n_rows, row_size)
         Dᵀf of every row.
-    followed : Tensor of shape (n_rows, row_size)
+    row_step : Tensor of shape (n_rows, row_size)
         A⁻¹ΛDᵀf of every row.
     trace : Tensor of shape (n_rows,) or None
         Trace of βGS where S is the covariance of a row that follows uncertain weights.
     """
 
-    weights: tuple[Weights, ...]
-    shift: Tensor
-    followed: Tensor
+    weights: tuple[LinkMatrix, ...]
+    shift_step: Tensor
+    row_step: Tensor
     trace: Tensor | None
 
 
-def uphill(
+def step_weights(
     blocks: Sequence[Block],
-    weights: Sequence[Weights],
-    gap: Tensor,
-    covariance: Tensor,
-    prior_precision: Tensor,
-    prior_weight: Tensor | None,
+    weights: Sequence[LinkMatrix],
+    rows: RowsGivenWeights,
     layout: Layout,
-    tile_map: Callable,
+    parallel_map: ParallelMap,
     *,
-    with_spread: bool,
-) -> Step:
-    """A step of the weights uphill, as far as it pays when rows follow.
+    with_covariance: bool,
+) -> WeightStep:
+    """A step of the weights along C times the gradient, of the best length.
 
-    Parameters
-    ----------
-    blocks : sequence of Block
-    weights : sequence of Weights
-    gap : Tensor of shape (n_rows, row_size)
-        x* − m − Bᵀf.
-    covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2)
-        A⁻¹ of every row, packed. `with_spread` makes of it the covariance of a row that
-        follows uncertain weights, in place.
-    prior_precision : Tensor of shape (row_size, row_size)
-        Λ.
-    prior_weight : Tensor of shape (n_rows,) or None
-        How much firmer than Λ the prior of each row is; None is 1. `covariance` is then
-        that of noise and prior divided by it.
-    layout : Layout
-    tile_map : callable
-        A map over tiles of rows.
-    with_spread : bool
+    `with_covariance` turns `rows.covariance` into the covariance of rows that follow
+    uncertain weights, in place.
     """
-    firm = gap.new_ones(len(gap)) if prior_weight is None else prior_weight
-    pull = firm[:, None] * (gap @ prior_precision)
-    moved, slope, curvature = torch.zeros_like(gap), 0.0, 0.0
-    directions, learned = [], []
-    for block, w in zip(blocks, weights, strict=True):
-        energy = block.energy * firm
-        following = layout.unpack((energy @ covariance)[None])[0] @ prior_precision
-        free = total(energy) * prior_precision - prior_precision @ following
-        C = inverse(free / len(block.columns) + w.precision)
-        gradient = block.transposed_times(pull) - w.mean @ w.precision
-        direction = gradient @ C
-        directions.append(direction)
-        learned.append(replace(w, covariance=C, following=following))
-        moved += block.times(direction)
-        slope += _dot(gradient, direction)
-        curvature += _dot(direction @ w.precision, direction)
-    pulled = moved @ prior_precision
-
-    energies = torch.stack([block.energy for block in blocks], dim=1)
-    spreads = torch.stack([prior_precision @ w.covariance for w in learned])
-    spreads = (spreads @ prior_precision).flatten(1)
-    dual = layout.pack_dual(prior_precision)
-    followed, trace = torch.empty_like(gap), torch.empty_like(firm)
+    directions = [
+        _Direction.of(block, w, rows, layout)
+        for block, w in zip(blocks, weights, strict=True)
+    ]
+    Lambda = rows.prior_precision
+    shift = torch.stack([direction.shift for direction in directions]).sum(0)
+    pulled = shift @ Lambda
+    row_step, trace = torch.empty_like(shift), torch.empty_like(rows.weight)
+    squares = torch.stack([block.square for block in blocks], dim=1)
+    spreads = torch.stack([Lambda @ d.weights.covariance for d in directions])
+    spreads = (spreads @ Lambda).flatten(1)
 
     def follow(start: int) -> float:
-        rows = slice(start, start + size)
-        V = layout.unpack(covariance[rows])
-        followed[rows] = times(V, pulled[rows])
-        if with_spread:
-            # S = V + VQV for Q = Λ (Σ ‖f‖² C) Λ, so that βGS = I + QV − ΛS.
-            VQ = V @ (energies[rows] @ spreads).view_as(V)
-            covariance[rows] = layout.pack(torch.baddbmm(V, VQ, V))
-            torch.sub(
-                layout.row_size + VQ.diagonal(dim1=1, dim2=2).sum(1),
-                covariance[rows] @ dual,
-                out=trace[rows],
-            )
-        return _dot(firm[rows, None] * pulled[rows], moved[rows] - followed[rows])
+        tile = slice(start, start + size)
+        V = layout.unpack(rows.covariance[tile])
+        row_step[tile] = times(V, pulled[tile])
+        if with_covariance:
+            Q = (squares[tile] @ spreads).view_as(V)
+            rows.covariance[tile], trace[tile] = _inflated(V, Q, Lambda, layout)
+        stays = shift[tile] - row_step[tile]
+        return total(rows.weight[tile, None] * pulled[tile] * stays)
 
-    size = layout.tile_rows(len(gap))
-    curvature += sum(tile_map(follow, range(0, len(gap), size)))
+    size = layout.tile_rows(len(shift))
+    curvature = sum(direction.curvature for direction in directions)
+    curvature += sum(parallel_map(follow, range(0, len(shift), size)))
+    slope = sum(direction.slope for direction in directions)
     length = slope / curvature if curvature > 0 else 0.0
-    return Step(
-        weights=tuple(
-            replace(w, mean=w.mean + length * direction)
-            for w, direction in zip(learned, directions, strict=True)
-        ),
-        shift=length * moved,
-        followed=length * followed,
-        trace=trace if with_spread else None,
+    return WeightStep(
+        weights=tuple(direction.taken(length) for direction in directions),
+        shift_step=length * shift,
+        row_step=length * row_step,
+        trace=trace if with_covariance else None,
     )
 
 
-def draw(
+@dataclass(frozen=True)
+class _Direction:
+    """Direction D of the weights of one block.
+
+    Attributes
+    ----------
+    weights : LinkMatrix
+        The present ones, with the covariance that is best given A⁻¹.
+    step : Tensor of shape (n_columns, row_size)
+        D, the gradient times C.
+    shift : Tensor of shape (n_rows, row_size)
+        Dᵀf of every row.
+    slope, curvature : float
+        ⟨gradient, D⟩ and ⟨DΩ, D⟩.
+    """
+
+    weights: LinkMatrix
+    step: Tensor
+    shift: Tensor
+    slope: float
+    curvature: float
+
+    @classmethod
+    def of(
+        cls, block: Block, weights: LinkMatrix, rows: RowsGivenWeights, layout: Layout
+    ) -> _Direction:
+        prior_precision = rows.prior_precision
+        square = block.square * rows.weight
+        response = layout.unpack((square @ rows.covariance)[None])[0] @ prior_precision
+        free = total(square) * prior_precision - prior_precision @ response
+        C = inverse(free / len(block.columns) + weights.precision)
+        gradient = block.transposed_times(rows.pull) - weights.mean @ weights.precision
+        step = gradient @ C
+        return cls(
+            weights=replace(weights, covariance=C, response=response),
+            step=step,
+            shift=block.times(step),
+            slope=total(gradient * step),
+            curvature=total(step @ weights.precision * step),
+        )
+
+    def taken(self, length: float) -> LinkMatrix:
+        """The weights after a step of this length."""
+        return replace(self.weights, mean=self.weights.mean + length * self.step)
+
+
+def _inflated(
+    V: Tensor, Q: Tensor, prior_precision: Tensor, layout: Layout
+) -> tuple[Tensor, Tensor]:
+    """Packed covariances S = V + VQV for Q = Λ (Σ ‖f‖² C) Λ, and tr(βGS)."""
+    VQ = V @ Q
+    S = layout.pack(torch.baddbmm(V, VQ, V))
+    # βGS = I + QV − ΛS.
+    trace = layout.row_size + VQ.diagonal(dim1=1, dim2=2).sum(1)
+    return S, trace - S @ layout.pack_dual(prior_precision)
+
+
+def draw_weights(
     block: Block,
-    weights: Weights,
+    weights: LinkMatrix,
     rows: Tensor,
     prior_precision: Tensor,
     random_state: np.random.RandomState,
-) -> Weights:
-    """Weights drawn given the rows, less m and what other blocks say of them.
+) -> LinkMatrix:
+    """Weights drawn given `rows`: x minus m and the shifts of other blocks.
 
     With Λ = TTᵀ and Ω = T diag(ω) Tᵀ, the columns of BT are independent given the rows,
     with precision FᵀF + ω I. A draw solves for the right-hand side with noise of that
@@ -322,12 +366,14 @@ def draw(
     def apply(x: Tensor) -> Tensor:
         return block.transposed_times(block.times(x)) + omega * x
 
-    x = _solved(apply, right, weights.mean @ T)
+    x = _conjugate_gradients(apply, right, weights.mean @ T)
     return replace(weights, mean=torch.linalg.solve(T, x, left=False))
 
 
-def _solved(apply: Callable[[Tensor], Tensor], right: Tensor, start: Tensor) -> Tensor:
-    """Conjugate gradients on every column."""
+def _conjugate_gradients(
+    apply: Callable[[Tensor], Tensor], right: Tensor, start: Tensor
+) -> Tensor:
+    """Approximate solutions x of apply(x) = right, column by column."""
     x = start
     residual = right - apply(x)
     direction = residual
@@ -343,7 +389,3 @@ def _solved(apply: Callable[[Tensor], Tensor], right: Tensor, start: Tensor) -> 
         previous, square = square, residual.square().sum(0)
         direction = residual + square / previous.clamp_min(1e-30) * direction
     return x
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    return total(a * b)

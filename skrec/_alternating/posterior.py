@@ -23,7 +23,7 @@ from .._topk import Fill, inner_products
 
 # Blocks of features: what the user of the package says of rows, and whom they have
 # ratings with.
-DESCRIBED, COUNTERPARTS = "described", "counterparts"
+DESCRIBED, IMPLICIT = "described", "implicit"
 
 # Rows are revised beside the table they are stored in until they number a share of it.
 MIN_PATCH, MAX_PATCH = 2**8, 1 / 64
@@ -427,7 +427,7 @@ class Rows:
             affinity=total(self.affinity, revised.affinity),
             dispersion=table(self.dispersion, revised.dispersion),
             weights={
-                name: w.grown(others) if name == COUNTERPARTS and len(others.at) else w
+                name: w.grown(others) if name == IMPLICIT and len(others.at) else w
                 for name, w in self.weights.items()
             },
         )

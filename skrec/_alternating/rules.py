@@ -1,14 +1,15 @@
-"""What the alternating solvers make of a row's conditional, each by a rule of its own.
+"""Rules of the alternating solvers: their use of a row's conditional.
 
-`Mode` takes the mode, `Moments` mean and covariance, `Draw` a draw, `Revision` what
-further ratings make of what was believed before them, and `Spread` the covariance
-alone.
+`ALSRule` takes the mode, `VBRule` mean and covariance, and `GibbsRule` a draw.
+`UpdateRule` takes mean and covariance under priors of single rows, and `CovarianceRule`
+the covariance alone.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,10 +18,13 @@ from scipy.optimize import brentq
 from scipy.special import digamma
 from torch import Tensor
 
-from .conditional import Gaussians, Layout, Ratings, Revised, total
-from .feature_weights import Block, Weights, draw
-from .state import Problem, Side, State
+from .conditional import Gaussians, Moments
+from .feature_weights import Block, LinkMatrix, draw_weights
+from .problem import Problem
+from .ratings import Ratings, total
+from .state import Side, State
 from .symmetric import inverse
+from .tiles import SideConditional
 
 # A prior for the covariance of a side's rows, worth one row: a tenth of the variance of
 # the ratings in every direction.
@@ -31,9 +35,9 @@ PRIOR_VARIANCE = 0.1
 # their variances are barely finite, 1e4 where they are equal in effect.
 CONCENTRATION_BOUNDS = (2.0, 1e4)
 
-# How far a row goes beyond the mean of its conditional. The objective is quadratic in a
-# mean, so going any share r < 1 too far lowers it still, by 1 − r² of what stopping at
-# the mean would, and a half saves a third of the sweeps.
+# How far a row goes beyond the mean of its conditional, as a share of its step. The
+# objective is quadratic in a mean, so a share r < 1 still lowers it, by 1 − r² of the
+# fall at the mean, and a half saves a third of the sweeps.
 OVER_RELAXATION = 0.5
 
 # A prior for the noise, worth one rating: half of the ratings' variance. With it a
@@ -44,23 +48,74 @@ PRIOR_RATINGS, PRIOR_NOISE_VARIANCE = 1.0, 0.5
 # still tells noise from rounding.
 MIN_NOISE_VARIANCE = 1e-5
 
-# How much more "als" penalises weights of features than rows. A weight speaks for many
-# rows, and what its mode overlooks of their uncertainty adds up.
+# Penalty of weights of features in "als", over that of rows. A weight acts on many
+# rows, and their uncertainty, which its mode neglects, adds up.
 WEIGHT_PENALTY = 5.0
 
 
-def noise_variance(weight: float, residual: float) -> float:
-    """The noise variance that maximises the bound, given Σ w α γ E[(y − ŷ)²]."""
-    variance = PRIOR_RATINGS * PRIOR_NOISE_VARIANCE + residual
-    return max(variance / (PRIOR_RATINGS + weight), MIN_NOISE_VARIANCE)
-
-
-def beyond(new: Tensor, previous: Tensor) -> Tensor:
-    """Farther than from `previous` to `new`."""
+def over_relax(new: Tensor, previous: Tensor) -> Tensor:
+    """A point beyond `new`, seen from `previous`."""
     return new + OVER_RELAXATION * (new - previous)
 
 
-class Mode:
+class Rule(ABC):
+    """Update of rows from their conditional, and of the priors from the rows.
+
+    Attributes
+    ----------
+    has_covariance : bool
+        Whether rows have covariances.
+    is_certain : bool
+        Whether the other side is taken for its points.
+    steps_weights : bool
+        Whether rows move together with the weights of features.
+    """
+
+    has_covariance: bool = False
+    is_certain: bool = True
+    steps_weights: bool = False
+
+    def auxiliary(self, previous: Tensor) -> Tensor:
+        """Tensor that `rows` takes besides the conditional: the previous rows."""
+        return previous
+
+    @abstractmethod
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
+        """Rows, their covariances, and the sum of the log determinants of these."""
+
+    def update_priors(
+        self, side: Side, squares: Tensor, given: SideConditional
+    ) -> Side:
+        """A side with updated priors, relative precisions and, perhaps, weights.
+
+        `side` has the rows after the update that was `given`, and `squares` is β times
+        the expected residual sum of squares of each.
+        """
+        return side
+
+    def noise_variance(self, weight: float, residual: float) -> float:
+        """Noise variance that maximises the bound, by Σ w and Σ w α γ E[(y − ŷ)²]."""
+        variance = PRIOR_RATINGS * PRIOR_NOISE_VARIANCE + residual
+        return max(variance / (PRIOR_RATINGS + weight), MIN_NOISE_VARIANCE)
+
+    def noise_precision(self, weight: float, residual: float) -> float:
+        """β of the next update."""
+        return 1 / self.noise_variance(weight, residual)
+
+    def coef_precision(self, n_context: int, square: float) -> float:
+        """λ by E[‖w‖²]."""
+        return math.nan
+
+    def objective(self, state: State, problem: Problem, residual: float) -> float:
+        """Half the weighted residual sum of squares, times β.
+
+        It is minus the log likelihood, without its normalisation.
+        """
+        return state.noise_precision * residual / 2
+
+
+@dataclass(frozen=True)
+class ALSRule(Rule):
     """Rule of "als": the mode of every conditional, under a fixed penalty.
 
     The objective is Σ w (y − ŷ)² + reg (Σ c (x − Bᵀf)² + Σ w² + WEIGHT_PENALTY Σ B²),
@@ -68,47 +123,32 @@ class Mode:
     regularisation of Zhou et al., 2008).
     """
 
-    has_covariance, is_certain, moves_weights = False, True, True
-    noise_variance = staticmethod(noise_variance)
+    steps_weights = True
 
-    def __init__(self, reg: float, exponent: float = 0.0) -> None:
-        self.reg = reg
-        self.exponent = exponent
+    reg: float
+    exponent: float = 0.0
 
-    def companion(self, previous: Tensor) -> Tensor:
-        return previous
-
-    def rows(self, belief: Gaussians, previous: Tensor) -> tuple[Tensor, None, float]:
-        return beyond(belief.mean(), previous), None, math.nan
-
-    def learn(
-        self,
-        side: Side,
-        ratings: Ratings,
-        squares: Tensor,
-        layout: Layout,
-        noise_precision: float = 1.0,
-    ) -> Side:
-        return side
-
-    def start(self, side: Side, ratings: Ratings, layout: Layout) -> Side:
-        """A side's points under the penalty."""
-        precision = self.reg * torch.eye(layout.row_size).to(side.mean)
-        weights = tuple(
-            Weights(w.mean, WEIGHT_PENALTY * precision) for w in side.weights
-        )
-        prior_weight = ratings.count**self.exponent if self.exponent else None
+    def start(self, side: Side, ratings: Ratings) -> Side:
+        """The points of a side, under the penalty."""
+        points = Side.at(side.mean)
+        precision = self.reg * points.prior_precision
         return replace(
-            Side.at(side.mean, layout, prior_precision=precision),
-            prior_weight=prior_weight,
-            weights=weights,
+            points,
+            prior_precision=precision,
+            prior_weight=ratings.count**self.exponent if self.exponent else None,
+            weights=tuple(
+                LinkMatrix.at(w.mean, WEIGHT_PENALTY * precision) for w in side.weights
+            ),
             shift=side.shift,
         )
+
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
+        return over_relax(conditional.mean(), auxiliary), None, math.nan
 
     def noise_precision(self, weight: float, residual: float) -> float:
         return 1.0
 
-    def coef_precision(self, n_features: int, square: float) -> float:
+    def coef_precision(self, n_context: int, square: float) -> float:
         return self.reg
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
@@ -123,40 +163,32 @@ class Mode:
         return residual + self.reg * penalty
 
 
-class Moments:
+class VBRule(Rule):
     """Rule of "vb": mean and covariance, and the priors that maximise the bound.
 
     The objective is minus the evidence lower bound.
     """
 
-    has_covariance, is_certain, moves_weights = True, False, True
-    noise_variance = staticmethod(noise_variance)
+    has_covariance, is_certain, steps_weights = True, False, True
 
-    def companion(self, previous: Tensor) -> Tensor:
-        return previous
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
+        mean, covariance, log_det = conditional.moments()
+        return over_relax(mean, auxiliary), covariance, log_det
 
-    def rows(self, belief: Gaussians, previous: Tensor) -> tuple[Tensor, Tensor, float]:
-        mean, covariance, log_det = belief.moments()
-        return beyond(mean, previous), covariance, log_det
-
-    def learn(
-        self,
-        side: Side,
-        ratings: Ratings,
-        squares: Tensor,
-        layout: Layout,
-        noise_precision: float = 1.0,
+    def update_priors(
+        self, side: Side, squares: Tensor, given: SideConditional
     ) -> Side:
+        assert side.covariance is not None
         own = side.own
         centre = own.mean(0)
         deviation = own - centre
-        scatter = layout.unpack(side.covariance.sum(0, keepdim=True))[0]
+        scatter = given.layout.unpack(side.covariance.sum(0, keepdim=True))[0]
         scatter = scatter + deviation.T @ deviation
-        for block, w in zip(ratings.features, side.weights, strict=True):
-            scatter = scatter + w.own_covariance(total(block.energy))
-        shape = side.concentration + ratings.count / 2
+        for block, w in zip(given.ratings.features, side.weights, strict=True):
+            scatter = scatter + w.own_covariance(total(block.square))
+        shape = side.concentration + given.ratings.count / 2
         alpha = shape / (side.concentration + squares / 2)
-        alpha /= _exchange(alpha, side.concentration, noise_precision)
+        alpha /= _exchange(alpha, side.concentration, given.noise_precision)
         return replace(
             side,
             prior_mean=centre,
@@ -164,92 +196,74 @@ class Moments:
             relative_precision=alpha,
             relative_shape=shape,
             concentration=_concentration(alpha, shape),
-            weights=tuple(
-                replace(
-                    w,
-                    precision=_precision(
-                        w.mean.T @ w.mean + len(w.mean) * w.covariance, len(w.mean)
-                    ),
-                )
-                for w in side.weights
-            ),
+            weights=tuple(self._with_precision(w) for w in side.weights),
         )
 
-    def noise_precision(self, weight: float, residual: float) -> float:
-        return 1 / noise_variance(weight, residual)
+    def _with_precision(self, weights: LinkMatrix) -> LinkMatrix:
+        B = weights.mean
+        scatter = B.T @ B + len(B) * weights.covariance
+        return replace(weights, precision=_precision(scatter, len(B)))
 
-    def coef_precision(self, n_features: int, square: float) -> float:
-        return (PRIOR_ROWS + n_features) / (PRIOR_ROWS * PRIOR_VARIANCE + square)
+    def coef_precision(self, n_context: int, square: float) -> float:
+        return (PRIOR_ROWS + n_context) / (PRIOR_ROWS * PRIOR_VARIANCE + square)
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
         return -evidence_lower_bound(state, problem, residual)
 
 
-class Draw:
-    """Rule of "gibbs": a draw of everything but a, which vb has found.
+@dataclass(frozen=True)
+class GibbsRule(Rule):
+    """Rule of "gibbs": a draw of everything except a, which is that of vb."""
 
-    The objective is half the weighted residual sum of squares, times β: minus the log
-    likelihood but for its normalisation.
-    """
+    random_state: np.random.RandomState
 
-    has_covariance, is_certain, moves_weights = False, True, False
-    noise_variance = staticmethod(noise_variance)
-
-    def __init__(self, random_state: np.random.RandomState) -> None:
-        self.random_state = random_state
-
-    def companion(self, previous: Tensor) -> Tensor:
+    def auxiliary(self, previous: Tensor) -> Tensor:
+        """Standard normal draws."""
         normal = self.random_state.standard_normal(previous.shape)
         return torch.as_tensor(normal).to(previous)
 
-    def rows(self, belief: Gaussians, normal: Tensor) -> tuple[Tensor, None, float]:
-        return belief.draw(normal), None, math.nan
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
+        return conditional.draw(auxiliary), None, math.nan
 
-    def learn(
-        self,
-        side: Side,
-        ratings: Ratings,
-        squares: Tensor,
-        layout: Layout,
-        noise_precision: float = 1.0,
+    def update_priors(
+        self, side: Side, squares: Tensor, given: SideConditional
     ) -> Side:
         # Normal–Wishart posterior, Salakhutdinov and Mnih (2008), equation 14, with
-        # prior mean 0 and the scale matrix that PRIOR_VARIANCE asks for.
+        # prior mean 0 and a scale matrix by PRIOR_VARIANCE.
         n_rows, size = side.mean.shape
         rows = side.own.double().cpu().numpy()
         centre = rows.mean(0)
         strength = PRIOR_ROWS + n_rows
         scatter = (rows - centre).T @ (rows - centre)
         scatter += PRIOR_ROWS * n_rows / strength * np.outer(centre, centre)
-        precision = self.precision(scatter, n_rows)
+        precision = self._precision(scatter, n_rows)
         deviation = np.linalg.solve(
             np.linalg.cholesky(strength * precision).T,
             self.random_state.standard_normal(size),
         )
-        shape = (side.concentration + ratings.count / 2).cpu().numpy()
+        shape = (side.concentration + given.ratings.count / 2).cpu().numpy()
         gamma = torch.as_tensor(self.random_state.standard_gamma(shape)).to(squares)
+        prior_mean = torch.as_tensor(centre * n_rows / strength + deviation)
         side = replace(
             side,
             relative_precision=gamma / (side.concentration + squares / 2),
             relative_shape=None,
-            prior_mean=torch.as_tensor(centre * n_rows / strength + deviation).to(
-                side.mean
-            ),
+            prior_mean=prior_mean.to(side.mean),
             prior_precision=torch.as_tensor(precision).to(side.mean),
         )
-        return self.with_weights(side, ratings.features)
+        return self._with_weights(side, given.ratings.features)
 
-    def precision(self, scatter: np.ndarray, n_rows: int) -> np.ndarray:
+    def _precision(self, scatter: np.ndarray, n_rows: int) -> np.ndarray:
         """Wishart posterior of a precision, by the scatter of rows about their mean."""
         size = len(scatter)
-        scatter = torch.from_numpy(scatter + size * PRIOR_VARIANCE * np.eye(size))
-        scale = inverse(scatter, floor=size * PRIOR_VARIANCE).numpy()
+        whole = torch.from_numpy(scatter + size * PRIOR_VARIANCE * np.eye(size))
+        scale = inverse(whole, floor=size * PRIOR_VARIANCE).numpy()
         wishart = stats.wishart.rvs(
             size + n_rows, scale, random_state=self.random_state
         )
         return wishart.reshape(size, size)
 
-    def with_weights(self, side: Side, features: tuple[Block, ...]) -> Side:
+    def _with_weights(self, side: Side, features: tuple[Block, ...]) -> Side:
         """Weights drawn block by block, each given the others."""
         if not features:
             return side
@@ -257,12 +271,12 @@ class Draw:
         rest = side.own - side.prior_mean
         for place, block in enumerate(features):
             rest += block.times(weights[place].mean)
-            drawn = draw(
+            drawn = draw_weights(
                 block, weights[place], rest, side.prior_precision, self.random_state
             )
             rest -= block.times(drawn.mean)
             scatter = (drawn.mean.T @ drawn.mean).double().cpu().numpy()
-            precision = self.precision(scatter, len(drawn.mean))
+            precision = self._precision(scatter, len(drawn.mean))
             weights[place] = replace(
                 drawn, precision=torch.as_tensor(precision).to(drawn.mean)
             )
@@ -272,123 +286,93 @@ class Draw:
     def noise_precision(self, weight: float, residual: float) -> float:
         shape = (PRIOR_RATINGS + weight) / 2
         gamma = self.random_state.standard_gamma(shape) / shape
-        return gamma / noise_variance(weight, residual)
+        return gamma / self.noise_variance(weight, residual)
 
-    def coef_precision(self, n_features: int, square: float) -> float:
-        gamma = self.random_state.standard_gamma((PRIOR_ROWS + n_features) / 2)
+    def coef_precision(self, n_context: int, square: float) -> float:
+        gamma = self.random_state.standard_gamma((PRIOR_ROWS + n_context) / 2)
         return 2 * gamma / (PRIOR_ROWS * PRIOR_VARIANCE + square)
 
-    def objective(self, state: State, problem: Problem, residual: float) -> float:
-        return state.noise_precision * residual / 2
 
+@dataclass(frozen=True)
+class UpdateRule(Rule):
+    """Rule of `update`: the posterior before further ratings is the prior of each row.
 
-class Revision:
-    """Rule of `revise`: what was believed of a row is its prior.
-
-    What is shared by rows stays, but for the noise, which is that of all ratings. The
-    objective is as of `Draw`.
+    Priors that rows share stay, and the noise is that of all ratings, past and further
+    ones, by the weight and the variance of the past ones.
     """
 
-    has_covariance, moves_weights = True, False
+    has_covariance = True
 
-    def __init__(
-        self, *, is_certain: bool, past_weight: float, past_variance: float
-    ) -> None:
-        self.is_certain = is_certain
-        self.past_weight = past_weight
-        self.past_variance = past_variance
+    is_certain: bool = field()
+    past_weight: float
+    past_variance: float
 
-    def companion(self, previous: Tensor) -> Tensor:
-        return previous
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
+        return conditional.moments()
 
-    def rows(self, belief: Revised, previous: Tensor) -> tuple[Tensor, Tensor, float]:
-        return belief.moments()
-
-    def learn(
-        self,
-        side: Side,
-        ratings: Ratings,
-        squares: Tensor,
-        layout: Layout,
-        noise_precision: float = 1.0,
+    def update_priors(
+        self, side: Side, squares: Tensor, given: SideConditional
     ) -> Side:
         if self.is_certain:
             return side
-        before = side.before
-        shape = before.relative_shape + ratings.count / 2
-        rate = before.relative_shape / before.relative_precision + squares / 2
+        prior = side.row_priors
+        assert prior is not None
+        assert prior.relative_shape is not None
+        shape = prior.relative_shape + given.ratings.count / 2
+        rate = prior.relative_shape / prior.relative_precision + squares / 2
         return replace(side, relative_precision=shape / rate, relative_shape=shape)
+
+    def noise_variance(self, weight: float, residual: float) -> float:
+        past = self.past_weight * self.past_variance
+        return (past + residual) / (self.past_weight + weight)
 
     def noise_precision(self, weight: float, residual: float) -> float:
         if self.is_certain:
             return 1 / self.past_variance
-        return 1 / self.noise_variance(weight, residual)
-
-    def noise_variance(self, weight: float, residual: float) -> float:
-        """That of all ratings, past and further ones."""
-        past = self.past_weight * self.past_variance
-        return (past + residual) / (self.past_weight + weight)
-
-    def coef_precision(self, n_features: int, square: float) -> float:
-        return math.nan
-
-    def objective(self, state: State, problem: Problem, residual: float) -> float:
-        return state.noise_precision * residual / 2
+        return super().noise_precision(weight, residual)
 
 
-class Spread:
+class CovarianceRule(Rule):
     """Rule of `with_covariance`: rows stay, and get the covariance of a Gaussian."""
 
-    has_covariance, is_certain, moves_weights = True, True, False
+    has_covariance = True
 
-    def companion(self, previous: Tensor) -> Tensor:
-        return previous
-
-    def rows(self, belief: Gaussians, previous: Tensor) -> tuple[Tensor, Tensor, float]:
-        return previous, *belief.moments()[1:]
-
-    def learn(
-        self,
-        side: Side,
-        ratings: Ratings,
-        squares: Tensor,
-        layout: Layout,
-        noise_precision: float = 1.0,
-    ) -> Side:
-        return side
-
-    def coef_precision(self, n_features: int, square: float) -> float:
-        return math.nan
-
-
-Rule = Mode | Moments | Draw | Revision | Spread
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
+        _, covariance, log_det = conditional.moments()
+        return auxiliary, covariance, log_det
 
 
 def evidence_lower_bound(state: State, problem: Problem, residual: float) -> float:
     """The bound that "vb" raises, for `residual` = Σ w α γ E[(y − ŷ)²].
 
-    E[log p(y, rows, α, γ, w)] + entropy, with the log priors of β, Λ and λ but for
-    their normalisation.
+    E[log p(y, rows, α, γ, w)] + entropy, with the log priors of β, Λ and λ up to a
+    constant.
     """
     beta = state.noise_precision
     doubled = problem.weight * math.log(beta / (2 * math.pi)) - beta * residual
     doubled += PRIOR_RATINGS * (math.log(beta) - beta * PRIOR_NOISE_VARIANCE)
-    for ratings, side in ((problem.users, state.users), (problem.items, state.items)):
-        n_rows, size = side.mean.shape
-        log_alpha = _expected_log(side.relative_precision, side.relative_shape)
-        doubled += total(ratings.count * log_alpha)
-        doubled += 2 * _relative_evidence(side, log_alpha)
-        log_det = _log_det(side.prior_precision)
-        doubled += side.log_det + (PRIOR_ROWS + n_rows) * log_det - PRIOR_ROWS * size
-        for w in side.weights:
-            n_weights = len(w.mean)
-            doubled += n_weights * _log_det(w.covariance) - PRIOR_ROWS * size
-            doubled += (PRIOR_ROWS + n_weights) * _log_det(w.precision)
+    doubled += 2 * _side_evidence(state.users, problem.users)
+    doubled += 2 * _side_evidence(state.items, problem.items)
     if state.coef_factor is not None:
-        n_features = len(state.coef)
         doubled += 2 * total(state.coef_factor.diagonal().log())
-        doubled += (PRIOR_ROWS + n_features) * math.log(state.coef_precision)
+        doubled += (PRIOR_ROWS + len(state.coef)) * math.log(state.coef_precision)
         doubled -= PRIOR_ROWS
+    return doubled / 2
+
+
+def _side_evidence(side: Side, ratings: Ratings) -> float:
+    """Share of a side's rows, weights and relative precisions in the bound."""
+    assert side.relative_shape is not None
+    n_rows, size = side.mean.shape
+    log_alpha = _expected_log(side.relative_precision, side.relative_shape)
+    doubled = total(ratings.count * log_alpha)
+    doubled += 2 * _relative_evidence(side, side.relative_shape, log_alpha)
+    log_det = _log_det(side.prior_precision)
+    doubled += side.log_det + (PRIOR_ROWS + n_rows) * log_det - PRIOR_ROWS * size
+    for w in side.weights:
+        n_weights = len(w.mean)
+        doubled += n_weights * _log_det(w.covariance) - PRIOR_ROWS * size
+        doubled += (PRIOR_ROWS + n_weights) * _log_det(w.precision)
     return doubled / 2
 
 
@@ -436,9 +420,9 @@ def _expected_log(alpha: Tensor, shape: Tensor) -> Tensor:
     return torch.digamma(shape) - shape.log() + alpha.log()
 
 
-def _relative_evidence(side: Side, log_alpha: Tensor) -> float:
+def _relative_evidence(side: Side, shape: Tensor, log_alpha: Tensor) -> float:
     """E[log p(α)] + entropy of the relative precisions of a side."""
-    a, shape, alpha = side.concentration, side.relative_shape, side.relative_precision
+    a, alpha = side.concentration, side.relative_precision
     prior = a * math.log(a) - math.lgamma(a) + (a - 1) * log_alpha - a * alpha
     entropy = shape - (shape / alpha).log() + torch.lgamma(shape)
     entropy += (1 - shape) * torch.digamma(shape)

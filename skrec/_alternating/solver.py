@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from typing import ClassVar
 
 import numpy as np
@@ -15,18 +14,13 @@ import torch
 from .._data.interactions import FurtherRows, Interactions
 from .._data.units import Units
 from .._interfaces import Iteration, Model, Objective, Solver, Start
+from .conditional import Layout
 from .convert import as_state, in_rating_units, with_unobserved_pairs
 from .posterior import Posterior
-from .state import Problem, State
-from .sweep import (
-    als,
-    gibbs,
-    mode_as_belief,
-    revise,
-    spectral_start,
-    vb,
-    with_covariance,
-)
+from .problem import Problem, RatingArrays
+from .start import spectral_start
+from .state import State
+from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
 
 # Up to so many ratings a sweep takes no longer in double precision than all else does,
 # and residuals of small data can be far smaller than the ratings.
@@ -224,24 +218,27 @@ class AlternatingSolver(Solver):
         unobserved_weight: float = 0.0,
     ) -> Problem:
         is_small = len(data.rating) <= MAX_DOUBLE_ROWS
-        return Problem.from_arrays(
+        arrays = RatingArrays(
             data.users,
             data.items,
             data.shape,
             units.standard_ratings(data.rating),
             data.weight,
             units.standard_features(data.context),
-            n_factors=self.n_factors,
-            biased=self.biased,
-            device=device,
-            dtype=torch.float64 if is_small else torch.float32,
-            implicit_features=implicit_features,
-            unobserved_weight=unobserved_weight,
-            **{
-                f"{side}_features": described.matrix
-                for side, described in data.side_features.items()
-            },
         )
+        problem = Problem.from_arrays(
+            arrays,
+            Layout(self.n_factors, self.biased, device),
+            torch.float64 if is_small else torch.float32,
+        )
+        problem = problem.with_features(
+            **{f"{side}s": known.matrix for side, known in data.side_features.items()}
+        )
+        if implicit_features:
+            problem = problem.with_implicit_features()
+        if unobserved_weight:
+            problem = problem.with_all_pairs(unobserved_weight)
+        return problem
 
     def check_update(self, model: Model) -> None:
         fitted = model.objective.weighs_unobserved
@@ -277,7 +274,7 @@ class AlternatingSolver(Solver):
             )
         start = as_state(known, problem, units, *rows, {}, self.prior_exponent)
         try:
-            state = revise(
+            state = update(
                 problem,
                 start,
                 is_certain=not known.knows_variance,
@@ -344,11 +341,12 @@ class GibbsSolver(AlternatingSolver):
         is_continued: bool,
         random_state: np.random.RandomState,
     ) -> Iterator[State]:
-        burn_in = 0
-        if not is_continued:
-            start = next(islice(vb(problem, start), VB_SWEEPS - 1, None))
-            burn_in = BURN_IN
-        yield from islice(gibbs(problem, start, random_state), burn_in, None)
+        if is_continued:
+            return gibbs(problem, start, random_state)
+        states = gibbs(
+            problem, start, random_state, vb_sweeps=VB_SWEEPS, burn_in=BURN_IN
+        )
+        return (state for state in states if not state.is_warm_up)
 
     def _models(
         self, states: Iterator[State], export: Callable[[State], Posterior]
@@ -407,7 +405,7 @@ class ALSSolver(AlternatingSolver):
         rating_range: tuple[float, float],
         state: State,
     ) -> Posterior:
-        state = mode_as_belief(state)
+        state = as_map_estimate(state)
         if self.store_covariance:
             state = with_covariance(problem, state)
         return super()._posterior(problem, units, rating_range, state)

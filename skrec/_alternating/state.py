@@ -1,4 +1,4 @@
-"""What an alternating solver works on: the ratings, and what it believes of rows.
+"""The state of an alternating solver: the distributions of both sides' rows.
 
 Everything here is arrays in, arrays out: no raw ids, no estimator.
 """
@@ -9,196 +9,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
-from .._threads import torch_threads
-from .conditional import Layout, Ratings, Unobserved
-from .feature_weights import Block, Weights, shift_of
-from .posterior import COUNTERPARTS, DESCRIBED
+from .feature_weights import LinkMatrix, shift_of
+from .ratings import Ratings
 
-# Concentration of the relative precisions before ratings have been seen.
+# Concentration of the relative precisions before any ratings.
 INITIAL_CONCENTRATION = 10.0
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Ratings in canonical order, as both sides see them.
-
-    Attributes
-    ----------
-    users, items : Ratings
-        The same ratings, sorted by user and by item.
-    user_index : Tensor of shape (n_ratings,)
-        User of each rating, in the order of `users`.
-    to_items : Tensor of shape (n_ratings,)
-        Takes the order of `users` to the order of `items`.
-    target : Tensor of shape (n_ratings,)
-        Standardised ratings, in the order of `users`.
-    features : Tensor of shape (n_ratings, n_features)
-        Standardised features, in the order of `users`.
-    layout : Layout
-    weight : float
-        Sum of the weights, those of unobserved pairs among them.
-    """
-
-    users: Ratings
-    items: Ratings
-    user_index: Tensor
-    to_items: Tensor
-    target: Tensor
-    features: Tensor
-    layout: Layout
-    weight: float
-
-    @classmethod
-    @torch_threads(1)
-    def from_arrays(
-        cls,
-        user_index: np.ndarray,
-        item_index: np.ndarray,
-        shape: tuple[int, int],
-        target: np.ndarray,
-        weight: np.ndarray,
-        features: np.ndarray,
-        *,
-        n_factors: int,
-        biased: bool,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        unobserved_weight: float = 0.0,
-        implicit_features: bool = False,
-        user_features: sparse.sparray | None = None,
-        item_features: sparse.sparray | None = None,
-    ) -> Problem:
-        """Ratings sorted by user, then item."""
-        users = torch.as_tensor(user_index, device=device)
-        items = torch.as_tensor(item_index, device=device)
-        y = torch.as_tensor(target, dtype=dtype, device=device)
-        w = torch.as_tensor(weight, dtype=dtype, device=device)
-        # A counting sort: the transpose of a sparse matrix that holds row numbers.
-        by_user = np.searchsorted(user_index, np.arange(shape[0] + 1))
-        numbers = sparse.csr_array(
-            (np.arange(len(item_index)), item_index, by_user), shape=shape
-        )
-        to_items = torch.as_tensor(numbers.tocsc().data, device=device)
-        described = [
-            []
-            if matrix is None
-            else [Block.from_matrix(DESCRIBED, matrix, dtype, device)]
-            for matrix in (user_features, item_features)
-        ]
-        by_user = Ratings.from_sorted(users, items, shape[0], w, y)
-        by_item = Ratings.from_sorted(
-            items[to_items], users[to_items], shape[1], w[to_items], y[to_items]
-        )
-        if implicit_features:
-            share = torch.as_tensor(_shares(user_index, item_index)).to(w)
-            for rows, columns, values, blocks in (
-                (by_user, by_item, (share, share[to_items]), described[0]),
-                (by_item, by_user, (share[to_items], share), described[1]),
-            ):
-                blocks.append(_counterparts(rows, columns, *values))
-        problem = cls(
-            users=replace(by_user, features=tuple(described[0])),
-            items=replace(by_item, features=tuple(described[1])),
-            user_index=users,
-            to_items=to_items,
-            target=y,
-            features=torch.as_tensor(features, dtype=dtype, device=device),
-            layout=Layout(n_factors, biased, device),
-            weight=float(weight.sum(dtype=np.float64)),
-        )
-        if not unobserved_weight:
-            return problem
-        new = y.new_ones(shape[0]), y.new_ones(shape[1])
-        background = y.new_zeros(problem.layout.n_packed)
-        return problem.with_unobserved(
-            Unobserved(unobserved_weight, *new, background, 0),
-            Unobserved(unobserved_weight, *new[::-1], background, 0),
-        )
-
-    @property
-    def is_of_users(self) -> bool:
-        """Whether users have more pairs here than items.
-
-        Where further ratings bring unobserved pairs along, a new user's are those with
-        all items, of which these are but some.
-        """
-        return self.users.total_weight > (1 + 1e-4) * self.items.total_weight
-
-    def with_unobserved(self, of_users: Unobserved, of_items: Unobserved) -> Problem:
-        """The same problem with pairs that count as ratings of 0."""
-        users, items = (
-            replace(ratings, unobserved=pairs, count=ratings.count + pairs.count)
-            for ratings, pairs in ((self.users, of_users), (self.items, of_items))
-        )
-        return replace(
-            self,
-            users=users,
-            items=items,
-            weight=self.weight + float(of_users.count.sum(dtype=torch.float64)),
-        )
-
-    def without_features(self, coef: Tensor, coef_factor: Tensor | None) -> Problem:
-        """The same problem once the features' share is taken off the ratings."""
-        if not len(coef):
-            return self
-        target = self.target - self.features @ coef
-        square = target.square()
-        if coef_factor is not None:
-            square += (self.features @ coef_factor.T).square().sum(1)
-        return replace(
-            self,
-            users=replace(self.users, target=target, target_square=square),
-            items=replace(
-                self.items,
-                target=target[self.to_items],
-                target_square=square[self.to_items],
-            ),
-        )
-
-
-def _shares(user_index: np.ndarray, item_index: np.ndarray) -> np.ndarray:
-    """One over the number of ratings of the same pair, of every sorted rating."""
-    first = np.ones(len(user_index), dtype=bool)
-    first[1:] = np.diff(user_index) != 0
-    first[1:] |= np.diff(item_index) != 0
-    counts = np.diff(np.append(np.flatnonzero(first), len(first)))
-    return np.repeat(1 / counts, counts)
-
-
-def _counterparts(
-    rows: Ratings, columns: Ratings, row_shares: Tensor, column_shares: Tensor
-) -> Block:
-    """Whom each row has ratings with, over the root of their number (as in SVD++)."""
-    one = row_shares.new_ones(len(columns), 1)
-    root = rows.sum(one, row_shares).squeeze(1).rsqrt()
-    of_links = root.repeat_interleave(rows.lengths)
-    return Block.from_links(
-        COUNTERPARTS,
-        rows,
-        columns,
-        row_shares * of_links,
-        column_shares * root[columns.others],
-        row_shares * of_links.square(),
-    )
-
-
-@dataclass(frozen=True)
 class Side:
-    """What is believed of one side's rows.
+    """Rows of one side, and the priors that they share.
 
     Attributes
     ----------
     mean : Tensor of shape (n_rows, row_size)
         Posterior means, or points.
-    covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2) or None
-        Packed posterior covariances; None where the rule has none.
-    log_det : float
-        Sum of the log determinants of the covariances.
     prior_mean, prior_precision : Tensor
         m and Λ, which rows share.
     relative_precision : Tensor of shape (n_rows,)
@@ -207,76 +35,64 @@ class Side:
         Shape of the Gamma posterior with mean `relative_precision`; None for points.
     concentration : float
         a.
-    before : Side or None
-        What was believed of these rows before the ratings at hand, instead of what
-        rows share.
+    covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2) or None
+        Packed posterior covariances; None where the rule has none.
+    log_det : float
+        Sum of the log determinants of the covariances.
     prior_weight : Tensor of shape (n_rows,) or None
-        How much firmer than Λ the prior of each row is; None is 1.
-    weights : tuple of Weights
-        Of each block of features.
+        Factor of Λ for each row; None is 1.
+    row_priors : Side or None
+        A prior of each row, in place of the shared one: the posterior before further
+        ratings.
+    squared_change : float
+        Weighted sum over the ratings of the squared change of their predictions by the
+        last update of these rows, where there are `row_priors`.
+    weights : tuple of LinkMatrix
+        One for each block of features.
     shift : Tensor of shape (n_rows, row_size) or None
-        What features add to the prior mean of each row; None without features.
-    moved : float
-        Sum over the ratings of the squared change of the predictions that the last
-        update of these rows made, weighted, if there is a `before`.
+        Bᵀf of each row, summed over blocks; None without features.
     """
 
     mean: Tensor
-    covariance: Tensor | None
-    log_det: float
     prior_mean: Tensor
     prior_precision: Tensor
     relative_precision: Tensor
-    relative_shape: Tensor | None
-    concentration: float
-    moved: float = 0.0
-    before: Side | None = None
+    relative_shape: Tensor | None = None
+    concentration: float = INITIAL_CONCENTRATION
+    covariance: Tensor | None = None
+    log_det: float = 0.0
     prior_weight: Tensor | None = None
-    weights: tuple[Weights, ...] = ()
+    row_priors: Side | None = None
+    squared_change: float = 0.0
+    weights: tuple[LinkMatrix, ...] = ()
     shift: Tensor | None = None
 
     @classmethod
-    def at(
-        cls,
-        mean: Tensor,
-        layout: Layout,
-        *,
-        covariance: Tensor | None = None,
-        prior_mean: Tensor | None = None,
-        prior_precision: Tensor | None = None,
-        relative_precision: Tensor | None = None,
-        relative_shape: Tensor | None = None,
-        concentration: float = INITIAL_CONCENTRATION,
-    ) -> Side:
-        """Rows at `mean`; what else is not known yet is at its start."""
-        if prior_mean is None:
-            prior_mean = mean.new_zeros(layout.row_size)
-        if prior_precision is None:
-            prior_precision = torch.eye(layout.row_size).to(mean)
-        if relative_precision is None:
-            relative_precision = mean.new_ones(len(mean))
+    def at(cls, mean: Tensor) -> Side:
+        """Points under a standard normal prior, with equal relative precisions."""
+        n_rows, row_size = mean.shape
         return cls(
             mean=mean,
-            covariance=covariance,
-            log_det=0.0,
-            prior_mean=prior_mean,
-            prior_precision=prior_precision,
-            relative_precision=relative_precision,
-            relative_shape=relative_shape,
-            concentration=concentration,
+            prior_mean=mean.new_zeros(row_size),
+            prior_precision=torch.eye(row_size).to(mean),
+            relative_precision=mean.new_ones(n_rows),
         )
 
-    def with_weights(self, ratings: Ratings, weights: Sequence[Weights]) -> Side:
+    def with_weights(self, ratings: Ratings, weights: Sequence[LinkMatrix]) -> Side:
         """The same rows, with weights for the features of `ratings`."""
-        shift = None
-        if weights:
-            shift = shift_of(ratings.features, weights)
+        shift = shift_of(ratings.features, weights) if weights else None
         return replace(self, weights=tuple(weights), shift=shift)
 
     @property
     def own(self) -> Tensor:
-        """Rows less what their features say of them."""
+        """Rows minus their shift: x − Bᵀf."""
         return self.mean if self.shift is None else self.mean - self.shift
+
+    def prior_means(self, rows: slice) -> Tensor:
+        """m + Bᵀf of rows, or m without features."""
+        if self.shift is None:
+            return self.prior_mean
+        return self.prior_mean + self.shift[rows]
 
     @property
     def relative_variance(self) -> Tensor:
@@ -289,25 +105,27 @@ class Side:
 
 @dataclass(frozen=True)
 class State:
-    """Where a solver stands after a sweep.
+    """State of a solver after a sweep.
 
     Attributes
     ----------
     users, items : Side
-    coef : Tensor of shape (n_features,)
+    coef : Tensor of shape (n_context,)
         Posterior mean of w, or its point.
-    coef_factor : Tensor of shape (n_features, n_features) or None
+    coef_factor : Tensor of shape (n_context, n_context) or None
         R, where RᵀR is the posterior covariance of w; None for a point.
     coef_precision : float
         λ.
-    coef_prior : tuple of Tensor of shape (n_features,) and (n_features, n_features)
+    coef_prior : tuple of Tensor of shape (n_context,) and (n_context, n_context)
         Mean and precision of w before further ratings; None is 0 and λ I.
     noise_precision : float
         β.
     noise_variance : float
-        Mean squared residual, weighted by all precisions but β.
+        Mean squared residual, weighted by all precisions except β.
     objective : float
-        What the solver lowers, per unit of weight (see the rules).
+        The objective that the solver lowers, per unit of weight (see the rules).
+    is_warm_up : bool
+        Whether the sweep belongs to the warm-up of a chain, and is not to be kept.
     """
 
     users: Side
@@ -319,9 +137,20 @@ class State:
     noise_precision: float = 1.0
     noise_variance: float = 1.0
     objective: float = math.nan
+    is_warm_up: bool = False
+
+    @property
+    def coef_covariance(self) -> Tensor:
+        """Posterior covariance of w, zero for a point."""
+        if self.coef_factor is None:
+            return self.coef.new_zeros(len(self.coef), len(self.coef))
+        return self.coef_factor.T @ self.coef_factor
 
     def taste_ratio(self, n_factors: int) -> float:
-        """Variance of p·q about what users share, over that of what they share."""
+        """Variance of scores within items between users, over that between items.
+
+        The former is Var[(p_u − p̄)·(q_i − q̄)], and the latter Var[p̄·q_i + c_i].
+        """
         P, Q = self.users.mean.double(), self.items.mean.double()
         mean_user = P[:, :n_factors].mean(0)
         away = P[:, :n_factors] - mean_user

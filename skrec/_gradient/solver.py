@@ -1,6 +1,6 @@
 """GradientSolver: mini-batches of a network, as iterations of an estimator.
 
-Canonical rows become tensors, epochs of the training loop become iterations, and weights
+Canonical rows become tensors, epochs of the loop become iterations, and weights
 of the network become a model by a conversion.
 """
 

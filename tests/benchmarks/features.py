@@ -36,8 +36,10 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor
-from skrec._alternating.state import Problem
-from skrec._alternating.sweep import spectral_start, vb
+from skrec._alternating.conditional import Layout
+from skrec._alternating.problem import Problem, RatingArrays
+from skrec._alternating.start import spectral_start
+from skrec._alternating.sweep import vb
 from skrec.datasets import make_ratings
 from skrec.model_selection import ColdStartKFold
 
@@ -194,18 +196,18 @@ def long_tail(args: argparse.Namespace) -> list[Row]:
     order = np.lexsort((item_index, user_index))
     rows = []
     for implicit_features in (False, True):
-        problem = Problem.from_arrays(
+        arrays = RatingArrays(
             user_index[order],
             item_index[order],
             (len(users), len(items)),
             ((y - y.mean()) / y.std())[order],
             np.ones(len(y)),
             np.empty((len(y), 0)),
-            n_factors=20,
-            biased=True,
-            device=torch.device(args.device),
-            implicit_features=implicit_features,
         )
+        layout = Layout(20, True, torch.device(args.device))
+        problem = Problem.from_arrays(arrays, layout, torch.float32)
+        if implicit_features:
+            problem = problem.with_implicit_features()
         tables = [
             torch.randn(len(side), problem.layout.n_packed, device=args.device)
             for side in (problem.users, problem.items)

@@ -8,9 +8,16 @@ import torch
 from numpy.testing import assert_allclose
 from scipy import sparse
 
-from skrec._alternating import feature_weights as _features
+from skrec._alternating import feature_weights as _weights
 from skrec._alternating.conditional import Layout
-from skrec._alternating.feature_weights import Block, Weights, draw, shift_of, uphill
+from skrec._alternating.feature_weights import (
+    Block,
+    LinkMatrix,
+    RowsGivenWeights,
+    draw_weights,
+    shift_of,
+    step_weights,
+)
 
 N_ROWS, SIZE = 12, 3
 
@@ -33,19 +40,19 @@ def positive_definite(rng, n=None, size=SIZE):
     return torch.as_tensor(root @ np.swapaxes(root, -1, -2) / size)
 
 
-def test_a_block_is_the_centred_matrix_of_mean_energy_one():
+def test_a_block_is_the_centred_matrix_of_mean_square_one():
     rng = np.random.default_rng(0)
     block, matrix = make_block(rng)
     centred = matrix - matrix.mean(axis=0)
     expected = centred / np.sqrt((centred**2).sum(axis=1).mean())
     assert_allclose(dense(block), expected, atol=1e-12)
-    assert_allclose(block.energy, (expected**2).sum(axis=1), atol=1e-12)
+    assert_allclose(block.square, (expected**2).sum(axis=1), atol=1e-12)
     x = torch.as_tensor(rng.normal(size=(N_ROWS, SIZE)))
     assert_allclose(block.transposed_times(x), expected.T @ x.numpy(), atol=1e-12)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e6])
-def test_columns_that_do_not_vary_say_nothing(value):
+def test_columns_that_do_not_vary_are_zero(value):
     matrix = sparse.csr_array(np.full((N_ROWS, 2), value))
     block = Block.from_matrix("described", matrix, torch.float64, torch.device("cpu"))
     assert block.scale == 0
@@ -57,7 +64,7 @@ def case(request):
     rng = np.random.default_rng(1)
     blocks = [make_block(rng)[0], make_block(rng, 20, 0.2)[0]][: request.param]
     weights = [
-        Weights(
+        LinkMatrix.at(
             torch.as_tensor(rng.normal(size=(len(block.columns), SIZE))),
             positive_definite(rng),
         )
@@ -79,34 +86,36 @@ def case(request):
 
 def stepped(case, firm=None, covariance=None):
     layout = Layout(SIZE, False, torch.device("cpu"))
-    return uphill(
+    return step_weights(
         case["blocks"],
         case["weights"],
-        case["gap"],
-        layout.pack(case["V"]) if covariance is None else covariance,
-        case["Lambda"],
-        firm,
+        RowsGivenWeights(
+            case["gap"],
+            layout.pack(case["V"]) if covariance is None else covariance,
+            case["Lambda"],
+            firm,
+        ),
         layout,
         map,
-        with_spread=covariance is not None,
+        with_covariance=covariance is not None,
     )
 
 
 def objective(case, weights, firm):
-    """Minus what the weights add to the log density when rows follow, but a constant.
+    """Minus the log density by weights that rows follow, up to a constant.
 
     With D the change of the weights, −(Σ c (gap·ΛDᵀf − ½ (Dᵀf)ᵀ M Dᵀf) − ½ tr(BΩBᵀ)).
     """
     Lambda, V = case["Lambda"].numpy(), case["V"].numpy()
-    said = sum(
+    shift = sum(
         block.times(new.mean - old.mean).numpy()
         for block, new, old in zip(
             case["blocks"], weights, case["weights"], strict=True
         )
     )
     M = Lambda - Lambda @ V @ Lambda
-    gain = np.einsum("nj,jk,nk->n", case["gap"].numpy(), Lambda, said)
-    gain -= np.einsum("nj,njk,nk->n", said, M, said) / 2
+    gain = np.einsum("nj,jk,nk->n", case["gap"].numpy(), Lambda, shift)
+    gain -= np.einsum("nj,njk,nk->n", shift, M, shift) / 2
     penalty = sum(np.einsum("nj,jk,nk->", w.mean, w.precision, w.mean) for w in weights)
     return penalty / 2 - firm @ gain
 
@@ -118,7 +127,7 @@ def test_a_step_goes_down_to_the_lowest_point_of_its_line(case, firm):
 
     def along(share):
         there = [
-            Weights(old.mean + share * (w.mean - old.mean), w.precision)
+            LinkMatrix.at(old.mean + share * (w.mean - old.mean), w.precision)
             for old, w in zip(case["weights"], new, strict=True)
         ]
         return objective(case, there, c.numpy())
@@ -141,7 +150,7 @@ def test_steps_lead_to_the_mode_of_rows_and_weights(case):
         for column in range(start, stop):
             A[column, :, column] += w.precision.numpy()
     A = A.reshape(F.shape[1] * SIZE, -1)
-    # Where weights were zero, the gap would have been less what rows follow back.
+    # At weights of zero, rows would not have followed them.
     back = np.einsum("nab,bc,nc->na", V, Lambda, before)
     gap = case["gap"].numpy() + before - back
     right = np.einsum("ni,na->ia", F, gap @ Lambda).ravel()
@@ -150,7 +159,7 @@ def test_steps_lead_to_the_mode_of_rows_and_weights(case):
     for _ in range(3000):
         step = stepped(case)
         case["weights"] = step.weights
-        case["gap"] = case["gap"] + step.followed - step.shift
+        case["gap"] = case["gap"] + step.row_step - step.shift_step
     found = np.vstack([w.mean for w in case["weights"]])
     assert_allclose(found, expected, atol=1e-5)
 
@@ -165,7 +174,7 @@ def test_covariances_are_the_best_that_are_the_same_for_all_weights(case):
         expected = np.linalg.inv(information + w.precision.numpy())
         assert_allclose(w.covariance, expected, rtol=1e-9)
         K = V @ Lambda
-        assert_allclose(w.following, np.einsum("n,nab->ab", square, K), rtol=1e-9)
+        assert_allclose(w.response, np.einsum("n,nab->ab", square, K), rtol=1e-9)
         away = K - np.eye(SIZE)
         own = square[:, None, None] * (away @ expected @ away.transpose(0, 2, 1))
         of_rows = square[:, None, None] * (K @ expected @ K.transpose(0, 2, 1))
@@ -174,11 +183,11 @@ def test_covariances_are_the_best_that_are_the_same_for_all_weights(case):
         )
 
 
-def test_the_shift_is_what_new_weights_add(case):
+def test_the_shift_is_that_of_the_change_of_the_weights(case):
     step = stepped(case)
     change = shift_of(case["blocks"], step.weights)
     change -= shift_of(case["blocks"], case["weights"])
-    assert_allclose(step.shift, change, atol=1e-10)
+    assert_allclose(step.shift_step, change, atol=1e-10)
 
 
 def test_rows_follow_as_their_conditional_says(case):
@@ -187,10 +196,12 @@ def test_rows_follow_as_their_conditional_says(case):
     S = layout.pack(V)
     step = stepped(case, covariance=S)
     assert_allclose(
-        step.followed, torch.einsum("nab,bc,nc->na", V, Lambda, step.shift), atol=1e-10
+        step.row_step,
+        torch.einsum("nab,bc,nc->na", V, Lambda, step.shift_step),
+        atol=1e-10,
     )
     spread = sum(
-        block.energy[:, None, None] * w.covariance
+        block.square[:, None, None] * w.covariance
         for block, w in zip(case["blocks"], step.weights, strict=True)
     )
     K = V @ Lambda
@@ -202,7 +213,7 @@ def test_rows_follow_as_their_conditional_says(case):
 
 
 def test_draws_of_weights_have_the_moments_of_their_gaussian(monkeypatch):
-    monkeypatch.setattr(_features, "DRAW_TOL", 1e-8)
+    monkeypatch.setattr(_weights, "DRAW_TOL", 1e-8)
     rng = np.random.default_rng(2)
     block, _ = make_block(rng, n_columns=2)
     Lambda, Omega = positive_definite(rng, size=2), positive_definite(rng, size=2)
@@ -212,11 +223,13 @@ def test_draws_of_weights_have_the_moments_of_their_gaussian(monkeypatch):
     precision = np.kron(F.T @ F, Lambda) + np.kron(np.eye(2), Omega)
     expected = np.linalg.solve(precision, (F.T @ rows.numpy() @ Lambda.numpy()).ravel())
 
-    weights = Weights(torch.zeros(2, 2).double(), Omega)
+    weights = LinkMatrix.at(torch.zeros(2, 2).double(), Omega)
     random_state = np.random.RandomState(0)
     draws = np.array(
         [
-            draw(block, weights, rows, Lambda, random_state).mean.numpy().ravel()
+            draw_weights(block, weights, rows, Lambda, random_state)
+            .mean.numpy()
+            .ravel()
             for _ in range(4000)
         ]
     )
@@ -226,18 +239,18 @@ def test_draws_of_weights_have_the_moments_of_their_gaussian(monkeypatch):
     assert_allclose(np.cov(draws.T), covariance, atol=0.08 * scale**2)
 
 
-def test_a_draw_solves_as_well_as_it_is_to(monkeypatch):
+def test_a_draw_is_as_exact_as_its_tolerance(monkeypatch):
     rng = np.random.default_rng(3)
     block, _ = make_block(rng, 60, 0.3, n_rows=40)
     Lambda, Omega = positive_definite(rng), positive_definite(rng)
     rows = torch.as_tensor(rng.normal(size=(40, SIZE)))
 
     def drawn(tol):
-        monkeypatch.setattr(_features, "DRAW_TOL", tol)
-        monkeypatch.setattr(_features, "DRAW_MAX_STEPS", 1000)
-        weights = Weights(torch.zeros(60, SIZE).double(), Omega)
+        monkeypatch.setattr(_weights, "DRAW_TOL", tol)
+        monkeypatch.setattr(_weights, "DRAW_MAX_STEPS", 1000)
+        weights = LinkMatrix.at(torch.zeros(60, SIZE).double(), Omega)
         state = np.random.RandomState(0)
-        return draw(block, weights, rows, Lambda, state).mean
+        return draw_weights(block, weights, rows, Lambda, state).mean
 
     exact = drawn(1e-10)
     assert (drawn(0.03) - exact).norm() < 0.1 * exact.norm()

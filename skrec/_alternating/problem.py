@@ -1,0 +1,210 @@
+"""The ratings that an alternating solver fits, sorted for both sides.
+
+Everything here is arrays in, arrays out: no raw ids, no estimator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from .._threads import torch_threads
+from .conditional import Layout
+from .feature_weights import Block
+from .posterior import DESCRIBED, IMPLICIT
+from .ratings import Ratings, UnobservedPairs
+
+
+@dataclass(frozen=True)
+class RatingArrays:
+    """Standardised ratings, sorted by user, then item.
+
+    Attributes
+    ----------
+    users, items : ndarray of shape (n_ratings,)
+        Numbers of the user and the item of each rating.
+    shape : tuple of int
+        Number of users and of items.
+    target, weight : ndarray of shape (n_ratings,)
+    context : ndarray of shape (n_ratings, n_context)
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    shape: tuple[int, int]
+    target: np.ndarray
+    weight: np.ndarray
+    context: np.ndarray
+
+    def order_by_item(self) -> np.ndarray:
+        """Places of the ratings, sorted by item, then user."""
+        # A counting sort: the transpose of a sparse matrix that holds these places.
+        offsets = np.searchsorted(self.users, np.arange(self.shape[0] + 1))
+        places = np.arange(len(self.items))
+        matrix = sparse.csr_array((places, self.items, offsets), shape=self.shape)
+        return matrix.tocsc().data
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Ratings in canonical order, by user and by item.
+
+    Attributes
+    ----------
+    users, items : Ratings
+        The same ratings, sorted by user and by item.
+    user_index : Tensor of shape (n_ratings,)
+        User of each rating, in the order of `users`.
+    to_items : Tensor of shape (n_ratings,)
+        Permutation from the order of `users` to that of `items`.
+    target : Tensor of shape (n_ratings,)
+        Standardised ratings, in the order of `users`.
+    context : Tensor of shape (n_ratings, n_context)
+        Standardised columns of context, in the order of `users`.
+    layout : Layout
+    weight : float
+        Sum of the weights, including those of unobserved pairs.
+    """
+
+    users: Ratings
+    items: Ratings
+    user_index: Tensor
+    to_items: Tensor
+    target: Tensor
+    context: Tensor
+    layout: Layout
+    weight: float
+
+    @classmethod
+    @torch_threads(1)
+    def from_arrays(
+        cls, arrays: RatingArrays, layout: Layout, dtype: torch.dtype
+    ) -> Problem:
+        """Ratings without features of rows and without unobserved pairs."""
+        index = partial(torch.as_tensor, device=layout.device)
+        number = partial(torch.as_tensor, dtype=dtype, device=layout.device)
+        users, items = index(arrays.users), index(arrays.items)
+        y, w = number(arrays.target), number(arrays.weight)
+        to_items = index(arrays.order_by_item())
+        n_users, n_items = arrays.shape
+        return cls(
+            users=Ratings.from_sorted(users, items, n_users, w, y),
+            items=Ratings.from_sorted(
+                items[to_items], users[to_items], n_items, w[to_items], y[to_items]
+            ),
+            user_index=users,
+            to_items=to_items,
+            target=y,
+            context=number(arrays.context),
+            layout=layout,
+            weight=float(arrays.weight.sum(dtype=np.float64)),
+        )
+
+    def with_features(
+        self,
+        users: sparse.sparray | None = None,
+        items: sparse.sparray | None = None,
+    ) -> Problem:
+        """The same problem, with side features of shape (n_rows, n_columns)."""
+        y = self.target
+        blocks = [
+            None if m is None else Block.from_matrix(DESCRIBED, m, y.dtype, y.device)
+            for m in (users, items)
+        ]
+        return self._with_blocks(*blocks)
+
+    @torch_threads(1)
+    def with_implicit_features(self) -> Problem:
+        """The same problem, with the others of each row as features (as in SVD++)."""
+        pair = self.user_index * len(self.items) + self.users.others
+        _, place, count = torch.unique_consecutive(
+            pair, return_inverse=True, return_counts=True
+        )
+        # Repeated ratings of a pair count once together.
+        by_user = count.to(self.target).reciprocal()[place]
+        by_item = by_user[self.to_items]
+        return self._with_blocks(
+            _implicit_block(self.users, by_user, self.items, by_item),
+            _implicit_block(self.items, by_item, self.users, by_user),
+        )
+
+    def with_all_pairs(self, weight: float) -> Problem:
+        """The same problem, where all pairs count as ratings of 0, with this weight."""
+        y = self.target
+        new = y.new_ones(len(self.users)), y.new_ones(len(self.items))
+        background = y.new_zeros(self.layout.n_packed)
+        return self.with_unobserved(
+            UnobservedPairs(weight, *new, background, 0),
+            UnobservedPairs(weight, *new[::-1], background, 0),
+        )
+
+    def with_unobserved(
+        self, of_users: UnobservedPairs, of_items: UnobservedPairs
+    ) -> Problem:
+        """The same problem, with pairs that count as ratings of 0."""
+        users, items = (
+            replace(ratings, unobserved=pairs, count=ratings.count + pairs.count)
+            for ratings, pairs in ((self.users, of_users), (self.items, of_items))
+        )
+        return replace(
+            self,
+            users=users,
+            items=items,
+            weight=self.weight + float(of_users.count.sum(dtype=torch.float64)),
+        )
+
+    @property
+    def has_more_user_pairs(self) -> bool:
+        """Whether the pairs of users weigh more than those of items.
+
+        Where further ratings come with unobserved pairs, a new user's are those with
+        all items, of which these are a part.
+        """
+        return self.users.total_weight > (1 + 1e-4) * self.items.total_weight
+
+    def without_context(self, coef: Tensor, coef_factor: Tensor | None) -> Problem:
+        """The same problem, with the ratings minus the linear term of the context."""
+        if not len(coef):
+            return self
+        target = self.target - self.context @ coef
+        square = target.square()
+        if coef_factor is not None:
+            square += (self.context @ coef_factor.T).square().sum(1)
+        return replace(
+            self,
+            users=replace(self.users, target=target, target_square=square),
+            items=replace(
+                self.items,
+                target=target[self.to_items],
+                target_square=square[self.to_items],
+            ),
+        )
+
+    def _with_blocks(self, of_users: Block | None, of_items: Block | None) -> Problem:
+        """The same problem, with one more block of features of a side, or of both."""
+        users, items = (
+            ratings
+            if block is None
+            else replace(ratings, features=(*ratings.features, block))
+            for ratings, block in ((self.users, of_users), (self.items, of_items))
+        )
+        return replace(self, users=users, items=items)
+
+
+def _implicit_block(
+    rows: Ratings, row_shares: Tensor, columns: Ratings, column_shares: Tensor
+) -> Block:
+    """Features 1/√n for each of the n others that a row has ratings with."""
+    root = rows.sum_values(row_shares).rsqrt()
+    of_ratings = root.repeat_interleave(rows.lengths)
+    return Block.from_entries(
+        IMPLICIT,
+        (rows, row_shares * of_ratings),
+        (columns, column_shares * root[columns.others]),
+        row_shares * of_ratings.square(),
+    )

@@ -1,0 +1,190 @@
+"""Ratings as the sparse rows of users or of items, and pairs without ratings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Ratings of a block of rows of similar length, whose squares are summed at once.
+BLOCK_RATINGS = 2**13
+
+
+def total(x: Tensor) -> float:
+    """Sum of all elements, in double precision."""
+    return float(x.sum(dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """Pattern of a sparse matrix, in compressed sparse rows.
+
+    Attributes
+    ----------
+    offsets : Tensor of shape (n_rows + 1,)
+        Start of each row among the entries.
+    others : Tensor of shape (n_entries,)
+        Column of each entry: the number of a row of another table.
+    """
+
+    offsets: Tensor
+    others: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of entries of each row."""
+        return self.offsets.diff()
+
+    def sum(self, table: Tensor, weight: Tensor) -> Tensor:
+        """Σ weight · table[other] over the entries of every row."""
+        # A sparse matrix product in effect. As an embedding bag it is fast without
+        # MKL, runs on every device, and is no beta feature.
+        return F.embedding_bag(
+            self.others,
+            table,
+            self.offsets,
+            mode="sum",
+            per_sample_weights=weight,
+            include_last_offset=True,
+        )
+
+    def sum_values(self, values: Tensor) -> Tensor:
+        """Σ value over the entries of every row, shape (n_rows,)."""
+        ones = replace(self, others=torch.zeros_like(self.others))
+        return ones.sum(values.new_ones(1, 1), values).squeeze(1)
+
+
+@dataclass(frozen=True)
+class UnobservedPairs:
+    """Pairs of one side's rows and the other's that count as ratings of 0.
+
+    Known rows are those of an earlier fit, which has counted their pairs with known
+    others; new rows have no pair that has counted before.
+
+    Attributes
+    ----------
+    weight : float
+        Weight of each pair, added to that of its rating if there is one.
+    is_new : Tensor of shape (n_rows,)
+        1 for new rows, 0 for known ones.
+    is_new_other : Tensor of shape (n_others,)
+        The same for the rows of the other side.
+    background : Tensor of shape (n_packed,)
+        Σ E[e eᵀ] · precision over known others that are not among these.
+    n_background : int
+        Number of those others.
+    """
+
+    weight: float
+    is_new: Tensor
+    is_new_other: Tensor
+    background: Tensor
+    n_background: int
+
+    @property
+    def count(self) -> Tensor:
+        """Weight of the pairs of each row."""
+        n_new = self.is_new_other.sum()
+        n_known = len(self.is_new_other) - n_new + self.n_background
+        return self.weight * (n_new + self.is_new * n_known)
+
+
+@dataclass(frozen=True)
+class Ratings(SparseRows):
+    """Ratings in the order of the rows of one side.
+
+    Attributes
+    ----------
+    weight, target, target_square : Tensor of shape (n_ratings,)
+        Weight of each rating, E[y] and E[y²].
+    count : Tensor of shape (n_rows,)
+        Sum of the weights of each row, including its unobserved pairs.
+    features : tuple of Block
+        Features of the rows.
+    unobserved : UnobservedPairs or None
+        Pairs that count as ratings of 0, if any.
+    """
+
+    weight: Tensor
+    target: Tensor
+    target_square: Tensor
+    count: Tensor
+    features: tuple[Any, ...] = ()
+    unobserved: UnobservedPairs | None = None
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights of all rows."""
+        return total(self.count)
+
+    @classmethod
+    def from_sorted(
+        cls, rows: Tensor, others: Tensor, n_rows: int, weight: Tensor, target: Tensor
+    ) -> Ratings:
+        """Ratings given in the order of `rows`."""
+        offsets = torch.zeros(n_rows + 1, dtype=torch.long, device=rows.device)
+        torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=offsets[1:])
+        below = torch.cat([weight.new_zeros(1).double(), weight.double().cumsum(0)])
+        return cls(
+            offsets=offsets.int(),
+            others=others.int(),
+            weight=weight,
+            target=target,
+            target_square=target.square(),
+            count=below[offsets].diff().to(weight.dtype),
+        )
+
+    def sum_of_squares(self, points: Tensor) -> Tensor:
+        """Σ weight · point pointᵀ over the ratings of every row.
+
+        Equals `sum` of a table of all such squares, and is faster where these are
+        large. The last point has to be zero.
+        """
+        size = points.shape[1]
+        sums = points.new_empty(len(self), size, size)
+        lengths, order = self.lengths.sort(descending=True)
+        longest, start = lengths.tolist(), 0
+        last = max(len(self.others) - 1, 0)
+        root = None if bool((self.weight == 1).all()) else self.weight.sqrt()
+        while start < len(order):
+            length = max(1, longest[start])
+            rows = order[start : start + max(1, BLOCK_RATINGS // length)]
+            within = torch.arange(length, device=order.device)
+            is_rating = (within < self.lengths[rows, None]).flatten()
+            places = (self.offsets[rows, None] + within).clamp_(max=last).flatten()
+            # Short rows of a block are filled up with the point that is zero.
+            others = self.others[places].where(is_rating, len(points) - 1)
+            block = points.index_select(0, others)
+            if root is not None:
+                block *= root[places][:, None]
+            block = block.view(len(rows), length, size)
+            sums[rows] = block.mT @ block
+            start += len(rows)
+        return sums
+
+    def tiles(self, size: int) -> Iterator[tuple[slice, Ratings]]:
+        """The same ratings, `size` rows at a time."""
+        bounds = self.offsets[::size].tolist()
+        bounds.append(int(self.offsets[-1]))
+        for tile, (start, stop) in enumerate(pairwise(bounds)):
+            rows = slice(tile * size, min((tile + 1) * size, len(self)))
+            if rows.start < rows.stop:
+                yield (
+                    rows,
+                    Ratings(
+                        self.offsets[rows.start : rows.stop + 1] - start,
+                        self.others[start:stop],
+                        self.weight[start:stop],
+                        self.target[start:stop],
+                        self.target_square[start:stop],
+                        self.count[rows],
+                    ),
+                )

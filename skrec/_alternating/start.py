@@ -1,0 +1,93 @@
+"""The start of alternating solvers: biases, and singular vectors of their residuals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .._threads import torch_threads
+from .feature_weights import LinkMatrix
+from .problem import Problem
+from .ratings import Ratings
+from .state import Side, State
+
+# Shrinkage of biases in ratings, extra columns and passes of the power iteration, and a
+# factor that makes the start small.
+START_SHRINKAGE = 10.0
+START_OVERSAMPLING = 8
+START_ITERATIONS = 3
+START_SCALE = 0.03
+
+# The start of Λ. It is looser than where it will end, because factors that are held
+# back too early die out.
+START_PRECISION = 3.0
+
+
+@torch_threads(1)
+def spectral_start(problem: Problem) -> State:
+    """A start for any rule: the leading singular vectors of the residuals of biases.
+
+    Item factors are V √S of the residuals y − b − c, each divided by the square roots
+    of its row's and its column's (shrunken) count. They are scaled down so that the
+    first sweeps can still turn them.
+    """
+    layout, y = problem.layout, problem.target
+    user_bias, item_bias = _biases(problem)
+    V, S = _singular_vectors(problem, user_bias, item_bias)
+    mean = y.new_zeros(len(problem.items), layout.row_size)
+    mean[:, : len(S)] = START_SCALE * math.sqrt(len(mean)) * V * S.sqrt()
+    if layout.biased:
+        mean[:, -1] = item_bias
+    return State(
+        users=_start(y.new_zeros(len(problem.users), layout.row_size), problem.users),
+        items=_start(mean, problem.items),
+        coef=y.new_zeros(problem.context.shape[1]),
+    )
+
+
+def _biases(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Shrunken means of items, and of the users' residuals."""
+    users, items, y = problem.users, problem.items, problem.target
+    if not problem.layout.biased:
+        return y.new_zeros(len(users)), y.new_zeros(len(items))
+    total = items.sum_values(items.weight * items.target)
+    item_bias = total / (items.count + START_SHRINKAGE)
+    total = users.sum_values(users.weight * (y - item_bias[users.others]))
+    return total / (users.count + START_SHRINKAGE), item_bias
+
+
+def _singular_vectors(
+    problem: Problem, user_bias: Tensor, item_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Leading right singular vectors of scaled residuals, and the singular values.
+
+    They are found by block power iteration.
+    """
+    users, items = problem.users, problem.items
+    u, i = problem.user_index, users.others
+    scale = [(side.count + START_SHRINKAGE).rsqrt() for side in (users, items)]
+    residual = (problem.target - user_bias[u] - item_bias[i]) * users.weight
+    residual *= scale[0][u] * scale[1][i]
+    by_item = residual[problem.to_items]
+
+    k = min(problem.layout.n_factors, len(users), len(items))
+    size = min(k + START_OVERSAMPLING, len(users), len(items))
+    generator = torch.Generator().manual_seed(0)
+    V = torch.randn(len(items), size, generator=generator).to(residual)
+    for _ in range(START_ITERATIONS):
+        V = torch.linalg.qr(items.sum(users.sum(V, residual), by_item)).Q
+    _, S, W = torch.linalg.svd(users.sum(V, residual), full_matrices=False)
+    return (V @ W.T)[:, :k], S[:k]
+
+
+def _start(mean: Tensor, ratings: Ratings) -> Side:
+    """Points under a loose prior, with weights of zero."""
+    side = Side.at(mean)
+    side = replace(side, prior_precision=START_PRECISION * side.prior_precision)
+    row_size = mean.shape[1]
+    return side.with_weights(
+        ratings, [LinkMatrix.at_zero(block, row_size) for block in ratings.features]
+    )

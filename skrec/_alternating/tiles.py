@@ -1,0 +1,96 @@
+"""Tiles of rows, which are independent given the other side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .._threads import set_own_threads
+from .conditional import (
+    Conditional,
+    Layout,
+    ParallelMap,
+    SideMoments,
+    Sums,
+    UpdatedRows,
+)
+from .problem import Problem
+from .ratings import Ratings
+from .state import Side
+
+T = TypeVar("T")
+
+
+@contextmanager
+def parallel_map(problem: Problem) -> Iterator[ParallelMap]:
+    """A map over tiles of rows.
+
+    A thread for each tile beats all threads for one tile after another, because torch
+    solves small systems one by one. The fit does not depend on the number of threads.
+    """
+    n_threads = torch.get_num_threads() if problem.target.device.type == "cpu" else 1
+    n_rows = max(len(problem.users), len(problem.items))
+    one_tile = n_rows <= problem.layout.tile_rows(n_rows)
+    if one_tile or n_threads == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(
+        n_threads, initializer=set_own_threads, initargs=(1,)
+    ) as pool:
+        yield pool.map
+
+
+@dataclass(frozen=True)
+class SideConditional:
+    """Conditional of one side's rows given the other side, tile by tile.
+
+    Attributes
+    ----------
+    ratings : Ratings
+    side : Side
+        The rows as they are, with their priors.
+    others : SideMoments
+        Moments of the other side.
+    unobserved : callable
+        Function from rows to their sums over unobserved pairs.
+    noise_precision : float
+        β.
+    layout : Layout
+    parallel_map : callable
+    """
+
+    ratings: Ratings
+    side: Side
+    others: SideMoments
+    unobserved: Callable[[slice], Tensor | None]
+    noise_precision: float
+    layout: Layout
+    parallel_map: ParallelMap
+
+    def map_tiles(self, function: Callable[[slice, Any], T]) -> list[T]:
+        """Values of a function of the rows of each tile and their conditional."""
+        tiles = self.ratings.tiles(self.layout.tile_rows(len(self.ratings)))
+        return list(
+            self.parallel_map(lambda tile: function(tile[0], self._of(*tile)), tiles)
+        )
+
+    def _of(self, rows: slice, ratings: Ratings) -> Conditional | UpdatedRows:
+        side, layout = self.side, self.layout
+        sums = Sums.over(ratings, self.others, layout, self.unobserved(rows))
+        beta = self.noise_precision * side.relative_precision[rows]
+        if side.prior_weight is not None:
+            # A prior twice as firm has the effect of noise twice as large, except on
+            # the covariance.
+            beta /= side.prior_weight[rows]
+        prior = side.row_priors
+        if prior is not None and prior.covariance is not None:
+            covariance = layout.unpack(prior.covariance[rows])
+            return UpdatedRows(sums, beta, prior.mean[rows], covariance)
+        mean = side.prior_means(rows)
+        return Conditional.given(sums, beta, mean, side.prior_precision)

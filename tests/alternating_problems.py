@@ -1,0 +1,162 @@
+"""Small problems of alternating solvers, and their brute-force moments."""
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from skrec._alternating.conditional import Layout
+from skrec._alternating.problem import Problem, RatingArrays
+from skrec._alternating.start import spectral_start
+from skrec._alternating.state import Side, State
+
+VARIANTS = {
+    "biased": {},
+    "plain": {"biased": False},
+    "biases alone": {"n_factors": 0},
+    "context": {"n_context": 2},
+    "more factors than items": {"n_factors": 11},
+    "described rows": {"described": True},
+    "implicit features": {"implicit_features": True, "n_factors": 3},
+    "all features": {"described": True, "implicit_features": True, "n_context": 2},
+    "unobserved pairs": {"unobserved_weight": 0.3},
+}
+
+
+def as_problem(
+    u, i, shape, y, w, context=None, n_factors=2, biased=True, device="cpu", dtype=None
+):
+    """The problem of ratings that are sorted by user, then item."""
+    if context is None:
+        context = np.zeros((len(u), 0))
+    return Problem.from_arrays(
+        RatingArrays(u, i, shape, y, w, context),
+        Layout(n_factors, biased, torch.device(device)),
+        torch.float64 if dtype is None else dtype,
+    )
+
+
+def make_problem(
+    seed=0,
+    n_users=12,
+    n_items=9,
+    n_factors=2,
+    biased=True,
+    n_context=0,
+    device="cpu",
+    described=False,
+    implicit_features=False,
+    unobserved_weight=0.0,
+):
+    """A small problem and the arrays that it is made of."""
+    rng = np.random.default_rng(seed)
+    u, i = np.nonzero(rng.random((n_users, n_items)) < 0.5)
+    u = np.unique(u, return_inverse=True)[1]
+    order = np.lexsort((i, u))
+    u, i = u[order], i[order]
+    taste = rng.normal(size=(n_users, 2)) @ rng.normal(size=(2, n_items))
+    context = rng.normal(size=(len(u), n_context))
+    y = taste[u, i] + rng.normal(size=n_users)[u] + context.sum(1)
+    y = (y - y.mean()) / y.std()
+    w = rng.uniform(0.5, 2, size=len(u))
+    shape = (u.max() + 1, n_items)
+    problem = as_problem(u, i, shape, y, w, context, n_factors, biased, device)
+    if described:
+        users, items = (rng.normal(size=(n, 3)) for n in shape)
+        problem = problem.with_features(
+            sparse.csr_array(users), sparse.csr_array(items * (items > 0))
+        )
+    if implicit_features:
+        problem = problem.with_implicit_features()
+    if unobserved_weight:
+        problem = problem.with_all_pairs(unobserved_weight)
+        # Every pair is a rating of 0 besides.
+        every = np.indices(shape).reshape(2, -1)
+        u, i = np.append(u, every[0]), np.append(i, every[1])
+        y, w = (
+            np.append(y, 0 * every[0]),
+            np.append(w, unobserved_weight + 0 * every[0]),
+        )
+        context = np.vstack([context, np.zeros((len(every[0]), n_context))])
+    return problem, (u, i, y, w, context)
+
+
+def run(solver, problem, n_sweeps, *args):
+    return list(islice(solver(problem, spectral_start(problem), *args), n_sweeps))
+
+
+def as_arrays(side, layout):
+    """Means, full covariances, prior, and the Gamma of the relative precisions."""
+    mean = side.mean.numpy()
+    if side.covariance is None:
+        covariance = np.zeros((*mean.shape, mean.shape[1]))
+    else:
+        covariance = layout.unpack(side.covariance).numpy()
+    return mean, covariance
+
+
+def residuals(problem, arrays, state):
+    """E[(y − ŷ)²] of every rating, from the moments of both rows."""
+    u, i, y, _, context = arrays
+    k = problem.layout.n_factors
+    x, S = as_arrays(state.users, problem.layout)
+    z, T = as_arrays(state.items, problem.layout)
+    x, S, z, T = x[u], S[u], z[i], T[i]
+    y = y - context @ state.coef.numpy()
+    fitted = (x[:, :k] * z[:, :k]).sum(1) + x[:, k:].sum(1) + z[:, k:].sum(1)
+    # A bias meets the other side's 1.
+    x, z = x.copy(), z.copy()
+    x[:, k:] = z[:, k:] = 1
+    spread = np.einsum("nj,njk,nk->n", z, S, z) + np.einsum("nj,njk,nk->n", x, T, x)
+    spread += np.einsum("njk,njk->n", S[:, :k, :k], T[:, :k, :k])
+    if state.coef_factor is not None:
+        factor = state.coef_factor.numpy()
+        spread += ((context @ factor.T) ** 2).sum(1)
+    return (y - fitted) ** 2 + spread
+
+
+def random_posterior(problem, *, is_certain, seed=0):
+    """A posterior that past ratings might have left: every row has its own."""
+    rng = np.random.default_rng(seed)
+    layout, d = problem.layout, problem.layout.row_size
+
+    def side(n_rows):
+        root = rng.normal(size=(n_rows, d, d + 2)) / np.sqrt(16 * d + 32)
+        gamma = {} if is_certain else {"relative_shape": rng.uniform(3, 9, n_rows)}
+        if not is_certain:
+            gamma["relative_precision"] = rng.uniform(0.5, 2, n_rows)
+        return replace(
+            Side.at(torch.as_tensor(rng.normal(size=(n_rows, d)) / 2)),
+            covariance=layout.pack(torch.as_tensor(root @ root.transpose(0, 2, 1))),
+            **{name: torch.as_tensor(value) for name, value in gamma.items()},
+        )
+
+    n_context = problem.context.shape[1]
+    return State(
+        users=side(len(problem.users)),
+        items=side(len(problem.items)),
+        coef=torch.as_tensor(rng.normal(size=n_context)),
+        coef_factor=torch.as_tensor(rng.normal(size=(n_context, n_context)) / 3),
+        noise_precision=3.0,
+    )
+
+
+def brute_force_sums(problem, target, weight, own, others, n_rows, other):
+    """Σ w E[z zᵀ] and Σ w E[z (y − c)] of every row, one rating at a time.
+
+    `other` holds the means and covariances of the other side.
+    """
+    k, d = problem.layout.n_factors, problem.layout.row_size
+    G, g = np.zeros((n_rows, d, d)), np.zeros((n_rows, d))
+    for n, (row, i) in enumerate(zip(own, others, strict=True)):
+        mean, covariance = other[0][i], other[1][i]
+        z, spread, offset, along = mean.copy(), covariance.copy(), 0.0, np.zeros(d)
+        if problem.layout.biased:
+            # z = (q, 1) has a part that is certain, and goes along with c.
+            offset, along[:k] = mean[k], covariance[:k, k]
+            z[k], spread[k], spread[:, k] = 1, 0, 0
+        G[row] += weight[n] * (np.outer(z, z) + spread)
+        g[row] += weight[n] * (z * (target[n] - offset) - along)
+    return G, g

@@ -1,0 +1,160 @@
+"""Conversion between solver state, `Posterior` and weights of a network."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from alternating_problems import VARIANTS, make_problem, random_posterior, run
+from alternating_problems import residuals as squared_residuals
+
+from skrec._alternating.convert import (
+    as_posterior,
+    as_state,
+    as_weights,
+    in_rating_units,
+    with_unobserved_pairs,
+)
+from skrec._alternating.start import spectral_start
+from skrec._alternating.sweep import als, vb
+from skrec._data.units import Units
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
+def problem_and_arrays(request):
+    return make_problem(**request.param)
+
+
+def make_units(n_context, centre=3.0):
+    return Units(
+        centre=centre,
+        scale=2.0,
+        feature_mean=np.arange(n_context) + 1.0,
+        feature_scale=np.arange(n_context) + 0.5,
+    )
+
+
+def numbers(problem):
+    """Row numbers of all users and items, and columns of their features."""
+    users, items = np.arange(len(problem.users)), np.arange(len(problem.items))
+    return users, items, {"user": np.arange(3), "item": np.arange(3)}
+
+
+def test_a_posterior_has_the_moments_of_the_state_in_rating_units(problem_and_arrays):
+    problem, arrays = problem_and_arrays
+    u, i, y, _, context = arrays
+    units = make_units(problem.context.shape[1])
+    state = run(vb, problem, 4)[-1]
+    posterior = in_rating_units(state, units, problem, knows_variance=True)
+    raw = units.feature_mean + units.feature_scale * context
+    rating = units.centre + units.scale * y
+    mean, variance = posterior.mean(u, i, raw), posterior.variance(u, i, raw)
+    noise = state.users.relative_variance[u] * state.items.relative_variance[i]
+    noise = units.scale**2 * state.noise_variance * noise.numpy()
+    squares = units.scale**2 * squared_residuals(problem, arrays, state)
+    # E[(y − ŷ)²] is the square of the mean residual, plus the variance without noise.
+    found = (rating - mean) ** 2 + variance - noise
+    np.testing.assert_allclose(found, squares, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [vb, als])
+def test_a_state_comes_back_from_its_posterior(problem_and_arrays, solver):
+    problem, _ = problem_and_arrays
+    units = make_units(problem.context.shape[1])
+    args = (0.3,) if solver is als else ()
+    state = run(solver, problem, 4, *args)[-1]
+    posterior = in_rating_units(state, units, problem, knows_variance=solver is vb)
+    found = as_state(posterior, problem, units, *numbers(problem))
+    close = {"rtol": 2e-4, "atol": 1e-5}
+    for side, expected in ((found.users, state.users), (found.items, state.items)):
+        names = ["mean", "prior_mean", "prior_precision"]
+        names += ["covariance", "relative_variance"] * (solver is vb)
+        for name in names:
+            values = getattr(side, name), getattr(expected, name)
+            np.testing.assert_allclose(*values, err_msg=name, **close)
+        for w, before in zip(side.weights, expected.weights, strict=True):
+            np.testing.assert_allclose(w.mean, before.mean, **close)
+            np.testing.assert_allclose(w.precision, before.precision, **close)
+    np.testing.assert_allclose(found.coef, state.coef, **close)
+    np.testing.assert_allclose(found.coef_covariance, state.coef_covariance, **close)
+    assert found.noise_precision == pytest.approx(1 / state.noise_variance)
+
+
+def test_new_rows_start_at_their_prior():
+    problem, _ = make_problem()
+    units = make_units(0)
+    state = run(vb, problem, 4)[-1]
+    posterior = in_rating_units(state, units, problem, knows_variance=True)
+    users, items, _ = numbers(problem)
+    users[2:5] = -1
+    side = as_state(posterior, problem, units, users, items, {}, exponent=0.5).users
+    prior_mean = state.users.prior_mean.expand(3, -1)
+    np.testing.assert_allclose(side.mean[2:5], prior_mean, rtol=1e-5, atol=1e-6)
+    covariance = torch.linalg.inv(state.users.prior_precision)
+    count = problem.users.count[2:5, None, None]
+    found = problem.layout.unpack(side.covariance)[2:5]
+    np.testing.assert_allclose(
+        found * count**0.5, covariance.expand(3, -1, -1), rtol=1e-4
+    )
+
+
+def test_a_state_of_other_factors_is_refused():
+    problem, _ = make_problem(n_factors=2)
+    units = make_units(0)
+    state = spectral_start(problem)
+    posterior = in_rating_units(state, units, problem, knows_variance=False)
+    other, _ = make_problem(n_factors=3)
+    with pytest.raises(ValueError, match="n_factors=2 and biased=True, but now n_fac"):
+        as_state(posterior, other, units, *numbers(other))
+
+
+def test_a_context_column_that_has_changed_its_unit_starts_anew():
+    problem, _ = make_problem(n_context=2)
+    units = make_units(2)
+    state = run(vb, problem, 4)[-1]
+    posterior = in_rating_units(state, units, problem, knows_variance=True)
+    grown = replace(units, feature_scale=units.feature_scale * [1, 1e9])
+    found = as_state(posterior, problem, grown, *numbers(problem))
+    np.testing.assert_allclose(found.coef, [float(state.coef[0]), 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("n_context", [0, 2])
+def test_weights_of_a_network_have_the_predictions_of_the_means(biased, n_context):
+    problem, (u, i, _, _, context) = make_problem(
+        biased=biased, n_context=n_context, described=True
+    )
+    # Ratings are centred where there are biases.
+    units = make_units(n_context, centre=3.0 if biased else 0.0)
+    state = run(vb, problem, 4)[-1]
+    posterior = in_rating_units(state, units, problem, knows_variance=True)
+    weights = as_weights(posterior, units)
+    again = as_posterior(weights, units)
+    raw = units.feature_mean + units.feature_scale * context
+    np.testing.assert_allclose(
+        again.mean(u, i, raw), posterior.mean(u, i, raw), rtol=1e-5, atol=1e-5
+    )
+    assert not again.knows_variance
+    found = as_weights(again, units)
+    assert found.keys() == weights.keys()
+    for name, value in weights.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("knows_variance", [True, False])
+def test_unobserved_pairs_of_further_ratings_reach_absent_rows(knows_variance):
+    problem, _ = make_problem()
+    units = make_units(0)
+    state = random_posterior(problem, is_certain=False)
+    posterior = in_rating_units(state, units, problem, knows_variance=knows_variance)
+    # Further ratings meet a new user, and all items except the last two.
+    users, items, _ = numbers(problem)
+    users[0] = -1
+    further = with_unobserved_pairs(problem, 0.5, posterior, units, users, items + 2)
+    pairs = further.users.unobserved
+    assert pairs.n_background == 2
+    np.testing.assert_array_equal(pairs.is_new, users < 0)
+    assert not pairs.is_new_other.any()
+    n_new = len(problem.items) + 2
+    expected = problem.users.count + 0.5 * n_new * pairs.is_new
+    np.testing.assert_allclose(further.users.count, expected)

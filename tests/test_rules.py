@@ -1,0 +1,219 @@
+"""Rules of the alternating solvers, against brute force in float64."""
+
+from dataclasses import replace
+from itertools import islice
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from alternating_problems import VARIANTS, make_problem, residuals, run
+from scipy import linalg, stats
+
+from skrec._alternating.conditional import NaturalGaussians
+from skrec._alternating.rules import (
+    MIN_NOISE_VARIANCE,
+    PRIOR_NOISE_VARIANCE,
+    PRIOR_RATINGS,
+    PRIOR_ROWS,
+    PRIOR_VARIANCE,
+    WEIGHT_PENALTY,
+    GibbsRule,
+    VBRule,
+)
+from skrec._alternating.start import spectral_start
+from skrec._alternating.state import Side
+from skrec._alternating.sweep import als, sweeps, vb
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
+def variant(request):
+    return request.param
+
+
+class Recording(VBRule):
+    """The rule of "vb", and each side as it was before anything was learned."""
+
+    def __init__(self):
+        self.sides = []
+
+    def update_priors(self, side, squares, given):
+        self.sides = [*self.sides[-1:], side]
+        return super().update_priors(side, squares, given)
+
+
+def recorded(problem, n_sweeps):
+    """The state after some sweeps of "vb", and its users and items before `learn`."""
+    rule = Recording()
+    state = list(islice(sweeps(problem, spectral_start(problem), rule), n_sweeps))[-1]
+    return state, rule.sides
+
+
+def joint(side, ratings, layout):
+    """Covariances of rows given the weights, and those of x − Bᵀf, from those of rows.
+
+    A row has S = V + VQV with Q = Λ Cov[Bᵀf] Λ, and follows the weights by K = VΛ.
+    """
+    S = layout.unpack(side.covariance).numpy()
+    if not side.weights:
+        return S, S
+    Lambda = side.prior_precision.numpy()
+    V, own = np.empty_like(S), np.empty_like(S)
+    for row in range(len(S)):
+        C = sum(
+            float(block.square[row]) * w.covariance.numpy()
+            for block, w in zip(ratings.features, side.weights, strict=True)
+        )
+        root = linalg.sqrtm(Lambda @ C @ Lambda)
+        inner = linalg.sqrtm(np.eye(len(C)) / 4 + root @ S[row] @ root)
+        V[row] = np.linalg.solve(root, inner - np.eye(len(C)) / 2) @ np.linalg.inv(root)
+        away = V[row] @ Lambda - np.eye(len(C))
+        own[row] = V[row] + away @ C @ away.T
+    return V, own
+
+
+def brute_force_bound(problem, arrays, state, before):
+    u, i, _, w, _ = arrays
+    bound = 0.0
+    log_precision = np.log(state.noise_precision)
+    precision = state.noise_precision
+    for side, was, ratings, rows in (
+        (state.users, before[0], problem.users, u),
+        (state.items, before[1], problem.items, i),
+    ):
+        mean = side.own.numpy()
+        given, own = joint(was, ratings, problem.layout)
+        m = side.prior_mean.numpy()
+        prior_covariance = np.linalg.inv(side.prior_precision.numpy())
+        for x, V, S in zip(mean, given, own, strict=True):
+            bound += stats.multivariate_normal(m, prior_covariance).logpdf(x)
+            bound -= np.trace(side.prior_precision.numpy() @ S) / 2
+            bound += stats.multivariate_normal(cov=V).entropy()
+        for weights in side.weights:
+            Omega, C = weights.precision.numpy(), weights.covariance.numpy()
+            for B in weights.mean.numpy():
+                bound += stats.multivariate_normal(cov=np.linalg.inv(Omega)).logpdf(B)
+                bound -= np.trace(Omega @ C) / 2
+                bound += stats.multivariate_normal(cov=C).entropy()
+            log_det = np.linalg.slogdet(Omega)[1]
+            bound += PRIOR_ROWS / 2 * (log_det - PRIOR_VARIANCE * np.trace(Omega))
+        # The priors' own priors, which are not normalised.
+        log_det = np.linalg.slogdet(side.prior_precision.numpy())[1]
+        trace = np.trace(side.prior_precision.numpy())
+        bound += PRIOR_ROWS / 2 * (log_det - PRIOR_VARIANCE * trace)
+
+        a, shape = side.concentration, side.relative_shape.numpy()
+        alpha = stats.gamma(shape, scale=side.relative_precision.numpy() / shape)
+        for row in range(len(mean)):
+            q = stats.gamma(shape[row], scale=alpha.kwds["scale"][row])
+            bound += q.expect(lambda x, a=a: stats.gamma(a, scale=1 / a).logpdf(x))
+            bound += q.entropy()
+        expected_log = [
+            stats.gamma(s, scale=c).expect(np.log)
+            for s, c in zip(shape, alpha.kwds["scale"], strict=True)
+        ]
+        log_precision = log_precision + np.array(expected_log)[rows]
+        precision = precision * side.relative_precision.numpy()[rows]
+    if state.coef_factor is not None:
+        factor, lam = state.coef_factor.numpy(), state.coef_precision
+        coef, n = state.coef.numpy(), len(state.coef)
+        S = factor.T @ factor
+        bound += stats.norm(scale=lam**-0.5).logpdf(coef).sum() - lam * np.trace(S) / 2
+        bound += stats.multivariate_normal(cov=S).entropy()
+        bound += PRIOR_ROWS / 2 * (np.log(lam) - PRIOR_VARIANCE * lam)
+        assert n == 2
+    likelihood = log_precision - np.log(2 * np.pi)
+    likelihood = likelihood - precision * residuals(problem, arrays, state)
+    beta = state.noise_precision
+    bound += PRIOR_RATINGS / 2 * (np.log(beta) - beta * PRIOR_NOISE_VARIANCE)
+    return bound + (w * likelihood).sum() / 2
+
+
+@pytest.mark.parametrize("n_sweeps", [1, 4])
+def test_vb_bound_is_the_brute_force_one(variant, n_sweeps):
+    problem, arrays = make_problem(n_users=5, n_items=4, **variant)
+    state, before = recorded(problem, n_sweeps)
+    expected = brute_force_bound(problem, arrays, state, before)
+    assert -state.objective * problem.weight == pytest.approx(expected, rel=1e-6)
+
+
+def test_noise_variance_is_the_mean_square_of_residuals_and_its_prior(variant):
+    problem, arrays = make_problem(**variant)
+    u, i, _, w, _ = arrays
+    state = run(vb, problem, 5)[-1]
+    alpha = state.users.relative_precision.numpy()[u]
+    alpha = alpha * state.items.relative_precision.numpy()[i]
+    squares = (w * alpha * residuals(problem, arrays, state)).sum()
+    squares += PRIOR_RATINGS * PRIOR_NOISE_VARIANCE
+    expected = squares / (w.sum() + PRIOR_RATINGS)
+    assert state.noise_variance == pytest.approx(expected)
+
+
+def test_als_objective_is_the_penalised_sum_of_squares(variant):
+    problem, arrays = make_problem(**variant)
+    state = run(als, problem, 3, 0.3)[-1]
+    points = [state.users.own, state.items.own, state.coef]
+    for weights in (*state.users.weights, *state.items.weights):
+        points.append(WEIGHT_PENALTY**0.5 * weights.mean)
+    penalty = sum(float((x**2).sum()) for x in points)
+    expected = (arrays[3] * residuals(problem, arrays, state)).sum() + 0.3 * penalty
+    assert state.objective * problem.weight == pytest.approx(expected)
+
+
+def test_gibbs_draws_rows_from_their_gaussian():
+    rng = np.random.default_rng(0)
+    root = torch.as_tensor(rng.normal(size=(3, 3)))
+    expected = root @ root.T
+    mean = torch.as_tensor(rng.normal(size=3))
+    n = 40_000
+    rule = GibbsRule(np.random.RandomState(0))
+    A = torch.linalg.inv(expected)
+    gaussians = NaturalGaussians(A.expand(n, 3, 3), (A @ mean).expand(n, 3))
+    draws, covariance, _ = rule.rows(gaussians, rule.auxiliary(gaussians.h))
+    assert covariance is None
+    np.testing.assert_allclose(draws.mean(0), mean, atol=0.05)
+    np.testing.assert_allclose(
+        np.cov(draws.numpy().T), expected, atol=0.03 * float(expected.max())
+    )
+
+
+def test_gibbs_draws_the_prior_from_its_normal_wishart():
+    rng = np.random.default_rng(0)
+    rows = torch.as_tensor(rng.normal(1.0, 2.0, size=(200, 2)))
+    problem, _ = make_problem(n_factors=1)
+    side = Side.at(rows)
+    rule = GibbsRule(np.random.RandomState(0))
+    zeros = torch.zeros(200).double()
+    given = SimpleNamespace(ratings=replace(problem.users, count=zeros))
+    draws = [rule.update_priors(side, zeros, given) for _ in range(4000)]
+    means = np.array([draw.prior_mean.numpy() for draw in draws])
+    precisions = np.array([draw.prior_precision.numpy() for draw in draws])
+
+    strength, x = PRIOR_ROWS + 200, rows.numpy()
+    centre = x.mean(0)
+    scatter = (x - centre).T @ (x - centre) + 2 * PRIOR_VARIANCE * np.eye(2)
+    scatter += PRIOR_ROWS * 200 / strength * np.outer(centre, centre)
+    np.testing.assert_allclose(means.mean(0), centre * 200 / strength, atol=0.02)
+    np.testing.assert_allclose(
+        precisions.mean(0), 202 * np.linalg.inv(scatter), rtol=0.02, atol=0.003
+    )
+    expected = scatter / strength / (202 - 3)
+    np.testing.assert_allclose(np.cov(means.T), expected, atol=0.1 * expected.max())
+
+
+def test_gibbs_draws_relative_precisions_from_their_gamma():
+    problem, _ = make_problem(n_factors=1)
+    n = 40_000
+    side = Side.at(torch.ones(n, 2).double())
+    count, squares = torch.full((n,), 6.0), torch.full((n,), 4.0).double()
+    rule = GibbsRule(np.random.RandomState(0))
+    given = SimpleNamespace(ratings=replace(problem.users, count=count))
+    alpha = rule.update_priors(side, squares, given).relative_precision
+    gamma = stats.gamma(side.concentration + 3, scale=1 / (side.concentration + 2))
+    assert float(alpha.mean()) == pytest.approx(gamma.mean(), rel=0.01)
+    assert float(alpha.std()) == pytest.approx(gamma.std(), rel=0.02)
+
+
+def test_there_is_some_noise_where_residuals_vanish():
+    assert VBRule().noise_variance(3.0, 0.0) > 0.1
+    assert VBRule().noise_variance(1e9, 0.0) == MIN_NOISE_VARIANCE

@@ -1,0 +1,97 @@
+"""Tiles of rows: neither their size nor the number of threads matters."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from alternating_problems import make_problem, random_posterior, run
+
+from skrec._alternating.conditional import SideMoments, unobserved_moments
+from skrec._alternating.sweep import als, gibbs, update, vb
+from skrec._alternating.tiles import SideConditional
+
+
+@pytest.mark.parametrize("solver", [vb, gibbs, als])
+def test_the_number_of_threads_does_not_matter(monkeypatch, solver):
+    monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", 40)
+    args = {vb: [], gibbs: [np.random.RandomState], als: [0.3]}[solver]
+    threads, means = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            problem, _ = make_problem(n_users=60)
+            drawn = [arg(0) if callable(arg) else arg for arg in args]
+            means.append(run(solver, problem, 4, *drawn)[-1].users.mean)
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*means)
+
+
+def test_an_update_depends_neither_on_tiles_nor_on_threads(monkeypatch):
+    problem, _ = make_problem(n_users=60, n_context=1)
+    start = random_posterior(problem, is_certain=False)
+    threads, states = torch.get_num_threads(), []
+    try:
+        for tile_size, n_threads in ((2**17, 1), (40, 1), (40, 3)):
+            monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", tile_size)
+            torch.set_num_threads(n_threads)
+            states.append(
+                update(
+                    problem,
+                    start,
+                    is_certain=False,
+                    past_weight=50.0,
+                    max_sweeps=3,
+                    tol=0.0,
+                )
+            )
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(threads)
+    whole, tiled, threaded = states
+    assert torch.equal(tiled.users.mean, threaded.users.mean)
+    for name in ("mean", "covariance"):
+        found, expected = getattr(tiled.users, name), getattr(whole.users, name)
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("is_updated", [False, True])
+def test_tiles_have_the_conditional_of_the_whole(monkeypatch, is_updated):
+    problem, _ = make_problem(unobserved_weight=0.0 if is_updated else 0.3)
+    state = random_posterior(problem, is_certain=False)
+    side, layout = state.users, problem.layout
+    side = replace(side, row_priors=side) if is_updated else side
+    others = SideMoments.of(
+        state.items.mean,
+        state.items.covariance,
+        state.items.relative_precision,
+        layout,
+        map,
+    )
+
+    def moments():
+        given = SideConditional(
+            problem.users,
+            side,
+            others,
+            unobserved_moments(problem.users.unobserved, others, layout),
+            2.0,
+            layout,
+            map,
+        )
+        parts = given.map_tiles(
+            lambda rows, conditional: (rows, *conditional.moments()[:2])
+        )
+        rows, means, covariances = zip(*parts, strict=True)
+        return rows, torch.cat(means), torch.cat(covariances)
+
+    (whole,), *expected = moments()
+    assert whole == slice(0, len(problem.users))
+    monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", 40)
+    rows, *found = moments()
+    assert len(rows) > 1
+    assert [tile.start for tile in rows[1:]] == [tile.stop for tile in rows[:-1]]
+    for part, moment in zip(found, expected, strict=True):
+        np.testing.assert_allclose(part, moment, rtol=1e-9, atol=1e-12)
