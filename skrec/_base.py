@@ -18,9 +18,10 @@ import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import FurtherRows, Interactions
 from ._data.known_ids import KnownIds, handle_unknown
 from ._data.reading import Columns, read_ratings, read_weights
@@ -75,7 +76,7 @@ class BaseRecommender(
     def _solver(self) -> Solver:
         """The solver that the parameters ask for."""
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.categorical = True
         tags.input_tags.string = True
@@ -83,7 +84,13 @@ class BaseRecommender(
         return tags
 
     def fit(
-        self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        user_features: TableLike | None = None,
+        item_features: TableLike | None = None,
     ) -> Self:
         """Fit the model to ratings.
 
@@ -141,7 +148,14 @@ class BaseRecommender(
 
     @with_callbacks
     @fit_context(prefer_skip_nested_validation=True)
-    def _fit(self, X, y, sample_weight, user_features, item_features) -> dict[str, Any]:
+    def _fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        user_features: TableLike | None,
+        item_features: TableLike | None,
+    ) -> dict[str, Any]:
         """Fitted attributes."""
         solver = self._solver()
         solver.check()
@@ -175,8 +189,8 @@ class BaseRecommender(
             "user_features": user_features,
             "item_features": item_features,
         }
-        metadata = {k: v for k, v in metadata.items() if v is not None} or None
-        task = {"estimator": self, "X": X, "y": y, "metadata": metadata}
+        given = {k: v for k, v in metadata.items() if v is not None}
+        task = {"estimator": self, "X": X, "y": y, "metadata": given or None}
         context = self._init_callback_context(max_subtasks=solver.max_iter)
         context.call_on_fit_task_begin(**task)
         fitted = self._run(solver, iterations, context, task, read)
@@ -184,7 +198,13 @@ class BaseRecommender(
         return fitted
 
     def partial_fit(
-        self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        user_features: TableLike | None = None,
+        item_features: TableLike | None = None,
     ) -> Self:
         """Learn from further ratings, of known and of new users and items.
 
@@ -247,7 +267,12 @@ class BaseRecommender(
         return self
 
     def _update(
-        self, X, y, sample_weight, user_features, item_features
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        user_features: TableLike | None,
+        item_features: TableLike | None,
     ) -> dict[str, Any]:
         """Fitted attributes after further rows."""
         solver = self._solver()
@@ -275,9 +300,11 @@ class BaseRecommender(
         )
         losses: list[float] = []
 
-        def report(iteration: Iteration) -> None:
-            losses.append(iteration.objective)
-            self._print_progress(len(losses), solver.max_iter, iteration)
+        def report(objective: float) -> None:
+            losses.append(objective)
+            self._print_progress(
+                len(losses), solver.max_iter, f"objective {objective:.6f}"
+            )
 
         model = solver.update(
             self._model,
@@ -340,7 +367,7 @@ class BaseRecommender(
                     f"{type(self).__name__} diverged: its objective is "
                     f"{iteration.objective} after iteration {len(losses)}."
                 )
-            self._print_progress(len(losses), solver.max_iter, iteration)
+            self._print_progress(len(losses), solver.max_iter, str(iteration))
             stopped = step.call_on_fit_task_end(
                 **task, reconstruction_attributes=fitted
             )
@@ -356,15 +383,20 @@ class BaseRecommender(
             )
         return fitted()
 
-    def _print_progress(self, number: int, most: int, iteration: Iteration) -> None:
+    def _print_progress(self, number: int, most: int, progress: str) -> None:
         if self.verbose:
             name = type(self).__name__
-            print(f"[{name}] iteration {number} of at most {most}: {iteration}")
+            print(f"[{name}] iteration {number} of at most {most}: {progress}")
 
     @reads_one_fit
     def predict(
-        self, X, return_std: bool = False, *, user_features=None, item_features=None
-    ):
+        self,
+        X: ArrayLike,
+        return_std: bool = False,
+        *,
+        user_features: TableLike | None = None,
+        item_features: TableLike | None = None,
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """Predict ratings.
 
         Parameters
@@ -407,21 +439,26 @@ class BaseRecommender(
         )
         model = self._model.with_cold_rows(cold_users, cold_items)
         device = torch_device(self.device)
-        y = np.empty(n_rows)
-        std = np.empty(n_rows) if return_std else None
+        y, std = np.empty(n_rows), np.empty(n_rows if return_std else 0)
         for start in range(0, n_rows, PREDICTION_ROWS):
             tile = slice(start, start + PREDICTION_ROWS)
             y[tile], deviation = model.predict(
                 users[tile], items[tile], columns.features[tile], return_std, device
             )
-            if return_std:
+            if deviation is not None:
                 std[tile] = deviation
         if self.clip:
             y.clip(*self.rating_range_, out=y)
         return (y, std) if return_std else y
 
     def score(
-        self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        user_features: TableLike | None = None,
+        item_features: TableLike | None = None,
     ) -> float:
         """R², the share of the variance of ratings that predictions explain.
 
@@ -473,7 +510,7 @@ class BaseRecommender(
         """Range that `clip` clips predictions to."""
         return self._model.rating_range
 
-    def _read_columns(self, X, *, reset: bool) -> Columns:
+    def _read_columns(self, X: ArrayLike, *, reset: bool) -> Columns:
         """Validated columns of X, with a warning of ids that are unlikely."""
         columns = read_columns(self, X, reset=reset)
         fitted = () if reset else (self._users.ids, self._items.ids)
@@ -482,7 +519,13 @@ class BaseRecommender(
         return columns
 
     def _read(
-        self, X, y, sample_weight, solver: Solver, *, reset: bool
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        solver: Solver,
+        *,
+        reset: bool,
     ) -> tuple[Columns, Interactions]:
         """Columns of X, and canonical rows with their ratings and weights."""
         columns = self._read_columns(X, reset=reset)
@@ -514,14 +557,13 @@ class BaseRecommender(
     ) -> tuple[dict[str, KnownIds], Interactions]:
         """Known ids of each side, and the rows with their side features."""
         names = getattr(self, "feature_names_in_", (None, None))
-        known, side_features = {}, {}
-        for side, ids, column in (
-            ("user", data.user_ids, names[0]),
-            ("item", data.item_ids, names[1]),
-        ):
-            known[side], found = KnownIds(side, ids, column).with_features(
-                features[side], n_rows
-            )
+        known = {
+            "user": KnownIds("user", data.user_ids, names[0]),
+            "item": KnownIds("item", data.item_ids, names[1]),
+        }
+        side_features = {}
+        for side in known:
+            known[side], found = known[side].with_features(features[side], n_rows)
             if found is not None:
                 side_features[side] = found
         return known, replace(data, side_features=side_features)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from scipy import sparse
 from scipy.special import expit
 
 from ._data.interactions import FurtherRows, Interactions
+from ._data.units import Units
 from ._topk import Fill
 
 # Losses whose scores are no ratings.
@@ -113,6 +114,21 @@ class Model(ABC):
         raise ValueError("This model has no vectors to compare.")
 
 
+class StandardisedModel(Model):
+    """A model that was fitted in standard units.
+
+    Attributes
+    ----------
+    units : Units
+        Of the ratings and the context of the fit.
+    """
+
+    units: Units
+
+
+AnyModel = TypeVar("AnyModel", bound=Model)
+
+
 @dataclass(frozen=True)
 class Iteration:
     """The report of a solver after an iteration.
@@ -144,7 +160,7 @@ class Iteration:
 
 
 @dataclass(frozen=True)
-class Start:
+class Start(Generic[AnyModel]):
     """A fitted model to start from, and where it has the rows of the new data.
 
     Attributes
@@ -156,13 +172,13 @@ class Start:
         Of the side features of a "user" and of an "item": their columns in the model.
     """
 
-    model: Model
+    model: AnyModel
     users: np.ndarray
     items: np.ndarray
     columns: dict[str, np.ndarray]
 
 
-class Solver(ABC):
+class Solver(ABC, Generic[AnyModel]):
     """A way to fit a model, with its options.
 
     Attributes
@@ -178,33 +194,33 @@ class Solver(ABC):
     max_iter: int
     converges: ClassVar[bool] = False
 
-    def check(self) -> None:  # noqa: B027
+    def check(self) -> None:
         """Refuse options that do not go together, with a ValueError."""
 
-    def check_ratings(self, rating: np.ndarray) -> None:  # noqa: B027
+    def check_ratings(self, rating: np.ndarray) -> None:
         """Refuse ratings that the objective cannot take, with a ValueError."""
 
     @abstractmethod
     def iterations(
         self,
         data: Interactions,
-        start: Start | None,
+        start: Start[AnyModel] | None,
         random_state: np.random.RandomState,
         device: torch.device,
     ) -> Iterator[Iteration]:
         """Endless iterations from `start`, or from a start of the solver's own."""
 
-    def check_update(self, model: Model) -> None:
+    def check_update(self, model: AnyModel) -> None:
         """Refuse a model that cannot be updated with these options."""
         raise ValueError("This solver cannot update a fitted model; fit anew.")
 
     def update(
         self,
-        model: Model,
+        model: AnyModel,
         further: FurtherRows,
         random_state: np.random.RandomState,
         device: torch.device,
-        report: Callable[[Iteration], None],
-    ) -> Model:
-        """A model that has learned from further rows; calls `report` as it goes."""
+        report: Callable[[float], None],
+    ) -> AnyModel:
+        """A model updated by further rows; reports the objective after each sweep."""
         raise NotImplementedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
+from ._data.containers import ArrayLike, TableLike
 from ._data.known_ids import KnownIds, handle_unknown, take_ids
 from ._data.reading import read_ids, read_pairs
 from ._data.seen import SeenItems, is_in_sorted
@@ -18,6 +19,8 @@ from ._interfaces import Model
 from ._settings import torch_device
 from ._snapshot import reads_one_fit
 from ._topk import Fill, inner_products, top_k
+
+Lists: TypeAlias = np.ndarray | tuple[np.ndarray, np.ndarray] | pd.DataFrame
 
 
 class ListsMixin:
@@ -33,17 +36,17 @@ class ListsMixin:
     @reads_one_fit
     def recommend(
         self,
-        users=None,
+        users: ArrayLike | None = None,
         n_items: int = 10,
         *,
         exclude_seen: bool = True,
-        never_exclude=None,
-        candidates=None,
+        never_exclude: ArrayLike | None = None,
+        candidates: ArrayLike | None = None,
         return_scores: bool = False,
         as_frame: bool = False,
-        user_features=None,
-        item_features=None,
-    ):
+        user_features: TableLike | None = None,
+        item_features: TableLike | None = None,
+    ) -> Lists:
         """The items that users would rate highest, best first.
 
         Ties go to the candidate that comes first. A user that was not in the training
@@ -130,12 +133,12 @@ class ListsMixin:
     @reads_one_fit
     def similar_items(
         self,
-        items,
+        items: ArrayLike,
         n_items: int = 10,
         *,
         return_scores: bool = False,
         as_frame: bool = False,
-    ):
+    ) -> Lists:
         """The items most like given ones, best first, by cosine of their profiles.
 
         Parameters
@@ -174,12 +177,12 @@ class ListsMixin:
     @reads_one_fit
     def similar_users(
         self,
-        users,
+        users: ArrayLike,
         n_users: int = 10,
         *,
         return_scores: bool = False,
         as_frame: bool = False,
-    ):
+    ) -> Lists:
         """The users most like given ones, best first, by cosine of their profiles.
 
         Parameters
@@ -239,7 +242,12 @@ class ListsMixin:
         return self._model.index_vectors("item", np.arange(len(self._items)))
 
     @reads_one_fit
-    def user_index_vectors(self, users=None, *, user_features=None) -> np.ndarray:
+    def user_index_vectors(
+        self,
+        users: ArrayLike | None = None,
+        *,
+        user_features: TableLike | None = None,
+    ) -> np.ndarray:
         """Vectors of users to query an index of `item_index_vectors` with.
 
         Parameters
@@ -267,7 +275,7 @@ class ListsMixin:
         return model.index_vectors("user", rows)
 
     def _queried_users(
-        self, users: Any, features: Any
+        self, users: ArrayLike | None, features: TableLike | None
     ) -> tuple[np.ndarray, np.ndarray, sparse.csr_array | None]:
         """Raw ids and row numbers of users, as `KnownIds.rows`; None is all of them."""
         if users is None:
@@ -278,7 +286,7 @@ class ListsMixin:
         return self._users.like_fitted(ids.values, rows), rows, cold
 
     def _candidates(
-        self, candidates: Any, features: Any
+        self, candidates: ArrayLike | None, features: TableLike | None
     ) -> tuple[np.ndarray, np.ndarray, sparse.csr_array | None]:
         """Raw ids and row numbers of candidates, each once; None is all items."""
         if candidates is None:
@@ -297,24 +305,24 @@ class ListsMixin:
         rows = rows[first]
         return self._items.like_fitted(ids.values[first], rows), rows, cold
 
-    def _known_pairs(self, X: Any) -> np.ndarray:
+    def _known_pairs(self, X: ArrayLike | None) -> np.ndarray:
         """Sorted user * n_items + item of rows of known ids."""
         if X is None or _is_empty(X):
             return np.empty(0, dtype=np.int64)
-        users, items = read_pairs(X, "never_exclude")
-        users = users.numbered_in(self._users.ids)
-        items = items.numbered_in(self._items.ids)
+        user_ids, item_ids = read_pairs(X, "never_exclude")
+        users = user_ids.numbered_in(self._users.ids)
+        items = item_ids.numbered_in(self._items.ids)
         known = (users >= 0) & (items >= 0)
         return np.sort(users[known] * len(self._items) + items[known])
 
     def _similar(
         self,
         side: Literal["user", "item"],
-        queries: Any,
+        queries: ArrayLike,
         n: int,
         return_scores: bool,
         as_frame: bool,
-    ) -> Any:
+    ) -> Lists:
         check_is_fitted(self)
         n = _length(n, f"n_{side}s")
         known = self._users if side == "user" else self._items
@@ -326,12 +334,15 @@ class ListsMixin:
         )
 
         def cosines(tile: slice) -> Fill:
-            queries = profiles[rows[tile]] / norms[rows[tile], None]
-            products = inner_products(queries, profiles)
+            scaled = profiles[rows[tile]] / norms[rows[tile], None]
+            products = inner_products(scaled, profiles)
+
             # Rounding goes beyond 1.
-            return lambda columns, out: (
-                products(columns, out).div_(norms[columns]).clamp_(-1, 1)
-            )
+            def fill(columns: slice, out: torch.Tensor) -> None:
+                products(columns, out)
+                out.div_(norms[columns]).clamp_(-1, 1)
+
+            return fill
 
         def itself(tile: slice) -> tuple[np.ndarray, np.ndarray]:
             return np.arange(tile.stop - tile.start), rows[tile]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from ._alternating.solver import ALSSolver, GibbsSolver, VBSolver
 from ._base import BaseRecommender
 from ._data.interactions import FurtherRows, Interactions
 from ._data.known_ids import KnownIds
+from ._data.side_features import Encoder
 from ._data.units import Units
 from ._gradient.fitted import Conversion, Weights
 from ._gradient.loop import OPTIMIZERS
@@ -210,6 +211,8 @@ class MFRegressor(BaseRecommender):
     (1, 1)
     """
 
+    _model: Posterior
+
     _parameter_constraints: dict = {
         **BaseRecommender._parameter_constraints,
         **GRADIENT_CONSTRAINTS,
@@ -289,7 +292,7 @@ class MFRegressor(BaseRecommender):
         )
 
     def _alternating_solver(self) -> Solver:
-        options = {
+        options: dict[str, Any] = {
             "objective": Objective(
                 self.loss, weighs_unobserved=self.unobserved_weight > 0
             ),
@@ -337,19 +340,7 @@ class MFRegressor(BaseRecommender):
     def _max_iter(self) -> int:
         return int(self.max_iter or DEFAULT_MAX_ITER[self.solver])
 
-    @available_if(_can_update)
-    def partial_fit(
-        self, X, y=None, sample_weight=None, *, user_features=None, item_features=None
-    ) -> Self:
-        return super().partial_fit(
-            X,
-            y,
-            sample_weight,
-            user_features=user_features,
-            item_features=item_features,
-        )
-
-    partial_fit.__doc__ = BaseRecommender.partial_fit.__doc__
+    partial_fit = available_if(_can_update)(BaseRecommender.partial_fit)
 
     @fitted_attribute
     def user_factors_(self) -> np.ndarray:
@@ -496,23 +487,26 @@ class MFRegressor(BaseRecommender):
             )
         return sides
 
-    def _feature_weights(self, side: str) -> FeatureWeights:
-        return getattr(self._model, f"{side}s").weights[DESCRIBED]
-
-    def _contrasts(self, side: str) -> sparse.csr_array:
-        mean = self._feature_weights(side).mean_features
-        return self._known(side).described.encoder.contrasts(mean)
-
-    def _feature_coef(self, side: str) -> np.ndarray:
-        if not self._known(side).feature_names:
+    def _link(self, side: str) -> tuple[Encoder, FeatureWeights]:
+        """Encoder of the features of a side, and their weights."""
+        described = self._known(side).described
+        if described is None or not described.encoder.names:
             raise AttributeError(
                 f"This {type(self).__name__} was not fitted with {side}_features."
             )
-        weights = self._feature_weights(side)
+        rows = self._model.users if side == "user" else self._model.items
+        return described.encoder, rows.weights[DESCRIBED]
+
+    def _contrasts(self, side: str) -> sparse.csr_array:
+        encoder, weights = self._link(side)
+        return encoder.contrasts(weights.mean_features)
+
+    def _feature_coef(self, side: str) -> np.ndarray:
+        _, weights = self._link(side)
         return weights.scale * weights.mean.mean(axis=0)
 
 
-class PosteriorConversion(Conversion):
+class PosteriorConversion(Conversion[Posterior]):
     """A posterior as a network of factors and biases, and back."""
 
     def shape(self, model: Posterior) -> Shape:
@@ -563,22 +557,22 @@ class PosteriorConversion(Conversion):
         nobody = np.empty(0, dtype=np.int64)
         shared = self.weights(model, nobody, nobody)
         # Behind the rows of a table stands that of the unseen.
-        tables = {
+        with_unseen = {
             name: np.concatenate([rows, shared[name]])
-            for side in tables
-            for name, rows in tables[side].items()
+            for of_side in tables.values()
+            for name, rows in of_side.items()
         }
         units, data = model.units, further.data
-        rows = as_posterior(shared | tables, units)
+        updated = as_posterior(shared | with_unseen, units)
         # The noise of all ratings together; one of the past weighs 1.
         weight, n_past = data.weight / units.mean_weight, len(further.seen.items)
-        predicted = rows.mean(data.users, data.items, data.context)
+        predicted = updated.mean(data.users, data.items, data.context)
         squares = weight @ (data.rating - predicted) ** 2
         noise_variance = (n_past * model.noise_variance + squares) / (
             n_past + weight.sum()
         )
         return replace(
-            model.merged(rows, *further.growths),
+            model.merged(updated, *further.growths),
             noise_variance=noise_variance,
             objective=objective,
             rating_range=rating_range,

@@ -255,8 +255,8 @@ class NCFRegressor(BaseRecommender):
     def _sizes(self) -> Shape:
         """Sizes of the network, before those of the data are known."""
         sizes = self.hidden_layer_sizes
-        sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-        if not all(isinstance(size, Integral) and size >= 1 for size in sizes):
+        sizes = (sizes,) if isinstance(sizes, int | np.integer) else tuple(sizes)
+        if not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes):
             raise ValueError(
                 "hidden_layer_sizes must be ints of at least 1, one a layer, got "
                 f"{self.hidden_layer_sizes!r}."

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from .._data.units import Units
 from .._data.vocabulary import Growth
-from .._interfaces import Model, Objective
+from .._interfaces import Objective, StandardisedModel
 from .._topk import Fill, inner_products
 
 # Blocks of features: what the user of the package says of rows, and whom they have
@@ -65,7 +65,9 @@ class FeatureWeights:
     places: np.ndarray | None = None
 
     @classmethod
-    def stack(cls, draws: Sequence[FeatureWeights], *, keep_all: bool) -> Self:
+    def stack(
+        cls, draws: Sequence[FeatureWeights], *, keep_all: bool
+    ) -> FeatureWeights:
         """Many draws as one; all means are kept, or the last."""
         kept = draws if keep_all else draws[-1:]
         return replace(
@@ -138,7 +140,7 @@ class FactorSums:
     square: np.ndarray
 
     @classmethod
-    def of(cls, factors: np.ndarray) -> Self:
+    def of(cls, factors: np.ndarray) -> FactorSums:
         """Sums over factors of shape (n_draws, n_rows, n_factors)."""
         reference = factors.mean(axis=1, dtype=np.float64)
         n_draws, _, k = factors.shape
@@ -434,7 +436,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Posterior(Model):
+class Posterior(StandardisedModel):
     """Posterior of y = centre + b_u + c_i + p_u·q_i + (x − x̄)·coef + noise.
 
     Attributes
@@ -532,8 +534,8 @@ class Posterior(Model):
     def scorer(
         self, users: np.ndarray, items: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
-        vectors = np.require(self.item_rows(items), requirements="W")
-        vectors = torch.from_numpy(vectors).to(device)
+        writeable = np.require(self.item_rows(items), requirements="W")
+        vectors = torch.from_numpy(writeable).to(device)
 
         def score(tile: slice) -> Fill:
             queries = torch.from_numpy(self.user_rows(users[tile]))

@@ -13,7 +13,7 @@ import torch
 
 from .._data.interactions import FurtherRows, Interactions
 from .._data.units import Units
-from .._interfaces import Iteration, Model, Objective, Solver, Start
+from .._interfaces import Iteration, Objective, Solver, Start
 from .conditional import Layout
 from .convert import as_state, in_rating_units, with_unobserved_pairs
 from .posterior import Posterior
@@ -59,7 +59,7 @@ UPDATE_TOL = 0.06
 
 
 @dataclass(frozen=True)
-class AlternatingSolver(Solver):
+class AlternatingSolver(Solver[Posterior]):
     """Sweeps over the rows of users, then of items, by one Gaussian conditional.
 
     Attributes
@@ -121,7 +121,7 @@ class AlternatingSolver(Solver):
     def iterations(
         self,
         data: Interactions,
-        start: Start | None,
+        start: Start[Posterior] | None,
         random_state: np.random.RandomState,
         device: torch.device,
     ) -> Iterator[Iteration]:
@@ -240,7 +240,7 @@ class AlternatingSolver(Solver):
             problem = problem.with_all_pairs(unobserved_weight)
         return problem
 
-    def check_update(self, model: Model) -> None:
+    def check_update(self, model: Posterior) -> None:
         fitted = model.objective.weighs_unobserved
         if self.objective.weighs_unobserved != fitted:
             raise ValueError(
@@ -262,7 +262,7 @@ class AlternatingSolver(Solver):
         further: FurtherRows,
         random_state: np.random.RandomState,
         device: torch.device,
-        report: Callable[[Iteration], None],
+        report: Callable[[float], None],
     ) -> Posterior:
         data, units = further.data, model.units
         known = model.with_cold_rows(*further.cold)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import narwhals.stable.v1 as nw
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
+from scipy import sparse
+
+# Arguments in any container, such as lists, arrays, tensors and frames.
+ArrayLike: TypeAlias = npt.ArrayLike | Sequence[Any]
+# Side features: a table, a matrix, or a function that returns one of them.
+TableLike: TypeAlias = ArrayLike | sparse.sparray | sparse.spmatrix | Callable[[], Any]
 
 INDEX_OF_PANDAS = "__index_level_0__"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .._data.interactions import FurtherRows, Interactions
 from .._data.units import Units
-from .._interfaces import Model, Objective
+from .._interfaces import Objective, StandardisedModel
 from .._topk import Fill
 from .network import TABLES, NeuMF, Shape, SideScores, feature_name, is_of_features
 
@@ -33,17 +33,20 @@ N_PROFILE = 256
 MIN_SIGNAL = 1e-6
 
 Weights = dict[str, np.ndarray]
+NetworkModel = TypeVar("NetworkModel", bound=StandardisedModel)
 
 
-class Conversion(ABC):
+class Conversion(ABC, Generic[NetworkModel]):
     """The way between fitted models of one kind and the weights of a network."""
 
     @abstractmethod
-    def shape(self, model: Model) -> Shape:
+    def shape(self, model: NetworkModel) -> Shape:
         """Sizes of the network of a model."""
 
     @abstractmethod
-    def weights(self, model: Model, users: np.ndarray, items: np.ndarray) -> Weights:
+    def weights(
+        self, model: NetworkModel, users: np.ndarray, items: np.ndarray
+    ) -> Weights:
         """Weights as new arrays; tables hold numbered rows and, last, the unseen."""
 
     @abstractmethod
@@ -55,23 +58,23 @@ class Conversion(ABC):
         units: Units,
         objective: Objective,
         rating_range: tuple[float, float],
-    ) -> Model:
+    ) -> NetworkModel:
         """A model of trained weights, of the network that was trained on `data`."""
 
     @abstractmethod
     def updated(
         self,
-        model: Model,
+        model: NetworkModel,
         tables: dict[str, Weights],
         further: FurtherRows,
         objective: Objective,
         rating_range: tuple[float, float],
-    ) -> Model:
+    ) -> NetworkModel:
         """A model with other rows in the tables of a "user" and of an "item"."""
 
 
 @dataclass(frozen=True)
-class FittedNetwork(Model):
+class FittedNetwork(StandardisedModel):
     """A trained network, and the units of its ratings.
 
     Attributes
@@ -242,7 +245,7 @@ class FittedNetwork(Model):
         return profiles.astype(np.float32), lengths.astype(np.float32)
 
 
-class NetworkConversion(Conversion):
+class NetworkConversion(Conversion[FittedNetwork]):
     """The conversion of a FittedNetwork, which holds weights as they are."""
 
     def shape(self, model: FittedNetwork) -> Shape:

@@ -75,19 +75,20 @@ class Shape:
 class SideScores:
     """Contribution of one side to scores.
 
-    Leading axes are those of the row numbers.
+    Leading axes are those of the row numbers. Terms that the network does not have are
+    tensors of size 0.
 
     Attributes
     ----------
-    factors : Tensor of shape (..., n_members, n_factors) or None
-    hidden : Tensor of shape (..., n_members, n_hidden) or None
+    factors : Tensor of shape (..., n_members, n_factors)
+    hidden : Tensor of shape (..., n_members, n_hidden)
         Part of the first layer of the perceptron; that of an item includes the bias.
-    bias : Tensor of shape (..., n_members) or None
+    bias : Tensor of shape (..., n_members)
     """
 
-    factors: Tensor | None
-    hidden: Tensor | None
-    bias: Tensor | None
+    factors: Tensor
+    hidden: Tensor
+    bias: Tensor
 
 
 class NeuMF(nn.Module):
@@ -180,7 +181,7 @@ class NeuMF(nn.Module):
         scores = self.inner(user, item)
         if self.shape.n_context:
             scores = scores + (context @ self.coef.T)[:, None]
-        if user.hidden is not None and item.hidden is not None:
+        if self.shape.n_embedding:
             scores = scores + self.perceptron(
                 user.hidden, item.hidden, context[:, None], dropout, generator
             )
@@ -197,7 +198,7 @@ class NeuMF(nn.Module):
             taken = table.flatten(1).index_select(0, flat)
             return taken.view(*rows.shape, *table.shape[1:])
 
-        factors = hidden = bias = None
+        factors = hidden = bias = torch.empty(0)
         if shape.n_factors:
             factors = take(self.get_parameter(f"{side}_factors"))
         if shape.biased:
@@ -217,9 +218,9 @@ class NeuMF(nn.Module):
     def inner(self, user: SideScores, item: SideScores) -> Tensor:
         """Products of factors plus biases, broadcast over leading axes."""
         score = torch.zeros(())
-        if user.factors is not None and item.factors is not None:
+        if self.shape.n_factors:
             score = score + (user.factors * item.factors).sum(-1)
-        if user.bias is not None and item.bias is not None:
+        if self.shape.biased:
             score = score + (user.bias + item.bias + self.intercept)
         return score
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import Generic
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ import torch
 from .._data.interactions import FurtherRows, Interactions
 from .._data.messages import counted
 from .._data.units import Units
-from .._interfaces import CHOICE_LOSSES, Iteration, Model, Objective, Solver, Start
-from .fitted import Conversion, Weights
+from .._interfaces import CHOICE_LOSSES, Iteration, Objective, Solver, Start
+from .fitted import Conversion, NetworkModel, Weights
 from .fold_in import FoldIn
 from .loop import Epoch, Samples, TrainingOptions, train
 from .network import (
@@ -50,7 +51,41 @@ def objective_of(loss: str, n_negatives: int | None) -> Objective:
 
 
 @dataclass(frozen=True)
-class GradientSolver(Solver):
+class Numbering:
+    """Consecutive numbers of updated rows, in which new ones follow the known ones.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_rows,)
+        Row numbers in the model, negative where new.
+    n_known : int
+        Number of rows of the model.
+    """
+
+    rows: np.ndarray
+    n_known: int
+
+    @property
+    def new(self) -> np.ndarray:
+        """Row numbers of the new rows."""
+        return self.rows[self.rows < 0]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Numbers of `rows`."""
+        is_new = self.rows < 0
+        return np.where(is_new, self.n_known + np.cumsum(is_new) - 1, self.rows)
+
+    def rows_of(self, numbers: np.ndarray) -> np.ndarray:
+        """Row numbers in the model of given numbers."""
+        is_new = numbers >= self.n_known
+        rows = numbers.copy()
+        rows[is_new] = self.new[numbers[is_new] - self.n_known]
+        return rows
+
+
+@dataclass(frozen=True)
+class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     """Gradients of mini-batches (see `loop.TrainingOptions` for the objective).
 
     Attributes
@@ -72,7 +107,7 @@ class GradientSolver(Solver):
 
     objective: Objective
     sizes: Shape
-    conversion: Conversion
+    conversion: Conversion[NetworkModel]
     optimizer: str
     max_iter: int
     reg: float
@@ -106,7 +141,7 @@ class GradientSolver(Solver):
     def iterations(
         self,
         data: Interactions,
-        start: Start | None,
+        start: Start[NetworkModel] | None,
         random_state: np.random.RandomState,
         device: torch.device,
     ) -> Iterator[Iteration]:
@@ -134,17 +169,16 @@ class GradientSolver(Solver):
             held_out,
             tensor(data.pairs),
         )
-        model = partial(
-            self.conversion.model,
-            shape=shape,
-            data=data,
-            units=units,
-            objective=self.objective,
-            rating_range=self._rating_range(data.rating),
-        )
+        rating_range = self._rating_range(data.rating)
+
+        def model(weights: Callable[[], Weights]) -> NetworkModel:
+            return self.conversion.model(
+                weights(), shape, data, units, self.objective, rating_range
+            )
+
         return self._reports(epochs, network, model)
 
-    def check_update(self, model: Model) -> None:
+    def check_update(self, model: NetworkModel) -> None:
         if model.objective != self.objective:
             fitted, asked = (
                 (objective.loss, objective.n_negatives)
@@ -157,60 +191,61 @@ class GradientSolver(Solver):
 
     def update(
         self,
-        model: Model,
+        model: NetworkModel,
         further: FurtherRows,
         random_state: np.random.RandomState,
         device: torch.device,
-        report: Callable[[Iteration], None],
-    ) -> Model:
-        data, units = further.data, model.units
-        shape = self._shape(data)
+        report: Callable[[float], None],
+    ) -> NetworkModel:
+        shape = self._shape(further.data)
         self._check_shape(shape, model)
         known = model.with_cold_rows(*further.cold)
-        n_known = further.seen.n_users, further.seen.n_items
-        (users, new_users), (items, new_items) = (
-            _behind(rows, n)
-            for rows, n in zip((further.users, further.items), n_known, strict=True)
-        )
+        users = Numbering(further.users, further.seen.n_users)
+        items = Numbering(further.items, further.seen.n_items)
 
-        def gather(users: np.ndarray, items: np.ndarray) -> Weights:
+        def gather(user_numbers: np.ndarray, item_numbers: np.ndarray) -> Weights:
             weights = self.conversion.weights(
-                known,
-                _looked_up(users, n_known[0], new_users),
-                _looked_up(items, n_known[1], new_items),
+                known, users.rows_of(user_numbers), items.rows_of(item_numbers)
             )
             return {n: weights[n] for n in weights if not is_of_features(n)}
 
-        problem = FoldInProblem(
-            loss=self.objective.loss,
-            n_negatives=self.objective.n_negatives,
-            reg=self.reg,
-            seen=further.seen,
-            new_pairs=Pairs(
-                users=users[data.users],
-                items=items[data.items],
-                target=units.standard_ratings(data.rating),
-                weight=data.weight / units.mean_weight,
-                context=units.standard_features(data.context),
-            ),
-            n_new_items=len(new_items),
-        )
+        problem = self._fold_in_problem(further, model.units, users, items)
         nobody = np.empty(0, dtype=np.int64)
         shared = self.conversion.weights(model, nobody, nobody)
         described = tuple(s for s in TABLES if f"{s}_feature_mean" in shared)
         fold_in = FoldIn(shape, gather, problem, random_state, device, described)
         self._sweep(fold_in, report)
         tables = {
-            "user": fold_in.updated("user", users),
-            "item": fold_in.updated("item", items),
+            "user": fold_in.updated("user", users.numbers),
+            "item": fold_in.updated("item", items.numbers),
         }
-        low, high = self._rating_range(data.rating)
+        low, high = self._rating_range(further.data.rating)
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
         return self.conversion.updated(
             model, tables, further, self.objective, rating_range
         )
 
-    def _sweep(self, fold_in: FoldIn, report: Callable[[Iteration], None]) -> None:
+    def _fold_in_problem(
+        self, further: FurtherRows, units: Units, users: Numbering, items: Numbering
+    ) -> FoldInProblem:
+        """Further rows in standard units, and the options that a fold-in needs."""
+        data = further.data
+        return FoldInProblem(
+            loss=self.objective.loss,
+            n_negatives=self.objective.n_negatives,
+            reg=self.reg,
+            seen=further.seen,
+            new_pairs=Pairs(
+                users=users.numbers[data.users],
+                items=items.numbers[data.items],
+                target=units.standard_ratings(data.rating),
+                weight=data.weight / units.mean_weight,
+                context=units.standard_features(data.context),
+            ),
+            n_new_items=len(items.new),
+        )
+
+    def _sweep(self, fold_in: FoldIn, report: Callable[[float], None]) -> None:
         """Sweep until the objective falls no more, or `max_iter` times."""
         for _ in range(self.max_iter):
             loss, converged = fold_in.sweep()
@@ -220,7 +255,7 @@ class GradientSolver(Solver):
                     "fit that single precision cannot hold them together; look for a "
                     "wrong unit, or fit anew."
                 )
-            report(Iteration(loss, "rows updated", converged, lambda: None))
+            report(loss)
             if converged:
                 break
 
@@ -244,10 +279,11 @@ class GradientSolver(Solver):
         self,
         shape: Shape,
         data: Interactions,
-        start: Start | None,
+        start: Start[NetworkModel] | None,
         random_state: np.random.RandomState,
     ) -> NeuMF:
         """A network at the weights of `start`, or at random ones."""
+        columns = {} if start is None else start.columns
         seed = random_state.randint(2**31 - shape.n_members)
         if start is None:
             weights = initial_weights(shape, range(seed, seed + shape.n_members))
@@ -269,13 +305,13 @@ class GradientSolver(Solver):
             features[side] = RowFeatures(described.matrix)
             added = feature_weights(side, len(described.names), weights)
             for name in added.keys() & of_features.keys():
-                places = start.columns[side]
+                places = columns[side]
                 new = np.flatnonzero(places >= 0)
                 added[name][new] = of_features[name][places[new]]
             weights = weights | added
         return NeuMF(shape, weights, features)
 
-    def _check_shape(self, shape: Shape, model: Model) -> None:
+    def _check_shape(self, shape: Shape, model: NetworkModel) -> None:
         """Refuse to go on with another network than that of the last fit."""
         fitted = self.conversion.shape(model)
         changed = [
@@ -296,15 +332,16 @@ class GradientSolver(Solver):
         self,
         epochs: Iterator[Epoch],
         network: NeuMF,
-        model: Callable[[Weights], Model],
+        model: Callable[[Callable[[], Weights]], NetworkModel],
     ) -> Iterator[Iteration]:
         tol = DEFAULT_TOL if self.tol is None else self.tol
         scores: list[float] = []
-        best, best_weights, n_worse = -np.inf, None, 0
+        best, n_worse = -np.inf, 0
+        best_weights: Weights = {}
         for number, epoch in enumerate(epochs, 1):
             self._check_convergence(number, epoch, network)
             progress = f"{epoch.seconds:.2f} s"
-            weights = partial(_exported, network)
+            weights: Callable[[], Weights] = partial(_exported, network)
             if epoch.validation_score is not None:
                 score = epoch.validation_score
                 scores.append(score)
@@ -317,7 +354,7 @@ class GradientSolver(Solver):
                 epoch.loss,
                 progress,
                 n_worse >= self.n_iter_no_change,
-                lambda weights=weights: model(weights()),
+                partial(model, weights),
                 validation_scores=scores.copy() or None,
             )
 
@@ -377,23 +414,8 @@ def _exported(network: NeuMF) -> Weights:
         return tensor.detach().cpu().numpy().copy()
 
     weights = {name: array(weight) for name, weight in network.named_parameters()}
-    for side, features in network.features.items():
-        weights[f"{side}_feature_mean"] = array(features.mean)
+    for side in network.features:
+        weights[f"{side}_feature_mean"] = array(network.row_features(side).mean)
     for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
         weights[name][-1] = weights[name][:-1].mean(axis=0)
     return weights
-
-
-def _behind(rows: np.ndarray, n_known: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of rows when new ones follow known ones, and the new ones' own."""
-    is_new = rows < 0
-    numbers = np.where(is_new, n_known + np.cumsum(is_new) - 1, rows)
-    return numbers, rows[is_new]
-
-
-def _looked_up(numbers: np.ndarray, n_known: int, new: np.ndarray) -> np.ndarray:
-    """The inverse of `_behind`."""
-    is_new = numbers >= n_known
-    rows = numbers.copy()
-    rows[is_new] = new[numbers[is_new] - n_known]
-    return rows
