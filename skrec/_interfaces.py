@@ -11,14 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
 from scipy import sparse
 from scipy.special import expit
 
-from ._data.interactions import FurtherRows, Interactions
+from ._data.interactions import FurtherRows, Interactions, SideName
 from ._data.units import Units
 from ._topk import Fill
 
@@ -98,14 +98,12 @@ class Model(ABC):
         """A copy that answers for rows -2 - j by row j of these side features."""
         return self
 
-    def index_vectors(
-        self, side: Literal["user", "item"], rows: np.ndarray
-    ) -> np.ndarray:
+    def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
         """Vectors whose inner products rank as scores do, in float32."""
         raise ValueError("Scores of this model are no inner products.")
 
     def profiles(
-        self, side: Literal["user", "item"], device: torch.device
+        self, side: SideName, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
         """Vectors whose cosine is the similarity of two rows, and their lengths.
 

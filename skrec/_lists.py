@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from ._data.containers import ArrayLike, TableLike
+from ._data.interactions import SideName
 from ._data.known_ids import KnownIds, handle_unknown, take_ids
 from ._data.reading import read_ids, read_pairs
 from ._data.seen import SeenItems, is_in_sorted
@@ -317,7 +318,7 @@ class ListsMixin:
 
     def _similar(
         self,
-        side: Literal["user", "item"],
+        side: SideName,
         queries: ArrayLike,
         n: int,
         return_scores: bool,

@@ -12,10 +12,11 @@ from scipy import sparse
 from sklearn.utils.metaestimators import available_if
 
 from ._alternating.convert import as_posterior, as_weights
-from ._alternating.posterior import DESCRIBED, FeatureWeights, Posterior
+from ._alternating.posterior import Posterior
+from ._alternating.rows import DESCRIBED, FittedLinkMatrix
 from ._alternating.solver import ALSSolver, GibbsSolver, VBSolver
 from ._base import BaseRecommender
-from ._data.interactions import FurtherRows, Interactions
+from ._data.interactions import FurtherRows, Interactions, SideName
 from ._data.known_ids import KnownIds
 from ._data.side_features import Encoder
 from ._data.units import Units
@@ -345,22 +346,22 @@ class MFRegressor(BaseRecommender):
     @fitted_attribute
     def user_factors_(self) -> np.ndarray:
         """Factors of users, ndarray of shape (n_users, n_factors)."""
-        return self._model.factors("users")
+        return self._model.factors("user")
 
     @fitted_attribute
     def item_factors_(self) -> np.ndarray:
         """Factors of items, ndarray of shape (n_items, n_factors)."""
-        return self._model.factors("items")
+        return self._model.factors("item")
 
     @fitted_attribute
     def user_biases_(self) -> np.ndarray:
         """Biases of users, ndarray of shape (n_users,)."""
-        return self._model.biases("users")
+        return self._model.biases("user")
 
     @fitted_attribute
     def item_biases_(self) -> np.ndarray:
         """Biases of items, ndarray of shape (n_items,)."""
-        return self._model.biases("items")
+        return self._model.biases("item")
 
     @fitted_attribute
     def intercept_(self) -> float:
@@ -463,7 +464,7 @@ class MFRegressor(BaseRecommender):
                 f"This {type(self).__name__} was not fitted with both user_features "
                 "and item_features."
             )
-        names = [self._known(side).feature_names for side in ("user", "item")]
+        names = [self._users.feature_names, self._items.feature_names]
         effect, std = self._model.interactions(
             self._contrasts("user"), self._contrasts("item")
         )
@@ -475,11 +476,12 @@ class MFRegressor(BaseRecommender):
         )
         return frame.reset_index()
 
-    def _known(self, side: str) -> KnownIds:
+    def _known(self, side: SideName) -> KnownIds:
         return self._users if side == "user" else self._items
 
-    def _described_sides(self) -> list[str]:
-        sides = [side for side in ("user", "item") if self._known(side).feature_names]
+    def _described_sides(self) -> list[SideName]:
+        both: tuple[SideName, SideName] = ("user", "item")
+        sides = [side for side in both if self._known(side).feature_names]
         if not sides:
             raise AttributeError(
                 f"This {type(self).__name__} was not fitted with user_features or "
@@ -487,23 +489,23 @@ class MFRegressor(BaseRecommender):
             )
         return sides
 
-    def _link(self, side: str) -> tuple[Encoder, FeatureWeights]:
-        """Encoder of the features of a side, and their weights."""
+    def _link(self, side: SideName) -> tuple[Encoder, FittedLinkMatrix]:
+        """Encoder of the features of a side, and their link matrix."""
         described = self._known(side).described
         if described is None or not described.encoder.names:
             raise AttributeError(
                 f"This {type(self).__name__} was not fitted with {side}_features."
             )
-        rows = self._model.users if side == "user" else self._model.items
-        return described.encoder, rows.weights[DESCRIBED]
+        rows, _ = self._model.rows(side)
+        return described.encoder, rows.links[DESCRIBED]
 
-    def _contrasts(self, side: str) -> sparse.csr_array:
-        encoder, weights = self._link(side)
-        return encoder.contrasts(weights.mean_features)
+    def _contrasts(self, side: SideName) -> sparse.csr_array:
+        encoder, link = self._link(side)
+        return encoder.contrasts(link.feature_mean)
 
-    def _feature_coef(self, side: str) -> np.ndarray:
-        _, weights = self._link(side)
-        return weights.scale * weights.mean.mean(axis=0)
+    def _feature_coef(self, side: SideName) -> np.ndarray:
+        _, link = self._link(side)
+        return link.scale * link.mean.mean(axis=0)
 
 
 class PosteriorConversion(Conversion[Posterior]):
@@ -521,7 +523,7 @@ class PosteriorConversion(Conversion[Posterior]):
     def weights(
         self, model: Posterior, users: np.ndarray, items: np.ndarray
     ) -> Weights:
-        return as_weights(model.taking(users, items), model.units)
+        return as_weights(model.take(users, items), model.units)
 
     def model(
         self,
@@ -572,7 +574,7 @@ class PosteriorConversion(Conversion[Posterior]):
             n_past + weight.sum()
         )
         return replace(
-            model.merged(updated, *further.growths),
+            model.with_updates(updated, *further.growths),
             noise_variance=noise_variance,
             objective=objective,
             rating_range=rating_range,

@@ -138,7 +138,7 @@ def test_cold_users_get_what_they_are_predicted_to_like(model):
     # Scores of a cold user are of what anybody would give: see the page.
     if model.get_params().get("solver") in ("vb", "als", "gibbs"):
         pairs = pd.DataFrame({"user": 125, "item": items[0]})
-        apart = model._model.items.affinities(
+        apart = model._model.items.selection_effects(
             np.searchsorted(np.arange(N_ITEMS), items[0])
         )
         assert_allclose(model.predict(pairs) - apart, scores[0], atol=1e-4)

@@ -572,7 +572,7 @@ def test_a_pair_is_one_counterpart_however_often_it_is_rated():
     rows, y = pd.concat([RATED, RATED[::2]]), np.append(RATINGS, RATINGS[::2] % 5 + 1)
     posterior = MFRegressor(2).fit(rows, y)._model
     for side, other, shape in (("user", "item", (40, 25)), ("item", "user", (25, 40))):
-        found = getattr(posterior, f"{side}s").weights["implicit"].mean_features
+        found = getattr(posterior, f"{side}s").links["implicit"].feature_mean
         expected = counterparts(RATED, *shape, side, other).mean(axis=0)
         assert_allclose(found, expected, rtol=1e-5)
 
@@ -592,12 +592,12 @@ def test_rows_are_expected_where_their_counterparts_put_them(n_again):
         ("item", "user", *n_shape[::-1]),
     ):
         mine, others = (getattr(p, f"{s}s") for s in (side, other))
-        B = mine.weights["implicit"]
+        B = mine.links["implicit"]
         f = counterparts(rows, n_rows, n_others, side, other)
         f -= f.mean(axis=0)
         f /= np.sqrt((f**2).sum(axis=1).mean())
         prior_mean = mine.prior_mean[0, 0] + f @ B.mean[0].astype(np.float64)
-        Lambda = np.linalg.inv(mine.own_covariance[0].astype(np.float64))
+        Lambda = np.linalg.inv(mine.residual_covariance[0].astype(np.float64))
         alpha, _ = mine.relative_precisions(np.arange(n_rows))
         gamma, _ = others.relative_precisions(np.arange(n_others))
         prior_means_matter = np.abs(prior_mean - prior_mean.mean(axis=0)).max()
@@ -632,13 +632,13 @@ def test_new_users_come_close_to_a_refit():
 def test_a_new_user_is_expected_where_its_items_put_it():
     model = MFRegressor(3).fit(RATED[~NEW], RATINGS[~NEW])
     users = model._model.users
-    B = users.weights["implicit"]
+    B = users.links["implicit"]
     # Two items of the fit, each rated, one of them twice; and one that it lacks.
     rows = pd.DataFrame({"user": 99, "item": [4, 20, 20, 777]})
     f = -B.column_mean.astype(np.float64)
     f[[4, 20]] += B.scale / np.sqrt(3)
     mean = users.prior_mean[0, -1] + f @ B.mean[0]
-    covariance = users.own_covariance[0] + f @ f * B.covariance[0]
+    covariance = users.residual_covariance[0] + f @ f * B.covariance[0]
     after = copied(model).partial_fit(rows, [1.0, 5.0, 4.0, 2.0], np.full(4, 1e-9))
     found = after._model.users
     assert_allclose(found.mean[0, -1], mean, rtol=1e-4, atol=1e-5)
@@ -673,7 +673,7 @@ def unknown_counterpart(model, side, rows, weight, said=None):
     n_draws = len(mine.mean)
     for draw in range(n_draws):
         x, z = mine.mean[draw].astype(np.float64), others.mean[draw].astype(np.float64)
-        m = (others.prior_mean[draw, -1] + others.typical[draw]).astype(np.float64)
+        m = (others.prior_mean[draw, -1] + others.cold_offset[draw]).astype(np.float64)
         predicted += (x[:, k:].sum(1) + x[:, :k] @ m[:k] + m[k:].sum()) / n_draws
         apart = z - m
         if said is not None:
@@ -708,7 +708,7 @@ def test_nothing_sets_a_pair_apart_of_which_both_are_unknown(affine_model):
     model = affine_model.fit(RATED, RATINGS)
     p, k = model._model, 3
     m, n = (
-        (side.prior_mean[:, -1] + side.typical).astype(float)
+        (side.prior_mean[:, -1] + side.cold_offset).astype(float)
         for side in (p.users, p.items)
     )
     expected = (m[:, :k] * n[:, :k]).sum(1) + m[:, k:].sum(1) + n[:, k:].sum(1)
@@ -731,7 +731,7 @@ def test_what_describes_users_sets_nobody_apart():
     y = RATINGS + traits["age"].to_numpy()[RATED["user"]]
     model = MFRegressor(3, clip=False).fit(RATED, y, user_features=traits)
     users = model._model.users
-    B = users.weights["described"]
+    B = users.links["described"]
     rated = traits[:40]
     standard = (rated - rated.mean()) / rated.std(ddof=0)
     f = B.scale * standard.to_numpy() - B.column_mean
@@ -743,19 +743,19 @@ def test_what_describes_users_sets_nobody_apart():
     assert_allclose(model.predict(rows), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_affinities_follow_further_ratings():
+def test_selection_effects_follow_further_ratings():
     model = MFRegressor(3, solver="als", reg=2.0, clip=False)
     model.fit(RATED[~NEW], RATINGS[~NEW])
-    p, before = model._model, model._model.items.affinities(np.arange(25))
+    p, before = model._model, model._model.items.selection_effects(np.arange(25))
     model.partial_fit(RATED[NEW], RATINGS[NEW])
     after = model._model.items
     new = RATED[NEW]
     x, z = after.mean[0].astype(float), model._model.users.mean[0].astype(float)
-    z = z - model._model.users.typical[0]
+    z = z - model._model.users.cold_offset[0]
     liking = (x[new["item"], :3] * z[new["user"], :3]).sum(1) + z[new["user"], 3]
-    total = p.items.affinity + np.bincount(new["item"], liking, 25)
+    total = p.items.selection + np.bincount(new["item"], liking, 25)
     count = np.bincount(RATED["item"], minlength=25)
-    found = after.affinities(np.arange(25))
+    found = after.selection_effects(np.arange(25))
     assert_allclose(found, total / (1 + count), rtol=1e-4, atol=1e-4)
     assert np.abs(found - before).max() > 0.01
 

@@ -123,7 +123,7 @@ def test_recommend_as_frame_gives_what_is_left(fitted, seen):
 
 def test_an_unknown_user_gets_the_items_by_their_merit(fitted):
     posterior, k = fitted._model, fitted._model.n_factors
-    mean = posterior.users.prior_mean[:, -1] + posterior.users.typical
+    mean = posterior.users.prior_mean[:, -1] + posterior.users.cold_offset
     merit = np.einsum("dik,dk->i", posterior.items.mean[..., :k], mean[:, :k])
     merit = merit / len(mean) + fitted.item_biases_
     order = np.argsort(-merit, kind="stable")

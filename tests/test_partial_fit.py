@@ -15,7 +15,7 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import KFold, learning_curve
 
 from skrec import MFRegressor
-from skrec._alternating.posterior import FactorSums, Patched
+from skrec._alternating.rows import FactorSums, PatchedCovariance
 from skrec._data.seen import SeenItems
 from skrec.datasets import make_ratings
 
@@ -708,8 +708,8 @@ def test_covariances_are_those_of_a_table_however_often_they_are_revised(
     most, monkeypatch
 ):
     """Beside the stored table, or in a new one as soon as any row is revised."""
-    monkeypatch.setattr("skrec._alternating.posterior.MIN_PATCH", 0)
-    monkeypatch.setattr("skrec._alternating.posterior.MAX_PATCH", most * 100)
+    monkeypatch.setattr("skrec._alternating.rows.MIN_PATCH", 0)
+    monkeypatch.setattr("skrec._alternating.rows.MAX_PATCH", most * 100)
     model, expected = fit("vb"), {"user": {}, "item": {}}
     for number in range(6):
         rows = pd.DataFrame({"user": [3, 7, 1000 - number], "item": [5, 6 - number, 5]})
@@ -727,8 +727,8 @@ def test_covariances_are_those_of_a_table_however_often_they_are_revised(
             assert_array_equal(ours[0, [3, 1]], found[[3, 1]])
     for side in expected:
         covariance = getattr(model._model, f"{side}s").covariance
-        assert isinstance(covariance, Patched)
-        n_revised = len(covariance.revised)
+        assert isinstance(covariance, PatchedCovariance)
+        n_revised = len(covariance.updated)
         assert n_revised == ({"user": 18, "item": 11}[side] if most else 0)
 
 
@@ -749,7 +749,7 @@ def test_sums_of_factors_follow_further_rows(solver):
         factors = rows.mean[..., :3]
         anew = FactorSums.of(factors)
         for sums in (rows.factor_sums, anew):
-            R = sums.roots()[0]
+            R = sums.square_roots()[0]
             away = factors[0] - factors[0].mean(axis=0, dtype=np.float64)
             assert_allclose(R.T @ R, away.T @ away, rtol=1e-5, atol=1e-9)
 

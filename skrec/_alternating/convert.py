@@ -17,16 +17,10 @@ from torch import Tensor
 from .._data.units import Units
 from .conditional import Layout, SideMoments
 from .feature_weights import Block, LinkMatrix
-from .posterior import (
-    DESCRIBED,
-    IMPLICIT,
-    FactorSums,
-    FeatureWeights,
-    Posterior,
-    Rows,
-)
+from .posterior import Posterior
 from .problem import Problem
 from .ratings import Ratings, UnobservedPairs
+from .rows import DESCRIBED, IMPLICIT, FactorSums, FittedLinkMatrix, Rows
 from .state import INITIAL_CONCENTRATION, Side, State
 from .symmetric import inverse
 
@@ -106,18 +100,20 @@ def in_rating_units(
     row_units = RowUnits.of(units, problem)
     sides = (state.users, problem.users), (state.items, problem.items)
     known = (None, None) if last is None else (last.users, last.items)
-    typical = [
-        _typical(side, rows, learns_prior, row_units)
+    offsets = [
+        _cold_offset(side, rows, learns_prior, row_units)
         for (side, _), rows in zip(sides, known, strict=True)
     ]
     deviations = [
-        _deviations(*side, row) for side, row in zip(sides, typical, strict=True)
+        _deviations(*side, offset) for side, offset in zip(sides, offsets, strict=True)
     ]
     users, items = (
         _rows_in_rating_units(
-            *side, row, units.scale * _affinity(*side, others, row_units), row_units
+            *side, offset, units.scale * _selection(*side, others, row_units), row_units
         )
-        for side, row, others in zip(sides, typical, reversed(deviations), strict=True)
+        for side, offset, others in zip(
+            sides, offsets, reversed(deviations), strict=True
+        )
     )
     coef = array(state.coef.double()) * units.scale / units.feature_scale
     return Posterior(
@@ -133,27 +129,27 @@ def in_rating_units(
     )
 
 
-def _typical(
+def _cold_offset(
     side: Side, known: Rows | None, learns_prior: bool, row_units: RowUnits
 ) -> Tensor:
     """The row that stands for an unknown one, minus its prior mean."""
     if known is not None:
-        return row_units.standard_rows(known.typical[-1])
+        return row_units.standard_rows(known.cold_offset[-1])
     if learns_prior:
         return torch.zeros_like(side.prior_mean)
     return side.own.mean(0) - side.prior_mean
 
 
-def _deviations(side: Side, ratings: Ratings, typical: Tensor) -> Tensor:
+def _deviations(side: Side, ratings: Ratings, cold_offset: Tensor) -> Tensor:
     """Rows minus the row that their described features alone predict."""
-    rest = side.mean - side.prior_mean - typical
+    rest = side.mean - side.prior_mean - cold_offset
     for block, w in zip(ratings.features, side.weights, strict=True):
         if block.name == DESCRIBED:
             rest = rest - block.times(w.mean)
     return rest
 
 
-def _affinity(
+def _selection(
     side: Side, ratings: Ratings, of_others: Tensor, row_units: RowUnits
 ) -> np.ndarray:
     """Share of the others' deviations in the predictions, summed over ratings."""
@@ -167,16 +163,16 @@ def _affinity(
 def _rows_in_rating_units(
     side: Side,
     ratings: Ratings,
-    typical: Tensor,
-    affinity: np.ndarray,
+    cold_offset: Tensor,
+    selection: np.ndarray,
     row_units: RowUnits,
 ) -> Rows:
     layout, covariance = row_units.layout, None
     if side.covariance is not None:
         covariance = row_units.covariances(layout.unpack(side.covariance)[None])
     own = row_units.covariances(inverse(side.prior_precision))[None]
-    weights = {
-        block.name: _feature_weights(block, w, row_units)
+    links = {
+        block.name: _fitted_link(block, w, row_units)
         for block, w in zip(ratings.features, side.weights, strict=True)
     }
     mean = row_units.rows(side.mean)[None]
@@ -184,29 +180,31 @@ def _rows_in_rating_units(
         mean=mean,
         covariance=covariance,
         prior_mean=row_units.rows(side.prior_mean)[None, None],
-        prior_covariance=(own + sum(w.spread for w in weights.values()))[:, None],
-        typical=row_units.rows(typical)[None],
-        own_covariance=own,
+        prior_covariance=(own + sum(link.effect_covariance for link in links.values()))[
+            :, None
+        ],
+        cold_offset=row_units.rows(cold_offset)[None],
+        residual_covariance=own,
         count=array(ratings.count.double()),
-        dispersion=array(side.relative_variance.double()),
+        relative_variance=array(side.relative_variance.double()),
         concentration=side.concentration,
-        affinity=affinity,
+        selection=selection,
         factor_sums=FactorSums.of(mean[..., : layout.n_factors]),
-        weights=weights,
+        links=links,
     )
 
 
-def _feature_weights(
+def _fitted_link(
     block: Block, weights: LinkMatrix, row_units: RowUnits
-) -> FeatureWeights:
-    """Weights of a block in rating units."""
+) -> FittedLinkMatrix:
+    """Link matrix of a block in rating units."""
     C = row_units.covariances(weights.covariance)
     spread = torch.cov(block.times(weights.mean).T, correction=0).reshape(C.shape)
-    return FeatureWeights(
+    return FittedLinkMatrix(
         mean=row_units.rows(weights.mean)[None],
         covariance=C[None],
         prior_covariance=row_units.covariances(inverse(weights.precision)),
-        spread=(row_units.covariances(spread) + C)[None],
+        effect_covariance=(row_units.covariances(spread) + C)[None],
         column_mean=array(block.mean).astype(C.dtype, copy=False),
         scale=block.scale,
     )
@@ -296,7 +294,7 @@ class _SideImport:
         known, layout = self.known, row_units.layout
         mean, covariance = self._moments(exponent)
         alpha, shape = known.relative_precisions(self.where)
-        own_covariance = row_units.standard_covariances(known.own_covariance[-1])
+        own_covariance = row_units.standard_covariances(known.residual_covariance[-1])
         side = Side(
             mean=row_units.standard_rows(mean),
             covariance=layout.pack(row_units.standard_covariances(covariance)),
@@ -311,9 +309,9 @@ class _SideImport:
 
     def _weights(self, block: Block, row_units: RowUnits) -> LinkMatrix:
         """Weights of a block in standard units, zero if it is new."""
-        if block.name not in self.known.weights:
+        if block.name not in self.known.links:
             return LinkMatrix.at_zero(block, row_units.layout.row_size)
-        known = self.known.weights[block.name]
+        known = self.known.links[block.name]
         numbers = self.columns if block.name == DESCRIBED else self.others
         columns = known.columns_of(numbers)
         # The same weights for entries that are scaled otherwise.
@@ -327,19 +325,19 @@ class _SideImport:
         """Means and covariances of the rows; those of new ones are their prior's."""
         known, is_new = self.known, self.where < 0
         *_, mean = known.means(self.where)
-        mean[is_new] -= known.typical[-1]
+        mean[is_new] -= known.cold_offset[-1]
         *_, covariance = known.covariances(self.where)
-        if IMPLICIT in known.weights and not self.ratings.features and is_new.any():
-            weights = known.weights[IMPLICIT]
-            shift, spread = weights.said_of(self._implicit_features(weights)[is_new])
-            mean[is_new] += shift[-1]
-            covariance[is_new] += spread[-1] - weights.spread[-1]
+        if IMPLICIT in known.links and not self.ratings.features and is_new.any():
+            link = known.links[IMPLICIT]
+            effect, spread = link.effects(self._implicit_features(link)[is_new])
+            mean[is_new] += effect[-1]
+            covariance[is_new] += spread[-1] - link.effect_covariance[-1]
         if exponent:
             count = array(self.ratings.count.double())[is_new]
             covariance[is_new] /= (count**exponent)[:, None, None]
         return mean, covariance
 
-    def _implicit_features(self, weights: FeatureWeights) -> sparse.csr_array:
+    def _implicit_features(self, link: FittedLinkMatrix) -> sparse.csr_array:
         """1/√n for each of the n others that a row has ratings with.
 
         Columns are those of the weights, which new others do not have.
@@ -353,11 +351,11 @@ class _SideImport:
         matrix.sum_duplicates()
         matrix.data[:] = 1
         root = np.sqrt(matrix.sum(axis=1))
-        columns = weights.columns_of(self.others)
+        columns = link.columns_of(self.others)
         known = np.flatnonzero(columns >= 0)
         places = sparse.csr_array(
             (np.ones(len(known)), (known, columns[known])),
-            shape=(len(self.others), weights.mean.shape[1]),
+            shape=(len(self.others), link.mean.shape[1]),
         )
         return sparse.csr_array(sparse.diags_array(1 / root) @ matrix @ places)
 
@@ -441,11 +439,11 @@ def _network_rows(weights: dict[str, np.ndarray], units: Units, side: str) -> Ro
     described = {}
     if f"{side}_feature_mean" in weights:
         B = _stacked(weights, f"{side}_feature_factors", f"{side}_feature_bias") * scale
-        described[DESCRIBED] = FeatureWeights(
+        described[DESCRIBED] = FittedLinkMatrix(
             mean=B[None],
             covariance=np.zeros_like(spread),
             prior_covariance=B.T @ B / len(B) + floor,
-            spread=np.zeros_like(spread),
+            effect_covariance=np.zeros_like(spread),
             column_mean=weights[f"{side}_feature_mean"],
             scale=1.0,
         )
@@ -455,14 +453,14 @@ def _network_rows(weights: dict[str, np.ndarray], units: Units, side: str) -> Ro
         covariance=None,
         prior_mean=mean[:, -1:],
         prior_covariance=spread[None],
-        typical=np.zeros_like(mean[:, -1]),
-        own_covariance=spread,
+        cold_offset=np.zeros_like(mean[:, -1]),
+        residual_covariance=spread,
         count=np.zeros(n_rows),
-        dispersion=np.ones(n_rows),
+        relative_variance=np.ones(n_rows),
         concentration=INITIAL_CONCENTRATION,
-        affinity=np.zeros(n_rows),
+        selection=np.zeros(n_rows),
         factor_sums=FactorSums.of(mean[:, :-1, :n_factors]),
-        weights=described,
+        links=described,
     )
 
 
@@ -478,14 +476,14 @@ def as_weights(posterior: Posterior, units: Units) -> dict[str, np.ndarray]:
     scale = units.row_scale(k, row_size)
     weights: dict[str, np.ndarray] = {}
     for side, rows in (("user", posterior.users), ("item", posterior.items)):
-        unseen = rows.prior_mean + rows.typical[:, None]
+        unseen = rows.prior_mean + rows.cold_offset[:, None]
         table = np.vstack([rows.mean.mean(axis=0), unseen.mean(axis=0)]) / scale
         weights |= _split(table, k, f"{side}_factors", f"{side}_bias")
-        if DESCRIBED in rows.weights:
-            known = rows.weights[DESCRIBED]
+        if DESCRIBED in rows.links:
+            known = rows.links[DESCRIBED]
             B = known.scale * known.mean.mean(axis=0) / scale
             weights |= _split(B, k, f"{side}_feature_factors", f"{side}_feature_bias")
-            weights[f"{side}_feature_mean"] = known.mean_features
+            weights[f"{side}_feature_mean"] = known.feature_mean
     if len(units.feature_mean):
         feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
         weights["coef"] = (posterior.coef * feature_scale / units.scale)[None]

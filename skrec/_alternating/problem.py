@@ -16,8 +16,8 @@ from torch import Tensor
 from .._threads import torch_threads
 from .conditional import Layout
 from .feature_weights import Block
-from .posterior import DESCRIBED, IMPLICIT
 from .ratings import Ratings, UnobservedPairs
+from .rows import DESCRIBED, IMPLICIT
 
 
 @dataclass(frozen=True)

@@ -288,14 +288,14 @@ class AlternatingSolver(Solver[Posterior]):
                 "that single precision cannot hold them together; look for a wrong "
                 "unit, or fit anew."
             ) from error
-        updated = model.merged(
+        updated = model.with_updates(
             in_rating_units(
                 state, units, problem, knows_variance=known.knows_variance, last=known
             ),
             *further.growths,
         )
         if not known.knows_variance:
-            updated = updated.scaled(
+            updated = updated.scale_covariances(
                 float(updated.noise_variance / known.noise_variance)
             )
         low, high = self._rating_range(data.rating)

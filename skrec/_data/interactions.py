@@ -8,6 +8,7 @@ stand in (user, item) order, and equal rows are one row with their weights summe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -15,6 +16,8 @@ from scipy import sparse
 from .reading import Columns
 from .seen import SeenItems
 from .vocabulary import Growth, Ids
+
+SideName: TypeAlias = Literal["user", "item"]
 
 
 @dataclass(frozen=True)

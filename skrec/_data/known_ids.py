@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from scipy import sparse
 
 from .._sklearn import arguments_may_be_cut
 from .._warn import warn
-from .interactions import SideFeatures
+from .interactions import SideFeatures, SideName
 from .messages import quote_first, shown
 from .reading import read_ids
 from .side_features import ColdRows
@@ -34,7 +34,7 @@ class KnownIds:
         How side features were encoded, and those of ids without ratings.
     """
 
-    side: Literal["user", "item"]
+    side: SideName
     ids: np.ndarray
     column: str | None = None
     described: ColdRows | None = None

@@ -9,14 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Generic, Literal, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from .._data.interactions import FurtherRows, Interactions
+from .._data.interactions import FurtherRows, Interactions, SideName
 from .._data.units import Units
 from .._interfaces import Objective, StandardisedModel
 from .._topk import Fill
@@ -207,9 +207,7 @@ class FittedNetwork(StandardisedModel):
     def scores_to_ratings(self, scores: np.ndarray, users: np.ndarray) -> np.ndarray:
         return self.objective.response(self.units.centre + self.units.scale * scores)
 
-    def index_vectors(
-        self, side: Literal["user", "item"], rows: np.ndarray
-    ) -> np.ndarray:
+    def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
         if self.shape.n_embedding:
             raise ValueError(
                 "Scores of a perceptron are no inner products; index vectors need a "
@@ -224,7 +222,7 @@ class FittedNetwork(StandardisedModel):
         )
 
     def profiles(
-        self, side: Literal["user", "item"], device: torch.device
+        self, side: SideName, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores with some rows of the other side, about the means of both sides."""
         users, items = np.arange(self.shape.n_users), np.arange(self.shape.n_items)

@@ -1,0 +1,438 @@
+"""Rows of a fitted matrix factorisation in rating units, as NumPy arrays.
+
+Point estimates, a Gaussian posterior and draws have one form: draws, each with a mean
+and perhaps a covariance. Row number -1 is an unknown row, whose distribution is the
+prior that the solver has learned. -2, -3 and so on are cold rows: those with features
+and no ratings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy import sparse
+
+from .._data.vocabulary import Growth
+
+# Blocks of features: side features, and the rows that a row has ratings with.
+DESCRIBED, IMPLICIT = "described", "implicit"
+
+# Updated covariances stay apart from the stored ones up to this number of rows, and up
+# to this share of them.
+MIN_PATCH, MAX_PATCH = 2**8, 1 / 64
+
+
+@dataclass(frozen=True)
+class FittedLinkMatrix:
+    """Link matrix B of a block of features f = scale × matrix − column_mean.
+
+    It adds Bᵀf to the prior mean of a row.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_draws or 1, n_columns, row_size)
+        Means of B; of the last draw alone where 1.
+    covariance : ndarray of shape (n_draws, row_size, row_size)
+        Covariance of each row of B.
+    prior_covariance : ndarray of shape (row_size, row_size)
+        Ω⁻¹, of the last draw.
+    effect_covariance : ndarray of shape (n_draws, row_size, row_size)
+        Covariance of Bᵀf over the rows of the fit.
+    column_mean : ndarray of shape (n_columns,)
+    scale : float
+    column_of : ndarray of shape (n_others,) or None
+        Column of each row of the other side in an implicit block, -1 for rows added
+        after the fit. None if each row has the column of its number.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    prior_covariance: np.ndarray
+    effect_covariance: np.ndarray
+    column_mean: np.ndarray
+    scale: float
+    column_of: np.ndarray | None = None
+
+    @classmethod
+    def stack(
+        cls, draws: Sequence[FittedLinkMatrix], *, keep_all: bool
+    ) -> FittedLinkMatrix:
+        """Draws as one object, with all means or only the last."""
+        kept = draws if keep_all else draws[-1:]
+        return replace(
+            draws[-1],
+            mean=np.concatenate([draw.mean for draw in kept]),
+            covariance=np.concatenate([draw.covariance for draw in draws]),
+            effect_covariance=np.concatenate(
+                [draw.effect_covariance for draw in draws]
+            ),
+        )
+
+    def with_new_others(self, others: Growth) -> FittedLinkMatrix:
+        """The same link among new rows of the other side, which have no column."""
+        column_of = self.column_of
+        if column_of is None:
+            column_of = np.arange(len(self.column_mean))
+        return replace(self, column_of=others.inserted(column_of, -1))
+
+    def columns_of(self, others: np.ndarray) -> np.ndarray:
+        """Columns of numbered rows of the other side, -1 for those without one."""
+        if self.column_of is None:
+            return others
+        return np.where(others < 0, -1, self.column_of[others])
+
+    @property
+    def feature_mean(self) -> np.ndarray:
+        """Mean of each column of the matrix."""
+        return self.column_mean / (self.scale or 1.0)
+
+    def effects(self, matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of Bᵀf for rows of a matrix, draw by draw.
+
+        Of shape (n_draws, n_rows, row_size) and (n_draws, n_rows, row_size, row_size).
+        """
+        mean = np.stack(
+            [self.scale * (matrix @ B) - self.column_mean @ B for B in self.mean]
+        )
+        energy = self._energy(matrix) - 2 * self.scale * (matrix @ self.column_mean)
+        energy = np.maximum(energy + self.column_mean @ self.column_mean, 0)
+        return mean, energy[:, None, None] * self.covariance[:, None]
+
+    def contrast_effects(
+        self, contrasts: sparse.csr_array
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of differences of effects, in which the mean cancels.
+
+        Of shape (n_draws, n_contrasts, row_size) and (n_draws, n_contrasts, row_size,
+        row_size).
+        """
+        mean = self.scale * np.stack([contrasts @ B for B in self.mean])
+        return mean, self._energy(contrasts)[:, None, None] * self.covariance[:, None]
+
+    def _energy(self, matrix: sparse.csr_array) -> np.ndarray:
+        """Squared norms of scaled rows."""
+        return self.scale**2 * matrix.multiply(matrix).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class FactorSums:
+    """Sums over rows of factors minus a reference, and of their outer products.
+
+    An update of some rows needs no pass over the others. In float64, since rounding
+    errors add up.
+
+    Attributes
+    ----------
+    n_rows : int
+    reference : ndarray of shape (n_draws, n_factors)
+    total : ndarray of shape (n_draws, n_factors)
+    square : ndarray of shape (n_draws, n_factors, n_factors)
+    """
+
+    n_rows: int
+    reference: np.ndarray
+    total: np.ndarray
+    square: np.ndarray
+
+    @classmethod
+    def of(cls, factors: np.ndarray) -> FactorSums:
+        """Sums over factors of shape (n_draws, n_rows, n_factors)."""
+        reference = factors.mean(axis=1, dtype=np.float64)
+        n_draws, _, k = factors.shape
+        empty = cls(0, reference, np.zeros((n_draws, k)), np.zeros((n_draws, k, k)))
+        return empty.add(factors)
+
+    @classmethod
+    def stack(cls, draws: Sequence[FactorSums]) -> FactorSums:
+        """Draws as one object."""
+        return cls(
+            draws[0].n_rows,
+            *(
+                np.concatenate([getattr(draw, name) for draw in draws])
+                for name in ("reference", "total", "square")
+            ),
+        )
+
+    def add(self, factors: np.ndarray, sign: int = 1) -> FactorSums:
+        """Sums with further rows, or with a sign of -1 without some."""
+        deviations = factors - self.reference[:, None]
+        return replace(
+            self,
+            n_rows=self.n_rows + sign * factors.shape[1],
+            total=self.total + sign * deviations.sum(axis=1),
+            square=self.square + sign * (deviations.swapaxes(1, 2) @ deviations),
+        )
+
+    def square_roots(self) -> np.ndarray:
+        """R of every draw, where RᵀR is the scatter matrix about the mean."""
+        outer = self.total[:, :, None] * self.total[:, None] / max(self.n_rows, 1)
+        values, vectors = np.linalg.eigh(self.square - outer)
+        # Eigenvalues below this are rounding errors.
+        floor = values[:, -1:] * np.finfo(np.float32).eps ** 2
+        values = np.where(values > floor, values, 0)
+        return np.sqrt(values)[:, :, None] * vectors.swapaxes(1, 2)
+
+
+@dataclass(frozen=True)
+class PatchedCovariance:
+    """Covariances of rows, with updated ones apart from the stored ones.
+
+    An update of a few rows does not copy the others. It is indexed as an array of shape
+    (1, n_rows, row_size, row_size).
+
+    Attributes
+    ----------
+    stored : ndarray of shape (n_stored, row_size, row_size)
+    updated : ndarray of shape (n_updated, row_size, row_size)
+    place : ndarray of shape (n_rows,)
+        Place of each row in `stored` followed by `updated`.
+    factor : float
+        Multiplies all of them.
+    """
+
+    stored: np.ndarray
+    updated: np.ndarray
+    place: np.ndarray
+    factor: float = 1.0
+
+    @classmethod
+    def of(cls, stored: np.ndarray, factor: float = 1.0) -> PatchedCovariance:
+        """Covariances of shape (n_rows, row_size, row_size), none of them updated."""
+        return cls(stored, stored[:0], np.arange(len(stored)), factor)
+
+    def __getitem__(self, key: int | tuple) -> np.ndarray:
+        _, rows = key if isinstance(key, tuple) else (key, slice(None))
+        return self._unscaled(rows) * self.factor
+
+    def __mul__(self, factor: float) -> PatchedCovariance:
+        return replace(self, factor=self.factor * factor)
+
+    def __reduce__(self) -> tuple:
+        merged = self._merged()
+        return PatchedCovariance.of, (merged.stored, merged.factor)
+
+    def _merged(self) -> PatchedCovariance:
+        return PatchedCovariance.of(self._unscaled(slice(None)), self.factor)
+
+    def _unscaled(self, rows: np.ndarray | slice) -> np.ndarray:
+        place = self.place[rows]
+        flat = np.ravel(place)
+        n_stored = len(self.stored)
+        taken = self.stored[np.minimum(flat, n_stored - 1)]
+        is_updated = flat >= n_stored
+        taken[is_updated] = self.updated[flat[is_updated] - n_stored]
+        return taken.reshape(*np.shape(place), *taken.shape[1:])
+
+    def with_updates(self, values: np.ndarray, own: Growth) -> PatchedCovariance:
+        """Covariances among new rows, with `values` for the rows that are given."""
+        place = own.inserted(self.place)
+        place[own.given] = len(self.stored) + len(self.updated) + np.arange(len(values))
+        values = (values / self.factor).astype(self.stored.dtype)
+        updated = np.concatenate([self.updated, values])
+        patched = replace(self, updated=updated, place=place)
+        if len(updated) > max(MIN_PATCH, len(place) * MAX_PATCH):
+            return patched._merged()
+        return patched
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one side: factors, followed by the bias if there is one.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_draws, n_rows, row_size)
+    covariance : ndarray of shape (n_draws, n_rows, row_size, row_size) or None
+        None for draws, and if covariances were not to be stored.
+    prior_mean : ndarray of shape (n_draws, n_priors, row_size)
+        The last one is that of unknown rows. Those of cold rows -2, -3 and so on stand
+        before it in reverse order.
+    prior_covariance : ndarray of shape (n_draws, n_priors, row_size, row_size)
+    cold_offset : ndarray of shape (n_draws, row_size)
+        Added to prior means in predictions: the mean of all rows minus the prior mean
+        if the prior is not learned, else 0.
+    residual_covariance : ndarray of shape (n_draws, row_size, row_size)
+        Λ⁻¹, the covariance of rows about their prior means Bᵀf + m.
+    count : ndarray of shape (n_rows,)
+        Total weight of the ratings of each row.
+    relative_variance : ndarray of shape (n_rows,)
+        E[1 / α], the factor of the noise variance of a row's ratings.
+    concentration : float
+        Shape a of the Gamma prior of the relative precisions α.
+    selection : ndarray of shape (n_rows,)
+        Sum over a row's ratings of the share of the other rows' deviations from their
+        features' prediction in the predicted rating.
+    factor_sums : FactorSums
+    links : dict of str to FittedLinkMatrix
+        Link matrix of each block of features.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray | PatchedCovariance | None
+    prior_mean: np.ndarray
+    prior_covariance: np.ndarray
+    cold_offset: np.ndarray
+    residual_covariance: np.ndarray
+    count: np.ndarray
+    relative_variance: np.ndarray
+    concentration: float
+    selection: np.ndarray
+    factor_sums: FactorSums
+    links: dict[str, FittedLinkMatrix] = field(default_factory=dict)
+
+    @classmethod
+    def stack(cls, draws: Sequence[Rows]) -> Rows:
+        """Draws as one object."""
+
+        def all_of(name: str) -> np.ndarray:
+            return np.concatenate([getattr(draw, name) for draw in draws])
+
+        def mean_of(name: str) -> np.ndarray:
+            return np.mean([getattr(draw, name) for draw in draws], axis=0)
+
+        return replace(
+            draws[0],
+            mean=all_of("mean"),
+            covariance=draws[0].covariance if len(draws) == 1 else None,
+            prior_mean=all_of("prior_mean"),
+            prior_covariance=all_of("prior_covariance"),
+            cold_offset=all_of("cold_offset"),
+            residual_covariance=all_of("residual_covariance"),
+            relative_variance=mean_of("relative_variance"),
+            selection=mean_of("selection"),
+            factor_sums=FactorSums.stack([draw.factor_sums for draw in draws]),
+            links={
+                name: FittedLinkMatrix.stack(
+                    [draw.links[name] for draw in draws], keep_all=name == DESCRIBED
+                )
+                for name in draws[0].links
+            },
+        )
+
+    def with_cold_rows(self, matrix: sparse.csr_array) -> Rows:
+        """Rows with cold row -2 - j for row j of side features."""
+        effect, covariance = self.links[DESCRIBED].effects(matrix[::-1])
+        mean, rest = self.prior_mean[:, -1:], self.prior_covariance[:, -1:]
+        # A sum, since rounding may leave differences from the prior covariance without
+        # positive variances.
+        others = (
+            link.effect_covariance
+            for name, link in self.links.items()
+            if name != DESCRIBED
+        )
+        covariance = covariance + sum(others, self.residual_covariance)[:, None]
+        return replace(
+            self,
+            prior_mean=np.concatenate([mean + effect, mean], axis=1),
+            prior_covariance=np.concatenate([covariance, rest], axis=1),
+        )
+
+    def means(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Means of rows in predictions, draw by draw."""
+        unknown, known = rows < 0, np.maximum(rows, 0)
+        for mean, prior_mean, offset in zip(
+            self.mean, self.prior_mean, self.cold_offset, strict=True
+        ):
+            taken = mean[known]
+            taken[unknown] = prior_mean[rows[unknown]] + offset
+            yield taken
+
+    def covariances(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Covariances of rows, draw by draw."""
+        unknown, known = rows < 0, np.maximum(rows, 0)
+        size = self.mean.shape[2]
+        for draw, prior_covariance in enumerate(self.prior_covariance):
+            if self.covariance is None:
+                taken = np.zeros((len(rows), size, size), dtype=self.mean.dtype)
+            else:
+                taken = self.covariance[draw, known]
+            taken[unknown] = prior_covariance[rows[unknown]]
+            yield taken
+
+    def relative_variances(self, rows: np.ndarray) -> np.ndarray:
+        """Relative variances of rows; an unknown row has the mean of all."""
+        known = self.relative_variance[np.maximum(rows, 0)]
+        return np.where(rows < 0, self.relative_variance.mean(), known)
+
+    def relative_precisions(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means and shapes of the Gamma distributions of the relative precisions.
+
+        An unknown row has the prior.
+        """
+        a, known = self.concentration, np.maximum(rows, 0)
+        shape = a + np.where(rows < 0, 0, self.count[known]) / 2
+        variance = np.where(rows < 0, a / (a - 1), self.relative_variance[known])
+        return shape / ((shape - 1) * variance), shape
+
+    def selection_effects(self, rows: np.ndarray) -> np.ndarray:
+        """Expected share of an unknown counterpart in a rating that exists.
+
+        Users rate items that they expect to like, so the counterpart is taken for one
+        of those that have ratings with the row: their mean, shrunk by one counterpart
+        without effect.
+        """
+        known = np.maximum(rows, 0)
+        mean = self.selection[known] / (self.count[known] + 1)
+        return np.where(rows < 0, 0, mean)
+
+    def scale_covariances(self, ratio: float) -> Rows:
+        """The same rows, with all covariances multiplied by a ratio."""
+        return replace(
+            self,
+            covariance=None if self.covariance is None else self.covariance * ratio,
+            prior_covariance=self.prior_covariance * ratio,
+            residual_covariance=self.residual_covariance * ratio,
+        )
+
+    def take(self, rows: np.ndarray) -> Rows:
+        """Means of numbered rows, without their covariances."""
+        return replace(
+            self,
+            mean=np.stack(list(self.means(rows))),
+            covariance=None,
+            prior_mean=self.prior_mean[:, -1:],
+        )
+
+    def with_updates(self, updated: Rows, own: Growth, others: Growth) -> Rows:
+        """These rows among new ones, with `updated` for the rows that are given.
+
+        `others` is the growth of the other side. Besides copies of small arrays, the
+        cost is proportional to the updated rows.
+        """
+        covariance = self.covariance
+        if isinstance(covariance, np.ndarray):
+            covariance = PatchedCovariance.of(covariance[0])
+        if updated.covariance is None:
+            covariance = None
+        elif covariance is not None:
+            covariance = covariance.with_updates(updated.covariance[0], own)
+        k = self.factor_sums.total.shape[1]
+        # The mean of one draw would be a further copy.
+        mean = self.mean[0] if len(self.mean) == 1 else self.mean.mean(axis=0)
+        mean = own.inserted(mean)
+        past = mean[None, own.given[~own.is_new], :k]
+        mean[own.given] = updated.mean[0]
+        count, selection = own.inserted(self.count), own.inserted(self.selection)
+        count[own.given] += updated.count
+        selection[own.given] += updated.selection
+        relative_variance = own.inserted(self.relative_variance)
+        relative_variance[own.given] = updated.relative_variance
+        return replace(
+            self,
+            mean=mean[None],
+            factor_sums=self.factor_sums.add(past, -1).add(updated.mean[..., :k]),
+            covariance=covariance,
+            prior_mean=self.prior_mean[:, -1:],
+            prior_covariance=self.prior_covariance[:, -1:],
+            count=count,
+            selection=selection,
+            relative_variance=relative_variance,
+            links={
+                name: link.with_new_others(others)
+                if name == IMPLICIT and len(others.at)
+                else link
+                for name, link in self.links.items()
+            },
+        )
