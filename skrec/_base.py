@@ -1,8 +1,8 @@
 """BaseRecommender: fit, partial_fit, predict and score over (user, item) rows.
 
 It validates, numbers the ids, runs the iterations of a solver with callbacks and
-stopping, and publishes the model of the last one. An estimator of its own is the solver
-that `_solver` makes of the parameters.
+stopping, and publishes the model of the last one. A subclass has parameters, and makes
+a solver of them in `_solver`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ._data.interactions import FurtherRows, Interactions
 from ._data.known_ids import KnownIds, handle_unknown
 from ._data.reading import Columns, read_ratings, read_weights
 from ._data.seen import SeenItems
+from ._data.sides import Sides
 from ._data.vocabulary import Growth, numbered
 from ._data.weights import Weighting
 from ._interfaces import Iteration, Solver, Start
@@ -59,7 +60,7 @@ PREDICTION_ROWS = 2**16
 class BaseRecommender(
     ListsMixin, CallbackSupportMixin, RegressorMixin, BaseEstimator, metaclass=ABCMeta
 ):
-    """An estimator over (user, item) rows, but for its solver."""
+    """Base class of estimators over (user, item) rows."""
 
     _parameter_constraints: dict = {
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
@@ -74,7 +75,7 @@ class BaseRecommender(
 
     @abstractmethod
     def _solver(self) -> Solver:
-        """The solver that the parameters ask for."""
+        """Solver with the options of the parameters."""
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -98,24 +99,23 @@ class BaseRecommender(
         ----------
         X : array-like of shape (n_samples, 2 + n_features)
             Column 0 holds the user, column 1 the item, as raw ids of any sortable kind.
-            Any further column is a numeric feature of that one rating.
+            Any further column is context: a numeric feature of that one rating.
         y : array-like of shape (n_samples,)
-            The ratings, on any scale. Where X holds what users chose, and pairs that it
-            does not hold count too, None is 1 for every row.
+            Ratings, on any scale. If rows of X are choices, and other pairs count as
+            not chosen, None is 1 for every row.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights. A weight of 2 is the row twice, 0 is no row. How much
-            a repeated or heavy pair tells is learned from the ratings, and a common
-            factor of all weights changes nothing.
+            Non-negative weights. A weight of 2 is the row twice, 0 is no row. The
+            information in repeated or heavy pairs is learned from the ratings, and a
+            common factor of all weights changes nothing.
         user_features, item_features : DataFrame, matrix or callable, default=None
-            What is known of users and of items besides. A frame has ids in the column
-            that has the name of the user or item column of `X`; without such a column,
-            in its index, or in its first column if the library has no indices. A
-            matrix has row i for the id i. Numbers are standardised, and of other
-            columns every value becomes a column of 0 and 1; a list in a cell is
-            several values.
-            Where a value is missing, or the row of an id of `X`, the mean stands for
-            it, with a warning. What is said of other ids is kept, and used when
-            something is asked about them.
+            Side features of users and of items. The ids of a frame are in the column
+            with the name of the user or item column of `X`; without such a column, in
+            its index, or in its first column if the library has no indices. A matrix
+            has row i for the id i. Columns of numbers are standardised, and other
+            columns become indicators of their values; a list in a cell is several
+            values.
+            Missing values, and ids of `X` without a row, get the mean, with a warning.
+            Rows of other ids are kept for predictions of these ids.
             scikit-learn cuts an argument that is as long as `X` when it cuts `X`; it
             never cuts a function without arguments that returns the table.
 
@@ -138,12 +138,14 @@ class BaseRecommender(
         Warns
         -----
         UserWarning
-            If ids look like a scaled column or like indicators, if a further column of
-            `X` tells the ratings, if a table has gaps or may have been cut, or if all
-            ratings are equal and pairs without ratings do not count.
+            If ids look like a scaled column or like indicators, if the ratings are a
+            linear function of a further column of `X`, if a table has gaps or may have
+            been cut, or if all ratings are equal and pairs without ratings do not
+            count.
         """
-        # What is fitted is kept aside until all of it is there and callbacks are done.
-        self._publish(self._fit(X, y, sample_weight, user_features, item_features))
+        # A fit that fails, or that a callback ends by an error, changes nothing.
+        features = Sides(user_features, item_features)
+        self._publish(self._fit(X, y, sample_weight, features))
         return self
 
     @with_callbacks
@@ -153,8 +155,7 @@ class BaseRecommender(
         X: ArrayLike,
         y: ArrayLike | None,
         sample_weight: ArrayLike | None,
-        user_features: TableLike | None,
-        item_features: TableLike | None,
+        features: Sides[TableLike | None],
     ) -> dict[str, Any]:
         """Fitted attributes."""
         solver = self._solver()
@@ -166,15 +167,13 @@ class BaseRecommender(
             learn = Weighting.of_choices if is_of_choices else Weighting.of_ratings
             weighting = learn(data)
             known, data = reader._with_side_features(
-                weighting.applied(data),
-                {"user": user_features, "item": item_features},
-                len(columns.users.values),
+                weighting.applied(data), features, len(columns.users.values)
             )
             read = {
                 "n_features_in_": reader.n_features_in_,
                 "feature_names_in_": getattr(reader, "feature_names_in_", None),
-                "_users": known["user"],
-                "_items": known["item"],
+                "_users": known.user,
+                "_items": known.item,
                 "_seen": SeenItems.of_pairs(data.users, data.items, *data.shape),
                 "_weighting": weighting,
             }
@@ -186,8 +185,8 @@ class BaseRecommender(
             )
         metadata = {
             "sample_weight": sample_weight,
-            "user_features": user_features,
-            "item_features": item_features,
+            "user_features": features.user,
+            "item_features": features.item,
         }
         given = {k: v for k, v in metadata.items() if v is not None}
         task = {"estimator": self, "X": X, "y": y, "metadata": given or None}
@@ -208,31 +207,31 @@ class BaseRecommender(
     ) -> Self:
         """Learn from further ratings, of known and of new users and items.
 
-        Only the rows of users and items that occur are revised, so the time follows the
-        further ratings. What all rows share, such as their prior or the weights of a
-        network's layers, stays as `fit` has learned it. Before the first `fit` this is
+        Only the rows of the users and items in X are updated, so the time is
+        proportional to the further ratings. Shared parameters, such as priors or the
+        weights of a network's layers, stay as in `fit`. Before the first `fit` this is
         `fit`.
 
-        After the solvers "vb" and "als", what was believed of a row is its prior, and
-        given the other side its posterior is that of all ratings together. After "adam"
-        and "sgd", rows minimise the objective of the further ratings by Newton steps,
-        users given items and items given users, `max_iter` times at most. A row is held
-        to where it was by the curvature of the losses of the ratings that it was
-        learned from; weights are relative to those of `fit`, and nothing is held out
-        for `early_stopping`. So many small calls add up to about what one call does.
-        "gibbs" has no `partial_fit`.
+        After the solvers "vb" and "als", the previous posterior of a row is its prior,
+        and given the other side its posterior is that of all ratings. After "adam" and
+        "sgd", rows minimise the objective of the further ratings by Newton steps, users
+        given items and items given users, at most `max_iter` times. The past ratings of
+        a row enter as a quadratic penalty, with the curvature of their losses; weights
+        are relative to those of `fit`, and no rows are held out for `early_stopping`.
+        Many small calls have about the same result as one call. "gibbs" has no
+        `partial_fit`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, 2 + n_features)
             Columns as in `fit`.
         y : array-like of shape (n_samples,)
-            The ratings. One that was given before counts again. None is as in `fit`.
+            Ratings. A rating that was given before counts again. None is as in `fit`.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
         user_features, item_features : DataFrame, matrix or callable, default=None
-            As in `fit`, of new users and items. Of those that are not described, here
-            or in `fit`, nothing is known but their ratings.
+            As in `fit`, of new users and items. New ids without features, here or in
+            `fit`, are learned from their ratings only.
 
         Returns
         -------
@@ -256,13 +255,15 @@ class BaseRecommender(
                 user_features=user_features,
                 item_features=item_features,
             )
-        # Threads that wait for each other make a few rows slow.
+        # A few rows are slower with several threads, which wait for each other.
         few = num_samples(X) <= MAX_FEW_ROWS
         n_threads = 1 if few else torch.get_num_threads()
-        # The model that others read stays as it is until all is learned.
+        # Other threads can read the last fit until the update is complete.
         last = snapshot(self)
         with own_settings(), torch_threads(n_threads):
-            fitted = last._update(X, y, sample_weight, user_features, item_features)
+            fitted = last._update(
+                X, y, sample_weight, Sides(user_features, item_features)
+            )
         self._publish(fitted)
         return self
 
@@ -271,33 +272,14 @@ class BaseRecommender(
         X: ArrayLike,
         y: ArrayLike | None,
         sample_weight: ArrayLike | None,
-        user_features: TableLike | None,
-        item_features: TableLike | None,
+        features: Sides[TableLike | None],
     ) -> dict[str, Any]:
         """Fitted attributes after further rows."""
         solver = self._solver()
         solver.check()
         solver.check_update(self._model)
         columns, data = self._read(X, y, sample_weight, solver, reset=False)
-        data = self._weighting.applied(data)
-        n_rows = len(columns.users.values)
-        users, cold_users = self._users.rows(
-            replace(columns.users, values=data.user_ids), user_features, n_rows
-        )
-        items, cold_items = self._items.rows(
-            replace(columns.items, values=data.item_ids), item_features, n_rows
-        )
-        further = FurtherRows(
-            data=data,
-            users=users,
-            items=items,
-            cold=(cold_users, cold_items),
-            growths=(
-                Growth.of(self._users.ids, data.user_ids, users),
-                Growth.of(self._items.ids, data.item_ids, items),
-            ),
-            seen=self._seen,
-        )
+        further = self._further_rows(columns, self._weighting.applied(data), features)
         losses: list[float] = []
 
         def report(objective: float) -> None:
@@ -313,19 +295,36 @@ class BaseRecommender(
             torch_device(self.device),
             report,
         )
-        grown_users, grown_items = further.growths
         return {
             "_model": model,
-            "_users": replace(self._users, ids=grown_users.ids),
-            "_items": replace(self._items, ids=grown_items.ids),
+            "_users": replace(self._users, ids=further.growths.user.ids),
+            "_items": replace(self._items, ids=further.growths.item.ids),
             "_seen": further.seen_after,
             "n_iter_": self.n_iter_ + len(losses),
             "loss_curve_": [*self.loss_curve_, *losses],
             "validation_scores_": None,
         }
 
+    def _further_rows(
+        self, columns: Columns, data: Interactions, features: Sides[TableLike | None]
+    ) -> FurtherRows:
+        """Canonical rows of `partial_fit` with row numbers in the model."""
+        n_rows = len(columns.users.values)
+        users, cold_users = self._users.rows(
+            replace(columns.users, values=data.user_ids), features.user, n_rows
+        )
+        items, cold_items = self._items.rows(
+            replace(columns.items, values=data.item_ids), features.item, n_rows
+        )
+        growths = Sides(
+            Growth.of(self._users.ids, data.user_ids, users),
+            Growth.of(self._items.ids, data.item_ids, items),
+        )
+        cold = Sides(cold_users, cold_items)
+        return FurtherRows(data, users, items, cold, growths, self._seen)
+
     def _publish(self, fitted: dict[str, Any]) -> None:
-        """Let readers see a whole fit, all at once."""
+        """Replace the fitted attributes in one assignment."""
         attributes = vars(self) | fitted
         if attributes.get("feature_names_in_") is None:
             attributes.pop("feature_names_in_", None)
@@ -339,9 +338,9 @@ class BaseRecommender(
         task: dict[str, Any],
         read: dict[str, Any],
     ) -> dict[str, Any]:
-        """Iterate until the solver, `max_iter` or a callback ends it.
+        """Iterate until convergence, `max_iter`, or a stop by a callback.
 
-        Returns the fitted attributes, those that were `read` from the rows included.
+        Returns the fitted attributes, including those that were `read` from the rows.
         """
 
         def fitted() -> dict[str, Any]:
@@ -402,20 +401,20 @@ class BaseRecommender(
         Parameters
         ----------
         X : array-like of shape (n_samples, 2 + n_features)
-            Columns as in `fit`. Ids that `fit` has not seen are answered as
-            `handle_unknown` says.
+            Columns as in `fit`. `handle_unknown` applies to ids that `fit` has not
+            seen.
         return_std : bool, default=False
-            Return a standard deviation of each prediction too: of a rating that would
-            be given, noise included, after MFRegressor; of the predictions of the
-            members, after NCFRegressor.
+            Return a standard deviation of each prediction too: that of a new rating,
+            including noise, after MFRegressor; that of the predictions of the members
+            after NCFRegressor.
         user_features, item_features : DataFrame, matrix or callable, default=None
-            As in `fit`, of ids that have no ratings. Such ids are predicted from what
-            is said of them here or was said in `fit`.
+            As in `fit`, of ids that have no ratings. Such ids are predicted from their
+            features, given here or in `fit`.
 
         Returns
         -------
         y : ndarray of shape (n_samples,)
-            Predicted ratings, in the units of the ratings given to `fit`.
+            Predicted ratings, in the units of the ratings of `fit`.
         std : ndarray of shape (n_samples,)
             Only with `return_std=True`.
 
@@ -423,8 +422,8 @@ class BaseRecommender(
         ------
         ValueError
             If an id or a feature is missing or infinite, if X is not as wide as in
-            `fit`, if `handle_unknown="error"` and an id is unknown, if features are
-            given that `fit` was not given, or if the fit knows no standard deviation.
+            `fit`, if `handle_unknown="error"` and an id is unknown, if there are
+            features that `fit` was not given, or if the fit has no standard deviations.
         TypeError
             If ids are of another kind than in `fit`, such as strings for numbers.
         """
@@ -467,8 +466,8 @@ class BaseRecommender(
         X : array-like of shape (n_samples, 2 + n_features)
             Columns as in `fit`.
         y : array-like of shape (n_samples,)
-            The ratings. Choices without ratings have no R²; lists of them can be scored
-            by :class:`~skrec.metrics.RankingScorer`.
+            Ratings. Choices without ratings have no R²; use
+            :class:`~skrec.metrics.RankingScorer` to score rankings.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
         user_features, item_features : DataFrame, matrix or callable, default=None
@@ -507,11 +506,11 @@ class BaseRecommender(
 
     @fitted_attribute
     def rating_range_(self) -> tuple[float, float]:
-        """Range that `clip` clips predictions to."""
+        """Bounds of clipped predictions."""
         return self._model.rating_range
 
     def _read_columns(self, X: ArrayLike, *, reset: bool) -> Columns:
-        """Validated columns of X, with a warning of ids that are unlikely."""
+        """Validated columns of X, with a warning of unlikely ids."""
         columns = read_columns(self, X, reset=reset)
         fitted = () if reset else (self._users.ids, self._items.ids)
         named = hasattr(self, "feature_names_in_")
@@ -538,9 +537,8 @@ class BaseRecommender(
         else:
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but "
-                "the target y is None. Only what users chose, without ratings, needs "
-                "none: see unobserved_weight of MFRegressor, and the losses 'log_loss' "
-                "and 'bpr'."
+                "the target y is None. Only fits to choices have no y: see "
+                "unobserved_weight of MFRegressor, and the losses 'log_loss' and 'bpr'."
             )
         solver.check_ratings(rating)
         data = Interactions.from_columns(
@@ -553,32 +551,27 @@ class BaseRecommender(
         return columns, data
 
     def _with_side_features(
-        self, data: Interactions, features: dict[str, Any], n_rows: int
-    ) -> tuple[dict[str, KnownIds], Interactions]:
+        self, data: Interactions, features: Sides[TableLike | None], n_rows: int
+    ) -> tuple[Sides[KnownIds], Interactions]:
         """Known ids of each side, and the rows with their side features."""
         names = getattr(self, "feature_names_in_", (None, None))
-        known = {
-            "user": KnownIds("user", data.user_ids, names[0]),
-            "item": KnownIds("item", data.item_ids, names[1]),
-        }
-        side_features = {}
-        for side in known:
-            known[side], found = known[side].with_features(features[side], n_rows)
-            if found is not None:
-                side_features[side] = found
-        return known, replace(data, side_features=side_features)
+        users, of_users = KnownIds("user", data.user_ids, names[0]).with_features(
+            features.user, n_rows
+        )
+        items, of_items = KnownIds("item", data.item_ids, names[1]).with_features(
+            features.item, n_rows
+        )
+        data = replace(data, side_features=Sides(of_users, of_items))
+        return Sides(users, items), data
 
     def _start(self, data: Interactions) -> Start | None:
-        """The last fit, if there was one, for a fit of these rows."""
+        """The last fit as a start for a fit of these rows."""
         if not hasattr(self, "_model"):
             return None
-        known = {"user": self._users, "item": self._items}
+        of_users, of_items = data.side_features
         return Start(
             self._model,
             numbered(data.user_ids, self._users.ids, "X (users)"),
             numbered(data.item_ids, self._items.ids, "X (items)"),
-            {
-                side: known[side].places_of(features)
-                for side, features in data.side_features.items()
-            },
+            Sides(self._users.columns_of(of_users), self._items.columns_of(of_items)),
         )

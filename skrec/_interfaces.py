@@ -1,9 +1,8 @@
 """Iteration, Solver and Model: the contract between estimators and their solvers.
 
-An estimator reads ids and ratings, asks a solver for iterations, and keeps the model of
-the last one. A solver knows row numbers and arrays alone; a model answers for row
-numbers. -1 is a row of which nothing is known, and -2 - j one that is known by row j of
-its side features.
+An estimator reads ids and ratings, takes iterations from a solver, and keeps the model
+of the last one. Solvers and models have row numbers and arrays only. -1 is an unknown
+row, and -2 - j a cold row with row j of the side features.
 """
 
 from __future__ import annotations
@@ -18,23 +17,24 @@ import torch
 from scipy import sparse
 from scipy.special import expit
 
-from ._data.interactions import FurtherRows, Interactions, SideName
+from ._data.interactions import FurtherRows, Interactions
+from ._data.sides import SideName, Sides
 from ._data.units import Units
 from ._topk import Fill
 
-# Losses whose scores are no ratings.
+# Losses with scores that are not ratings.
 CHOICE_LOSSES = ("log_loss", "bpr")
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss that a model was fitted to, and the pairs that it counts.
+    """Loss of a fit, and the pairs that count in it.
 
     Attributes
     ----------
     loss : str
     n_negatives : int
-        Items drawn beside each pair, which count as not chosen.
+        Items drawn for each pair, which count as not chosen.
     weighs_unobserved : bool
         Whether all pairs without a rating count as ratings of 0.
     """
@@ -45,7 +45,7 @@ class Objective:
 
     @property
     def counts_unobserved(self) -> bool:
-        """Whether pairs that are not among the rows count as not chosen."""
+        """Whether pairs that are not rows count as not chosen."""
         return self.n_negatives > 0 or self.weighs_unobserved
 
     @property
@@ -59,13 +59,13 @@ class Objective:
 
 
 class Model(ABC):
-    """A fitted model: arrays, and answers for row numbers of users and items.
+    """A fitted model of NumPy arrays, over row numbers of users and items.
 
     Attributes
     ----------
     objective : Objective
     rating_range : tuple of float
-        Least and largest rating, which predictions are clipped to.
+        Bounds of clipped predictions.
     """
 
     objective: Objective
@@ -80,13 +80,13 @@ class Model(ABC):
         return_std: bool,
         device: torch.device,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Predicted ratings of pairs, and with `return_std` their deviations."""
+        """Predicted ratings of pairs, with `return_std` also standard deviations."""
 
     @abstractmethod
     def scorer(
         self, users: np.ndarray, items: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
-        """Function from a slice of `users` to scores of `items`, which rank alone."""
+        """Function from a slice of `users` to scores of `items`, for rankings only."""
 
     @abstractmethod
     def scores_to_ratings(self, scores: np.ndarray, users: np.ndarray) -> np.ndarray:
@@ -95,19 +95,19 @@ class Model(ABC):
     def with_cold_rows(
         self, users: sparse.csr_array | None, items: sparse.csr_array | None
     ) -> Self:
-        """A copy that answers for rows -2 - j by row j of these side features."""
+        """A copy with cold rows -2 - j for rows j of these side features."""
         return self
 
     def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
-        """Vectors whose inner products rank as scores do, in float32."""
-        raise ValueError("Scores of this model are no inner products.")
+        """Vectors with inner products that rank as scores do, in float32."""
+        raise ValueError("Scores of this model are not inner products.")
 
     def profiles(
         self, side: SideName, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors whose cosine is the similarity of two rows, and their lengths.
+        """Vectors for cosine similarities of rows, and their lengths.
 
-        In float32 both; the length of a negligible vector is inf.
+        Both in float32; the length of a negligible vector is inf.
         """
         raise ValueError("This model has no vectors to compare.")
 
@@ -118,7 +118,7 @@ class StandardisedModel(Model):
     Attributes
     ----------
     units : Units
-        Of the ratings and the context of the fit.
+        Units of the ratings and the context of the fit.
     """
 
     units: Units
@@ -134,16 +134,16 @@ class Iteration:
     Attributes
     ----------
     objective : float
-        The value that is minimised, per unit of weight.
+        Minimised value, per unit of weight.
     progress : str
-        The outcome of the iteration, in words.
+        Description of the iteration's result.
     converged : bool
     model : callable
-        Makes the model as if the fit ended here.
+        Returns the model of a fit that ends here.
     warning : str
-        Is warned of if the fit ends here; empty if there is nothing.
+        Warning of a fit that ends here, or an empty string.
     validation_scores : list of float or None
-        One for each iteration so far, if rows are held out.
+        Scores of all iterations so far, if rows are held out.
     """
 
     objective: float
@@ -159,33 +159,33 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Start(Generic[AnyModel]):
-    """A fitted model to start from, and where it has the rows of the new data.
+    """A fitted model to start from, and its row numbers for the new data.
 
     Attributes
     ----------
     model : Model
     users, items : ndarray of shape (n_users,) and (n_items,)
         Row numbers in the model; -1 is new.
-    columns : dict of str to ndarray of shape (n_columns,)
-        Of the side features of a "user" and of an "item": their columns in the model.
+    columns : Sides of ndarray of shape (n_columns,)
+        Columns of the side features in the model; -1 is new.
     """
 
     model: AnyModel
     users: np.ndarray
     items: np.ndarray
-    columns: dict[str, np.ndarray]
+    columns: Sides[np.ndarray]
 
 
 class Solver(ABC, Generic[AnyModel]):
-    """A way to fit a model, with its options.
+    """Algorithm that fits a model, with its options.
 
     Attributes
     ----------
     objective : Objective
     max_iter : int
-        Iterations at most.
+        Maximum number of iterations.
     converges : bool
-        Whether it is to converge within its iterations.
+        Whether a fit without convergence gives a warning.
     """
 
     objective: Objective
@@ -193,10 +193,10 @@ class Solver(ABC, Generic[AnyModel]):
     converges: ClassVar[bool] = False
 
     def check(self) -> None:
-        """Refuse options that do not go together, with a ValueError."""
+        """Raise a ValueError for options that do not fit together."""
 
     def check_ratings(self, rating: np.ndarray) -> None:
-        """Refuse ratings that the objective cannot take, with a ValueError."""
+        """Raise a ValueError for ratings outside the domain of the objective."""
 
     @abstractmethod
     def iterations(
@@ -206,10 +206,10 @@ class Solver(ABC, Generic[AnyModel]):
         random_state: np.random.RandomState,
         device: torch.device,
     ) -> Iterator[Iteration]:
-        """Endless iterations from `start`, or from a start of the solver's own."""
+        """Endless iterations from `start`, or from the solver's own start."""
 
     def check_update(self, model: AnyModel) -> None:
-        """Refuse a model that cannot be updated with these options."""
+        """Raise a ValueError for a model that these options cannot update."""
         raise ValueError("This solver cannot update a fitted model; fit anew.")
 
     def update(

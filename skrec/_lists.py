@@ -12,10 +12,10 @@ from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
 from ._data.containers import ArrayLike, TableLike
-from ._data.interactions import SideName
 from ._data.known_ids import KnownIds, handle_unknown, take_ids
 from ._data.reading import read_ids, read_pairs
 from ._data.seen import SeenItems, is_in_sorted
+from ._data.sides import SideName
 from ._interfaces import Model
 from ._settings import torch_device
 from ._snapshot import reads_one_fit
@@ -48,31 +48,29 @@ class ListsMixin:
         user_features: TableLike | None = None,
         item_features: TableLike | None = None,
     ) -> Lists:
-        """The items that users would rate highest, best first.
+        """Items with the highest predicted ratings for each user, best first.
 
-        Ties go to the candidate that comes first. A user that was not in the training
-        rows gets what is known: the items that suit their features, or else the items
-        by their own merit. Whatever the numbers of users and items, scores are held for
-        some of them at a time: 64 MiB in all.
+        Ties go to the candidate that comes first. For users without ratings, the
+        ranking depends on their features, or without any on the items only. Scores are
+        computed in tiles, with 64 MiB of work space for any numbers of users and items.
 
         Parameters
         ----------
         users : array-like of shape (n_users,), default=None
             Raw user ids; None is all users of `user_ids_`, in that order.
         n_items : int, default=10
-            Length of each list, which may be more than there are candidates.
+            Length of each list. It may exceed the number of candidates.
         exclude_seen : bool, default=True
-            Leave out what a user has rated in the training rows.
+            Leave out items that the user has rated in the training rows.
         never_exclude : array-like of shape (n_rows, 2 or more), default=None
-            Rows of user and item to be kept all the same, such as rows of the training
-            on which the model is to be scored.
+            Rows of user and item to keep nevertheless, such as training rows on which
+            the model is scored.
         candidates : array-like of shape (n_candidates,), default=None
             Raw item ids to choose from; None is all items, in the order of `item_ids_`.
-            Those that `fit` has not seen are scored or refused as `handle_unknown`
-            says, each by its features if it is described.
+            `handle_unknown` applies to ids that `fit` has not seen; they are scored by
+            their features if they have any.
         return_scores : bool, default=False
-            Return scores too: predicted ratings, not clipped, at the mean of any
-            further columns of X.
+            Return scores too: predicted ratings, not clipped, at the mean context.
         as_frame : bool, default=False
             Return a long frame.
         user_features, item_features : DataFrame, matrix or callable, default=None
@@ -140,14 +138,14 @@ class ListsMixin:
         return_scores: bool = False,
         as_frame: bool = False,
     ) -> Lists:
-        """The items most like given ones, best first, by cosine of their profiles.
+        """Items most similar to given ones, best first, by cosine of their profiles.
 
         Parameters
         ----------
         items : array-like of shape (n_queries,)
             Raw item ids, all in `item_ids_`.
         n_items : int, default=10
-            Length of each list, which may be more than there are other items.
+            Length of each list. It may exceed the number of other items.
         return_scores : bool, default=False
             Return the cosines too.
         as_frame : bool, default=False
@@ -159,8 +157,8 @@ class ListsMixin:
             Raw item ids, never the item itself. Where there are fewer than `n_items`
             others, the list ends in missing values, as in `recommend`.
         scores : ndarray of shape (n_queries, n_items)
-            Only with `return_scores=True`. From -1 to 1; 0 where a profile holds
-            nothing, and -inf where there is no item.
+            Only with `return_scores=True`. From -1 to 1; 0 if a profile is negligible,
+            and -inf where there is no item.
         frame : DataFrame with columns item, similar_item, rank and score
             With `as_frame=True`, instead of arrays. Where there are fewer than
             `n_items` others, there are fewer rows.
@@ -184,14 +182,14 @@ class ListsMixin:
         return_scores: bool = False,
         as_frame: bool = False,
     ) -> Lists:
-        """The users most like given ones, best first, by cosine of their profiles.
+        """Users most similar to given ones, best first, by cosine of their profiles.
 
         Parameters
         ----------
         users : array-like of shape (n_queries,)
             Raw user ids, all in `user_ids_`.
         n_users : int, default=10
-            Length of each list, which may be more than there are other users.
+            Length of each list. It may exceed the number of other users.
         return_scores : bool, default=False
             Return the cosines too.
         as_frame : bool, default=False
@@ -203,8 +201,8 @@ class ListsMixin:
             Raw user ids, never the user itself. Where there are fewer than `n_users`
             others, the list ends in missing values, as in `recommend`.
         scores : ndarray of shape (n_queries, n_users)
-            Only with `return_scores=True`. From -1 to 1; 0 where a profile holds
-            nothing, and -inf where there is no user.
+            Only with `return_scores=True`. From -1 to 1; 0 if a profile is negligible,
+            and -inf where there is no user.
         frame : DataFrame with columns user, similar_user, rank and score
             With `as_frame=True`, instead of arrays. Where there are fewer than
             `n_users` others, there are fewer rows.
@@ -223,11 +221,11 @@ class ListsMixin:
     def item_index_vectors(self) -> np.ndarray:
         """Vectors of all items, for an index of the largest inner products.
 
-        The inner product of a row of `user_index_vectors` and a row of these is, but
-        for a constant, the score by which `recommend` ranks; biases are in it. An
+        The inner product of a row of `user_index_vectors` and a row of these is the
+        score by which `recommend` ranks, including biases, minus a constant. An
         approximate index of such vectors finds a user's best items among millions
-        without looking at each. It knows nothing of what a user has rated: ask it for
-        more than is wanted, and leave that out.
+        without a score of each. It does not exclude seen items: query it for more items
+        than needed, and leave out those that the user has rated.
 
         Returns
         -------
@@ -261,8 +259,8 @@ class ListsMixin:
         Returns
         -------
         vectors : ndarray of shape (n_users, size), dtype float32
-            A user that was not in the training rows has what is known: a vector that
-            ranks items as their features do, or else by the items' own merit.
+            As in `recommend`, the vector of a user without ratings depends on their
+            features, or without any ranks items for an average user.
 
         Raises
         ------
@@ -296,7 +294,7 @@ class ListsMixin:
         ids = read_ids(candidates, "candidates")
         rows, cold = self._items.rows(ids, features)
         handle_unknown(self.handle_unknown, {"candidates": (ids, rows)})
-        # Ids of which nothing is known share a row number.
+        # Unknown ids share a row number.
         codes, _ = pd.factorize(ids.values)
         _, first = np.unique(
             np.where(rows == -1, rows.min(initial=-1) - 1 - codes, rows),

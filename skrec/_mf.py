@@ -16,9 +16,10 @@ from ._alternating.posterior import Posterior
 from ._alternating.rows import DESCRIBED, FittedLinkMatrix
 from ._alternating.solver import ALSSolver, GibbsSolver, VBSolver
 from ._base import BaseRecommender
-from ._data.interactions import FurtherRows, Interactions, SideName
+from ._data.interactions import FurtherRows, Interactions
 from ._data.known_ids import KnownIds
 from ._data.side_features import Encoder
+from ._data.sides import SideName
 from ._data.units import Units
 from ._gradient.fitted import Conversion, Weights
 from ._gradient.loop import OPTIMIZERS
@@ -47,61 +48,60 @@ def _can_update(estimator: MFRegressor) -> bool:
 class MFRegressor(BaseRecommender):
     """Matrix factorisation of ratings, as a regressor over (user, item) rows.
 
-    The model of a rating y of user u and item i, with features x of that rating, is::
+    The model of a rating y of user u and item i, with context x, is::
 
         y = μ + b_u + c_i + p_u·q_i + x·w + ε,    ε ~ N(0, 1 / (β α_u γ_i))
 
-    Each row (p_u, b_u) of a user has a Gaussian prior, and so has each row (q_i, c_i)
-    of an item::
+    The factors and the bias of a user have a Gaussian prior::
 
-        (p_u, b_u) ~ N(m + Bᵀf_u, Λ⁻¹),    weights B ~ N(0, Ω⁻¹)
+        (p_u, b_u) ~ N(m + Bᵀf_u, Λ⁻¹),    B ~ N(0, Ω⁻¹)
 
-    where f_u is what is known of the user besides: whom they have ratings with
-    (`implicit_features` [4]_), and what describes them (`user_features` of `fit` [5]_).
-    m, Λ, B and Ω are learned. α_u and γ_i, of mean one, let users and items differ in
-    how noisy their ratings are [3]_. Ratings are standardised inside, so their scale
-    needs no setting.
+    and those (q_i, c_i) of an item likewise. The features f_u are the items that the
+    user has rated (`implicit_features` [4]_), and side features (`user_features` of
+    `fit` [5]_). m, Λ, the link matrix B and Ω are learned. The relative precisions α_u
+    and γ_i, of mean one, let the noise differ between users and between items [3]_.
+    Ratings are standardised inside, so their scale needs no setting.
 
     Parameters
     ----------
     n_factors : int, default=16
-        Length of p_u and q_i. 0 leaves the biases alone.
+        Length of p_u and q_i. With 0 the model has biases only.
     solver : {"vb", "gibbs", "als", "adam", "sgd"}, default="vb"
         - "vb": variational Bayes [1]_. Deterministic; nothing to tune.
         - "gibbs": posterior sampling [2]_, started from "vb". About as accurate as
-          "vb", and more so where ratings are few and noisy and implicit features are
-          off; at many times the time and with every kept draw in memory.
-        - "als": penalised least squares, alternating. Needs `reg`, knows no standard
-          deviations, and takes the noise to be the same everywhere.
-        - "adam", "sgd": gradients of mini-batches, for other losses. As "als", but with
-          another penalty (see `reg`).
+          "vb", and more accurate where ratings are few and noisy and implicit features
+          are off. Takes many times as long, and keeps every draw in memory.
+        - "als": alternating least squares with a penalty. Has a penalty `reg` to set
+          and one noise variance, and no standard deviations of predictions.
+        - "adam", "sgd": mini-batch gradients, for other losses, with another penalty
+          than "als" (see `reg`).
     biased : bool, default=True
-        False is the plain dot product: y = p_u·q_i + x·w + ε, without μ.
+        Whether to have μ and biases. False is y = p_u·q_i + x·w + ε.
     reg : float, default=None
         Penalty of squares, for standardised ratings and relative weights (of mean about
         1). "als" minimises
         Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 5 ‖B‖² + ‖w‖²) over
         rows r = (p_u, b_u) and (q_i, c_i), with W_r the weight of the pairs of a row.
         "adam" and "sgd" minimise Σ weight · loss + reg (Σ_r √W_r ‖r‖² + …) over rows
-        less Bᵀf, and likewise over w. None is 12 for "als", and 0.3 / (1 + 2 α₀) with
+        minus Bᵀf, and likewise over w. None is 12 for "als", and 0.3 / (1 + 2 α₀) with
         an `unobserved_weight` α₀; for "adam" and "sgd" it is 1 for ratings (0.5 with
-        "absolute_error" and "huber", which bend half as far), and 0.1 for what users
-        chose. Not used by "vb" and "gibbs".
+        "absolute_error" and "huber", which have half the curvature), and 0.1 for
+        choices. Not used by "vb" and "gibbs".
     reg_exponent : float, default=None
-        How the penalty of a row grows with the weight of its pairs, for "als": 0 is the
-        same for all rows, 1 in proportion [7]_. With 1, `reg` is smaller by about the
-        mean weight. None is 0.5 with `unobserved_weight`, else 0.
+        Exponent of the weight of a row's pairs in its penalty, for "als": 0 is the same
+        penalty for all rows, 1 a proportional one [7]_. With 1, `reg` is smaller by
+        about the mean weight. None is 0.5 with `unobserved_weight`, else 0.
     implicit_features : bool, default=None
-        Let the items that a user has ratings with say what to expect of the user, and
-        the users of an item what to expect of it: f is 1 / √n for each of n. None is
+        Use the items that a user has rated as features of the user, and the users that
+        have rated an item as features of the item: f is 1 / √n for each of n. None is
         True for "vb" and "gibbs" without `unobserved_weight`, else False. Not used by
         "adam" and "sgd".
     unobserved_weight : float, default=0.0
         Above 0, every pair of a user and an item counts as a rating of 0 with this
-        weight, besides its own ratings if it has any: for what users chose, with y left
-        out and `sample_weight` for how sure each choice is [6]_. Ratings are not
-        centred then. Use solver="als" where users chose few items: "vb" and "gibbs" may
-        find no factors in so few choices, and rank nearly as popularity does. Not used
+        weight, in addition to its own ratings [6]_. For implicit feedback: leave out y,
+        and pass the confidence of each choice as `sample_weight`. Ratings are not
+        centred then. Use solver="als" if users chose few items: "vb" and "gibbs" may
+        find no factors in so few choices, and then rank nearly by popularity. Not used
         by "adam" and "sgd", which draw some of the pairs (`n_negatives`).
     loss : {"squared_error", "absolute_error", "huber", "log_loss", "bpr"}, \
             default="squared_error"
@@ -110,27 +110,28 @@ class MFRegressor(BaseRecommender):
             n_iter_no_change
         As in `NCFRegressor`. Used by "adam" and "sgd" only.
     max_iter : int, default=None
-        Sweeps at most (vb, als), draws kept (gibbs) or epochs (adam, sgd). None is 200
-        for "vb" and "gibbs", 50 for "als", 8 for "adam" and 20 for "sgd".
+        Maximum number of sweeps (vb, als), number of kept draws (gibbs) or of epochs
+        (adam, sgd). None is 200 for "vb" and "gibbs", 50 for "als", 8 for "adam" and 20
+        for "sgd".
     tol : float, default=None
         "vb" and "als" stop when a sweep lowers the objective (see `loss_curve_`) by
         less than this. "adam" and "sgd" use it as `NCFRegressor` does. None is 2e-3 for
         "vb", 1e-3 for "als", and 1e-4 for "adam" and "sgd".
     handle_unknown : {"ignore", "warn", "error"}, default="ignore"
-        What to do with users and items that `fit` has not seen: answer from what is
-        known (the mean, the other side), the same with a warning, or refuse.
+        Response to users and items that `fit` has not seen: predict from the mean and
+        the other side, the same with a warning, or raise an error.
     clip : bool, default=True
         Clip predictions to the range of the training ratings.
     store_covariance : bool, default=True
-        Keep the posterior covariances, of (n_users + n_items) (n_factors + 1)² numbers,
-        which `predict(return_std=True)` needs after "vb", and `partial_fit` after "vb"
+        Keep the posterior covariances, (n_users + n_items) (n_factors + 1)² numbers.
+        `predict(return_std=True)` needs them after "vb", and `partial_fit` after "vb"
         and "als".
     warm_start : bool, default=False
-        Start from the last fit. Users and items are recognised by their ids.
+        Start from the last fit. Users and items are matched by id.
     device : str or torch.device, default="auto"
         "auto" is CUDA where it is available, else the CPU; or a device of torch.
     random_state : int, RandomState instance or None, default=None
-        Seed of the draws (gibbs), or of all that is random in training (adam, sgd).
+        Seed of the draws (gibbs), or of the training (adam, sgd).
     verbose : int, default=0
         Print a line per iteration if positive.
 
@@ -148,19 +149,19 @@ class MFRegressor(BaseRecommender):
         w, in rating units per unit of the feature.
     user_feature_coef_, item_feature_coef_ : ndarray of shape \
             (n_columns, n_factors + biased)
-        B of `user_features` and `item_features`, if `fit` was given them: what a column
-        adds to the factors and the bias of a row before it has ratings. Columns are
-        those after encoding, as `feature_effects` names them.
+        B of `user_features` and `item_features`, if they were passed to `fit`: the
+        effect of each encoded column on the prior mean of factors and bias.
+        `feature_effects` has the names of the columns.
     noise_std_ : float
-        Standard deviation of ε for a user and an item of average noise; of the
-        residuals, with "adam" and "sgd"; NaN where the loss is not one of ratings.
+        Standard deviation of ε for a user and an item of average noise. With "adam" and
+        "sgd" that of the residuals, or NaN if the loss is not one of ratings.
     rating_range_ : tuple of float
-        What `clip` clips to: the smallest and largest training rating, [0, 1] with
-        "log_loss" or drawn items, and everything with "bpr".
+        Bounds of `clip`: the smallest and largest training rating, [0, 1] with
+        "log_loss" or drawn items, and no bounds with "bpr".
     n_iter_ : int
         Number of iterations run.
     loss_curve_ : list of float
-        The objective after every iteration, per unit of weight and for standardised
+        Objective after every iteration, per unit of weight and for standardised
         ratings: minus the evidence lower bound (vb), the penalised sum of squares
         (als), half the weighted residual sum of squares times β (gibbs), or the mean
         loss of the epoch's batches (adam, sgd).
@@ -202,7 +203,7 @@ class MFRegressor(BaseRecommender):
     >>> mf.predict([["bob", "Alien"], ["dan", "Heat"]]).shape
     (2,)
 
-    What is known of users reaches those without ratings:
+    Users without ratings are predicted from their features:
 
     >>> import pandas as pd
     >>> people = ["ann", "bob", "cleo", "dan"]
@@ -390,11 +391,11 @@ class MFRegressor(BaseRecommender):
 
     @reads_one_fit
     def feature_effects(self) -> pd.DataFrame:
-        """What each feature of users and items says of ratings, before there are any.
+        """Effects of features of users and items on ratings.
 
-        The effect of a column of B, the weights of a user's features, is B·(q̄, 1) with
-        the mean q̄ of all items' factors: what it adds to a user's rating of an average
-        item. Likewise for an item's.
+        The effect of a user feature with row B_j of the link matrix is B_j·(q̄, 1) with
+        the mean q̄ of the factors of all items: the change of a user's expected rating
+        of an average item. Likewise for item features.
 
         Returns
         -------
@@ -403,21 +404,19 @@ class MFRegressor(BaseRecommender):
 
             feature : name of the column; of a category, column and value.
 
-            effect : in rating units. Of a number, for one standard deviation more; of a
-            flag (0 or 1), for 1 instead of 0; of a category, for this one instead of
-            one like any.
+            effect : in rating units. A number is compared with one that is smaller by a
+            standard deviation, 1 of a flag with 0, and a category with the mean of all.
 
-            std : posterior standard deviation of the effect; NaN where `predict` has
-            none.
+            std : posterior standard deviation of the effect; NaN if `predict` has none.
 
         Raises
         ------
         AttributeError
-            If `fit` was given neither `user_features` nor `item_features`.
+            If neither `user_features` nor `item_features` were passed to `fit`.
 
         See Also
         --------
-        feature_interactions : What two features say together.
+        feature_interactions : Interactions of two features.
 
         Examples
         --------
@@ -442,10 +441,10 @@ class MFRegressor(BaseRecommender):
 
     @reads_one_fit
     def feature_interactions(self) -> pd.DataFrame:
-        """What features of users and of items say of ratings together.
+        """Interactions of user features and item features in ratings.
 
-        For columns B of users' and C of items' weights it is B·C over the factors: what
-        they add besides their effects.
+        The interaction of two features with rows B_j and C_k of the link matrices is
+        B_j·C_k over the factors, and is added to their effects.
 
         Returns
         -------
@@ -457,7 +456,7 @@ class MFRegressor(BaseRecommender):
         Raises
         ------
         AttributeError
-            If `fit` was not given both `user_features` and `item_features`.
+            If `user_features` and `item_features` were not both passed to `fit`.
         """
         if len(self._described_sides()) < 2:
             raise AttributeError(
@@ -509,7 +508,7 @@ class MFRegressor(BaseRecommender):
 
 
 class PosteriorConversion(Conversion[Posterior]):
-    """A posterior as a network of factors and biases, and back."""
+    """Conversion between a posterior and a network of factors and biases."""
 
     def shape(self, model: Posterior) -> Shape:
         return Shape(
@@ -558,7 +557,7 @@ class PosteriorConversion(Conversion[Posterior]):
     ) -> Posterior:
         nobody = np.empty(0, dtype=np.int64)
         shared = self.weights(model, nobody, nobody)
-        # Behind the rows of a table stands that of the unseen.
+        # The last row of a table is that of unseen users or items.
         with_unseen = {
             name: np.concatenate([rows, shared[name]])
             for of_side in tables.values()
@@ -566,7 +565,7 @@ class PosteriorConversion(Conversion[Posterior]):
         }
         units, data = model.units, further.data
         updated = as_posterior(shared | with_unseen, units)
-        # The noise of all ratings together; one of the past weighs 1.
+        # Noise variance over all ratings; past ones have a weight of 1.
         weight, n_past = data.weight / units.mean_weight, len(further.seen.items)
         predicted = updated.mean(data.users, data.items, data.context)
         squares = weight @ (data.rating - predicted) ** 2

@@ -24,22 +24,23 @@ DEFAULT_MAX_ITER, SLOW_MAX_ITER = 10, 20
 class NCFRegressor(BaseRecommender):
     """Neural collaborative filtering, as a regressor over (user, item) rows.
 
-    The score of user u and item i, with features f of that rating, is that of NeuMF
-    [1]_ with biases::
+    The score of user u and item i, with context f, is that of NeuMF [1]_ with biases::
 
         s = a + b_u + c_i + p_u·q_i + MLP(r_u, s_i, f) + f·w
 
-    and the prediction is the mean of `n_members` such networks, which differ in their
-    random start alone and are trained side by side. With W_r the weight of all pairs
-    that meet a row (p, r, b) or a layer's weights r, and W that of all pairs, each
-    minimises::
+    The prediction is the mean of `n_members` such networks, which differ in their
+    random start only and are trained together. Each minimises::
 
         (1 / W) (Σ weight · loss(y, s) + reg Σ_r √W_r ‖r‖²)
 
-    Ratings are standardised inside, so their scale needs no setting. What `fit` is told
-    of users and items (`user_features`, `item_features`) enters as linear terms of
-    their rows: p_u is Bᵀf_u and what the user adds to it, and so are r, b and those of
-    items. Rows without ratings have the former alone.
+    over rows (p, r, b) of users and items and the weights of layers, where W_r is the
+    weight of the pairs of a row, or of all pairs for a layer, and W that of all pairs.
+    Ratings are standardised inside, so their scale needs no setting.
+
+    Side features of users and items (`user_features` and `item_features` of `fit`) are
+    linear terms of their rows: p_u is Bᵀf_u plus a term of the user's own, and
+    likewise r_u, b_u and the rows of items. Rows without ratings have the linear term
+    only.
 
     Parameters
     ----------
@@ -48,14 +49,14 @@ class NCFRegressor(BaseRecommender):
     hidden_layer_sizes : int or array-like of shape (n_layers,), default=(16,)
         Units of the hidden layers of the perceptron. Not used by architecture "gmf".
     architecture : {"neumf", "gmf", "mlp"}, default="neumf"
-        Which of the two terms to have: both, p·q alone (generalised matrix
-        factorisation), or the perceptron alone. The output weights that the paper gives
-        the factors of the product are one here: p and q can express any others, and
-        with others a penalty of p and q would mean nothing.
+        Terms of the score: both, p·q only (generalised matrix factorisation), or the
+        perceptron only. The paper has output weights for the factors of the product.
+        They are one here, since scaling p and q has the same effect and would void
+        their penalty.
     activation : {"relu", "tanh", "logistic", "silu"}, default="relu"
-        Of the hidden layers.
+        Activation of the hidden layers.
     dropout : float, default=0.0
-        Share of the hidden units that are silenced in training.
+        Share of the hidden units that are set to zero in training.
     n_members : int, default=8
         Number of networks.
     loss : {"squared_error", "absolute_error", "huber", "log_loss", "bpr"}, \
@@ -65,30 +66,29 @@ class NCFRegressor(BaseRecommender):
         - "log_loss": of whether a user chose an item, y = 1 for the rows of X and 0 for
           drawn items. Predictions are probabilities.
         - "bpr": minus the log of the probability that the item of the row ranks above a
-          drawn one [2]_, times y. Predictions are scores that rank, on no scale.
+          drawn one [2]_, times y. Predictions are scores for rankings, without a scale.
     n_negatives : int, default=None
-        Items drawn for each row in each epoch, uniformly; one that the user has a row
-        of does not count. None is 4 for "log_loss" and "bpr", and 0 for the others.
-        With "log_loss" and 0, y says which rows are positive. With a loss of ratings, a
-        drawn item has rating 0, and y must be between 0 and 1.
+        Number of items drawn for each row in each epoch, uniformly; items that the user
+        has a row of do not count. None is 4 for "log_loss" and "bpr", and 0 for the
+        others. With "log_loss" and 0, the positive rows are those with y = 1. With a
+        loss of ratings, a drawn item has rating 0, and y must be between 0 and 1.
     reg : float, default=None
         Penalty of squares, as in the objective above. None is 0.7 for ratings (0.35
-        with "absolute_error" and "huber", which bend half as far), and 0.1 for what
-        users chose (`loss` "log_loss" and "bpr", or `n_negatives` above 0).
+        with "absolute_error" and "huber", which have half the curvature), and 0.1 for
+        choices (`loss` "log_loss" and "bpr", or `n_negatives` above 0).
     solver : {"adam", "sgd"}, default="adam"
         Adam, or stochastic gradient descent with Nesterov's momentum.
     learning_rate_init : float, default=None
         The highest learning rate. It rises linearly from zero for a tenth of the steps
         and falls to zero as a cosine. None is 0.02. "sgd" divides the gradient of a row
-        by the share of the batch that meets it, and every gradient by how far the loss
-        and the penalty bend.
+        by the share of the batch with that row, and every gradient by the curvature of
+        loss and penalty.
     batch_size : int, default=None
-        Rows of X in a step; what is drawn for them comes on top. None takes forty steps
-        an epoch, but with no fewer than 16 and no more than 8192 rows.
+        Rows of X in a step, not counting drawn items. None takes forty steps an epoch,
+        with 16 to 8192 rows each.
     max_iter : int, default=None
-        Number of epochs. None is 10, and 20 for architecture "mlp", which has to find
-        with layers what the product of factors begins with, and for "sgd" where items
-        are drawn.
+        Number of epochs. None is 10, and 20 for architecture "mlp", whose layers have
+        to learn a product, and for "sgd" if items are drawn.
     early_stopping : bool, default=False
         Hold out a share of the rows, stop when their loss no longer falls, and keep the
         weights with which it was lowest.
@@ -100,13 +100,13 @@ class NCFRegressor(BaseRecommender):
     tol : float, default=1e-4
         See `n_iter_no_change`.
     handle_unknown : {"ignore", "warn", "error"}, default="ignore"
-        What to do with users and items that `fit` has not seen: answer from what is
-        known (the other side, and the mean of the rows of their own), the same with a
-        warning, or refuse.
+        Response to users and items that `fit` has not seen: predict from the other side
+        and the mean of the rows of their own, the same with a warning, or raise an
+        error.
     clip : bool, default=True
         Clip predictions to the range of the training ratings.
     warm_start : bool, default=False
-        Start from the last fit. Users and items are recognised by their ids.
+        Start from the last fit. Users and items are matched by id.
     device : str or torch.device, default="auto"
         "auto" is CUDA where it is available, else the CPU; or a device of torch.
     random_state : int, RandomState instance or None, default=None
@@ -120,7 +120,7 @@ class NCFRegressor(BaseRecommender):
     user_ids_, item_ids_ : ndarray of shape (n_users,) and (n_items,)
         Sorted raw ids.
     rating_range_ : tuple of float
-        What `clip` clips to.
+        Bounds of `clip`.
     n_iter_ : int
         Number of epochs run.
     loss_curve_ : list of float
@@ -253,7 +253,7 @@ class NCFRegressor(BaseRecommender):
         )
 
     def _sizes(self) -> Shape:
-        """Sizes of the network, before those of the data are known."""
+        """Sizes of the network, without those of the data."""
         sizes = self.hidden_layer_sizes
         sizes = (sizes,) if isinstance(sizes, int | np.integer) else tuple(sizes)
         if not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes):

@@ -31,7 +31,7 @@ def read_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> Columns:
     if isinstance(frame, nw.DataFrame):
         names = list(getattr(estimator, "feature_names_in_", ()))
         if reset or frame.columns != names:
-            # Looks at names alone, for longer than all else takes of a row.
+            # For one row this takes longer than all else.
             check_columns(estimator, frame, reset)
         _check_shape(frame.shape, type(estimator).__name__)
         return Columns.from_frame(frame)
@@ -66,11 +66,11 @@ def _check_shape(shape: tuple[int, int], estimator: str) -> None:
 
 
 def warn_of_ids(columns: Columns, *fitted: np.ndarray, named: bool) -> None:
-    """Warn of ids that are more likely to be numbers, unless `fitted` ids are so, too.
+    """Warn of ids that look like numbers, unless the `fitted` ids do so too.
 
-    Where every column of a wide array is continuous, there is nothing that ids could
-    have been mistaken for: so it is in the checks of scikit-learn. And where there are
-    but two columns, numbers of few decimals are taken for ids.
+    A wide array with continuous columns only, as in scikit-learn's checks, has no other
+    column of ids, and gives no warning. With two columns only, numbers of few decimals
+    are ids.
     """
     n_context = columns.features.shape[1]
     if n_context and not named and columns.all_fractional():
@@ -115,9 +115,8 @@ def warn_of_target(
         if explained > 1 - 1e-9:
             name = "" if names is None else f" ({names[j]!r})"
             warn(
-                f"column {j} of X{name} says what the rating is: y is a linear "
-                "function of it. Leave it out of X, such as X[['user', 'item']], "
-                "unless it is known before the rating.",
+                f"y is a linear function of column {j} of X{name}. Leave it out of X, "
+                "such as X[['user', 'item']], unless it is known before the rating.",
             )
 
 
@@ -125,9 +124,9 @@ def warn_of_equal_ratings(rating: np.ndarray) -> None:
     """Warn of ratings that do not differ, where no other pairs count."""
     if len(rating) > 1 and np.ptp(rating) == 0:
         warn(
-            f"All {len(rating)} ratings in y are {rating[0]:g}, which tells no item "
-            "from another. If X holds what users chose, let the pairs that it does "
-            "not hold count, too: MFRegressor(solver='als', unobserved_weight=0.1) "
-            "weighs all of them, and loss='log_loss' or loss='bpr' (solver='adam' or "
-            "NCFRegressor) draws some.",
+            f"All {len(rating)} ratings in y are {rating[0]:g}, so all items have the "
+            "same prediction. If rows of X are choices, let other pairs count as not "
+            "chosen: MFRegressor(solver='als', unobserved_weight=0.1) weighs all of "
+            "them, and loss='log_loss' or loss='bpr' (solver='adam' or NCFRegressor) "
+            "draws some.",
         )

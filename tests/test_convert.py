@@ -17,6 +17,7 @@ from skrec._alternating.convert import (
 )
 from skrec._alternating.start import spectral_start
 from skrec._alternating.sweep import als, vb
+from skrec._data.sides import Sides
 from skrec._data.units import Units
 
 
@@ -37,7 +38,7 @@ def make_units(n_context, centre=3.0):
 def numbers(problem):
     """Row numbers of all users and items, and columns of their features."""
     users, items = np.arange(len(problem.users)), np.arange(len(problem.items))
-    return users, items, {"user": np.arange(3), "item": np.arange(3)}
+    return users, items, Sides(np.arange(3), np.arange(3))
 
 
 def test_a_posterior_has_the_moments_of_the_state_in_rating_units(problem_and_arrays):
@@ -87,7 +88,7 @@ def test_new_rows_start_at_their_prior():
     posterior = in_rating_units(state, units, problem, knows_variance=True)
     users, items, _ = numbers(problem)
     users[2:5] = -1
-    side = as_state(posterior, problem, units, users, items, {}, exponent=0.5).users
+    side = as_state(posterior, problem, units, users, items, exponent=0.5).users
     prior_mean = state.users.prior_mean.expand(3, -1)
     np.testing.assert_allclose(side.mean[2:5], prior_mean, rtol=1e-5, atol=1e-6)
     covariance = torch.linalg.inv(state.users.prior_precision)

@@ -14,6 +14,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from .._data.sides import Sides
 from .._data.units import Units
 from .conditional import Layout, SideMoments
 from .feature_weights import Block, LinkMatrix
@@ -31,6 +32,8 @@ MIN_COEF_VARIANCE, MIN_VARIANCE = 1e-9, 1e-6
 # A coefficient of standardised context beyond this belongs to a column whose unit has
 # changed since the fit, and is of no use.
 MAX_COEF = 1e6
+
+NO_COLUMNS = Sides(*[np.empty(0, dtype=np.int64)] * 2)
 
 
 def array(tensor: Tensor) -> np.ndarray:
@@ -216,14 +219,14 @@ def as_state(
     units: Units,
     users: np.ndarray,
     items: np.ndarray,
-    columns: dict[str, np.ndarray],
+    columns: Sides[np.ndarray] = NO_COLUMNS,
     exponent: float = 0.0,
 ) -> State:
     """A state to start from; new rows start at their prior.
 
     `users` and `items` are the numbers in `last` of the rows of the problem, and
-    `columns` those of the described features of a "user" and an "item". New ones are
-    -1. The precision of a prior grows with the row's count to the power of `exponent`.
+    `columns` those of the side features. New ones are -1. The precision of a prior
+    grows with the row's count to the power of `exponent`.
 
     Raises
     ------
@@ -233,10 +236,8 @@ def as_state(
     _check_row_size(last, problem.layout)
     row_units = RowUnits.of(units, problem)
     coef, coef_covariance = _standard_coef(last, units)
-    none = np.empty(0, dtype=np.int64)
-    of_users, of_items = columns.get("user", none), columns.get("item", none)
-    user_side = _SideImport(last.users, problem.users, users, of_users, items)
-    item_side = _SideImport(last.items, problem.items, items, of_items, users)
+    user_side = _SideImport(last.users, problem.users, users, columns.user, items)
+    item_side = _SideImport(last.items, problem.items, items, columns.item, users)
     return State(
         users=user_side.state(row_units, exponent),
         items=item_side.state(row_units, exponent),

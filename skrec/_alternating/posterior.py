@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from .._data.interactions import SideName
+from .._data.sides import SideName
 from .._data.units import Units
 from .._data.vocabulary import Growth
 from .._interfaces import Objective, StandardisedModel

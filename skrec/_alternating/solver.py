@@ -1,4 +1,4 @@
-"""VBSolver, GibbsSolver and ALSSolver: sweeps, as iterations of an estimator."""
+"""VBSolver, GibbsSolver and ALSSolver: the alternating solvers of an estimator."""
 
 from __future__ import annotations
 
@@ -22,45 +22,46 @@ from .start import spectral_start
 from .state import State
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
 
-# Up to so many ratings a sweep takes no longer in double precision than all else does,
-# and residuals of small data can be far smaller than the ratings.
+# Up to this number of ratings the time of sweeps in double precision is negligible, and
+# residuals of small data can be far smaller than the ratings.
 MAX_DOUBLE_ROWS = 2**15
 
-# A share of the ratings' variance that noise is hardly ever below.
+# Share of the ratings' variance below which the noise variance is not credible.
 COLLAPSED_NOISE = 1e-3
 COLLAPSED = (
     "The noise has collapsed: the model reproduces the ratings to 3 % of their "
-    "standard deviation, and standard deviations of predictions say little then. Look "
-    "for a column of X that tells the ratings, or for ratings that were computed from "
-    "each other."
+    "standard deviation, so standard deviations of predictions are unreliable. Look "
+    "for a column of X that determines the ratings, or for ratings that were computed "
+    "from each other."
 )
 
-# Least share of the variance of scores that differs between users.
+# Minimum share of the variance of scores that differs between users.
 LEAST_TASTE_RATIO = 1e-3
 NO_FACTORS = (
-    "No factor is left: there are too few choices for this solver to tell users apart, "
-    "and all get nearly the same list. Use solver='als', or a loss that draws items."
+    "No factor is left: there are too few choices for this solver to distinguish "
+    "users, and all get nearly the same list. Use solver='als', or a loss that draws "
+    "items."
 )
 
-# A chain starts from vb's posterior after some sweeps, and forgets its first draws.
+# Sweeps of vb before a chain starts, and number of its first draws that are dropped.
 VB_SWEEPS = 10
 BURN_IN = 10
 
 DEFAULT_REG = 12.0
 
-# Where all pairs count, a row's penalty grows with the root of its weight, as that of
-# the gradient solvers does, and is smaller where pairs without ratings, which hold rows
-# to zero themselves, count for more.
+# If all pairs count, the penalty of a row grows with the root of its weight, as in the
+# gradient solvers. It is smaller for larger weights of pairs without ratings, which
+# shrink rows themselves.
 DEFAULT_REG_UNOBSERVED, UNOBSERVED_EXPONENT = 0.3, 0.5
 
-# How far the items may move predictions in the last sweep over further ratings: root
-# mean square, in standard deviations of the ratings.
+# Change of predictions by the items in the last sweep over further ratings: root mean
+# square, in standard deviations of the ratings.
 UPDATE_TOL = 0.06
 
 
 @dataclass(frozen=True)
 class AlternatingSolver(Solver[Posterior]):
-    """Sweeps over the rows of users, then of items, by one Gaussian conditional.
+    """Solver that updates users given items, and items given users, in sweeps.
 
     Attributes
     ----------
@@ -69,7 +70,7 @@ class AlternatingSolver(Solver[Posterior]):
     biased : bool
     max_iter : int
     tol : float or None
-        Least fall of the objective that is worth another sweep.
+        Decrease of the objective below which sweeps end.
     implicit_features : bool or None
     unobserved_weight : float
     store_covariance : bool
@@ -86,13 +87,14 @@ class AlternatingSolver(Solver[Posterior]):
 
     name: ClassVar[str]
     default_tol: ClassVar[float] = 0.0
-    # Whether noise and priors are learned, and covariances are those of a posterior.
+    # Whether noise and priors are learned.
     is_bayesian: ClassVar[bool] = True
+    # Whether covariances are those of a posterior.
     knows_variance: ClassVar[bool] = False
 
     @property
     def prior_exponent(self) -> float:
-        """Power of a row's weight by which the firmness of its prior grows."""
+        """Exponent of a row's weight in the precision of its prior."""
         return 0.0
 
     @abstractmethod
@@ -103,7 +105,7 @@ class AlternatingSolver(Solver[Posterior]):
         is_continued: bool,
         random_state: np.random.RandomState,
     ) -> Iterator[State]:
-        """Endless states, one for each iteration."""
+        """Endless states, one after each iteration."""
 
     def check(self) -> None:
         if self.objective.loss != "squared_error":
@@ -113,9 +115,9 @@ class AlternatingSolver(Solver[Posterior]):
             )
         if self.unobserved_weight and self.implicit_features:
             raise ValueError(
-                "implicit_features=True predicts from the pairs that have ratings, "
-                "which is what unobserved_weight="
-                f"{self.unobserved_weight} is to predict. Leave one of them out."
+                "implicit_features=True uses the pairs that have ratings as features, "
+                f"and unobserved_weight={self.unobserved_weight} as targets. Leave one "
+                "of them out."
             )
 
     def iterations(
@@ -169,12 +171,12 @@ class AlternatingSolver(Solver[Posterior]):
     def _models(
         self, states: Iterator[State], export: Callable[[State], Posterior]
     ) -> Iterator[tuple[State, Callable[[], Posterior]]]:
-        """Each state, and the model as if the fit ended there."""
+        """Each state, and the model of a fit that ends there."""
         for state in states:
             yield state, partial(export, state)
 
     def _warning(self, state: State, may_collapse: bool) -> str:
-        """A warning if this state is the last."""
+        """Warning of a fit that ends in this state."""
         is_collapsed = self.is_bayesian and state.noise_variance < COLLAPSED_NOISE
         return COLLAPSED if may_collapse and is_collapsed else ""
 
@@ -185,7 +187,7 @@ class AlternatingSolver(Solver[Posterior]):
         rating_range: tuple[float, float],
         state: State,
     ) -> Posterior:
-        """The model of a state, in rating units."""
+        """Model of a state, in rating units."""
         posterior = in_rating_units(
             state,
             units,
@@ -232,7 +234,7 @@ class AlternatingSolver(Solver[Posterior]):
             torch.float64 if is_small else torch.float32,
         )
         problem = problem.with_features(
-            **{f"{side}s": known.matrix for side, known in data.side_features.items()}
+            *(side and side.matrix for side in data.side_features)
         )
         if implicit_features:
             problem = problem.with_implicit_features()
@@ -244,10 +246,9 @@ class AlternatingSolver(Solver[Posterior]):
         fitted = model.objective.weighs_unobserved
         if self.objective.weighs_unobserved != fitted:
             raise ValueError(
-                "partial_fit continues a fit that took pairs without ratings "
-                f"{'for zeros' if fitted else 'for nothing'}, which "
-                f"unobserved_weight={self.unobserved_weight} does not. Set it back, or "
-                "fit anew."
+                f"partial_fit continues a fit {'with' if fitted else 'without'} "
+                "unobserved_weight, but now it is "
+                f"{self.unobserved_weight}. Set it back, or fit anew."
             )
         if model.users.covariance is None:
             raise ValueError(
@@ -272,7 +273,7 @@ class AlternatingSolver(Solver[Posterior]):
             problem = with_unobserved_pairs(
                 problem, self.unobserved_weight, known, units, *rows
             )
-        start = as_state(known, problem, units, *rows, {}, self.prior_exponent)
+        start = as_state(known, problem, units, *rows, exponent=self.prior_exponent)
         try:
             state = update(
                 problem,
@@ -284,9 +285,8 @@ class AlternatingSolver(Solver[Posterior]):
             )
         except torch.linalg.LinAlgError as error:
             raise FloatingPointError(
-                "Further ratings, features or weights are so far from those of the fit "
-                "that single precision cannot hold them together; look for a wrong "
-                "unit, or fit anew."
+                "Further ratings, features or weights are too far from those of the "
+                "fit for single precision; look for a wrong unit, or fit anew."
             ) from error
         updated = model.with_updates(
             in_rating_units(
@@ -330,7 +330,7 @@ class VBSolver(AlternatingSolver):
 
 @dataclass(frozen=True)
 class GibbsSolver(AlternatingSolver):
-    """Gibbs sampling, from a few sweeps of vb; the model averages the draws."""
+    """Gibbs sampling from a start by vb. The model averages the draws."""
 
     name: ClassVar[str] = "gibbs"
 
@@ -359,7 +359,7 @@ class GibbsSolver(AlternatingSolver):
 
 @dataclass(frozen=True)
 class ALSSolver(AlternatingSolver):
-    """Alternating least squares, under a penalty.
+    """Alternating least squares with a penalty.
 
     Attributes
     ----------

@@ -7,17 +7,15 @@ stand in (user, item) order, and equal rows are one row with their weights summe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
 
 from .reading import Columns
 from .seen import SeenItems
+from .sides import Sides
 from .vocabulary import Growth, Ids
-
-SideName: TypeAlias = Literal["user", "item"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,9 @@ class SideFeatures:
     matrix: sparse.csr_array
 
 
+NO_FEATURES: Sides[SideFeatures | None] = Sides(None, None)
+
+
 @dataclass(frozen=True)
 class Interactions:
     """Canonical training rows.
@@ -48,8 +49,7 @@ class Interactions:
     rating, weight : ndarray of shape (n_rows,), dtype float64
     context : ndarray of shape (n_rows, n_context), dtype float64
         Further columns of X.
-    side_features : dict of str to SideFeatures
-        Of the "user" and of the "item", if there are any.
+    side_features : Sides of SideFeatures or None
     """
 
     user_ids: np.ndarray
@@ -59,7 +59,7 @@ class Interactions:
     rating: np.ndarray
     weight: np.ndarray
     context: np.ndarray
-    side_features: dict[str, SideFeatures] = field(default_factory=dict)
+    side_features: Sides[SideFeatures | None] = NO_FEATURES
 
     @classmethod
     def from_columns(
@@ -125,9 +125,9 @@ class FurtherRows:
     users, items : ndarray of shape (n_users,) and (n_items,)
         Numbers of these ids in the model; below 0 are new ones, -2 - j by row j of the
         side features.
-    cold : tuple of csr_array of users and of items, or None
+    cold : Sides of csr_array or None
         These side features.
-    growths : tuple of Growth of users and of items
+    growths : Sides of Growth
     seen : SeenItems
         Before these rows.
     """
@@ -135,8 +135,8 @@ class FurtherRows:
     data: Interactions
     users: np.ndarray
     items: np.ndarray
-    cold: tuple[sparse.csr_array | None, sparse.csr_array | None]
-    growths: tuple[Growth, Growth]
+    cold: Sides[sparse.csr_array | None]
+    growths: Sides[Growth]
     seen: SeenItems
 
     @property

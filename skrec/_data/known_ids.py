@@ -12,10 +12,11 @@ from scipy import sparse
 
 from .._sklearn import arguments_may_be_cut
 from .._warn import warn
-from .interactions import SideFeatures, SideName
+from .interactions import SideFeatures
 from .messages import quote_first, shown
 from .reading import read_ids
 from .side_features import ColdRows
+from .sides import SideName
 from .vocabulary import Ids
 
 
@@ -119,9 +120,10 @@ class KnownIds:
             )
         return rows
 
-    def places_of(self, features: SideFeatures) -> np.ndarray:
+    def columns_of(self, features: SideFeatures | None) -> np.ndarray:
         """Columns of other side features among those of these; -1 is new."""
-        return pd.Index(self.feature_names).get_indexer(features.names)
+        names = [] if features is None else features.names
+        return pd.Index(self.feature_names).get_indexer(names)
 
     def like_fitted(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Numbered ids as in `fit`; new ones in the same dtype, if it can hold them."""

@@ -1,7 +1,7 @@
 """FittedNetwork: the fitted model of NCFRegressor, in NumPy arrays.
 
-`Conversion` is the way between a model of any kind and the weights of a network, which
-lets a gradient solver fit and update it.
+`Conversion` converts between the weights of a network and fitted models of one kind, so
+that a gradient solver can fit and update these.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from .._data.interactions import FurtherRows, Interactions, SideName
+from .._data.interactions import FurtherRows, Interactions
+from .._data.sides import SideName
 from .._data.units import Units
 from .._interfaces import Objective, StandardisedModel
 from .._topk import Fill
 from .network import TABLES, NeuMF, Shape, SideScores, feature_name, is_of_features
 
-# Numbers of a hidden layer held at a time in predict and recommend.
+# Entries of a hidden layer held at a time in predict and recommend.
 TILE_SIZE = 2**22
 
-# Users whose scores are an item's profile, and items for a user's.
+# Users in the profile of an item, and items in the profile of a user.
 N_PROFILE = 256
 
-# Share of the largest score below which a profile is the rounding of scores in single
-# precision.
+# Share of the largest score below which a profile consists of rounding errors.
 MIN_SIGNAL = 1e-6
 
 Weights = dict[str, np.ndarray]
@@ -37,7 +37,7 @@ NetworkModel = TypeVar("NetworkModel", bound=StandardisedModel)
 
 
 class Conversion(ABC, Generic[NetworkModel]):
-    """The way between fitted models of one kind and the weights of a network."""
+    """Conversion between fitted models of one kind and the weights of a network."""
 
     @abstractmethod
     def shape(self, model: NetworkModel) -> Shape:
@@ -47,7 +47,7 @@ class Conversion(ABC, Generic[NetworkModel]):
     def weights(
         self, model: NetworkModel, users: np.ndarray, items: np.ndarray
     ) -> Weights:
-        """Weights as new arrays; tables hold numbered rows and, last, the unseen."""
+        """Weights as new arrays; tables have the numbered rows, then the unseen row."""
 
     @abstractmethod
     def model(
@@ -59,7 +59,7 @@ class Conversion(ABC, Generic[NetworkModel]):
         objective: Objective,
         rating_range: tuple[float, float],
     ) -> NetworkModel:
-        """A model of trained weights, of the network that was trained on `data`."""
+        """Model with the weights of a network that was trained on `data`."""
 
     @abstractmethod
     def updated(
@@ -70,18 +70,18 @@ class Conversion(ABC, Generic[NetworkModel]):
         objective: Objective,
         rating_range: tuple[float, float],
     ) -> NetworkModel:
-        """A model with other rows in the tables of a "user" and of an "item"."""
+        """Model with updated rows in the tables of a "user" and of an "item"."""
 
 
 @dataclass(frozen=True)
 class FittedNetwork(StandardisedModel):
-    """A trained network, and the units of its ratings.
+    """Fitted network with the units of its ratings.
 
     Attributes
     ----------
     shape : Shape
     weights : dict of str to ndarray
-        Named and shaped as in `network.initial_weights`, with those of side features.
+        Names and shapes of `network.initial_weights`, and weights of side features.
     units : Units
     objective : Objective
     rating_range : tuple of float
@@ -114,7 +114,7 @@ class FittedNetwork(StandardisedModel):
         return replace(self, weights=weights, shape=shape)
 
     def network(self, device: torch.device, dtype: torch.dtype) -> NeuMF:
-        """The network itself, without the weights of side features."""
+        """Network without the weights of side features."""
         weights = {
             name: torch.as_tensor(value, dtype=dtype, device=device)
             for name, value in self.weights.items()
@@ -132,8 +132,8 @@ class FittedNetwork(StandardisedModel):
     ) -> tuple[np.ndarray, np.ndarray | None]:
         if return_std and self.shape.n_members == 1:
             raise ValueError(
-                "return_std=True is the spread of the members' predictions, and this "
-                "fit had n_members=1; fit with n_members of 2 or more."
+                "return_std=True is the standard deviation over members, and this fit "
+                "had n_members=1; fit with n_members of 2 or more."
             )
         network = self.network(device, torch.float64)
         context = self.units.standard_features(context)
@@ -167,7 +167,7 @@ class FittedNetwork(StandardisedModel):
             def fill(columns: slice, out: Tensor) -> None:
                 torch.add(user_bias[:, None], item_bias[columns], out=out)
                 if shape.n_factors:
-                    # Members side by side: a sum of inner products is an inner product.
+                    # The inner product of concatenated members is the sum over them.
                     p = of_users.factors.flatten(1)
                     q = of_items.factors[columns].flatten(1)
                     out.addmm_(p, q.T, alpha=1 / shape.n_members)
@@ -186,7 +186,7 @@ class FittedNetwork(StandardisedModel):
         columns: slice,
         out: Tensor,
     ) -> None:
-        """Add scores of the perceptron, some pairs at a time."""
+        """Add scores of the perceptron, in tiles of pairs."""
         n_pairs = max(1, TILE_SIZE // self._width)
         width = min(n_pairs, out.shape[1])
         height = n_pairs // width
@@ -200,7 +200,7 @@ class FittedNetwork(StandardisedModel):
 
     @property
     def _width(self) -> int:
-        """Most numbers that a layer holds of one pair, over all members."""
+        """Largest number of entries of a layer for one pair, over all members."""
         sizes = self.shape.n_factors, *self.shape.hidden_layer_sizes, 1
         return self.shape.n_members * max(sizes)
 
@@ -210,7 +210,7 @@ class FittedNetwork(StandardisedModel):
     def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
         if self.shape.n_embedding:
             raise ValueError(
-                "Scores of a perceptron are no inner products; index vectors need a "
+                "Scores of a perceptron are not inner products; index vectors need a "
                 "fit with architecture='gmf'."
             )
         factors = self.weights[f"{side}_factors"][rows].reshape(len(rows), -1)
@@ -224,7 +224,7 @@ class FittedNetwork(StandardisedModel):
     def profiles(
         self, side: SideName, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores with some rows of the other side, about the means of both sides."""
+        """Scores with some rows of the other side, centred by row and column."""
         users, items = np.arange(self.shape.n_users), np.arange(self.shape.n_items)
         if side == "item":
             users = _spaced(users)
@@ -244,7 +244,7 @@ class FittedNetwork(StandardisedModel):
 
 
 class NetworkConversion(Conversion[FittedNetwork]):
-    """The conversion of a FittedNetwork, which holds weights as they are."""
+    """Conversion of a FittedNetwork, which has the weights themselves."""
 
     def shape(self, model: FittedNetwork) -> Shape:
         return model.shape
@@ -280,7 +280,7 @@ class NetworkConversion(Conversion[FittedNetwork]):
         weights = model.weights.copy()
         for side, growth in zip(TABLES, further.growths, strict=True):
             for name, rows in tables[side].items():
-                # The row of the unseen stays the last.
+                # The row of unseen users or items stays the last.
                 weights[name] = growth.inserted(weights[name])
                 weights[name][growth.given] = rows
         n_users, n_items = (len(growth.ids) for growth in further.growths)
@@ -289,6 +289,6 @@ class NetworkConversion(Conversion[FittedNetwork]):
 
 
 def _spaced(rows: np.ndarray) -> np.ndarray:
-    """Some rows at equal distances."""
+    """A part of the rows, at equal distances."""
     chosen = np.linspace(0, len(rows) - 1, min(len(rows), N_PROFILE))
     return rows[chosen.astype(np.int64)]

@@ -1,7 +1,6 @@
-"""GradientSolver: mini-batches of a network, as iterations of an estimator.
+"""GradientSolver: mini-batch training of a network, as a solver of an estimator.
 
-Canonical rows become tensors, epochs of the loop become iterations, and weights
-of the network become a model by a conversion.
+It converts canonical rows to tensors, epochs to iterations, and weights to models.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import torch
 
 from .._data.interactions import FurtherRows, Interactions
 from .._data.messages import counted
+from .._data.sides import Sides
 from .._data.units import Units
 from .._interfaces import CHOICE_LOSSES, Iteration, Objective, Solver, Start
 from .fitted import Conversion, NetworkModel, Weights
@@ -38,13 +38,13 @@ DEFAULT_N_NEGATIVES = 4
 DEFAULT_LEARNING_RATE = 0.02
 DEFAULT_TOL = 1e-4
 
-# Without a batch_size: so many steps an epoch, with so many rows at least and at most.
+# Default of batch_size: steps per epoch, and the bounds of their rows.
 STEPS_PER_EPOCH = 40
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 16, 8192
 
 
 def objective_of(loss: str, n_negatives: int | None) -> Objective:
-    """The objective of a loss, with as many drawn items as it needs by default."""
+    """Objective of a loss, with its default number of drawn items for None."""
     if n_negatives is None:
         n_negatives = DEFAULT_N_NEGATIVES if loss in CHOICE_LOSSES else 0
     return Objective(loss, int(n_negatives))
@@ -92,9 +92,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     ----------
     objective : Objective
     sizes : Shape
-        Of the network, but for its numbers of users, items and context columns.
+        Sizes of the network; those of the data are set in `fit`.
     conversion : Conversion
-        Between the network and the fitted model.
+        Conversion between the network and the fitted model.
     optimizer : {"adam", "sgd"}
     max_iter : int
     reg : float
@@ -122,8 +122,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     def check(self) -> None:
         if self.objective.loss == "bpr" and self.objective.n_negatives == 0:
             raise ValueError(
-                "loss='bpr' compares what a user has chosen with drawn items; "
-                "n_negatives must be at least 1."
+                "loss='bpr' compares chosen items with drawn items; n_negatives must "
+                "be at least 1."
             )
 
     def check_ratings(self, rating: np.ndarray) -> None:
@@ -131,11 +131,10 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         if self.objective.is_of_choices and outside.any():
             raise ValueError(
                 f"loss={self.objective.loss!r} with n_negatives="
-                f"{self.objective.n_negatives} needs ratings between 0 and 1 (1 for "
-                "what a user has chosen), but y is outside for "
-                f"{counted(outside, 'rating')}. For ratings on another scale pass "
-                "(y > threshold).astype(float), or use loss='squared_error' with "
-                "n_negatives=0."
+                f"{self.objective.n_negatives} needs ratings between 0 and 1 (1 for a "
+                f"choice), but y is outside for {counted(outside, 'rating')}. For "
+                "ratings on another scale pass (y > threshold).astype(float), or use "
+                "loss='squared_error' with n_negatives=0."
             )
 
     def iterations(
@@ -246,14 +245,13 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         )
 
     def _sweep(self, fold_in: FoldIn, report: Callable[[float], None]) -> None:
-        """Sweep until the objective falls no more, or `max_iter` times."""
+        """Sweep until convergence, at most `max_iter` times."""
         for _ in range(self.max_iter):
             loss, converged = fold_in.sweep()
             if not np.isfinite(loss):
                 raise FloatingPointError(
-                    "Further ratings, features or weights are so far from those of the "
-                    "fit that single precision cannot hold them together; look for a "
-                    "wrong unit, or fit anew."
+                    "Further ratings, features or weights are too far from those of "
+                    "the fit for single precision; look for a wrong unit, or fit anew."
                 )
             report(loss)
             if converged:
@@ -282,13 +280,13 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         start: Start[NetworkModel] | None,
         random_state: np.random.RandomState,
     ) -> NeuMF:
-        """A network at the weights of `start`, or at random ones."""
-        columns = {} if start is None else start.columns
+        """Network with the weights of `start`, or with random ones."""
+        columns: Sides = Sides(None, None) if start is None else start.columns
         seed = random_state.randint(2**31 - shape.n_members)
         if start is None:
             weights = initial_weights(shape, range(seed, seed + shape.n_members))
             if np.ptp(data.rating) == 0 and not self.objective.counts_unobserved:
-                # No rating tells rows apart, and so their chance start shall not.
+                # Equal ratings do not distinguish rows, so random starts must not.
                 for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
                     weights[name].zero_()
         else:
@@ -301,18 +299,21 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             }
         of_features = {n: weights.pop(n) for n in list(weights) if is_of_features(n)}
         features = {}
-        for side, described in data.side_features.items():
+        for side, described, places in zip(
+            TABLES, data.side_features, columns, strict=True
+        ):
+            if described is None:
+                continue
             features[side] = RowFeatures(described.matrix)
             added = feature_weights(side, len(described.names), weights)
             for name in added.keys() & of_features.keys():
-                places = columns[side]
                 new = np.flatnonzero(places >= 0)
                 added[name][new] = of_features[name][places[new]]
             weights = weights | added
         return NeuMF(shape, weights, features)
 
     def _check_shape(self, shape: Shape, model: NetworkModel) -> None:
-        """Refuse to go on with another network than that of the last fit."""
+        """Raise a ValueError if the last fit had another network."""
         fitted = self.conversion.shape(model)
         changed = [
             f"{field.name} (was {getattr(fitted, field.name)!r}, now "
@@ -323,9 +324,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         ]
         if changed:
             raise ValueError(
-                "The last fit, which is to be continued, had another network: "
-                f"{', '.join(changed)}. Fit anew with warm_start=False, or keep the "
-                "network."
+                f"The last fit had another network: {', '.join(changed)}. Fit anew "
+                "with warm_start=False, or keep the network."
             )
 
     def _reports(
@@ -371,7 +371,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     def _split(
         self, samples: Samples, random_state: np.random.RandomState
     ) -> tuple[Samples, Samples]:
-        """A share of the rows to validate on, and the rest."""
+        """Held out rows for validation, and the other rows."""
         order = torch.as_tensor(random_state.permutation(len(samples)))
         n_held_out = int(np.ceil(self.validation_fraction * len(samples)))
         if n_held_out == len(samples):
@@ -408,7 +408,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
 
 
 def _exported(network: NeuMF) -> Weights:
-    """Weights as arrays; the row of the unseen becomes the mean of the others."""
+    """Weights as arrays; the last row of a table becomes the mean of the others."""
 
     def array(tensor: torch.Tensor) -> np.ndarray:
         return tensor.detach().cpu().numpy().copy()
