@@ -917,7 +917,7 @@ TARGETS = {
 
 @pytest.mark.parametrize("values", TARGETS.values(), ids=TARGETS)
 def test_a_column_that_holds_the_ratings_is_named(values):
-    with pytest.warns(UserWarning, match=r"column 2 of X \('hour'\) says what the rat"):
+    with pytest.warns(UserWarning, match=r"function of column 2 of X \('hour'\)"):
         fit(with_feature(values))
     with pytest.warns(UserWarning, match="linear function of column 3 of X"):
         fit(np.column_stack([X, X[:, 0], values]))
