@@ -23,16 +23,15 @@ from ._data.sides import SideName
 from ._data.units import Units
 from ._gradient.fitted import Conversion, Weights
 from ._gradient.loop import OPTIMIZERS
-from ._gradient.losses import RELATIVE_CURVATURE
 from ._gradient.network import Shape
-from ._gradient.solver import GradientSolver, objective_of
+from ._gradient.solver import GradientSolver, default_reg, objective_of
 from ._interfaces import Objective, Solver
 from ._parameters import GRADIENT_CONSTRAINTS
 from ._sklearn import Interval, StrOptions
 from ._snapshot import fitted_attribute, reads_one_fit
 
 DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 20}
-DEFAULT_REG, DEFAULT_REG_CHOICES = 1.0, 0.1
+DEFAULT_REG = 1.0
 
 
 def _can_update(estimator: MFRegressor) -> bool:
@@ -318,19 +317,14 @@ class MFRegressor(BaseRecommender):
                 "them (n_negatives). Use it, or another solver."
             )
         objective = objective_of(self.loss, self.n_negatives)
-        if self.reg is not None:
-            reg = float(self.reg)
-        elif objective.is_of_choices:
-            reg = DEFAULT_REG_CHOICES
-        else:
-            reg = DEFAULT_REG * RELATIVE_CURVATURE[self.loss]
+        reg = default_reg(objective, DEFAULT_REG) if self.reg is None else self.reg
         return GradientSolver(
             objective,
             Shape(0, 0, 0, n_factors=int(self.n_factors), biased=self.biased),
             PosteriorConversion(),
             self.solver,
             max_iter=self._max_iter(),
-            reg=reg,
+            reg=float(reg),
             learning_rate=self.learning_rate_init,
             batch_size=self.batch_size,
             tol=self.tol,

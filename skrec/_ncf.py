@@ -10,14 +10,13 @@ import numpy as np
 
 from ._base import BaseRecommender
 from ._gradient.fitted import NetworkConversion
-from ._gradient.losses import RELATIVE_CURVATURE
 from ._gradient.network import ACTIVATIONS, Shape
-from ._gradient.solver import GradientSolver, objective_of
+from ._gradient.solver import GradientSolver, default_reg, objective_of
 from ._interfaces import Solver
 from ._parameters import GRADIENT_CONSTRAINTS
 from ._sklearn import Interval, StrOptions
 
-DEFAULT_REG_RATINGS, DEFAULT_REG_CHOICES = 0.7, 0.1
+DEFAULT_REG = 0.7
 DEFAULT_MAX_ITER, SLOW_MAX_ITER = 10, 20
 
 
@@ -227,14 +226,9 @@ class NCFRegressor(BaseRecommender):
 
     def _solver(self) -> Solver:
         objective = objective_of(self.loss, self.n_negatives)
-        is_of_choices = objective.is_of_choices
-        if self.reg is not None:
-            reg = float(self.reg)
-        elif is_of_choices:
-            reg = DEFAULT_REG_CHOICES
-        else:
-            reg = DEFAULT_REG_RATINGS * RELATIVE_CURVATURE[self.loss]
-        is_slow = (self.solver == "sgd" and is_of_choices) or self.architecture == "mlp"
+        reg = default_reg(objective, DEFAULT_REG) if self.reg is None else self.reg
+        draws_with_sgd = self.solver == "sgd" and objective.is_of_choices
+        is_slow = draws_with_sgd or self.architecture == "mlp"
         max_iter = self.max_iter or (SLOW_MAX_ITER if is_slow else DEFAULT_MAX_ITER)
         return GradientSolver(
             objective,
@@ -242,7 +236,7 @@ class NCFRegressor(BaseRecommender):
             NetworkConversion(),
             self.solver,
             max_iter=int(max_iter),
-            reg=reg,
+            reg=float(reg),
             learning_rate=self.learning_rate_init,
             batch_size=self.batch_size,
             tol=self.tol,

@@ -21,6 +21,7 @@ from .._interfaces import CHOICE_LOSSES, Iteration, Objective, Solver, Start
 from .fitted import Conversion, NetworkModel, Weights
 from .fold_in import FoldIn
 from .loop import Epoch, Samples, TrainingOptions, train
+from .losses import RELATIVE_CURVATURE
 from .network import (
     ITEM_TABLES,
     TABLES,
@@ -35,6 +36,7 @@ from .row_features import RowFeatures
 from .terms import FoldInProblem, Pairs
 
 DEFAULT_N_NEGATIVES = 4
+DEFAULT_REG_CHOICES = 0.1
 DEFAULT_LEARNING_RATE = 0.02
 DEFAULT_TOL = 1e-4
 
@@ -48,6 +50,13 @@ def objective_of(loss: str, n_negatives: int | None) -> Objective:
     if n_negatives is None:
         n_negatives = DEFAULT_N_NEGATIVES if loss in CHOICE_LOSSES else 0
     return Objective(loss, int(n_negatives))
+
+
+def default_reg(objective: Objective, of_ratings: float) -> float:
+    """Penalty of choices, or that of ratings in proportion to the loss's curvature."""
+    if objective.is_of_choices:
+        return DEFAULT_REG_CHOICES
+    return of_ratings * RELATIVE_CURVATURE[objective.loss]
 
 
 @dataclass(frozen=True)
