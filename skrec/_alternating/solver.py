@@ -60,6 +60,30 @@ UPDATE_TOL = 0.06
 
 
 @dataclass(frozen=True)
+class Run:
+    """One fit of a solver.
+
+    Attributes
+    ----------
+    problem : Problem
+    units : Units
+    rating_range : tuple of float
+    is_continued : bool
+        Whether it starts from the last fit.
+    random_state : RandomState
+    may_collapse : bool
+        Whether a small noise variance is a reason to warn.
+    """
+
+    problem: Problem
+    units: Units
+    rating_range: tuple[float, float]
+    is_continued: bool
+    random_state: np.random.RandomState
+    may_collapse: bool
+
+
+@dataclass(frozen=True)
 class AlternatingSolver(Solver[Posterior]):
     """Solver that updates users given items, and items given users, in sweeps.
 
@@ -98,13 +122,7 @@ class AlternatingSolver(Solver[Posterior]):
         return 0.0
 
     @abstractmethod
-    def _states(
-        self,
-        problem: Problem,
-        start: State,
-        is_continued: bool,
-        random_state: np.random.RandomState,
-    ) -> Iterator[State]:
+    def _states(self, run: Run, start: State) -> Iterator[State]:
         """Endless states, one after each iteration."""
 
     def check(self) -> None:
@@ -143,59 +161,52 @@ class AlternatingSolver(Solver[Posterior]):
         else:
             rows = start.users, start.items, start.columns
             state = as_state(start.model, problem, units, *rows)
-        states = self._states(problem, state, start is not None, random_state)
-        rating_range = self._rating_range(data.rating)
-        export = partial(self._posterior, problem, units, rating_range)
-        may_collapse = np.ptp(data.rating) > 0 and not self.unobserved_weight
-        return self._reports(states, export, may_collapse)
+        run = Run(
+            problem,
+            units,
+            self._rating_range(data.rating),
+            is_continued=start is not None,
+            random_state=random_state,
+            may_collapse=np.ptp(data.rating) > 0 and not self.unobserved_weight,
+        )
+        return self._reports(run, self._states(run, state))
 
-    def _reports(
-        self,
-        states: Iterator[State],
-        export: Callable[[State], Posterior],
-        may_collapse: bool,
-    ) -> Iterator[Iteration]:
+    def _reports(self, run: Run, states: Iterator[State]) -> Iterator[Iteration]:
         tol = self.default_tol if self.tol is None else self.tol
         against = f" against tol={tol}" if self.converges else ""
         previous = np.inf
-        for state, model in self._models(states, export):
+        for state, model in self._models(run, states):
             fall, previous = previous - state.objective, state.objective
             yield Iteration(
                 state.objective,
                 f"a fall of {fall:.2g}{against}",
                 self.converges and fall < tol,
                 model,
-                self._warning(state, may_collapse),
+                self._warning(run, state),
             )
 
     def _models(
-        self, states: Iterator[State], export: Callable[[State], Posterior]
+        self, run: Run, states: Iterator[State]
     ) -> Iterator[tuple[State, Callable[[], Posterior]]]:
         """Each state, and the model of a fit that ends there."""
         for state in states:
-            yield state, partial(export, state)
+            yield state, partial(self._posterior, run, state)
 
-    def _warning(self, state: State, may_collapse: bool) -> str:
+    def _warning(self, run: Run, state: State) -> str:
         """Warning of a fit that ends in this state."""
         is_collapsed = self.is_bayesian and state.noise_variance < COLLAPSED_NOISE
-        return COLLAPSED if may_collapse and is_collapsed else ""
+        return COLLAPSED if run.may_collapse and is_collapsed else ""
 
-    def _posterior(
-        self,
-        problem: Problem,
-        units: Units,
-        rating_range: tuple[float, float],
-        state: State,
-    ) -> Posterior:
+    def _posterior(self, run: Run, state: State) -> Posterior:
         """Model of a state, in rating units."""
         posterior = in_rating_units(
             state,
-            units,
-            problem,
+            run.units,
+            run.problem,
             knows_variance=self.knows_variance,
             learns_prior=self.is_bayesian,
         )
-        return self._stored(posterior, rating_range)
+        return self._stored(posterior, run.rating_range)
 
     def _stored(
         self, posterior: Posterior, rating_range: tuple[float, float]
@@ -312,20 +323,14 @@ class VBSolver(AlternatingSolver):
     default_tol: ClassVar[float] = 2e-3
     knows_variance: ClassVar[bool] = True
 
-    def _states(
-        self,
-        problem: Problem,
-        start: State,
-        is_continued: bool,
-        random_state: np.random.RandomState,
-    ) -> Iterator[State]:
-        return vb(problem, start)
+    def _states(self, run: Run, start: State) -> Iterator[State]:
+        return vb(run.problem, start)
 
-    def _warning(self, state: State, may_collapse: bool) -> str:
+    def _warning(self, run: Run, state: State) -> str:
         may_die = self.unobserved_weight and self.n_factors
         if may_die and state.taste_ratio(self.n_factors) < LEAST_TASTE_RATIO:
             return NO_FACTORS
-        return super()._warning(state, may_collapse)
+        return super()._warning(run, state)
 
 
 @dataclass(frozen=True)
@@ -334,26 +339,19 @@ class GibbsSolver(AlternatingSolver):
 
     name: ClassVar[str] = "gibbs"
 
-    def _states(
-        self,
-        problem: Problem,
-        start: State,
-        is_continued: bool,
-        random_state: np.random.RandomState,
-    ) -> Iterator[State]:
-        if is_continued:
-            return gibbs(problem, start, random_state)
-        states = gibbs(
-            problem, start, random_state, vb_sweeps=VB_SWEEPS, burn_in=BURN_IN
-        )
+    def _states(self, run: Run, start: State) -> Iterator[State]:
+        arguments = run.problem, start, run.random_state
+        if run.is_continued:
+            return gibbs(*arguments)
+        states = gibbs(*arguments, vb_sweeps=VB_SWEEPS, burn_in=BURN_IN)
         return (state for state in states if not state.is_warm_up)
 
     def _models(
-        self, states: Iterator[State], export: Callable[[State], Posterior]
+        self, run: Run, states: Iterator[State]
     ) -> Iterator[tuple[State, Callable[[], Posterior]]]:
         draws: list[Posterior] = []
         for state in states:
-            draws.append(export(state))
+            draws.append(self._posterior(run, state))
             yield state, partial(Posterior.average, draws)
 
 
@@ -389,23 +387,11 @@ class ALSSolver(AlternatingSolver):
             return float(self.reg_exponent)
         return UNOBSERVED_EXPONENT if self.unobserved_weight else 0.0
 
-    def _states(
-        self,
-        problem: Problem,
-        start: State,
-        is_continued: bool,
-        random_state: np.random.RandomState,
-    ) -> Iterator[State]:
-        return als(problem, start, self.penalty, self.prior_exponent)
+    def _states(self, run: Run, start: State) -> Iterator[State]:
+        return als(run.problem, start, self.penalty, self.prior_exponent)
 
-    def _posterior(
-        self,
-        problem: Problem,
-        units: Units,
-        rating_range: tuple[float, float],
-        state: State,
-    ) -> Posterior:
+    def _posterior(self, run: Run, state: State) -> Posterior:
         state = as_map_estimate(state)
         if self.store_covariance:
-            state = with_covariance(problem, state)
-        return super()._posterior(problem, units, rating_range, state)
+            state = with_covariance(run.problem, state)
+        return super()._posterior(run, state)
