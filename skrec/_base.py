@@ -21,6 +21,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from ._choice.autoencoder import ChoiceSolver, ItemAutoencoder
 from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import FurtherRows, Interactions
 from ._data.known_ids import KnownIds, handle_unknown
@@ -67,6 +68,7 @@ class BaseRecommender(
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "handle_unknown": [StrOptions({"ignore", "warn", "error"})],
         "clip": ["boolean"],
+        "rank_by": [StrOptions({"both", "rating", "choice"})],
         "warm_start": ["boolean"],
         "device": [str, torch.device],
         "random_state": ["random_state"],
@@ -158,8 +160,7 @@ class BaseRecommender(
         features: Sides[TableLike | None],
     ) -> dict[str, Any]:
         """Fitted attributes."""
-        solver = self._solver()
-        solver.check()
+        solver = self._solver_for(y)
         reader = snapshot(self)
         with own_settings():
             columns, data = reader._read(X, y, sample_weight, solver, reset=True)
@@ -169,12 +170,15 @@ class BaseRecommender(
             known, data = reader._with_side_features(
                 weighting.applied(data), features, len(columns.users.values)
             )
+            seen = SeenItems.of_pairs(data.users, data.items, *data.shape)
+            has_choice_part = self._ranks_by_choice and not is_of_choices
             read = {
                 "n_features_in_": reader.n_features_in_,
                 "feature_names_in_": getattr(reader, "feature_names_in_", None),
                 "_users": known.user,
                 "_items": known.item,
-                "_seen": SeenItems.of_pairs(data.users, data.items, *data.shape),
+                "_seen": seen,
+                "_choice": ItemAutoencoder.fit(data, seen) if has_choice_part else None,
                 "_weighting": weighting,
             }
             iterations = solver.iterations(
@@ -275,8 +279,7 @@ class BaseRecommender(
         features: Sides[TableLike | None],
     ) -> dict[str, Any]:
         """Fitted attributes after further rows."""
-        solver = self._solver()
-        solver.check()
+        solver = self._solver_for(y)
         solver.check_update(self._model)
         columns, data = self._read(X, y, sample_weight, solver, reset=False)
         further = self._further_rows(columns, self._weighting.applied(data), features)
@@ -300,6 +303,7 @@ class BaseRecommender(
             "_users": replace(self._users, ids=further.growths.user.ids),
             "_items": replace(self._items, ids=further.growths.item.ids),
             "_seen": further.seen_after,
+            "_choice": self._choice and self._choice.updated(further),
             "n_iter_": self.n_iter_ + len(losses),
             "loss_curve_": [*self.loss_curve_, *losses],
             "validation_scores_": None,
@@ -509,6 +513,18 @@ class BaseRecommender(
         """Bounds of clipped predictions."""
         return self._model.rating_range
 
+    @property
+    def _ranks_by_choice(self) -> bool:
+        return getattr(self, "rank_by", "rating") != "rating"
+
+    def _solver_for(self, y: ArrayLike | None) -> Solver:
+        """The solver, or that of choices alone where there are no ratings."""
+        solver = self._solver()
+        solver.check()
+        if y is None and self._ranks_by_choice and not solver.objective.is_of_choices:
+            return ChoiceSolver()
+        return solver
+
     def _read_columns(self, X: ArrayLike, *, reset: bool) -> Columns:
         """Validated columns of X, with a warning of unlikely ids."""
         columns = read_columns(self, X, reset=reset)
@@ -537,7 +553,7 @@ class BaseRecommender(
         else:
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but "
-                "the target y is None. Only fits to choices have no y: see "
+                "the target y is None. Only fits to choices have no y: see rank_by, "
                 "unobserved_weight of MFRegressor, and the losses 'log_loss' and 'bpr'."
             )
         solver.check_ratings(rating)
@@ -546,7 +562,7 @@ class BaseRecommender(
         )
         if reset:
             warn_of_target(columns, rating, getattr(self, "feature_names_in_", None))
-            if not objective.counts_unobserved:
+            if not (objective.counts_unobserved or self._ranks_by_choice):
                 warn_of_equal_ratings(data.rating)
         return columns, data
 
@@ -566,7 +582,7 @@ class BaseRecommender(
 
     def _start(self, data: Interactions) -> Start | None:
         """The last fit as a start for a fit of these rows."""
-        if not hasattr(self, "_model"):
+        if isinstance(getattr(self, "_model", None), ItemAutoencoder | type(None)):
             return None
         of_users, of_items = data.side_features
         return Start(

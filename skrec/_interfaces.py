@@ -88,9 +88,14 @@ class Model(ABC):
     ) -> Callable[[slice], Fill]:
         """Function from a slice of `users` to scores of `items`, for rankings only."""
 
-    @abstractmethod
+    def score_units(self, users: np.ndarray) -> tuple[float, np.ndarray]:
+        """Scale, and offset of each user, that turn scores into ratings."""
+        return 1.0, np.zeros(len(users))
+
     def scores_to_ratings(self, scores: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Predicted ratings of scores of shape (n_users, n_items), at mean context."""
+        scale, offset = self.score_units(users)
+        return self.objective.response(offset[:, None] + scale * scores)
 
     def with_cold_rows(
         self, users: sparse.csr_array | None, items: sparse.csr_array | None

@@ -11,6 +11,8 @@ import torch
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
+from ._choice.autoencoder import ItemAutoencoder
+from ._choice.expected_gain import ExpectedGain
 from ._data.containers import ArrayLike, TableLike
 from ._data.known_ids import KnownIds, handle_unknown, take_ids
 from ._data.reading import read_ids, read_pairs
@@ -30,9 +32,25 @@ class ListsMixin:
     handle_unknown: str
     device: str | torch.device
     _model: Model
+    _choice: ItemAutoencoder | None
     _users: KnownIds
     _items: KnownIds
     _seen: SeenItems
+
+    @property
+    def _ranking(self) -> Model:
+        """The model that `rank_by` asks for."""
+        rank_by = getattr(self, "rank_by", "rating")
+        if rank_by == "rating" or self._model.objective.is_of_choices:
+            return self._model
+        if self._choice is None:
+            raise ValueError(
+                f"rank_by={rank_by!r} needs a fit with it, but the last fit had "
+                "rank_by='rating'. Set it back, or fit anew."
+            )
+        if rank_by == "choice":
+            return self._choice
+        return ExpectedGain(self._model, self._choice)
 
     @reads_one_fit
     def recommend(
@@ -100,7 +118,7 @@ class ListsMixin:
         n_items = _length(n_items, "n_items")
         user_ids, rows, cold_users = self._queried_users(users, user_features)
         item_ids, columns, cold_items = self._candidates(candidates, item_features)
-        model = self._model.with_cold_rows(cold_users, cold_items)
+        model = self._ranking.with_cold_rows(cold_users, cold_items)
 
         column_of_item = np.full(len(self._items), -1)
         rated = np.flatnonzero(columns >= 0)
@@ -238,7 +256,7 @@ class ListsMixin:
             If scores are no inner products: after NCFRegressor with a perceptron.
         """
         check_is_fitted(self)
-        return self._model.index_vectors("item", np.arange(len(self._items)))
+        return self._ranking.index_vectors("item", np.arange(len(self._items)))
 
     @reads_one_fit
     def user_index_vectors(
@@ -270,7 +288,7 @@ class ListsMixin:
         """
         check_is_fitted(self)
         _, rows, cold_users = self._queried_users(users, user_features)
-        model = self._model.with_cold_rows(cold_users, None)
+        model = self._ranking.with_cold_rows(cold_users, None)
         return model.index_vectors("user", rows)
 
     def _queried_users(

@@ -121,6 +121,14 @@ class MFRegressor(BaseRecommender):
         the other side, the same with a warning, or raise an error.
     clip : bool, default=True
         Clip predictions to the range of the training ratings.
+    rank_by : {"both", "rating", "choice"}, default="both"
+        Score that `recommend` ranks by, after a fit of ratings: the expected rating;
+        the strength of a choice, by a linear autoencoder of who rated which items
+        [8]_; or "both", the strength times the gain of the expected rating, where
+        the gain is the place of a rating in its range plus a quarter. Without `y` only
+        choices are fitted, and predictions are strengths. "rating" spares the fit of
+        choices, such as in a search by errors. After a fit of choices by a loss or by
+        `unobserved_weight`, lists are by its predictions.
     store_covariance : bool, default=True
         Keep the posterior covariances, (n_users + n_items) (n_factors + 1)² numbers.
         `predict(return_std=True)` needs them after "vb", and `partial_fit` after "vb"
@@ -188,6 +196,7 @@ class MFRegressor(BaseRecommender):
        datasets. ICDM.
     .. [7] Rendle, Krichene, Zhang, Koren (2022). Revisiting the performance of iALS on
        item recommendation benchmarks. RecSys.
+    .. [8] Steck (2019). Embarrassingly shallow autoencoders for sparse data. WWW.
 
     Examples
     --------
@@ -250,6 +259,7 @@ class MFRegressor(BaseRecommender):
         tol: float | None = None,
         handle_unknown: Literal["ignore", "warn", "error"] = "ignore",
         clip: bool = True,
+        rank_by: Literal["both", "rating", "choice"] = "both",
         store_covariance: bool = True,
         warm_start: bool = False,
         device: str = "auto",
@@ -274,6 +284,7 @@ class MFRegressor(BaseRecommender):
         self.tol = tol
         self.handle_unknown = handle_unknown
         self.clip = clip
+        self.rank_by = rank_by
         self.store_covariance = store_covariance
         self.warm_start = warm_start
         self.device = device

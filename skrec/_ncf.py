@@ -104,6 +104,14 @@ class NCFRegressor(BaseRecommender):
         error.
     clip : bool, default=True
         Clip predictions to the range of the training ratings.
+    rank_by : {"both", "rating", "choice"}, default="both"
+        Score that `recommend` ranks by, after a fit of ratings: the expected rating;
+        the strength of a choice, by a linear autoencoder of who rated which items
+        [3]_; or "both", the strength times the gain of the expected rating, where
+        the gain is the place of a rating in its range plus a quarter. Without `y` only
+        choices are fitted, and predictions are strengths. "rating" spares the fit of
+        choices, such as in a search by errors. After a fit of choices by a loss or by
+        `unobserved_weight`, lists are by its predictions.
     warm_start : bool, default=False
         Start from the last fit. Users and items are matched by id.
     device : str or torch.device, default="auto"
@@ -138,6 +146,7 @@ class NCFRegressor(BaseRecommender):
     .. [1] He, Liao, Zhang, Nie, Hu, Chua (2017). Neural collaborative filtering. WWW.
     .. [2] Rendle, Freudenthaler, Gantner, Schmidt-Thieme (2009). BPR: Bayesian
        personalized ranking from implicit feedback. UAI.
+    .. [3] Steck (2019). Embarrassingly shallow autoencoders for sparse data. WWW.
 
     Examples
     --------
@@ -195,6 +204,7 @@ class NCFRegressor(BaseRecommender):
         tol: float = 1e-4,
         handle_unknown: Literal["ignore", "warn", "error"] = "ignore",
         clip: bool = True,
+        rank_by: Literal["both", "rating", "choice"] = "both",
         warm_start: bool = False,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -219,6 +229,7 @@ class NCFRegressor(BaseRecommender):
         self.tol = tol
         self.handle_unknown = handle_unknown
         self.clip = clip
+        self.rank_by = rank_by
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state

@@ -39,6 +39,12 @@ def fitted_attribute(read: Callable[[Any], Any]) -> property:
                 f"This {type(self).__name__} has no attribute {read.__name__!r} "
                 "before fit."
             )
-        return read(snapshot(self))
+        try:
+            return read(snapshot(self))
+        except AttributeError as error:
+            raise AttributeError(
+                f"This {type(self).__name__} has no attribute {read.__name__!r} after "
+                f"its last fit: {error}."
+            ) from error
 
     return property(attribute)

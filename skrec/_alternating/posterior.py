@@ -130,12 +130,10 @@ class Posterior(StandardisedModel):
 
         return score
 
-    def scores_to_ratings(self, scores: np.ndarray, users: np.ndarray) -> np.ndarray:
+    def score_units(self, users: np.ndarray) -> tuple[float, np.ndarray]:
         means = self.users.means(users)
-        bias = np.mean(
-            [mean[:, self.n_factors :].sum(axis=1) for mean in means], axis=0
-        )
-        return self.objective.response(scores + bias[:, None] + self.centre)
+        bias = [mean[:, self.n_factors :].sum(axis=1) for mean in means]
+        return 1.0, np.mean(bias, axis=0) + self.centre
 
     def scale_covariances(self, ratio: float) -> Posterior:
         """The same means, with all covariances multiplied by a ratio."""

@@ -204,8 +204,8 @@ class FittedNetwork(StandardisedModel):
         sizes = self.shape.n_factors, *self.shape.hidden_layer_sizes, 1
         return self.shape.n_members * max(sizes)
 
-    def scores_to_ratings(self, scores: np.ndarray, users: np.ndarray) -> np.ndarray:
-        return self.objective.response(self.units.centre + self.units.scale * scores)
+    def score_units(self, users: np.ndarray) -> tuple[float, np.ndarray]:
+        return self.units.scale, np.full(len(users), self.units.centre)
 
     def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
         if self.shape.n_embedding:

@@ -1,0 +1,279 @@
+"""ItemAutoencoder: a linear autoencoder of who chose which items, with nothing to tune.
+
+It is a ridge regression of choices on choices: with A the matrix of choices, users by
+items, each divided by the fourth roots of the numbers of choices of its user and of its
+item, and with the leading eigenvectors V and eigenvalues w of AᵀA, the score of user u
+and item j is::
+
+    s_uj = Σ_i x_ui B_ij / (1 − B_jj),    B = V diag(w / (w + λ)) Vᵀ
+
+in units of A. The denominator leaves out of a score the choice of the item itself, as
+Steck (2019) does by a constraint. If choices were independent, no eigenvalue would be
+above (1 + √(n_items / n_users))² times the mean squared norm of a column (Marchenko and
+Pastur, 1967). Eigenvectors well below that edge are left out, and λ is twice the edge.
+
+References: Steck (2019). Embarrassingly shallow autoencoders for sparse data. WWW.
+Marchenko, Pastur (1967). Distribution of eigenvalues for some sets of random matrices.
+Halko, Martinsson, Tropp (2011). Finding structure with randomness. SIAM Review.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from .._data.interactions import FurtherRows, Interactions
+from .._data.seen import SeenItems
+from .._data.sides import SideName
+from .._interfaces import Iteration, Model, Objective, Solver, Start
+from .._topk import Fill, inner_products
+from .gain import gain_of
+
+# Power of the number of choices that those of a user and of an item are divided by.
+DAMPING = 0.25
+
+# Smallest eigenvalue that is kept, and λ, in units of the noise edge.
+LEAST_EIGENVALUE, RIDGE = 0.7, 2.0
+
+# Eigenvectors at most, and numbers in tables of that many columns.
+MAX_FACTORS, MIN_FACTORS, MAX_NUMBERS = 256, 16, 2**26
+OVERSAMPLING, N_PASSES = 16, 3
+
+# Largest share of an item's own choice in its score.
+MAX_OWN_SHARE = 0.98
+
+# Choices of the mean user that are added to those of each.
+PRIOR_CHOICES = 1.0
+
+
+@dataclass(frozen=True)
+class ItemAutoencoder(Model):
+    """A fitted linear autoencoder.
+
+    Attributes
+    ----------
+    item_vectors : ndarray of shape (n_items, n_factors), dtype float32
+        Their inner products with vectors of users are scores.
+    input_scale : ndarray of shape (n_items,), dtype float32
+        Factor that turns an item's vector into the share of its choice in a user's.
+    shrinkage, eigenvalues : ndarray of shape (n_factors,), dtype float32
+        w / (w + λ), and w.
+    mean_choice : ndarray of shape (n_factors,), dtype float32
+        Mean share of a choice.
+    seen : SeenItems
+        The choices of each user.
+    """
+
+    item_vectors: np.ndarray
+    input_scale: np.ndarray
+    shrinkage: np.ndarray
+    eigenvalues: np.ndarray
+    mean_choice: np.ndarray
+    seen: SeenItems
+    objective: Objective = Objective(weighs_unobserved=True)  # noqa: RUF009
+    rating_range: tuple[float, float] = (-np.inf, np.inf)
+
+    @classmethod
+    def fit(cls, data: Interactions, seen: SeenItems) -> ItemAutoencoder:
+        """Fit to all pairs of the rows, each by the gain of its mean rating."""
+        n_users, n_items = data.shape
+        pairs = data.pairs
+        starts = np.flatnonzero(np.diff(pairs, prepend=-1))
+        gain = data.weight * gain_of(data.rating, data.rating.min(), data.rating.max())
+        gain = np.add.reduceat(gain, starts) / np.add.reduceat(data.weight, starts)
+        n_choices = np.bincount(seen.items, minlength=n_items)
+        of_user = np.diff(seen.offsets) ** -DAMPING
+        of_item = n_choices**-DAMPING
+        users, items = data.users[starts], data.items[starts]
+        strength = gain / gain.mean() * of_user[users] * of_item[items]
+        A = sparse.csr_array((strength, items, seen.offsets), data.shape, np.float32)
+        mean_square = float(A.data @ A.data) / n_items
+        edge = (1 + math.sqrt(n_items / n_users)) ** 2 * mean_square
+        eigenvalues, V = _leading_eigenvectors(A, LEAST_EIGENVALUE * edge)
+        shrinkage = eigenvalues / (eigenvalues + RIDGE * edge)
+        scale = _output_scale(V, shrinkage, n_choices)
+        item_vectors = V * scale[:, None]
+        input_scale = (of_item / scale).astype(np.float32)
+        shares = (n_choices / len(seen)).astype(np.float32)
+        return cls(
+            item_vectors=item_vectors,
+            input_scale=input_scale,
+            shrinkage=shrinkage,
+            eigenvalues=eigenvalues,
+            mean_choice=(input_scale * shares) @ item_vectors,
+            seen=seen,
+        )
+
+    def user_vectors(self, users: np.ndarray) -> np.ndarray:
+        """Vectors of numbered users; that of an unknown one is that of the mean."""
+        return (self._inputs(users) + PRIOR_CHOICES * self.mean_choice) * self.shrinkage
+
+    def _inputs(self, users: np.ndarray) -> np.ndarray:
+        """Sums of the shares of all choices of users."""
+        position, _, items = self.seen.of_users(users)
+        offsets = np.searchsorted(position, np.arange(len(users) + 1))
+        shape = len(users), len(self.item_vectors)
+        choices = sparse.csr_array((self.input_scale[items], items, offsets), shape)
+        return choices @ self.item_vectors
+
+    def vectors_of_items(self, items: np.ndarray) -> np.ndarray:
+        """Vectors of numbered items; that of an unknown one is that of the mean."""
+        if np.array_equal(items, np.arange(len(self.item_vectors))):
+            return self.item_vectors
+        vectors = self.item_vectors[np.maximum(items, 0)]
+        vectors[items < 0] = self.item_vectors.mean(axis=0)
+        return vectors
+
+    def predict(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        context: np.ndarray,
+        return_std: bool,
+        device: torch.device,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        if return_std:
+            raise ValueError(
+                "return_std=True needs ratings, but this fit was of choices alone."
+            )
+        distinct, place = np.unique(users, return_inverse=True)
+        vectors = self.user_vectors(distinct)[place]
+        return np.einsum("nk,nk->n", vectors, self.vectors_of_items(items)), None
+
+    def scorer(
+        self, users: np.ndarray, items: np.ndarray, device: torch.device
+    ) -> Callable[[slice], Fill]:
+        vectors = np.require(self.vectors_of_items(items), requirements="W")
+        vectors = torch.from_numpy(vectors).to(device)
+
+        def score(tile: slice) -> Fill:
+            queries = torch.from_numpy(self.user_vectors(users[tile]))
+            return inner_products(queries.to(device), vectors)
+
+        return score
+
+    def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
+        return (
+            self.user_vectors(rows) if side == "user" else self.vectors_of_items(rows)
+        )
+
+    def profiles(
+        self, side: SideName, device: torch.device
+    ) -> tuple[np.ndarray, np.ndarray]:
+        root = np.sqrt(self.shrinkage)
+        if side == "item":
+            vectors = self.item_vectors * root
+        else:
+            vectors = self._inputs(np.arange(self.seen.n_users)) * root
+        lengths = np.linalg.norm(vectors, axis=1)
+        lengths[lengths == 0] = np.inf
+        return vectors, lengths
+
+    def updated(self, further: FurtherRows) -> ItemAutoencoder:
+        """With further choices; a new item is where those who chose it put it."""
+        items = further.growths.item
+        model = replace(
+            self,
+            item_vectors=items.inserted(self.item_vectors),
+            input_scale=items.inserted(self.input_scale),
+            seen=further.seen_after,
+        )
+        new = items.given[items.is_new]
+        if not len(new):
+            return model
+        position, users, _ = model.seen.of_items(new)
+        distinct, place = np.unique(users, return_inverse=True)
+        inputs = model._inputs(distinct)
+        inputs *= np.diff(model.seen.offsets)[distinct, None] ** (-2 * DAMPING)
+        shape = len(new), len(distinct)
+        chosen_by = sparse.csr_array((np.ones(len(users)), (position, place)), shape)
+        n_choices = np.bincount(position, minlength=len(new))
+        V = (chosen_by @ inputs) / self.eigenvalues
+        V *= n_choices[:, None] ** -DAMPING
+        scale = _output_scale(V, self.shrinkage, n_choices)
+        model.item_vectors[new] = V * scale[:, None]
+        model.input_scale[new] = n_choices**-DAMPING / scale
+        return model
+
+
+@dataclass(frozen=True)
+class ChoiceSolver(Solver[ItemAutoencoder]):
+    """The autoencoder as the only part of a fit, of choices without ratings."""
+
+    objective: Objective = Objective(weighs_unobserved=True)  # noqa: RUF009
+    max_iter: int = 1
+
+    def iterations(
+        self,
+        data: Interactions,
+        start: Start | None,
+        random_state: np.random.RandomState,
+        device: torch.device,
+    ) -> Iterator[Iteration]:
+        seen = SeenItems.of_pairs(data.users, data.items, *data.shape)
+        model = ItemAutoencoder.fit(data, seen)
+        n_factors = len(model.shrinkage)
+        # The share of the energy of the choices that the factors leave.
+        rest = 1 - float(model.eigenvalues.sum()) / _energy(model)
+        yield Iteration(rest, f"{n_factors} factors", True, lambda: model)
+
+    def check_update(self, model: Model) -> None:
+        if not isinstance(model, ItemAutoencoder):
+            raise ValueError(
+                "partial_fit needs ratings, as the last fit had them, but y is None."
+            )
+
+    def update(
+        self,
+        model: ItemAutoencoder,
+        further: FurtherRows,
+        random_state: np.random.RandomState,
+        device: torch.device,
+        report: Callable[[float], None],
+    ) -> ItemAutoencoder:
+        return model.updated(further)
+
+
+def _energy(model: ItemAutoencoder) -> float:
+    """Sum of squares of the damped choices."""
+    of_user = np.diff(model.seen.offsets) ** (-2 * DAMPING)
+    n_choices = np.bincount(model.seen.items, minlength=model.seen.n_items)
+    users, items = model.seen.take(np.arange(len(model.seen)))
+    return float(of_user[users] @ n_choices[items] ** (-2 * DAMPING))
+
+
+def _output_scale(
+    V: np.ndarray, shrinkage: np.ndarray, n_choices: np.ndarray
+) -> np.ndarray:
+    """Factor of each item's row of V in scores: back from A, without its own choice."""
+    own_share = np.minimum(np.square(V) @ shrinkage, MAX_OWN_SHARE)
+    return (n_choices**DAMPING / (1 - own_share)).astype(np.float32)
+
+
+def _leading_eigenvectors(
+    A: sparse.csr_array, least: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of AᵀA from `least` on, largest first, and their eigenvectors.
+
+    By block power iteration from random vectors (Halko et al., 2011), at least one.
+    """
+    n_users, n_items = A.shape
+    n_factors = min(
+        MAX_FACTORS, max(MIN_FACTORS, MAX_NUMBERS // (n_users + n_items)), *A.shape
+    )
+    size = min(n_factors + OVERSAMPLING, *A.shape)
+    At = A.T.tocsr()
+    rng = np.random.RandomState(0)
+    Q = rng.standard_normal((n_items, size)).astype(np.float32)
+    for _ in range(N_PASSES):
+        Q = np.linalg.qr(At @ (A @ Q))[0]
+    R = A @ Q
+    eigenvalues, W = np.linalg.eigh(R.T @ R)
+    eigenvalues, W = eigenvalues[::-1][:n_factors], W[:, ::-1][:, :n_factors]
+    n_kept = max(1, int((eigenvalues >= least).sum()))
+    return eigenvalues[:n_kept].astype(np.float32), Q @ W[:, :n_kept]

@@ -1,0 +1,101 @@
+"""ExpectedGain: scores that weigh the choice of an item by the rating it would get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from .._data.sides import SideName
+from .._interfaces import Model, Objective
+from .._topk import Fill
+from .autoencoder import ItemAutoencoder
+from .gain import LEAST_GAIN, gain_of
+
+# Columns at a time, whose scores by both parts stay in the cache.
+MAX_COLUMNS = 2**13
+
+
+@dataclass(frozen=True)
+class ExpectedGain(Model):
+    """Score of a choice, times the gain of the expected rating.
+
+    Where the score of the choice is negative it is divided by the gain, so that a
+    higher rating never ranks lower.
+
+    Attributes
+    ----------
+    rating : Model
+    choice : ItemAutoencoder
+    """
+
+    rating: Model
+    choice: ItemAutoencoder
+
+    @property
+    def objective(self) -> Objective:
+        return self.choice.objective
+
+    @property
+    def rating_range(self) -> tuple[float, float]:
+        return self.choice.rating_range
+
+    def with_cold_rows(
+        self, users: sparse.csr_array | None, items: sparse.csr_array | None
+    ) -> Self:
+        return replace(self, rating=self.rating.with_cold_rows(users, items))
+
+    def predict(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        context: np.ndarray,
+        return_std: bool,
+        device: torch.device,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        rating, _ = self.rating.predict(users, items, context, False, device)
+        choice, _ = self.choice.predict(users, items, context, return_std, device)
+        gain = gain_of(rating, *self.rating.rating_range)
+        return np.where(choice > 0, choice * gain, choice / gain), None
+
+    def scorer(
+        self, users: np.ndarray, items: np.ndarray, device: torch.device
+    ) -> Callable[[slice], Fill]:
+        by_rating = self.rating.scorer(users, items, device)
+        by_choice = self.choice.scorer(users, items, device)
+        low, high = self.rating.rating_range
+
+        def score(tile: slice) -> Fill:
+            fill_rating, fill_choice = by_rating(tile), by_choice(tile)
+            scale, offset = self.rating.score_units(users[tile])
+            offset = torch.as_tensor(offset, dtype=torch.float32, device=device)[
+                :, None
+            ]
+
+            def fill(columns: slice, out: Tensor) -> None:
+                for start in range(columns.start, columns.stop, MAX_COLUMNS):
+                    some = slice(start, min(start + MAX_COLUMNS, columns.stop))
+                    choice = out[:, some.start - columns.start :][
+                        :, : some.stop - some.start
+                    ]
+                    gain = torch.empty(choice.shape, device=device)
+                    fill_rating(some, gain)
+                    fill_choice(some, choice)
+                    if high > low:
+                        gain.mul_(scale).add_(offset).clamp_(low, high)
+                        gain.sub_(low).div_(high - low).add_(LEAST_GAIN)
+                        torch.where(
+                            choice > 0, choice * gain, choice / gain, out=choice
+                        )
+
+            return fill
+
+        return score
+
+    def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
+        return self.choice.index_vectors(side, rows)
