@@ -2,7 +2,6 @@
 
 import datetime
 import functools
-import pickle
 import re
 
 import numpy as np
@@ -11,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from helpers import NEEDS_CALLBACKS, Callback, fitted_state, small, small_ncf
 from numpy.testing import assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
@@ -25,24 +25,6 @@ X = np.column_stack(
 )
 Y = _rng.integers(1, 6, N_ROWS).astype(float)
 FRAME = pd.DataFrame(X, columns=["user", "item"])
-
-
-def small(**params):
-    """An estimator that stops at once, whatever the data, and does not warn."""
-    return MFRegressor(**{"n_factors": 2, "tol": 1e9, **params})
-
-
-def small_ncf(**params):
-    return NCFRegressor(
-        **{
-            "n_factors": 2,
-            "hidden_layer_sizes": (3,),
-            "n_members": 2,
-            "batch_size": 100,
-            "max_iter": 2,
-            **params,
-        }
-    )
 
 
 def fit(X=X, y=Y, sample_weight=None, **params):
@@ -977,17 +959,7 @@ def test_small_integers_of_numpy_are_integers(params, model, dtype):
     )
 
 
-def test_unknown_ids_are_counted_in_a_warning():
-    model = fitted(handle_unknown="warn")
-    with pytest.warns(
-        UserWarning, match=r"users in 3 of 4 rows.*99\b.*items in 1 of 4 rows"
-    ):
-        model.predict([[99, 1], [99, 77], [98, 2], [1, 1]])
-    with pytest.warns(UserWarning, match=r"unknown users in 1 of 2 rows.*99\b"):
-        model.recommend([99, 1], 1)
-
-
-class Failing:
+class Failing(Callback):
     """A callback that raises in one hook."""
 
     def __init__(self, hook, error=RuntimeError):
@@ -1061,26 +1033,14 @@ FAILURES = {
         Failing("end of iteration 0", KeyboardInterrupt)
     ).fit(WIDE, 2 * Y),
 }
-CALLBACKS = pytest.mark.skipif(
-    not hasattr(MFRegressor, "set_callbacks"),
-    reason="callbacks are new in scikit-learn 1.9",
-)
 FAILURES = {
-    name: pytest.param(fail, id=name, marks=CALLBACKS if "callback" in name else ())
+    name: pytest.param(
+        fail, id=name, marks=NEEDS_CALLBACKS if "callback" in name else ()
+    )
     for name, fail in FAILURES.items()
 }
 FAIL = pytest.mark.parametrize("fail", FAILURES.values())
 ERRORS = (ValueError, RuntimeError, KeyboardInterrupt)
-
-
-def fitted_state(model):
-    """All that fit has set, to the byte."""
-    params = model.get_params().keys() | {"_skl_callbacks"}
-    return {
-        name: pickle.dumps(value)
-        for name, value in vars(model).items()
-        if name not in params
-    }
 
 
 ESTIMATORS = {
@@ -1131,10 +1091,3 @@ def test_warm_start_refuses_another_number_of_factors():
         ValueError, match=r"had n_factors=2.*now n_factors=3.*Keep both.*out warm_start"
     ):
         model.set_params(n_factors=3).fit(X, Y)
-
-
-@ESTIMATOR
-def test_warm_start_refuses_ids_of_another_kind(estimator):
-    model = clone(estimator).set_params(warm_start=True).fit(X, Y)
-    with pytest.raises(TypeError, match=r"users.*'string'.*fitted on.*'number'"):
-        model.fit(X.astype(str), Y)
