@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Before scipy is imported, or scikit-learn skips its check of arrays of other kinds.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
 import pytest
 from sklearn.model_selection import KFold
 

@@ -102,7 +102,7 @@ def fitted(name):
 def settled(name, **params):
     """Unfitted still, with as many sweeps as it takes."""
     if isinstance(MODELS[name], MFRegressor):
-        params |= {"max_iter": 50, "tol": None}
+        params |= {"max_iter": 10 if name.startswith("gibbs") else 50, "tol": None}
     return unfitted(name, **params)
 
 
