@@ -1,6 +1,7 @@
 """Helpers of many test files: estimators, callbacks, and small alternating problems."""
 
 import pickle
+import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
@@ -89,6 +90,25 @@ def default_threads(n_threads):
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def in_thread(function):
+    """The value of a function in a thread of its own."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@contextmanager
+def default_dtype(dtype):
+    """Another default dtype of torch."""
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 class Callback:

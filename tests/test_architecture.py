@@ -34,6 +34,16 @@ MAY_IMPORT = {
     "model_selection": {"_data", "_sklearn", "_warn"},
     "datasets": {"_data"},
 }
+# Test files of modules that have none of their own name, and why.
+TESTED_BY = {
+    "_base": "contract",  # all that estimators share
+    "_parameters": "bad_input",  # constraints alone
+    "datasets/_matrix": "datasets",  # one folder, read as one topic
+    "datasets/_movielens": "datasets",
+    "datasets/_synthetic": "datasets",
+    "metrics/_functions": "metrics",  # the functions are the public metrics
+}
+TESTS = Path(__file__).parent
 MODULES = sorted(
     path.relative_to(PACKAGE).with_suffix("").as_posix()
     for path in PACKAGE.rglob("*.py")
@@ -58,6 +68,22 @@ def place(module):
 
 def test_every_module_has_its_place():
     assert {place(module) for module in MODULES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if "__init__" not in m])
+def test_every_module_has_its_tests(module):
+    folder, _, name = module.rpartition("/")
+    name, folder = name.strip("_"), folder.strip("_")
+    # Modules of one name in two folders have the folder in that of their tests.
+    topics = [TESTED_BY.get(module, name), f"{folder}_{name}"]
+    assert any((TESTS / f"test_{topic}.py").exists() for topic in topics)
+
+
+def test_exceptions_are_of_modules_without_tests_of_their_name():
+    assert TESTED_BY.keys() <= set(MODULES)
+    for module in TESTED_BY:
+        name = module.rpartition("/")[2].strip("_")
+        assert not (TESTS / f"test_{name}.py").exists()
 
 
 @pytest.mark.parametrize("module", MODULES)

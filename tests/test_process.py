@@ -6,7 +6,7 @@ import sys
 import textwrap
 import threading
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import joblib
 import numpy as np
@@ -14,15 +14,20 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
-from helpers import NEEDS_CALLBACKS, Callback, default_threads, unconverged
+from helpers import (
+    NEEDS_CALLBACKS,
+    Callback,
+    default_dtype,
+    default_threads,
+    in_thread,
+    unconverged,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
 
 from skrec import MFRegressor, NCFRegressor
-from skrec._settings import own_settings
-from skrec._threads import torch_threads
 from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 
@@ -42,15 +47,6 @@ ESTIMATORS = {
     "ncf": NCFRegressor(3, (4,), n_members=2, max_iter=2, random_state=0),
     "bpr": NCFRegressor(3, (4,), loss="bpr", max_iter=2, dropout=0.2, random_state=0),
 }
-
-
-@contextmanager
-def default_dtype(dtype):
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 @contextmanager
@@ -137,72 +133,6 @@ def test_settings_are_the_callers_in_callbacks_and_afterwards():
             assert torch.get_default_dtype() == torch.float64
         assert len(seen) == 6
         assert set(seen) == {(torch.float64, False), n_threads}
-
-
-def test_the_default_dtype_is_put_back_by_the_last_that_leaves():
-    inside, leave = threading.Event(), threading.Event()
-
-    def stay():
-        with own_settings():
-            inside.set()
-            leave.wait()
-
-    with default_dtype(torch.float64):
-        other = threading.Thread(target=stay)
-        other.start()
-        inside.wait()
-        with own_settings():
-            assert torch.get_default_dtype() == torch.float32
-        assert torch.get_default_dtype() == torch.float32
-        leave.set()
-        other.join()
-        assert torch.get_default_dtype() == torch.float64
-
-
-def in_thread(function):
-    """What a function gives in a thread of its own."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(function()))
-    thread.start()
-    thread.join()
-    return found[0]
-
-
-@pytest.mark.parametrize("failing", [False, True])
-def test_a_limit_of_threads_is_that_of_one_thread(failing):
-    with default_threads(3):
-        with pytest.raises(KeyError) if failing else nullcontext(), torch_threads(1):
-            assert torch.get_num_threads() == 1
-            assert in_thread(torch.get_num_threads) == 3
-            with torch_threads(2):
-                assert torch.get_num_threads() == 2
-                assert in_thread(torch.get_num_threads) == 3
-            assert torch.get_num_threads() == 1
-            if failing:
-                raise KeyError
-        assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
-
-
-def test_limits_that_overlap_leave_the_number_of_threads_alone():
-    """The one that enters first leaves first."""
-    entered, left = threading.Event(), threading.Event()
-
-    def second():
-        with torch_threads(1):
-            entered.set()
-            left.wait()
-        return torch.get_num_threads()
-
-    with default_threads(3):
-        with torch_threads(1):
-            found = []
-            other = threading.Thread(target=lambda: found.append(second()))
-            other.start()
-            entered.wait()
-        left.set()
-        other.join()
-        assert found == [3]
-        assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
 
 
 def test_fits_in_several_threads_are_those_of_one():

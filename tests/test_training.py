@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import NEEDS_CUDA, Recording, copied, default_threads, fitted_state
+from helpers import NEEDS_CUDA, Recording, copied, default_threads
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score, root_mean_squared_error
@@ -336,33 +336,6 @@ def test_weights_count_with_drawn_items(estimator):
     assert weighted > plain
 
 
-@pytest.mark.parametrize("early_stopping", [False, True])
-@pytest.mark.parametrize("warm_start", [False, True])
-def test_a_fit_that_diverges_says_so_and_leaves_the_last(
-    estimator, warm_start, early_stopping
-):
-    model = estimator.set_params(
-        warm_start=warm_start, early_stopping=early_stopping
-    ).fit(X, Y)
-    state, predictions = fitted_state(model), model.predict(X)
-    model.set_params(learning_rate_init=1e30)
-    with pytest.raises(
-        FloatingPointError, match=r"diverged.* at epoch \d.*learning_rate_init"
-    ):
-        model.fit(X, Y)
-    assert fitted_state(model) == state
-    assert_array_equal(model.predict(X), predictions)
-
-
-@pytest.mark.parametrize("early_stopping", [False, True])
-def test_a_fit_that_diverges_in_its_last_step_says_so(estimator, early_stopping):
-    model = estimator.set_params(
-        learning_rate_init=1e30, max_iter=1, early_stopping=early_stopping
-    )
-    with pytest.raises(FloatingPointError, match="learning_rate_init"):
-        model.fit(X[:10], Y[:10])
-
-
 @default_threads(2)
 @pytest.mark.parametrize("fails", [False, True])
 def test_global_seeds_and_threads_are_left_alone(estimator, fails):
@@ -392,21 +365,6 @@ def test_settings_of_the_descent_reach_it(estimator, solver):
 def test_a_high_penalty_leaves_the_mean(estimator):
     model = estimator.set_params(reg=1e4, max_iter=30).fit(X, Y)
     assert_allclose(model.predict(X), Y.mean(), atol=0.1)
-
-
-def test_an_epoch_of_default_batches_is_about_forty_steps(estimator, monkeypatch):
-    sizes = []
-
-    def options(self, n_samples, options=GradientSolver._training_options):
-        sizes.append(options(self, n_samples).batch_size)
-        return options(self, n_samples)
-
-    monkeypatch.setattr(GradientSolver, "_training_options", options)
-    model = estimator.set_params(batch_size=None, max_iter=1)
-    rows, y = make_ratings(100, 100, 4000, random_state=0)
-    model.fit(rows, y)
-    model.fit(rows[:50], y[:50])
-    assert sizes == [100, 16]
 
 
 @NEEDS_CUDA
