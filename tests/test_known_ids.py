@@ -42,7 +42,6 @@ def test_features_become_a_matrix_of_the_known_ids():
     assert features.names == known.feature_names == ["age"]
     expected = (age[:3] - age[:3].mean()) / age[:3].std()
     assert_array_equal(features.matrix.toarray()[:, 0].round(9), expected.round(9))
-    assert_array_equal(known.places_of(features), [0])
 
 
 def test_ids_without_ratings_are_numbered_by_their_features():

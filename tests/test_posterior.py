@@ -45,11 +45,19 @@ def moments(posterior, draw=0):
 
 
 def noise(posterior):
-    users, items = (
-        posterior.users.dispersions(USERS),
-        posterior.items.dispersions(ITEMS),
+    """Variances of pairs, where rows and coefficients are certain."""
+    certain = {
+        side: replace(
+            rows,
+            mean=np.repeat(rows.mean[:1], len(rows.mean), axis=0),
+            covariance=None,
+        )
+        for side, rows in (("users", posterior.users), ("items", posterior.items))
+    }
+    posterior = replace(
+        posterior, coef_covariance=0 * posterior.coef_covariance, **certain
     )
-    return posterior.noise_variance * users * items
+    return predict(posterior, return_std=True)[1] ** 2
 
 
 def test_mean_and_variance_are_those_of_a_product_of_gaussians():
@@ -60,6 +68,7 @@ def test_mean_and_variance_are_those_of_a_product_of_gaussians():
     standard = away / posterior.units.feature_scale[0]
     variance += standard**2 * posterior.coef_covariance[0, 0] + noise(posterior)
     found, std = predict(posterior, return_std=True)
+    assert np.mean(noise(posterior)) == pytest.approx(posterior.noise_variance, rel=0.5)
     assert_allclose(found, mean, rtol=1e-6)
     assert_allclose(std, np.sqrt(variance), rtol=1e-5)
 

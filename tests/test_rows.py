@@ -118,14 +118,14 @@ TARGETS = {
 
 @pytest.mark.parametrize("values", TARGETS.values(), ids=TARGETS)
 def test_a_column_that_holds_the_ratings_is_named(values):
-    with pytest.warns(UserWarning, match=r"column 2 of X \('hour'\) says what the rat"):
+    with pytest.warns(UserWarning, match=r"column 2 of X \('hour'\)"):
         fit(with_feature(values))
-    with pytest.warns(UserWarning, match="column 3 of X says what the rating is"):
+    with pytest.warns(UserWarning, match="column 3 of X"):
         fit(np.column_stack([X, X[:, 0], values]))
 
 
 def test_columns_that_go_with_the_ratings_are_features():
     for values in (Y + _rng.normal(size=N_ROWS) / 100, Y > 3, Y**2, np.ones(N_ROWS)):
         assert fit(with_feature(values)).coef_.shape == (1,)
-    with pytest.warns(UserWarning, match="ratings in y are 3, which tells no item"):
+    with pytest.warns(UserWarning, match="ratings in y are 3, "):
         assert fit(with_feature(Y), np.full(N_ROWS, 3.0)).coef_.shape == (1,)
