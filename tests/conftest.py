@@ -5,6 +5,8 @@ from pathlib import Path
 
 # Before scipy is imported, or scikit-learn skips its check of arrays of other kinds.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
+# Before torch is imported. Problems this small are fastest in one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from sklearn.model_selection import KFold
