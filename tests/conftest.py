@@ -3,7 +3,13 @@
 import os
 from pathlib import Path
 
+# Before scipy is imported, or scikit-learn skips its check of arrays of other kinds.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+# Before torch is imported. Problems this small are fastest in one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+from sklearn.model_selection import KFold
 
 from skrec.datasets import fetch_movielens
 
@@ -27,6 +33,14 @@ def ml_100k_archive():
 def ml_100k(ml_100k_archive):
     """Ids and ratings of MovieLens 100K, in the order of u.data."""
     return fetch_movielens("100k", archive=ml_100k_archive, return_X_y=True)
+
+
+@pytest.fixture(scope="session")
+def ml_100k_fold(ml_100k):
+    """The first fold of KFold(5, shuffle=True, random_state=0) on u.data's order."""
+    X, y = ml_100k
+    train, test = next(KFold(5, shuffle=True, random_state=0).split(X))
+    return X.iloc[train], y.iloc[train], X.iloc[test], y.iloc[test]
 
 
 @pytest.fixture(scope="session")

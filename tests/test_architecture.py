@@ -19,8 +19,9 @@ MAY_IMPORT = {
     "__init__": {"_mf", "_ncf"},
     "_mf": {"_alternating", "_base", "_gradient", "_parameters", *GROUND},
     "_ncf": {"_base", "_gradient", "_parameters", *GROUND},
-    "_base": {"_lists", "_rows", *GROUND},
-    "_lists": GROUND,
+    "_base": {"_choice", "_lists", "_rows", *GROUND},
+    "_lists": {"_choice", *GROUND},
+    "_choice": GROUND,
     "_rows": GROUND,
     "_parameters": {"_gradient", "_sklearn"},
     "_alternating": GROUND,
@@ -34,6 +35,17 @@ MAY_IMPORT = {
     "model_selection": {"_data", "_sklearn", "_warn"},
     "datasets": {"_data"},
 }
+# Test files of modules that have none of their own name, and why.
+TESTED_BY = {
+    "_base": "contract",  # all that estimators share
+    "_parameters": "bad_input",  # constraints alone
+    "_data/sides": "interactions",  # a pair, of which rows are made
+    "datasets/_matrix": "datasets",  # one folder, read as one topic
+    "datasets/_movielens": "datasets",
+    "datasets/_synthetic": "datasets",
+    "metrics/_functions": "metrics",  # the functions are the public metrics
+}
+TESTS = Path(__file__).parent
 MODULES = sorted(
     path.relative_to(PACKAGE).with_suffix("").as_posix()
     for path in PACKAGE.rglob("*.py")
@@ -58,6 +70,22 @@ def place(module):
 
 def test_every_module_has_its_place():
     assert {place(module) for module in MODULES} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if "__init__" not in m])
+def test_every_module_has_its_tests(module):
+    folder, _, name = module.rpartition("/")
+    name, folder = name.strip("_"), folder.strip("_")
+    # Modules of one name in two folders have the folder in that of their tests.
+    topics = [TESTED_BY.get(module, name), f"{folder}_{name}"]
+    assert any((TESTS / f"test_{topic}.py").exists() for topic in topics)
+
+
+def test_exceptions_are_of_modules_without_tests_of_their_name():
+    assert TESTED_BY.keys() <= set(MODULES)
+    for module in TESTED_BY:
+        name = module.rpartition("/")[2].strip("_")
+        assert not (TESTS / f"test_{name}.py").exists()
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -108,7 +136,7 @@ def test_private_names_of_sklearn_are_imported_in_one_module_alone(module):
     [
         module
         for module in MODULES
-        if place(module) in ("_alternating", "_gradient", "_topk")
+        if place(module) in ("_alternating", "_choice", "_gradient", "_topk")
     ],
 )
 def test_solvers_know_neither_sklearn_nor_pandas(module):

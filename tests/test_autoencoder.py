@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skrec import MFRegressor, NCFRegressor
+from skrec import MFRegressor
 from skrec._choice.autoencoder import (
     DAMPING,
     LEAST_EIGENVALUE,
@@ -19,7 +19,6 @@ from skrec._data.interactions import Interactions
 from skrec._data.reading import Columns
 from skrec._data.seen import SeenItems
 from skrec.datasets import make_ratings
-from skrec.metrics import RankingScorer
 
 X, Y = make_ratings(80, 50, 1200, random_state=0)
 
@@ -90,16 +89,6 @@ def test_an_unknown_item_has_the_mean_score():
     assert_allclose(found, scores.mean(1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("rank_by", ["both", "choice"])
-@pytest.mark.parametrize("estimator", [MFRegressor(2), NCFRegressor(2, n_members=1)])
-def test_lists_do_not_depend_on_the_units_of_ratings(estimator, rank_by):
-    model = estimator.set_params(rank_by=rank_by, random_state=0)
-    expected, scores = model.fit(X, Y).recommend(range(20), return_scores=True)
-    found, moved = model.fit(X, 50 * Y - 300).recommend(range(20), return_scores=True)
-    assert_allclose(moved, scores, rtol=2e-3)
-    assert (found == expected).mean() > 0.95
-
-
 def test_repeated_rows_of_a_pair_are_one_choice_of_their_mean_rating():
     again = np.flatnonzero(Y == Y)[:200]
     rows = pd.concat([X, X.iloc[again]], ignore_index=True)
@@ -139,39 +128,6 @@ def test_choices_need_no_ratings_and_no_parameter():
         model.predict(X, return_std=True)
     with pytest.raises(AttributeError, match="user_factors_"):
         model.user_factors_  # noqa: B018
-
-
-def test_equal_ratings_rank_as_choices_do():
-    expected = MFRegressor().fit(X).recommend(range(30))
-    found = MFRegressor(2).fit(X, np.full(len(X), 3.0))
-    assert_array_equal(found.recommend(range(30)), expected)
-    assert_allclose(found.predict(X), 3)
-
-
-def test_ratings_alone_need_y_and_spare_the_choices():
-    with pytest.raises(ValueError, match="requires y to be passed"):
-        MFRegressor(rank_by="rating").fit(X)
-    model = MFRegressor(2, rank_by="rating").fit(X, Y)
-    items, scores = model.recommend([3], 5, return_scores=True)
-    pairs = pd.DataFrame({"user": 3, "item": items[0]})
-    assert_allclose(model.set_params(clip=False).predict(pairs), scores[0], rtol=1e-4)
-    with pytest.raises(ValueError, match="rank_by='both' needs a fit with it"):
-        model.set_params(rank_by="both").recommend([3])
-
-
-def test_scores_of_both_parts_are_strength_times_gain():
-    model = MFRegressor(2).fit(X, Y)
-    items, scores = model.recommend([5], 50, return_scores=True, exclude_seen=False)
-    pairs = pd.DataFrame({"user": 5, "item": items[0]})
-    low, high = model.rating_range_
-    gain = (model.predict(pairs) - low) / (high - low) + 0.25
-    order = pd.Index(items[0])
-    by_choice, strength = model.set_params(rank_by="choice").recommend(
-        [5], 50, return_scores=True, exclude_seen=False
-    )
-    strength = pd.Series(strength[0], by_choice[0])[order].to_numpy()
-    expected = np.where(strength > 0, strength * gain, strength / gain)
-    assert_allclose(scores[0], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_further_choices_move_lists_as_a_refit_does():
@@ -216,24 +172,3 @@ def test_parts_that_do_not_match_are_refused_in_words():
     model = MFRegressor(2).fit(X, Y)
     with pytest.raises(ValueError, match="as the last fit had them, but y is None"):
         model.partial_fit(X[:3])
-
-
-def test_lists_of_the_default_are_better_than_counting():
-    rows, y = make_ratings(300, 120, 9000, random_state=1)
-    test = np.random.default_rng(0).random(len(y)) < 0.2
-    scorer = RankingScorer("ndcg", k=10, relevance_threshold=np.quantile(y, 0.6))
-    by = {
-        rank_by: scorer(
-            MFRegressor(rank_by=rank_by).fit(rows[~test], y[~test]), rows[test], y[test]
-        )
-        for rank_by in ("both", "rating")
-    }
-    assert by["both"] > by["rating"]
-
-
-def test_index_vectors_retrieve_by_choice():
-    model = MFRegressor(2).fit(X, Y)
-    products = model.user_index_vectors([7]) @ model.item_index_vectors().T
-    order = model.item_ids_[np.argsort(-products[0])]
-    expected = model.set_params(rank_by="choice").recommend([7], 10, exclude_seen=False)
-    assert_array_equal(order[:10], expected[0])

@@ -2,7 +2,6 @@
 
 import datetime
 import functools
-import pickle
 import re
 
 import numpy as np
@@ -11,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from helpers import NEEDS_CALLBACKS, Callback, fitted_state, small, small_ncf
 from numpy.testing import assert_array_equal
 from scipy import sparse
 from sklearn.base import clone
@@ -25,24 +25,6 @@ X = np.column_stack(
 )
 Y = _rng.integers(1, 6, N_ROWS).astype(float)
 FRAME = pd.DataFrame(X, columns=["user", "item"])
-
-
-def small(**params):
-    """An estimator that stops at once, whatever the data, and does not warn."""
-    return MFRegressor(**{"n_factors": 2, "tol": 1e9, **params})
-
-
-def small_ncf(**params):
-    return NCFRegressor(
-        **{
-            "n_factors": 2,
-            "hidden_layer_sizes": (3,),
-            "n_members": 2,
-            "batch_size": 100,
-            "max_iter": 2,
-            **params,
-        }
-    )
 
 
 def fit(X=X, y=Y, sample_weight=None, **params):
@@ -514,7 +496,7 @@ PREDICT = {
     "return_std without covariance": (
         lambda: fitted(store_covariance=False).predict(X, return_std=True),
         ValueError,
-        "return_std=True needs.*store_covariance=True.*fit anew",
+        "return_std=True needs.*store_covariance=True.*which the last one was not",
     ),
     "return_std of adam": (
         lambda: fitted(solver="adam").predict(X, return_std=True),
@@ -866,70 +848,6 @@ def test_a_device_of_torch_is_a_device(make):
     assert clone(model).device == torch.device("cpu")
 
 
-SCALED = (X[:, 0] - X[:, 0].mean()) / X[:, 0].std()
-MISPLACED = {
-    "a scaled column first": (np.column_stack([SCALED, X]), "0 of X.*the users"),
-    "a scaled column second": (
-        np.column_stack([X[:, 0], SCALED, X[:, 1]]),
-        "1 of X.*the items",
-    ),
-    "names": (FRAME.assign(user=SCALED, hour=0.5), r"0 of X \(users, 'user'\)"),
-    "polars": (pl.DataFrame({"a": SCALED, "u": X[:, 0], "i": X[:, 1]}), "users, 'a'"),
-    "objects": (
-        np.column_stack([SCALED.astype(object), X[:, 0].astype(str), X[:, 1]]),
-        "0 of X.*the users",
-    ),
-    "a scaled column for the item": (np.column_stack([X[:, 0], SCALED]), "the items"),
-}
-
-
-@pytest.mark.parametrize(("rows", "match"), MISPLACED.values(), ids=MISPLACED)
-def test_a_scaled_column_in_the_place_of_ids_is_named(rows, match):
-    with pytest.warns(UserWarning, match=match):
-        fit(rows)
-
-
-def test_fractional_ids_that_fit_did_not_see_are_named():
-    with pytest.warns(UserWarning, match="column 0 of X .* 60 ids .*fractional part"):
-        fitted().predict(np.column_stack([SCALED, X[:, 1]]))
-
-
-def test_whole_floats_are_the_ids_that_wrappers_made_floats_of():
-    expected = fitted().predict(X)
-    assert_array_equal(fitted().predict(X.astype(float)), expected)
-    assert_array_equal(fit(X.astype(np.float32)).predict(X), expected)
-
-
-@pytest.mark.parametrize("container", [np.asarray, pd.DataFrame])
-def test_indicators_in_the_place_of_ids_are_named(container):
-    indicators = [np.eye(N_USERS)[X[:, 0]], np.eye(N_ITEMS)[X[:, 1]]]
-    with pytest.warns(UserWarning, match="indicators of users and items.*OneHotEnc"):
-        fit(container(np.column_stack(indicators)))
-
-
-TARGETS = {
-    "ratings": Y,
-    "other units": 7 - 2 * Y,
-    "single precision": Y.astype(np.float32),
-    "ints": Y.astype(int),
-}
-
-
-@pytest.mark.parametrize("values", TARGETS.values(), ids=TARGETS)
-def test_a_column_that_holds_the_ratings_is_named(values):
-    with pytest.warns(UserWarning, match=r"function of column 2 of X \('hour'\)"):
-        fit(with_feature(values))
-    with pytest.warns(UserWarning, match="linear function of column 3 of X"):
-        fit(np.column_stack([X, X[:, 0], values]))
-
-
-def test_columns_that_go_with_the_ratings_are_features():
-    for values in (Y + _rng.normal(size=N_ROWS) / 100, Y > 3, Y**2, np.ones(N_ROWS)):
-        assert fit(with_feature(values)).coef_.shape == (1,)
-    with pytest.warns(UserWarning, match="ratings in y are 3, so all items have"):
-        assert fit(with_feature(Y), np.full(N_ROWS, 3.0)).coef_.shape == (1,)
-
-
 SMALL_INTEGERS = {
     "vb": ({"n_factors": 100, "max_iter": 101}, MFRegressor(tol=1e9)),
     "als": (
@@ -977,17 +895,7 @@ def test_small_integers_of_numpy_are_integers(params, model, dtype):
     )
 
 
-def test_unknown_ids_are_counted_in_a_warning():
-    model = fitted(handle_unknown="warn")
-    with pytest.warns(
-        UserWarning, match=r"users in 3 of 4 rows.*99\b.*items in 1 of 4 rows"
-    ):
-        model.predict([[99, 1], [99, 77], [98, 2], [1, 1]])
-    with pytest.warns(UserWarning, match=r"unknown users in 1 of 2 rows.*99\b"):
-        model.recommend([99, 1], 1)
-
-
-class Failing:
+class Failing(Callback):
     """A callback that raises in one hook."""
 
     def __init__(self, hook, error=RuntimeError):
@@ -1061,26 +969,14 @@ FAILURES = {
         Failing("end of iteration 0", KeyboardInterrupt)
     ).fit(WIDE, 2 * Y),
 }
-CALLBACKS = pytest.mark.skipif(
-    not hasattr(MFRegressor, "set_callbacks"),
-    reason="callbacks are new in scikit-learn 1.9",
-)
 FAILURES = {
-    name: pytest.param(fail, id=name, marks=CALLBACKS if "callback" in name else ())
+    name: pytest.param(
+        fail, id=name, marks=NEEDS_CALLBACKS if "callback" in name else ()
+    )
     for name, fail in FAILURES.items()
 }
 FAIL = pytest.mark.parametrize("fail", FAILURES.values())
 ERRORS = (ValueError, RuntimeError, KeyboardInterrupt)
-
-
-def fitted_state(model):
-    """All that fit has set, to the byte."""
-    params = model.get_params().keys() | {"_skl_callbacks"}
-    return {
-        name: pickle.dumps(value)
-        for name, value in vars(model).items()
-        if name not in params
-    }
 
 
 ESTIMATORS = {
@@ -1131,10 +1027,3 @@ def test_warm_start_refuses_another_number_of_factors():
         ValueError, match=r"had n_factors=2.*now n_factors=3.*Keep both.*out warm_start"
     ):
         model.set_params(n_factors=3).fit(X, Y)
-
-
-@ESTIMATOR
-def test_warm_start_refuses_ids_of_another_kind(estimator):
-    model = clone(estimator).set_params(warm_start=True).fit(X, Y)
-    with pytest.raises(TypeError, match=r"users.*'string'.*fitted on.*'number'"):
-        model.fit(X.astype(str), Y)

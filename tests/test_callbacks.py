@@ -1,10 +1,8 @@
 """Fits report each iteration: progress, scores, stopping, words, warnings."""
 
-import re
-import warnings
-
 import numpy as np
 import pytest
+from helpers import NEEDS_CALLBACKS, Recording, unconverged
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -16,7 +14,6 @@ from skrec.datasets import make_ratings
 
 X, Y = make_ratings(40, 30, 900, noise=0.1, levels=None, random_state=0)
 SOLVERS = pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
-NEEDS_CALLBACKS = pytest.mark.usefixtures("callbacks")
 ALL = pytest.mark.parametrize("solver", ["vb", "gibbs", "als", "adam", "ncf"])
 
 
@@ -30,46 +27,8 @@ def small(solver="vb", **params):
 
 
 def quietly_fitted(model):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with unconverged():
         return model.fit(X, Y)
-
-
-class Recording:
-    """A callback that keeps what it is given and stops after some iterations."""
-
-    def __init__(self, stop_after=None):
-        self.stop_after = stop_after
-        self.begun, self.ended, self.fitted, self.known = [], [], [], []
-        self.n_setups = self.n_teardowns = 0
-
-    def setup(self, estimator, context):
-        self.n_setups += 1
-
-    def teardown(self, estimator, context):
-        self.n_teardowns += 1
-
-    def on_fit_task_begin(self, estimator, context):
-        self.begun.append((context.task_name, context.task_id))
-
-    def on_fit_task_end(self, estimator, context, *, X, y, metadata, fitted_estimator):
-        self.ended.append((context.task_name, context.task_id))
-        self.known.append((X, y, metadata))
-        self.fitted.append(fitted_estimator)
-        return context.task_name == "iteration" and (
-            context.task_id + 1 == self.stop_after
-        )
-
-
-@NEEDS_CALLBACKS
-@ALL
-def test_a_callback_hears_of_the_fit_and_of_every_iteration_in_order(solver):
-    record = Recording()
-    model = quietly_fitted(small(solver=solver).set_callbacks(record))
-    iterations = [("iteration", n) for n in range(model.n_iter_)]
-    assert record.begun == [("fit", 0), *iterations]
-    assert record.ended == [*iterations, ("fit", 0)]
-    assert record.n_setups == record.n_teardowns == 1
 
 
 @NEEDS_CALLBACKS
@@ -81,17 +40,6 @@ def test_a_callback_is_given_the_training_rows_and_weights():
         assert rows is X
         assert ratings is Y
         assert metadata["sample_weight"] is weight
-
-
-@NEEDS_CALLBACKS
-@ALL
-def test_a_callback_stops_the_fit_without_a_warning(solver):
-    model = small(solver).set_callbacks(Recording(stop_after=3)).fit(X, Y)
-    assert model.n_iter_ == len(model.loss_curve_) == 3
-    record = Recording()
-    whole = quietly_fitted(small(solver).set_callbacks(record))
-    assert_array_equal(model.predict(X), record.fitted[2].predict(X))
-    assert not np.array_equal(model.predict(X), whole.predict(X))
 
 
 # The learning rate of the others depends on how many iterations are to come.
@@ -116,22 +64,6 @@ def test_the_estimator_given_to_a_callback_is_a_fit_that_ended_there(solver):
 
 
 @NEEDS_CALLBACKS
-@ALL
-def test_the_estimator_given_to_a_callback_recommends_during_the_fit(solver):
-    class Recommending(Recording):
-        def on_fit_task_end(self, estimator, context, *, fitted_estimator):
-            items = fitted_estimator.recommend(n_items=2, as_frame=True)
-            self.ended.append(items["score"].to_numpy())
-            self.fitted.append(fitted_estimator.predict(X))
-
-    record = Recommending()
-    model = quietly_fitted(small(solver=solver).set_callbacks(record))
-    assert len(record.ended) == 6
-    assert_array_equal(record.fitted[-1], model.predict(X))
-    assert not np.array_equal(record.ended[0], record.ended[-1])
-
-
-@NEEDS_CALLBACKS
 @pytest.mark.parametrize("solver", ["vb", "ncf"])
 def test_a_callback_stops_the_fits_of_a_search(solver):
     search = GridSearchCV(
@@ -143,14 +75,6 @@ def test_a_callback_stops_the_fits_of_a_search(solver):
     ).fit(X, Y)
     assert search.cv_results_["mean_test_n_iter"].tolist() == [3, 3]
     assert search.best_estimator_.n_iter_ == 3
-
-
-@NEEDS_CALLBACKS
-@pytest.mark.parametrize("solver", ["gibbs", "adam", "ncf"])
-def test_the_fit_does_not_depend_on_being_watched(solver):
-    expected = quietly_fitted(small(solver))
-    watched = quietly_fitted(small(solver).set_callbacks(Recording()))
-    assert_array_equal(watched.predict(X), expected.predict(X))
 
 
 @ALL
@@ -216,8 +140,7 @@ def test_only_callbacks_that_say_so_are_passed_on(searched):
         model = make_pipeline("passthrough", small())
         if searched:
             model = GridSearchCV(small(), {"n_factors": [1, 2]}, cv=2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with unconverged():
             model.set_callbacks(record).fit(X, Y)
         heard = any(name == "iteration" for name, _ in record.ended)
         assert heard == isinstance(record, PassedOn)
@@ -237,29 +160,6 @@ def test_a_progress_bar_reaches_the_end(model, searched, capsys, callbacks):
     lines = [line for line in printed.splitlines() if "%" in line]
     assert lines
     assert all("100%" in line for line in lines)
-
-
-@ALL
-def test_verbose_prints_each_iteration_with_its_objective(solver, capsys):
-    model = quietly_fitted(small(solver=solver, verbose=1))
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == model.n_iter_
-    for n, (line, loss) in enumerate(
-        zip(lines, model.loss_curve_, strict=True), start=1
-    ):
-        match = re.fullmatch(
-            rf"\[{type(model).__name__}\] iteration (\d+) of at most 5: "
-            r"objective ([-.\d]+), .*",
-            line,
-        )
-        assert int(match[1]) == n
-        assert float(match[2]) == pytest.approx(loss, abs=1e-6)
-
-
-@ALL
-def test_nothing_is_printed_otherwise(solver, capsys):
-    quietly_fitted(small(solver))
-    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("solver", ["vb", "als"])

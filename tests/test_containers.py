@@ -1,10 +1,5 @@
 """Every container of ids gives one model, and every meta-estimator takes it."""
 
-import copy
-import pickle
-from io import BytesIO
-
-import joblib
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -12,9 +7,9 @@ import pyarrow as pa
 import pytest
 import sklearn
 import torch
+from helpers import small, small_ncf
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
-from sklearn.base import clone
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import BaggingRegressor, VotingRegressor
@@ -36,7 +31,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.fixes import parse_version
 
-from skrec import MFRegressor, NCFRegressor
 from skrec.datasets import make_ratings
 
 N_USERS, N_ITEMS, N_ROWS = 30, 40, 300
@@ -44,18 +38,6 @@ FRAME, Y = make_ratings(N_USERS, N_ITEMS, N_ROWS, random_state=0)
 Y = np.asarray(Y, dtype=float)
 X = FRAME.to_numpy()
 FOLDS = KFold(3, shuffle=True, random_state=0)
-
-
-def small(**params):
-    """An estimator that stops at once, whatever the data, and does not warn."""
-    return MFRegressor(**{"n_factors": 2, "tol": 1e9, **params})
-
-
-def small_ncf(**params):
-    network = {"n_factors": 2, "hidden_layer_sizes": (3,), "n_members": 2}
-    return NCFRegressor(
-        **{**network, "batch_size": 100, "max_iter": 1, "random_state": 0, **params}
-    )
 
 
 @pytest.fixture(scope="module")
@@ -391,13 +373,6 @@ def test_ratings_predict_better_than_permuted_ratings():
     assert p_value == pytest.approx(0.1)
 
 
-def test_a_clone_is_unfitted_and_fits_the_same(baseline):
-    twin = clone(baseline)
-    assert not hasattr(twin, "user_ids_")
-    assert twin.get_params() == baseline.get_params()
-    assert_array_equal(twin.fit(X, Y).predict(X), baseline.predict(X))
-
-
 @pytest.mark.parametrize(
     "pipeline",
     [
@@ -432,45 +407,3 @@ def test_weights_are_routed_through_a_search(pipeline):
     scores = [search.cv_results_[f"split{fold}_test_score"][0] for fold in range(3)]
     assert_allclose(scores, expected)
     assert_array_equal(search.predict(X), small().fit(X, Y, weight).predict(X))
-
-
-def through_joblib(model):
-    file = BytesIO()
-    joblib.dump(model, file)
-    file.seek(0)
-    return joblib.load(file)
-
-
-COPIES = {
-    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
-    "joblib": through_joblib,
-    "deepcopy": copy.deepcopy,
-}
-
-
-MODELS = {
-    solver: small(solver=solver, max_iter=2, random_state=0)
-    for solver in ("vb", "gibbs", "als", "adam")
-} | {"ncf": small_ncf()}
-MODEL = pytest.mark.parametrize("name", MODELS)
-
-
-@MODEL
-@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES.keys())
-def test_a_copy_answers_as_the_original(copied, name):
-    frame = FRAME.assign(user=names(USERS), hour=np.arange(N_ROWS) % 24)
-    model = clone(MODELS[name]).fit(frame, Y)
-    twin = copied(model)
-    assert_array_equal(twin.predict(frame), model.predict(frame))
-    assert_array_equal(twin.recommend(n_items=3), model.recommend(n_items=3))
-    assert_array_equal(twin.similar_items([1], 3), model.similar_items([1], 3))
-    if name not in ("als", "adam"):
-        assert_array_equal(
-            twin.predict(frame, return_std=True), model.predict(frame, return_std=True)
-        )
-
-
-@MODEL
-def test_a_pickle_holds_nothing_of_torch(name):
-    model = clone(MODELS[name]).fit(FRAME, Y)
-    assert b"torch" not in pickle.dumps(model)

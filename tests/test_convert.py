@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from alternating_problems import VARIANTS, make_problem, random_posterior, run
-from alternating_problems import residuals as squared_residuals
+from helpers import VARIANTS, make_problem, random_posterior, run
+from helpers import residuals as squared_residuals
 
 from skrec._alternating.convert import (
     as_posterior,

@@ -1,20 +1,17 @@
 """Described users and items: every solver, cold ids, searches and pipelines."""
 
-import pickle
-import warnings
-
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
 import sklearn
+from helpers import copied, rmse, unconverged
 from numpy.testing import assert_allclose, assert_array_equal
 from pandas.testing import assert_frame_equal
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score, root_mean_squared_error
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -80,7 +77,7 @@ def model(request):
 
 
 def error(model, rows, **features):
-    return root_mean_squared_error(Y[rows], model.predict(X[rows], **features))
+    return rmse(model, X[rows], Y[rows], **features)
 
 
 def test_cold_users_and_items_are_predicted_from_their_features(model):
@@ -240,7 +237,7 @@ def test_new_users_of_partial_fit_start_from_their_features(model):
     model.fit(X[~COLD], Y[~COLD], **known)
     first = X[COLD].groupby("user").head(2).index
     rest = X[COLD].index.difference(first)
-    plain = pickle.loads(pickle.dumps(model))
+    plain = copied(model)
     model.partial_fit(X.loc[first], Y[first], user_features=USERS[120:])
     plain.partial_fit(X.loc[first], Y[first])
     errors = [
@@ -257,8 +254,7 @@ def test_a_warm_start_goes_on_with_features(model):
         pytest.skip("a chain never ends")
     model.set_params(warm_start=True).fit(X[~COLD], Y[~COLD], **FEATURES)
     expected = model.predict(X[~COLD])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with unconverged():
         model.set_params(max_iter=1, learning_rate_init=1e-6)
         model.fit(X[~COLD], Y[~COLD], **FEATURES)
     assert root_mean_squared_error(expected, model.predict(X[~COLD])) < 0.1
@@ -269,7 +265,7 @@ def test_a_warm_start_goes_on_with_features(model):
 
 def test_a_pickle_knows_what_was_said(model):
     model.fit(X[~COLD], Y[~COLD], **FEATURES)
-    again = pickle.loads(pickle.dumps(model))
+    again = copied(model)
     assert_array_equal(again.predict(X), model.predict(X))
 
 

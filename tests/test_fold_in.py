@@ -5,10 +5,10 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import copied, rmse
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize
 from sklearn.base import clone
-from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor, NCFRegressor
 from skrec._mf import PosteriorConversion
@@ -50,10 +50,6 @@ OF_RATINGS = {
 }
 
 
-def copied(model):
-    return pickle.loads(pickle.dumps(model))
-
-
 @pytest.fixture(scope="module")
 def real(ml_100k):
     """300 users of MovieLens 100K: rows, ratings, new and held-out rows."""
@@ -70,7 +66,7 @@ def real(ml_100k):
 def error(model, rows, y, name):
     """RMSE, or 1 - NDCG."""
     if name in OF_RATINGS:
-        return root_mean_squared_error(y, model.predict(rows))
+        return rmse(model, rows, y)
     return 1 - RankingScorer("ndcg", k=10)(model, rows, y)
 
 

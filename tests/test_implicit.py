@@ -1,16 +1,11 @@
 """What is known from who has ratings with whom, ratings or none, in closed form."""
 
-import pickle
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers import copied, unconverged
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor
@@ -62,8 +57,7 @@ def with_zeros(X, y, weight, alpha=ALPHA):
 def sweeps(model, n, *args):
     """A fit of so many sweeps, converged or not."""
     model.set_params(max_iter=n, tol=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with unconverged():
         return model.fit(*args)
 
 
@@ -73,15 +67,10 @@ def settled(model, *args, rounds=15):
     It ends where rounding hides that the objective falls, so it is begun again.
     """
     model = clone(model).set_params(max_iter=100, tol=0, warm_start=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with unconverged():
         for _ in range(rounds):
             model.fit(*args)
     return model.set_params(warm_start=False)
-
-
-def copied(model):
-    return pickle.loads(pickle.dumps(model))
 
 
 @pytest.fixture(params=["vb", "als"])
@@ -520,45 +509,7 @@ def implicit_model(request):
     return clone(IMPLICIT_MODELS[request.param])
 
 
-def test_a_weight_of_two_is_the_row_twice(implicit_model):
-    twice = np.arange(len(RATED)) % 3 == 0
-    weighted = clone(implicit_model).fit(RATED, RATINGS, 1 + twice)
-    repeated = np.repeat(np.arange(len(RATED)), 1 + twice)
-    expected = clone(implicit_model).fit(RATED.iloc[repeated], RATINGS[repeated])
-    assert_allclose(weighted.predict(RATED), expected.predict(RATED), rtol=1e-5)
-    plain = clone(implicit_model).fit(RATED, RATINGS)
-    assert np.abs(weighted.predict(RATED) - plain.predict(RATED)).max() > 1e-4
-
-
-def test_a_weight_of_zero_is_no_counterpart(implicit_model):
-    kept = np.arange(len(RATED)) % 4 > 0
-    weighted = clone(implicit_model).fit(RATED, RATINGS, kept)
-    expected = clone(implicit_model).fit(RATED[kept], RATINGS[kept])
-    assert_array_equal(weighted.predict(RATED), expected.predict(RATED))
-
-
 SMALL = slice(120)
-
-
-@pytest.fixture(scope="module")
-def small_predictions():
-    return {
-        name: clone(model)
-        .set_params(tol=0.05)
-        .fit(RATED[SMALL], RATINGS[SMALL])
-        .predict(RATED)
-        for name, model in IMPLICIT_MODELS.items()
-    }
-
-
-@settings(max_examples=8, deadline=None)
-@given(
-    order=st.permutations(range(SMALL.stop)), name=st.sampled_from([*IMPLICIT_MODELS])
-)
-def test_the_order_of_rows_does_not_matter(small_predictions, order, name):
-    model = clone(IMPLICIT_MODELS[name]).set_params(tol=0.05)
-    model.fit(RATED.iloc[order], RATINGS[order])
-    assert_array_equal(model.predict(RATED), small_predictions[name])
 
 
 def counterparts(rows, n_rows, n_others, side="user", other="item"):

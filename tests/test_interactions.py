@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from hypothesis import assume, given, settings
+from helpers import rated_rows, small
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skrec import MFRegressor
 from skrec._data.interactions import Interactions
 from skrec._data.reading import Columns
 
@@ -22,23 +21,6 @@ from skrec._data.reading import Columns
 pytestmark = pytest.mark.filterwarnings("ignore:All .* ratings in y are")
 
 INT64 = np.iinfo(np.int64)
-
-
-@st.composite
-def ratings(draw, max_features=1, min_weight=0):
-    """Rows of few users and items, so that pairs repeat, with a positive weight."""
-    n = draw(st.integers(1, 25))
-    small = st.integers(0, 3)
-    users, items, rating = (
-        draw(hnp.arrays(np.int64, n, elements=small)) for _ in range(3)
-    )
-    features = draw(
-        hnp.arrays(np.float64, (n, draw(st.integers(0, max_features))), elements=small)
-    )
-    weight = draw(hnp.arrays(np.int64, n, elements=st.integers(min_weight, 3)))
-    assume(weight.any())
-    X = np.column_stack([users, items, features])
-    return X, rating.astype(float), weight.astype(float)
 
 
 def canonical(X, rating, weight=None):
@@ -66,7 +48,7 @@ def as_written(data):
     return dict(zip(rows, data.weight, strict=True))
 
 
-RATINGS = given(rows=ratings())
+RATINGS = given(rows=rated_rows())
 QUICK = settings(max_examples=60, deadline=None)
 
 
@@ -87,7 +69,7 @@ def test_canonical_rows_are_the_distinct_rows_with_their_weights_summed(rows):
     assert pairs == sorted(pairs)
 
 
-@given(rows=ratings(), seed=st.integers(0, 2**32 - 1), fraction=st.booleans())
+@given(rows=rated_rows(), seed=st.integers(0, 2**32 - 1), fraction=st.booleans())
 @QUICK
 def test_the_order_of_rows_does_not_matter(rows, seed, fraction):
     X, rating, weight = rows
@@ -133,27 +115,10 @@ def test_one_rating_with_two_features_stays_two_rows():
     assert as_written(data) == {(1, 2, 5.0, 0.0): 1.0, (1, 2, 5.0, 0.5): 1.0}
 
 
-def small(**params):
-    """An estimator that stops at once, whatever the data, and does not warn."""
-    return MFRegressor(**{"n_factors": 2, "tol": 1e9, **params})
-
-
 FEW = settings(max_examples=12, deadline=None)
 
 
-@pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
-@given(rows=ratings(min_weight=1), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=6, deadline=None)
-def test_predictions_do_not_depend_on_the_order_of_training_rows(solver, rows, seed):
-    X, rating, weight = rows
-    order = np.random.default_rng(seed).permutation(len(X))
-    model = small(solver=solver, max_iter=2, random_state=0)
-    expected = model.fit(X, rating, weight).predict(X)
-    found = model.fit(X[order], rating[order], weight[order]).predict(X)
-    assert_array_equal(found, expected)
-
-
-@given(rows=ratings())
+@given(rows=rated_rows())
 @FEW
 def test_each_row_is_predicted_for_itself(rows):
     X, rating, weight = rows
@@ -163,7 +128,7 @@ def test_each_row_is_predicted_for_itself(rows):
 
 
 @given(
-    rows=ratings(max_features=0),
+    rows=rated_rows(max_features=0),
     names=st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True),
 )
 @FEW

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from helpers import NEEDS_CUDA, default_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -730,15 +731,7 @@ def test_a_row_that_does_not_fit_is_an_error(batch_size):
     assert len(caught) == (batch_size > 1)
 
 
-@pytest.fixture
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("three_threads")
+@default_threads(3)
 @pytest.mark.parametrize(("enough", "n_threads"), [(2**30, 1), (1, 3)])
 def test_threads_are_as_before_between_epochs(monkeypatch, enough, n_threads):
     monkeypatch.setattr("skrec._gradient.loop.MIN_NUMBERS_PER_THREAD", enough)
@@ -751,7 +744,7 @@ def test_threads_are_as_before_between_epochs(monkeypatch, enough, n_threads):
     assert network.threads == {n_threads}
 
 
-@pytest.mark.usefixtures("three_threads")
+@default_threads(3)
 def test_threads_are_as_before_after_an_error():
     network = make_network(kind=Cramped)
     network.room = 0
@@ -777,7 +770,7 @@ def test_any_batches_leave_finite_weights(sizes, drawing, n_epochs, seed):
     assert all(value.isfinite().all() for value in weights_of(network).values())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@NEEDS_CUDA
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_cuda_and_cpu_agree(optimizer):
     options = replace(OPTIONS, optimizer=optimizer, n_epochs=10, reg=0.5)

@@ -9,6 +9,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from helpers import small
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
@@ -63,11 +64,6 @@ def ratings(draw, *, max_users=5, ties=True, min_rows=2):
 
 def listed(splits):
     return [tuple(rows.tolist() for rows in split) for split in splits]
-
-
-def small():
-    """An estimator that stops at once, whatever the data, and does not warn."""
-    return MFRegressor(2, tol=1e9)
 
 
 def rows_of_users(X, times):

@@ -4,12 +4,12 @@ import os
 import pickle
 import subprocess
 import sys
-from io import BytesIO
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
+from helpers import NEEDS_CUDA, all_scores, small_ncf
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit
 from sklearn.base import clone
@@ -37,19 +37,14 @@ ACTIVATIONS = {
 }
 
 
-def small(**params):
-    return NCFRegressor(
-        **{
-            "n_factors": 3,
-            "hidden_layer_sizes": (4,),
-            "n_members": 3,
-            "batch_size": 100,
-            "max_iter": 5,
-            "clip": False,
-            "random_state": 0,
-            **params,
-        }
-    )
+small = partial(
+    small_ncf,
+    n_factors=3,
+    hidden_layer_sizes=(4,),
+    n_members=3,
+    max_iter=5,
+    clip=False,
+)
 
 
 def by_hand(model, X):
@@ -148,28 +143,6 @@ def test_training_ratings_are_learned(architecture, solver):
     assert model.n_iter_ == len(model.loss_curve_) == 15
 
 
-def test_predictions_are_clipped_to_the_training_ratings():
-    wide = small(reg=0.0, max_iter=40).fit(X, Y)
-    assert wide.predict(X).max() > 5
-    clipped = clone(wide).set_params(clip=True).fit(X, Y)
-    assert clipped.rating_range_ == (1, 5)
-    assert_array_equal(clipped.predict(X), wide.predict(X).clip(1, 5))
-
-
-class NothingOfTorch(pickle.Pickler):
-    def persistent_id(self, obj):
-        assert not type(obj).__module__.startswith("torch"), f"{obj!r} is of torch"
-
-
-@pytest.mark.parametrize("params", [{}, {"early_stopping": True}, {"dropout": 0.5}])
-def test_a_fitted_model_holds_nothing_of_torch(params):
-    with pytest.raises(AssertionError, match="is of torch"):
-        NothingOfTorch(BytesIO()).dump({"device": [torch.device("cpu")]})
-    model = small(**params).fit(TIMED, Y)
-    model.recommend(as_frame=True)
-    NothingOfTorch(BytesIO()).dump(vars(model.partial_fit(TIMED, Y)))
-
-
 def test_a_pickle_predicts_the_same_without_a_gpu(tmp_path):
     model = small(device="auto").fit(X, Y)
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
@@ -208,58 +181,6 @@ RECOMMENDERS = {
 def fitted(request):
     y = CHOSEN if "loss" in request.param else Y
     return small(**request.param).fit(X, y)
-
-
-@pytest.fixture(params=["one tile", "many tiles"])
-def tiles(request, monkeypatch):
-    if request.param == "many tiles":
-        monkeypatch.setattr("skrec._gradient.fitted.TILE_SIZE", 500)
-        monkeypatch.setattr("skrec._topk.TILE_BYTES", 2000)
-        monkeypatch.setattr("skrec._topk.MAX_TILE_COLUMNS", 7)
-
-
-def scores_of(model, users):
-    """Predictions for all items, a row per user."""
-    pairs = {
-        "user": np.repeat(users, len(model.item_ids_)),
-        "item": np.tile(model.item_ids_, len(users)),
-    }
-    return model.predict(pd.DataFrame(pairs)).reshape(len(users), -1)
-
-
-def allowed_scores(model, users):
-    scores = scores_of(model, users)
-    for row, user in enumerate(users):
-        rated = X["item"][X["user"] == user]
-        scores[row, np.searchsorted(model.item_ids_, rated)] = -np.inf
-    return scores
-
-
-@pytest.mark.usefixtures("tiles")
-def test_recommend_is_the_order_of_predict_without_what_was_rated(fitted):
-    users = fitted.user_ids_
-    scores = allowed_scores(fitted, users)
-    frame = fitted.recommend(n_items=N_ITEMS, as_frame=True)
-    assert len(frame) == np.isfinite(scores).sum()
-    best = -np.sort(-scores, axis=1)
-    tolerance = {"rtol": 1e-5, "atol": 1e-6}
-    assert_allclose(frame["score"], best[best > -np.inf], **tolerance)
-    found = np.searchsorted(users, frame["user"]), frame["item"].to_numpy()
-    where = np.searchsorted(fitted.item_ids_, found[1])
-    assert_allclose(frame["score"], scores[found[0], where], **tolerance)
-
-
-@pytest.mark.usefixtures("tiles")
-def test_recommend_chooses_among_candidates_for_any_users(fitted):
-    users, candidates = np.array([7, -1, 3]), np.array([20, 3, 17, 8])
-    items, scores = fitted.recommend(
-        users, 4, candidates=candidates, exclude_seen=False, return_scores=True
-    )
-    where = np.searchsorted(fitted.item_ids_, items)
-    expected = np.take_along_axis(scores_of(fitted, users), where, axis=1)
-    assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
-    assert (np.diff(scores, axis=1) <= 0).all()
-    assert (np.sort(items, axis=1) == np.sort(candidates)).all()
 
 
 @ARCHITECTURES
@@ -303,7 +224,7 @@ def test_similar_items_and_users_are_of_the_same_block(architecture, blocks):
 
 
 def test_similar_items_compares_scores_about_their_means(fitted):
-    scores = scores_of(fitted, fitted.user_ids_)
+    scores = all_scores(fitted, fitted.user_ids_)
     if fitted.loss == "log_loss":
         scores = np.log(scores / (1 - scores))
     scores = scores - scores.mean(axis=0) - scores.mean(axis=1, keepdims=True)
@@ -359,8 +280,8 @@ def test_a_product_cannot_bend():
 
 def test_an_unknown_id_of_gmf_gets_the_mean_of_all_users_or_items():
     model = small(architecture="gmf").fit(X, Y)
-    scores = scores_of(model, model.user_ids_)
-    unknown = scores_of(model, [-1])[0]
+    scores = all_scores(model, model.user_ids_)
+    unknown = all_scores(model, [-1])[0]
     assert_allclose(unknown, scores.mean(axis=0), rtol=1e-5)
     items = pd.DataFrame({"user": model.user_ids_, "item": -1})
     assert_allclose(model.predict(items), scores.mean(axis=1), rtol=1e-5)
@@ -370,27 +291,12 @@ def test_an_unknown_id_of_gmf_gets_the_mean_of_all_users_or_items():
 @pytest.mark.parametrize("architecture", ["neumf", "mlp"])
 def test_an_unknown_id_gets_an_answer_in_the_middle(architecture):
     model = small(architecture=architecture, max_iter=15).fit(X, Y)
-    scores = scores_of(model, model.user_ids_)
-    distance = scores_of(model, [-1])[0] - scores.mean(axis=0)
+    scores = all_scores(model, model.user_ids_)
+    distance = all_scores(model, [-1])[0] - scores.mean(axis=0)
     assert np.abs(distance).max() < scores.std(axis=0).min()
     items = pd.DataFrame({"user": model.user_ids_, "item": -1})
     distance = model.predict(items) - scores.mean(axis=1)
     assert np.abs(distance).max() < scores.std(axis=1).min()
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_fit_repeats_itself_under_a_seed(dropout):
-    first, again, other = (
-        small(dropout=dropout, random_state=seed).fit(X, Y).predict(X)
-        for seed in (1, 1, 2)
-    )
-    assert_array_equal(first, again)
-    assert np.abs(first - other).max() > 1e-3
-    first, again = (
-        small(dropout=dropout, random_state=np.random.RandomState(1)).fit(X, Y)
-        for _ in range(2)
-    )
-    assert_array_equal(first.predict(X), again.predict(X))
 
 
 def test_dropout_changes_the_fit():
@@ -404,37 +310,6 @@ def test_the_first_member_is_the_fit_of_one_network():
     first = by_hand(ensemble, TIMED)[0]
     assert_allclose(alone.predict(TIMED), first, rtol=1e-3)
     assert np.abs(by_hand(ensemble, TIMED)[1] - first).max() > 0.05
-
-
-@pytest.mark.parametrize("early_stopping", [False, True])
-def test_how_rows_are_written_does_not_matter(early_stopping):
-    weight = np.arange(len(Y)) % 3
-    model = small(early_stopping=early_stopping)
-    expected = clone(model).fit(TIMED, Y, sample_weight=weight).predict(TIMED)
-    rows = np.random.default_rng(0).permutation(np.repeat(np.arange(len(Y)), weight))
-    repeated = clone(model).fit(TIMED.iloc[rows], Y[rows])
-    assert_array_equal(repeated.predict(TIMED), expected)
-    alike = clone(model).fit(TIMED, Y).predict(TIMED)
-    assert np.abs(alike - expected).max() > 0.01
-
-
-@pytest.mark.parametrize(("low", "high"), [(-10, 10), (0, 1e-6), (1e3, 2e3)])
-def test_the_scale_of_the_ratings_needs_no_setting(low, high):
-    model = small(clip=True)
-    expected = low + (high - low) * model.fit(TIMED, Y).predict(TIMED)
-    scaled = model.fit(TIMED, low + (high - low) * Y).predict(TIMED)
-    assert_allclose(scaled, expected, rtol=1e-3, atol=1e-3 * (high - low))
-
-
-@pytest.mark.filterwarnings("ignore:All .* ratings in y are")
-def test_a_constant_rating_is_predicted():
-    predictions = small(clip=True).fit(X, np.full(len(Y), 3.5)).predict(X)
-    assert_allclose(predictions, 3.5)
-
-
-def test_one_rating_is_enough():
-    model = small(clip=True).fit([["ann", "Heat"]], [4.0])
-    assert_allclose(model.predict([["ann", "Heat"], ["bob", "Alien"]]), 4.0)
 
 
 @pytest.mark.parametrize("warm_start", [False, True])
@@ -472,23 +347,15 @@ def test_cross_validation_scores_the_held_out_rows():
 
 
 @pytest.fixture(scope="module")
-def real_split(ml_100k):
-    """The first fold of KFold(5, shuffle=True, random_state=0) on u.data's order."""
-    X, y = ml_100k
-    train, test = next(KFold(5, shuffle=True, random_state=0).split(X))
-    return X.iloc[train], y.iloc[train], X.iloc[test], y.iloc[test]
-
-
-@pytest.fixture(scope="module")
-def real_model(real_split):
-    return NCFRegressor(n_members=2, max_iter=6, random_state=0).fit(*real_split[:2])
+def real_model(ml_100k_fold):
+    return NCFRegressor(n_members=2, max_iter=6, random_state=0).fit(*ml_100k_fold[:2])
 
 
 class TestMovieLens100K:
-    def test_tastes_predict_better_than_biases(self, real_model, real_split):
-        biases = MFRegressor(n_factors=0).fit(*real_split[:2])
+    def test_tastes_predict_better_than_biases(self, real_model, ml_100k_fold):
+        biases = MFRegressor(n_factors=0).fit(*ml_100k_fold[:2])
         error, error_of_biases = (
-            root_mean_squared_error(real_split[3], model.predict(real_split[2]))
+            root_mean_squared_error(ml_100k_fold[3], model.predict(ml_100k_fold[2]))
             for model in (real_model, biases)
         )
         assert error < error_of_biases - 0.02
@@ -498,13 +365,13 @@ class TestMovieLens100K:
         similar = real_model.similar_items([star_wars], n_items=5)[0]
         assert {empire, jedi} <= set(similar)
 
-    def test_recommendations_are_new_to_the_user(self, real_model, real_split):
+    def test_recommendations_are_new_to_the_user(self, real_model, ml_100k_fold):
         frame = real_model.recommend(n_items=10, as_frame=True)
         assert len(frame) == 10 * len(real_model.user_ids_)
-        assert frame.merge(real_split[0], on=["user", "item"]).empty
+        assert frame.merge(ml_100k_fold[0], on=["user", "item"]).empty
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@NEEDS_CUDA
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_fit_answers_alike_on_every_device(device):
     model = small(device=device).fit(TIMED, Y)

@@ -1,16 +1,13 @@
 """partial_fit of the solvers "vb" and "als": further ratings without the old ones."""
 
 import datetime
-import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers import copied, fitted_state, rmse
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import KFold, learning_curve
 
@@ -41,23 +38,10 @@ def fit(solver, rows=OLD, X=X, sample_weight=None, **params):
     return model.fit(X[rows], Y[rows], sample_weight)
 
 
-def copied(model):
-    return pickle.loads(pickle.dumps(model))
-
-
 def grown(solver, X=X, **params):
     """A fit to the old rows, and the same after partial_fit of the new ones."""
     before = fit(solver, X=X, **params)
     return before, copied(before).partial_fit(X[NEW], Y[NEW])
-
-
-def fitted_state(model):
-    """All that fit has set, to the byte."""
-    return {
-        name: pickle.dumps(value)
-        for name, value in vars(model).items()
-        if name not in model.get_params()
-    }
 
 
 def pairs(users, items):
@@ -67,14 +51,7 @@ def pairs(users, items):
 
 
 def error(model, rows, X=X):
-    return root_mean_squared_error(Y[rows], model.predict(X[rows]))
-
-
-def test_partial_fit_before_fit_is_fit(solver):
-    weight = np.arange(len(Y)) % 3
-    model = MFRegressor(3, solver=solver)
-    expected = clone(model).fit(X, Y, weight)
-    assert fitted_state(model.partial_fit(X, Y, weight)) == fitted_state(expected)
+    return rmse(model, X[rows], Y[rows])
 
 
 def test_new_users_and_items_take_their_sorted_places(solver):
@@ -132,14 +109,6 @@ def test_ids_of_any_kind_are_told_apart(solver, kind):
             )
         ),
     )
-
-
-def test_recommendations_leave_out_what_was_rated_before_and_what_is_new(solver):
-    _, after = grown(solver)
-    frame = after.recommend(n_items=len(after.item_ids_), as_frame=True)
-    rated = X[OLD | NEW].drop_duplicates()
-    assert len(frame) == 60 * 40 - len(rated)
-    assert frame.merge(rated, on=["user", "item"]).empty
 
 
 def test_a_new_user_gets_recommendations_at_once(solver):
@@ -301,36 +270,6 @@ def test_new_rows_start_at_the_prior_of_their_side(solver):
         assert_allclose(new.covariance[0, -1], prior, rtol=1e-4, atol=1e-5 * scale)
 
 
-def test_a_weight_of_zero_is_no_row_and_a_weight_of_two_is_the_row_twice(solver):
-    model = fit(solver)
-    rows, y = X[NEW], Y[NEW]
-    weight = np.arange(len(y)) % 3
-    weight[rows["user"] == 59] = 0
-    weighted = copied(model).partial_fit(rows, y, weight)
-    repeated = np.repeat(np.arange(len(y)), weight)
-    expected = copied(model).partial_fit(rows.iloc[repeated], y[repeated])
-    assert 59 not in weighted.user_ids_
-    assert fitted_state(weighted) == fitted_state(expected)
-    plain = copied(model).partial_fit(rows, y)
-    known = rows[rows["user"] < 50]
-    assert np.abs(plain.predict(known) - weighted.predict(known)).max() > 0.01
-
-
-@pytest.fixture(scope="module")
-def models():
-    return {solver: fit(solver) for solver in SOLVERS}
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    order=st.permutations(np.flatnonzero(NEW).tolist()), solver=st.sampled_from(SOLVERS)
-)
-def test_the_order_of_rows_does_not_matter(models, order, solver):
-    expected = copied(models[solver]).partial_fit(X[NEW], Y[NEW])
-    found = copied(models[solver]).partial_fit(X.iloc[order], Y[order])
-    assert fitted_state(found) == fitted_state(expected)
-
-
 def test_several_batches_are_close_to_one(solver):
     before, at_once = grown(solver)
     piecewise = copied(before)
@@ -416,24 +355,6 @@ def test_device_is_a_string(solver):
     _, expected = grown(solver, device="cpu")
     _, found = grown(solver, device="auto")
     assert_allclose(found.predict(X), expected.predict(X), rtol=1e-4)
-
-
-def test_a_pickle_of_a_grown_model_goes_on(solver):
-    _, model = grown(solver)
-    other = copied(model)
-    assert_array_equal(other.predict(X), model.predict(X))
-    rows = X[:30].assign(user=77)
-    for each in (model, other):
-        each.partial_fit(rows, Y[:30])
-    assert fitted_state(other) == fitted_state(model)
-
-
-def test_a_clone_of_a_grown_model_knows_nothing(solver):
-    _, model = grown(solver)
-    other = clone(model)
-    assert other.get_params() == model.get_params()
-    with pytest.raises(NotFittedError):
-        other.predict(X)
 
 
 def test_a_warm_start_continues_a_grown_model(solver):

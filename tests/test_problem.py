@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from alternating_problems import as_problem, make_problem
+from helpers import as_problem, make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse

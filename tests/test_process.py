@@ -1,13 +1,12 @@
 """Settings, threads and forks of the process: they neither break nor change results."""
 
-import copy
 import os
 import subprocess
 import sys
 import textwrap
 import threading
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import joblib
 import numpy as np
@@ -15,15 +14,20 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
+from helpers import (
+    NEEDS_CALLBACKS,
+    Callback,
+    default_dtype,
+    default_threads,
+    in_thread,
+    unconverged,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
 
 from skrec import MFRegressor, NCFRegressor
-from skrec._data.seen import SeenItems
-from skrec._settings import own_settings
-from skrec._threads import torch_threads
 from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 
@@ -43,19 +47,6 @@ ESTIMATORS = {
     "ncf": NCFRegressor(3, (4,), n_members=2, max_iter=2, random_state=0),
     "bpr": NCFRegressor(3, (4,), loss="bpr", max_iter=2, dropout=0.2, random_state=0),
 }
-CALLBACKS = pytest.mark.skipif(
-    not hasattr(MFRegressor, "set_callbacks"),
-    reason="callbacks are new in scikit-learn 1.9",
-)
-
-
-@contextmanager
-def default_dtype(dtype):
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 @contextmanager
@@ -125,13 +116,9 @@ def test_settings_change_no_bit(name, setting, expected):
         assert_array_equal(ours, theirs)
 
 
-@CALLBACKS
+@NEEDS_CALLBACKS
 def test_settings_are_the_callers_in_callbacks_and_afterwards():
-    class Look:
-        def setup(self, estimator, context): ...
-        def teardown(self, estimator, context): ...
-        def on_fit_task_begin(self, estimator, context): ...
-
+    class Look(Callback):
         def on_fit_task_end(self, estimator, context, *, fitted_estimator):
             seen.append((torch.get_default_dtype(), torch.is_grad_enabled()))
             seen.append(torch.get_num_threads())
@@ -148,85 +135,9 @@ def test_settings_are_the_callers_in_callbacks_and_afterwards():
         assert set(seen) == {(torch.float64, False), n_threads}
 
 
-def test_the_default_dtype_is_put_back_by_the_last_that_leaves():
-    inside, leave = threading.Event(), threading.Event()
-
-    def stay():
-        with own_settings():
-            inside.set()
-            leave.wait()
-
-    with default_dtype(torch.float64):
-        other = threading.Thread(target=stay)
-        other.start()
-        inside.wait()
-        with own_settings():
-            assert torch.get_default_dtype() == torch.float32
-        assert torch.get_default_dtype() == torch.float32
-        leave.set()
-        other.join()
-        assert torch.get_default_dtype() == torch.float64
-
-
-def in_thread(function):
-    """What a function gives in a thread of its own."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(function()))
-    thread.start()
-    thread.join()
-    return found[0]
-
-
-@contextmanager
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("failing", [False, True])
-def test_a_limit_of_threads_is_that_of_one_thread(failing):
-    with three_threads():
-        with pytest.raises(KeyError) if failing else nullcontext(), torch_threads(1):
-            assert torch.get_num_threads() == 1
-            assert in_thread(torch.get_num_threads) == 3
-            with torch_threads(2):
-                assert torch.get_num_threads() == 2
-                assert in_thread(torch.get_num_threads) == 3
-            assert torch.get_num_threads() == 1
-            if failing:
-                raise KeyError
-        assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
-
-
-def test_limits_that_overlap_leave_the_number_of_threads_alone():
-    """The one that enters first leaves first."""
-    entered, left = threading.Event(), threading.Event()
-
-    def second():
-        with torch_threads(1):
-            entered.set()
-            left.wait()
-        return torch.get_num_threads()
-
-    with three_threads():
-        with torch_threads(1):
-            found = []
-            other = threading.Thread(target=lambda: found.append(second()))
-            other.start()
-            entered.wait()
-        left.set()
-        other.join()
-        assert found == [3]
-        assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
-
-
 def test_fits_in_several_threads_are_those_of_one():
     names = ["vb", "als", "adam", "ncf"] * 2
-    with three_threads():
+    with default_threads(3):
         expected = {name: answers(name)[0] for name in set(names)}
         found = {}
         threads = [
@@ -274,8 +185,7 @@ def test_readers_meet_one_fit_or_the_other(name):
             tuple(model.similar_items([3], n_items=3)[0]),
         )
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with unconverged():
         known = []
         for table in tables:
             model.fit(*table)
@@ -307,8 +217,7 @@ def test_readers_meet_one_fit_or_the_other(name):
 def test_readers_meet_a_model_before_or_after_further_rows(name):
     """Ids that come before all others move every row."""
     model = clone(ESTIMATORS[name])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with unconverged():
         model.fit(X, Y)
         done = threading.Event()
 
@@ -329,60 +238,11 @@ def test_readers_meet_a_model_before_or_after_further_rows(name):
     assert len(model.user_ids_) == len(model._seen.offsets) - 1 == 48
 
 
-def test_a_copy_is_left_alone_by_later_fits():
-    model = MFRegressor(2, tol=1e9).fit(X, Y)
-    kept = copy.copy(model)
-    expected = kept.predict(X), kept.recommend(exclude_seen=False)
-    model.partial_fit(FURTHER, [5.0, 1.0, 3.0])
-    model.fit(X[:50], Y[:50])
-    assert_array_equal(kept.predict(X), expected[0])
-    assert_array_equal(kept.recommend(exclude_seen=False), expected[1])
-
-
 @pytest.mark.parametrize("name", ["vb", "gibbs", "ncf"])
 def test_predictions_in_tiles_are_those_of_all_rows(name, expected, monkeypatch):
     monkeypatch.setattr("skrec._base.PREDICTION_ROWS", 7)
     for ours, theirs in zip(answers(name), expected[name], strict=True):
         assert_allclose(ours, theirs, rtol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["vb", "adam", "ncf"])
-@pytest.mark.parametrize(
-    "method",
-    [pytest.param("fit", marks=CALLBACKS), "partial_fit"],
-)
-def test_nothing_is_published_before_the_end(name, method, monkeypatch):
-    """Readers see the old model until a fit ends, and after one that fails."""
-    model = clone(ESTIMATORS[name])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(X, Y)
-        before = vars(model).copy()
-
-        class Fails:
-            def setup(self, estimator, context): ...
-            def teardown(self, estimator, context): ...
-            def on_fit_task_begin(self, estimator, context): ...
-
-            def on_fit_task_end(self, estimator, context, *, fitted_estimator):
-                assert len(fitted_estimator.user_ids_) > len(model.user_ids_)
-                assert np.isfinite(fitted_estimator.predict(X.to_numpy())).all()
-                raise KeyError
-
-        wider = np.vstack([X.to_numpy(), [[1000, 1000]]])
-        if method == "fit":
-            model.set_callbacks(Fails())
-            with pytest.raises(KeyError):
-                model.fit(wider, np.append(Y, 3.0))
-            model.set_callbacks()
-        else:
-            monkeypatch.setattr(
-                SeenItems, "grown", lambda *_: (_ for _ in ()).throw(KeyError)
-            )
-            with pytest.raises(KeyError):
-                model.partial_fit(FURTHER, [5.0, 4.0, 1.0])
-    assert vars(model).keys() == before.keys()
-    assert all(vars(model)[key] is before[key] for key in before)
 
 
 def test_a_refit_on_an_array_forgets_the_names_of_columns():

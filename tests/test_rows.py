@@ -1,110 +1,131 @@
-"""Rows of a fitted factorisation: link matrices, sums of factors, covariances."""
-
-import pickle
+"""Columns of X as estimators read them, and warnings of likely slips."""
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.testing import assert_allclose, assert_array_equal
+from helpers import small
+from numpy.testing import assert_array_equal
 from scipy import sparse
+from sklearn.base import BaseEstimator
 
-from skrec._alternating.rows import FactorSums, FittedLinkMatrix, PatchedCovariance
-from skrec._data.vocabulary import Growth
+from skrec._rows import read_columns
 
-
-def random_covariances(rng, *shape):
-    roots = rng.normal(size=(*shape, shape[-1]))
-    return roots @ roots.swapaxes(-1, -2)
-
-
-def random_growth(rng, n_rows, n_given):
-    """Growth of n_rows even ids by some of these and some odd ones."""
-    further = np.sort(rng.choice(2 * n_rows + 4, n_given, replace=False))
-    fitted = 2 * np.arange(n_rows)
-    rows = np.where(np.isin(further, fitted), further // 2, -1)
-    return Growth.of(fitted, further, rows)
+N_ROWS, N_USERS, N_ITEMS = 60, 8, 6
+_rng = np.random.default_rng(0)
+X = np.column_stack(
+    [np.arange(N_ROWS) % N_USERS, _rng.permutation(np.arange(N_ROWS) % N_ITEMS)]
+)
+Y = _rng.integers(1, 6, N_ROWS).astype(float)
+FRAME = pd.DataFrame(X, columns=["user", "item"])
 
 
-@pytest.fixture
-def link():
-    rng = np.random.default_rng(0)
-    return FittedLinkMatrix(
-        mean=rng.normal(size=(2, 4, 3)),
-        covariance=random_covariances(rng, 2, 3),
-        prior_covariance=np.eye(3),
-        effect_covariance=random_covariances(rng, 2, 3),
-        column_mean=rng.normal(size=4),
-        scale=0.7,
-    )
+def fit(X=X, y=Y):
+    return small().fit(X, y)
 
 
-def test_effects_of_a_link_matrix_have_its_moments(link):
-    matrix = np.random.default_rng(1).normal(size=(5, 4))
-    features = link.scale * matrix - link.column_mean
-    mean, covariance = link.effects(sparse.csr_array(matrix))
-    assert_allclose(mean, features @ link.mean)
-    squares = (features**2).sum(axis=1)
-    assert_allclose(covariance, np.einsum("n,djk->dnjk", squares, link.covariance))
+def with_feature(values):
+    return FRAME.assign(hour=values)
 
 
-def test_contrast_effects_are_differences_of_effects(link):
-    matrix = np.random.default_rng(1).normal(size=(2, 4))
-    first, second = link.effects(sparse.csr_array(matrix))[0].swapaxes(0, 1)
-    contrast = matrix[:1] - matrix[1:]
-    mean, covariance = link.contrast_effects(sparse.csr_array(contrast))
-    assert_allclose(mean[:, 0], first - second)
-    square = np.square(link.scale * contrast).sum()
-    assert_allclose(covariance[:, 0], square * link.covariance)
+@pytest.mark.parametrize("container", [pd.DataFrame, pl.DataFrame])
+def test_columns_of_a_frame_are_read_and_its_names_kept(container):
+    estimator = BaseEstimator()
+    columns = read_columns(estimator, container(with_feature(Y)), reset=True)
+    assert_array_equal(columns.users.values, X[:, 0])
+    assert_array_equal(columns.items.values, X[:, 1])
+    assert_array_equal(columns.features, Y[:, None])
+    assert estimator.n_features_in_ == 3
+    assert estimator.feature_names_in_.tolist() == ["user", "item", "hour"]
+    renamed = with_feature(Y).rename(columns={"hour": "night"})
+    with pytest.raises(ValueError, match="Feature names unseen at fit time:\n- night"):
+        read_columns(estimator, container(renamed), reset=False)
 
 
-@given(seed=st.integers(0, 2**16))
-@settings(max_examples=30, deadline=None)
-def test_columns_of_a_link_matrix_stay_with_their_rows(seed):
-    rng = np.random.default_rng(seed)
-    link = FittedLinkMatrix(*[np.zeros((1, 6, 2))] * 4, np.zeros(6), 1.0)
-    growth = random_growth(rng, 6, rng.integers(1, 8))
-    grown = link.with_new_others(growth)
-    columns = grown.columns_of(np.append(np.arange(len(growth.ids)), -1))
-    expected = np.where((growth.ids % 2 == 0) & (growth.ids < 12), growth.ids // 2, -1)
-    assert_array_equal(columns, np.append(expected, -1))
+@pytest.mark.parametrize("container", [np.asarray, np.ndarray.tolist])
+def test_columns_of_an_array_have_no_names(container):
+    estimator = BaseEstimator()
+    rows = np.column_stack([X, Y])
+    columns = read_columns(estimator, container(rows), reset=True)
+    assert_array_equal(columns.users.values, X[:, 0])
+    assert_array_equal(columns.features, Y[:, None])
+    assert not hasattr(estimator, "feature_names_in_")
+    with pytest.raises(ValueError, match="X has 2 features, but BaseEstimator is exp"):
+        read_columns(estimator, container(X), reset=False)
 
 
-@given(seed=st.integers(0, 2**16))
-@settings(max_examples=30, deadline=None)
-def test_factor_sums_have_the_scatter_matrix_after_updates(seed):
-    rng = np.random.default_rng(seed)
-    n_rows, k = rng.integers(3, 9), rng.integers(1, 4)
-    factors = rng.normal(3, size=(2, n_rows, k))
-    further = rng.normal(-2, size=(2, 4, k))
-    sums = FactorSums.of(factors).add(factors[:, :2], -1).add(further)
-    rows = np.concatenate([factors[:, 2:], further], axis=1)
-    away = rows - rows.mean(axis=1, keepdims=True)
-    R = sums.square_roots()
-    assert sums.n_rows == rows.shape[1]
-    assert_allclose(R.swapaxes(1, 2) @ R, away.swapaxes(1, 2) @ away, atol=1e-9)
+@pytest.mark.parametrize("container", [np.asarray, pd.DataFrame])
+def test_rows_and_columns_that_are_lacking_are_counted(container):
+    with pytest.raises(ValueError, match=r"0 sample\(s\).*minimum of 1 is required by"):
+        read_columns(BaseEstimator(), container(X[:0]), reset=True)
+    with pytest.raises(ValueError, match=r"1 feature\(s\).*a minimum of 2"):
+        read_columns(BaseEstimator(), container(X[:, :1]), reset=True)
 
 
-@given(seed=st.integers(0, 2**16), n_updates=st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
-def test_patched_covariances_are_those_of_a_whole_copy(seed, n_updates):
-    rng = np.random.default_rng(seed)
-    stored = random_covariances(rng, 5, 2)
-    patched, expected = PatchedCovariance.of(stored), dict(enumerate(stored))
-    ids = np.arange(5)
-    for _ in range(n_updates):
-        factor = rng.uniform(0.5, 2)
-        patched = patched * factor
-        expected = {id_: factor * value for id_, value in expected.items()}
-        further = np.unique(rng.choice(12, rng.integers(1, 4)))
-        rows = np.where(np.isin(further, ids), np.searchsorted(ids, further), -1)
-        growth = Growth.of(ids, further, rows)
-        values = random_covariances(rng, len(further), 2)
-        patched = patched.with_updates(values, growth)
-        expected |= dict(zip(further, values, strict=True))
-        ids = growth.ids
-    whole = np.stack([expected[id_] for id_ in ids])
-    assert_allclose(patched[0], whole)
-    some = rng.choice(len(ids), 3)
-    assert_allclose(patched[0, some], whole[some])
-    assert_allclose(pickle.loads(pickle.dumps(patched))[0], whole)
+def test_a_sparse_matrix_is_refused():
+    with pytest.raises(TypeError, match="X"):
+        read_columns(BaseEstimator(), sparse.csr_array(X), reset=True)
+
+
+SCALED = (X[:, 0] - X[:, 0].mean()) / X[:, 0].std()
+MISPLACED = {
+    "a scaled column first": (np.column_stack([SCALED, X]), "0 of X.*the users"),
+    "a scaled column second": (
+        np.column_stack([X[:, 0], SCALED, X[:, 1]]),
+        "1 of X.*the items",
+    ),
+    "names": (FRAME.assign(user=SCALED, hour=0.5), r"0 of X \(users, 'user'\)"),
+    "polars": (pl.DataFrame({"a": SCALED, "u": X[:, 0], "i": X[:, 1]}), "users, 'a'"),
+    "objects": (
+        np.column_stack([SCALED.astype(object), X[:, 0].astype(str), X[:, 1]]),
+        "0 of X.*the users",
+    ),
+    "a scaled column for the item": (np.column_stack([X[:, 0], SCALED]), "the items"),
+}
+
+
+@pytest.mark.parametrize(("rows", "match"), MISPLACED.values(), ids=MISPLACED)
+def test_a_scaled_column_in_the_place_of_ids_is_named(rows, match):
+    with pytest.warns(UserWarning, match=match):
+        fit(rows)
+
+
+def test_fractional_ids_that_fit_did_not_see_are_named():
+    with pytest.warns(UserWarning, match="column 0 of X .* 60 ids .*fractional part"):
+        fit().predict(np.column_stack([SCALED, X[:, 1]]))
+
+
+def test_whole_floats_are_the_ids_that_wrappers_made_floats_of():
+    expected = fit().predict(X)
+    assert_array_equal(fit().predict(X.astype(float)), expected)
+    assert_array_equal(fit(X.astype(np.float32)).predict(X), expected)
+
+
+@pytest.mark.parametrize("container", [np.asarray, pd.DataFrame])
+def test_indicators_in_the_place_of_ids_are_named(container):
+    indicators = [np.eye(N_USERS)[X[:, 0]], np.eye(N_ITEMS)[X[:, 1]]]
+    with pytest.warns(UserWarning, match="indicators of users and items.*OneHotEnc"):
+        fit(container(np.column_stack(indicators)))
+
+
+TARGETS = {
+    "ratings": Y,
+    "other units": 7 - 2 * Y,
+    "single precision": Y.astype(np.float32),
+    "ints": Y.astype(int),
+}
+
+
+@pytest.mark.parametrize("values", TARGETS.values(), ids=TARGETS)
+def test_a_column_that_holds_the_ratings_is_named(values):
+    with pytest.warns(UserWarning, match=r"column 2 of X \('hour'\)"):
+        fit(with_feature(values))
+    with pytest.warns(UserWarning, match="column 3 of X"):
+        fit(np.column_stack([X, X[:, 0], values]))
+
+
+def test_columns_that_go_with_the_ratings_are_features():
+    for values in (Y + _rng.normal(size=N_ROWS) / 100, Y > 3, Y**2, np.ones(N_ROWS)):
+        assert fit(with_feature(values)).coef_.shape == (1,)
+    with pytest.warns(UserWarning, match="ratings in y are 3, "):
+        assert fit(with_feature(Y), np.full(N_ROWS, 3.0)).coef_.shape == (1,)

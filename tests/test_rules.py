@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from alternating_problems import VARIANTS, make_problem, residuals, run
+from helpers import VARIANTS, make_problem, residuals, run
 from scipy import linalg, stats
 
 from skrec._alternating.conditional import NaturalGaussians

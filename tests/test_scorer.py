@@ -1,9 +1,11 @@
 """RankingScorer: what it ranks, the traps it must not fall into, who takes it."""
 
 import copy
+import functools
 import math
 import pickle
 
+import helpers
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -68,9 +70,7 @@ FOLDS = KFold(3, shuffle=True, random_state=0)
 TRAIN, TEST = next(FOLDS.split(X))
 
 
-def small(**params):
-    """An estimator that stops at once, whatever the data, and does not warn."""
-    return MFRegressor(**{"n_factors": 2, "tol": 1e9, "clip": False, **params})
+small = functools.partial(helpers.small, clip=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The start of alternating solvers."""
 
 import numpy as np
-from alternating_problems import as_problem
+from helpers import as_problem
 
 from skrec._alternating.start import spectral_start
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from alternating_problems import make_problem, random_posterior, run
+from helpers import make_problem, random_posterior, run
 from scipy import stats
 
 from skrec._alternating.state import Side

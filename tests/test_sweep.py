@@ -6,7 +6,8 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from alternating_problems import (
+from helpers import (
+    NEEDS_CUDA,
     VARIANTS,
     as_arrays,
     as_problem,
@@ -126,7 +127,7 @@ def test_gibbs_repeats_itself_under_one_seed():
     assert torch.equal(chains[0].users.mean, chains[1].users.mean)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@NEEDS_CUDA
 @pytest.mark.parametrize("solver", [vb, gibbs, als])
 def test_cuda_gives_what_the_cpu_gives(solver):
     args = {vb: (), gibbs: (np.random.RandomState,), als: (0.3,)}[solver]

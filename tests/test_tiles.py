@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from alternating_problems import make_problem, random_posterior, run
+from helpers import make_problem, random_posterior, run
 
 from skrec._alternating.conditional import SideMoments, unobserved_moments
 from skrec._alternating.sweep import als, gibbs, update, vb

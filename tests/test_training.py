@@ -1,6 +1,5 @@
 """What the estimators that train a network share: losses, stopping, learning on."""
 
-import pickle
 import re
 from contextlib import nullcontext
 
@@ -8,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import NEEDS_CUDA, Recording, copied, default_threads
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score, root_mean_squared_error
-from sklearn.model_selection import KFold, learning_curve
 from sklearn.utils import check_random_state
 
 from skrec import MFRegressor, NCFRegressor
@@ -41,35 +40,6 @@ def estimator(request):
     return clone(request.param)
 
 
-def fitted_state(model):
-    """All that fit has set, to the byte."""
-    return {
-        name: pickle.dumps(value)
-        for name, value in vars(model).items()
-        if name not in model.get_params()
-    }
-
-
-class Recording:
-    """A callback that keeps the fits that ended after each epoch."""
-
-    def __init__(self):
-        self.fitted = []
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
-
-    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
-        if context.task_name == "iteration":
-            self.fitted.append(fitted_estimator)
-
-
 # Users from 34 on and items from 26 on are new; known items from 18 on get ratings too.
 NEW = ((X["user"] >= 34) & (X["item"] >= 18)).to_numpy()
 OLD = ((X["user"] < 34) & (X["item"] < 26)).to_numpy()
@@ -78,15 +48,8 @@ OLD = ((X["user"] < 34) & (X["item"] < 26)).to_numpy()
 def grown(estimator):
     """A fit to the old rows, and the same after partial_fit of the new ones."""
     before = clone(estimator).fit(X[OLD], Y[OLD])
-    after = pickle.loads(pickle.dumps(before)).partial_fit(X[NEW], Y[NEW])
+    after = copied(before).partial_fit(X[NEW], Y[NEW])
     return before, after
-
-
-def test_partial_fit_before_fit_is_fit(estimator):
-    weight = np.arange(len(Y)) % 3
-    expected = clone(estimator).fit(X, Y, weight)
-    found = clone(estimator).partial_fit(X, Y, weight)
-    assert fitted_state(found) == fitted_state(expected)
 
 
 def test_partial_fit_learns_new_users_and_items(estimator):
@@ -109,51 +72,12 @@ def test_partial_fit_leaves_the_others_as_they_were(estimator):
     assert 0 < moved.mean() < 0.2
 
 
-def test_partial_fit_recommends_what_is_new_to_old_and_new_users(estimator):
-    _, after = grown(estimator)
-    frame = after.recommend(n_items=len(after.item_ids_), as_frame=True)
-    rated = X[OLD | NEW].drop_duplicates()
-    assert len(frame) == len(after.user_ids_) * len(after.item_ids_) - len(rated)
-    assert frame.merge(rated, on=["user", "item"]).empty
-    assert set(frame["user"]) >= {0, 39}
-
-
-def test_partial_fit_knows_no_rows_without_weight(estimator):
-    model = estimator.fit(X[OLD], Y[OLD])
-    weight = np.where(X["user"][NEW] == 39, 0, 1)
-    model.partial_fit(X[NEW], Y[NEW], weight)
-    assert 38 in model.user_ids_
-    assert 39 not in model.user_ids_
-
-
-def test_partial_fit_weighs_rows(estimator):
-    model = estimator.fit(X[OLD], Y[OLD])
-    twice = np.arange(NEW.sum()) % 2 == 0
-    weighted, repeated, plain = (
-        pickle.loads(pickle.dumps(model)).partial_fit(*rows).predict(X[NEW])
-        for rows in (
-            (X[NEW], Y[NEW], 1 + twice),
-            (pd.concat([X[NEW], X[NEW][twice]]), np.append(Y[NEW], Y[NEW][twice])),
-            (X[NEW], Y[NEW]),
-        )
-    )
-    assert_array_equal(weighted, repeated)
-    assert np.abs(weighted - plain).max() > 1e-3
-
-
 def test_partial_fit_goes_on_counting(estimator):
     before, after = grown(estimator)
     assert before.n_iter_ == len(before.loss_curve_) == 8
     assert 8 < after.n_iter_ == len(after.loss_curve_) <= 16
     assert after.loss_curve_[:8] == before.loss_curve_
     assert after.loss_curve_[-1] < after.loss_curve_[8]
-
-
-def test_partial_fit_widens_the_range_of_ratings(estimator):
-    model = estimator.fit(X[OLD], Y[OLD])
-    assert model.rating_range_ == (1, 5)
-    assert model.partial_fit(X[:1], [9.0]).rating_range_ == (1, 9)
-    assert model.partial_fit(X[:1], [2.0]).rating_range_ == (1, 9)
 
 
 def test_partial_fit_leaves_the_effects_of_features(estimator):
@@ -174,47 +98,12 @@ def test_partial_fit_learns_of_drawn_items(estimator):
     assert model.rating_range_ == (0, 1)
 
 
-@pytest.mark.parametrize(
-    ("rows", "y", "error"),
-    [
-        (X.astype(str), Y, TypeError),
-        (X.assign(item="Heat"), Y, TypeError),
-        (X.assign(hour=1.0), Y, ValueError),
-        (X, np.full(len(Y), np.nan), ValueError),
-    ],
-    ids=["users of another kind", "items of another kind", "too wide", "no ratings"],
-)
-def test_a_failed_partial_fit_changes_nothing(estimator, rows, y, error):
-    model = estimator.fit(X, Y)
-    state = fitted_state(model)
-    with pytest.raises(error):
-        model.partial_fit(rows, y)
-    assert fitted_state(model) == state
-
-
 def test_partial_fit_keeps_ids_apart_that_floats_cannot():
     far = 2**60
     rows = X.assign(user=X["user"] + far)
     model = clone(ESTIMATORS["mf"]).fit(rows.astype(np.int64), Y)
     model.partial_fit(rows[:5].astype(np.uint64), Y[:5])
     assert [int(user) - far for user in model.user_ids_] == list(range(40))
-
-
-def test_partial_fit_of_parts_is_a_learning_curve(estimator):
-    folds = KFold(2)
-    sizes, _, scores = learning_curve(
-        estimator,
-        X,
-        Y,
-        cv=folds,
-        train_sizes=[0.5, 1.0],
-        exploit_incremental_learning=True,
-    )
-    train, test = next(folds.split(X))
-    model, half = clone(estimator), sizes[0]
-    for n, rows in enumerate((train[:half], train[half:])):
-        model.partial_fit(X.iloc[rows], Y[rows])
-        assert scores[n, 0] == model.score(X.iloc[test], Y[test])
 
 
 def test_draws_have_no_partial_fit():
@@ -319,16 +208,6 @@ def test_verbose_tells_the_validation_score(estimator, capsys):
     assert len(lines) == model.n_iter_
     for line, score in zip(lines, model.validation_scores_, strict=True):
         assert line.endswith(f"validation score {score:.6f}")
-
-
-def test_a_warm_start_goes_on_where_the_last_fit_ended(estimator):
-    cold = estimator.fit(X, Y).loss_curve_
-    late = X["user"] >= 35
-    model = clone(estimator).set_params(warm_start=True).fit(X[~late], Y[~late])
-    warm = model.fit(X, Y).loss_curve_
-    assert warm[0] < cold[0] - 0.02
-    assert len(model.user_ids_) == 40
-    assert model.fit(X[~late], Y[~late]).user_ids_.tolist() == list(range(35))
 
 
 @pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
@@ -457,42 +336,7 @@ def test_weights_count_with_drawn_items(estimator):
     assert weighted > plain
 
 
-@pytest.mark.parametrize("early_stopping", [False, True])
-@pytest.mark.parametrize("warm_start", [False, True])
-def test_a_fit_that_diverges_says_so_and_leaves_the_last(
-    estimator, warm_start, early_stopping
-):
-    model = estimator.set_params(
-        warm_start=warm_start, early_stopping=early_stopping
-    ).fit(X, Y)
-    state, predictions = fitted_state(model), model.predict(X)
-    model.set_params(learning_rate_init=1e30)
-    with pytest.raises(
-        FloatingPointError, match=r"diverged.* at epoch \d.*learning_rate_init"
-    ):
-        model.fit(X, Y)
-    assert fitted_state(model) == state
-    assert_array_equal(model.predict(X), predictions)
-
-
-@pytest.mark.parametrize("early_stopping", [False, True])
-def test_a_fit_that_diverges_in_its_last_step_says_so(estimator, early_stopping):
-    model = estimator.set_params(
-        learning_rate_init=1e30, max_iter=1, early_stopping=early_stopping
-    )
-    with pytest.raises(FloatingPointError, match="learning_rate_init"):
-        model.fit(X[:10], Y[:10])
-
-
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")
+@default_threads(2)
 @pytest.mark.parametrize("fails", [False, True])
 def test_global_seeds_and_threads_are_left_alone(estimator, fails):
     state = torch.get_rng_state()
@@ -523,27 +367,7 @@ def test_a_high_penalty_leaves_the_mean(estimator):
     assert_allclose(model.predict(X), Y.mean(), atol=0.1)
 
 
-def test_an_epoch_of_default_batches_is_about_forty_steps(estimator, monkeypatch):
-    sizes = []
-
-    def options(self, n_samples, options=GradientSolver._training_options):
-        sizes.append(options(self, n_samples).batch_size)
-        return options(self, n_samples)
-
-    monkeypatch.setattr(GradientSolver, "_training_options", options)
-    model = estimator.set_params(batch_size=None, max_iter=1)
-    rows, y = make_ratings(100, 100, 4000, random_state=0)
-    model.fit(rows, y)
-    model.fit(rows[:50], y[:50])
-    assert sizes == [100, 16]
-
-
-needs_cuda = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a CUDA device"
-)
-
-
-@needs_cuda
+@NEEDS_CUDA
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("loss", ["squared_error", "log_loss", "bpr"])
 def test_one_fit_answers_alike_on_every_device(estimator, device, loss):
@@ -563,7 +387,7 @@ def test_one_fit_answers_alike_on_every_device(estimator, device, loss):
     assert_allclose(*scores, rtol=1e-4, atol=1e-6)
 
 
-@needs_cuda
+@NEEDS_CUDA
 def test_a_fit_on_cuda_is_as_good_as_one_on_the_cpu(estimator):
     scores = [
         clone(estimator).set_params(device=device, early_stopping=True).fit(X, Y)

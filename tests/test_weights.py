@@ -116,19 +116,6 @@ def repeated_rows(X, y, share, seed=0):
     return pd.concat([X, X.iloc[rows]]), np.concatenate([y, y[rows]])
 
 
-@pytest.mark.parametrize("solver", ["vb", "gibbs", "als", "adam", "sgd"])
-def test_all_rows_twice_or_any_common_weight_change_nothing(solver):
-    X, y = make_ratings(60, 40, 900, random_state=0)
-    options = {"random_state": 0, "max_iter": 20, "tol": 0.1}
-    once = MFRegressor(4, solver=solver, **options).fit(X, y).predict(X)
-    for weighted in (
-        MFRegressor(4, solver=solver, **options).fit(*repeated_rows(X, y, 1.0)),
-        MFRegressor(4, solver=solver, **options).fit(X, y, sample_weight=[10] * 900),
-        MFRegressor(4, solver=solver, **options).fit(X, y, sample_weight=[1e-7] * 900),
-    ):
-        np.testing.assert_allclose(weighted.predict(X), once, atol=1e-4)
-
-
 def test_rows_with_next_to_no_weight_come_near_to_being_left_out():
     X, y = make_ratings(100, 60, 3000, random_state=0)
     rng = np.random.RandomState(0)

@@ -316,25 +316,6 @@ def test_ids_come_back_as_fit_has_seen_them():
     assert large["user"].tolist() == [2**70]
 
 
-def test_unknown_candidates_are_scored_by_what_is_known(fitted):
-    fitted.set_params(clip=False, handle_unknown="ignore")
-    asked = [-5, 17, -5, -9, 17, 4]
-    items, scores = fitted.recommend(
-        [3, -1], 6, candidates=asked, exclude_seen=False, return_scores=True
-    )
-    assert_array_equal(np.sort(items[:, :4].astype(int)), [[-9, -5, 4, 17]] * 2)
-    assert pd.isna(items[:, 4:]).all()
-    for user, row, values in zip([3, -1], items, scores, strict=True):
-        row = row[:4].tolist()
-        assert values[row.index(-5)] == values[row.index(-9)]
-        # Ties go to the candidate that comes first.
-        assert row.index(-5) < row.index(-9)
-        if not isinstance(fitted, NCFRegressor) and fitted.solver != "adam":
-            continue
-        predicted = fitted.predict(pd.DataFrame({"user": user, "item": row}))
-        assert_allclose(values[:4], predicted, rtol=1e-4, atol=1e-4)
-
-
 def test_unknown_candidates_are_warned_of_or_refused(with_ties):
     asked = {"users": [3], "n_items": 1, "candidates": [-1, 3, -2]}
     with pytest.warns(UserWarning, match="unknown candidates in 2 of 3 rows") as record:

@@ -1,16 +1,174 @@
-"""Small problems of alternating solvers, and their brute-force moments."""
+"""Helpers of many test files: estimators, callbacks, and small alternating problems."""
 
+import pickle
+import threading
+import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 
 import numpy as np
+import pandas as pd
+import pytest
 import torch
+from hypothesis import assume
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import root_mean_squared_error
 
+from skrec import MFRegressor, NCFRegressor
 from skrec._alternating.conditional import Layout
 from skrec._alternating.problem import Problem, RatingArrays
 from skrec._alternating.start import spectral_start
 from skrec._alternating.state import Side, State
+
+NEEDS_CALLBACKS = pytest.mark.skipif(
+    not hasattr(MFRegressor, "set_callbacks"),
+    reason="callbacks are new in scikit-learn 1.9",
+)
+NEEDS_CUDA = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device"
+)
+
+
+def small(**params):
+    """An MFRegressor that stops at once, whatever the data, and does not warn."""
+    return MFRegressor(**{"n_factors": 2, "tol": 1e9, **params})
+
+
+def small_ncf(**params):
+    """An NCFRegressor of two epochs."""
+    network = {"n_factors": 2, "hidden_layer_sizes": (3,), "n_members": 2}
+    training = {"batch_size": 100, "max_iter": 2, "random_state": 0}
+    return NCFRegressor(**{**network, **training, **params})
+
+
+@contextmanager
+def unconverged():
+    """Fits inside may end before they have converged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def copied(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+def fitted_state(model):
+    """All attributes that fit has set, to the byte."""
+    others = model.get_params().keys() | {"_skl_callbacks"}
+    return {
+        name: pickle.dumps(value)
+        for name, value in vars(model).items()
+        if name not in others
+    }
+
+
+def rmse(model, X, y, **features):
+    """Root mean squared error of predictions."""
+    return root_mean_squared_error(y, model.predict(X, **features))
+
+
+def all_scores(model, users):
+    """Predictions for all items, a row per user."""
+    pairs = {
+        "user": np.repeat(users, len(model.item_ids_)),
+        "item": np.tile(model.item_ids_, len(users)),
+    }
+    return model.predict(pd.DataFrame(pairs)).reshape(len(users), -1)
+
+
+@contextmanager
+def default_threads(n_threads):
+    """So many threads of torch, in this thread and in new ones."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_thread(function):
+    """The value of a function in a thread of its own."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@contextmanager
+def default_dtype(dtype):
+    """Another default dtype of torch."""
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+class Callback:
+    """A callback of scikit-learn that does nothing."""
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        pass
+
+
+class Recording(Callback):
+    """A callback that keeps its arguments and stops after some iterations."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after = stop_after
+        self.begun, self.ended, self.fitted, self.known = [], [], [], []
+        self.n_setups = self.n_teardowns = 0
+
+    def setup(self, estimator, context):
+        self.n_setups += 1
+
+    def teardown(self, estimator, context):
+        self.n_teardowns += 1
+
+    def on_fit_task_begin(self, estimator, context):
+        self.begun.append((context.task_name, context.task_id))
+
+    def on_fit_task_end(self, estimator, context, *, X, y, metadata, fitted_estimator):
+        self.ended.append((context.task_name, context.task_id))
+        self.known.append((X, y, metadata))
+        self.fitted.append(fitted_estimator)
+        return context.task_name == "iteration" and (
+            context.task_id + 1 == self.stop_after
+        )
+
+
+@st.composite
+def rated_rows(draw, max_features=1, min_weight=0):
+    """Rows of few users and items, so that pairs repeat, their ratings and weights."""
+    n = draw(st.integers(1, 25))
+    few = st.integers(0, 3)
+    users, items, rating = (
+        draw(hnp.arrays(np.int64, n, elements=few)) for _ in range(3)
+    )
+    features = draw(
+        hnp.arrays(np.float64, (n, draw(st.integers(0, max_features))), elements=few)
+    )
+    weight = draw(hnp.arrays(np.int64, n, elements=st.integers(min_weight, 3)))
+    assume(weight.any())
+    X = np.column_stack([users, items, features])
+    return X, rating.astype(float), weight.astype(float)
+
 
 VARIANTS = {
     "biased": {},

@@ -1,0 +1,87 @@
+"""The alternating solvers: their options, defaults, warnings and stopping."""
+
+import numpy as np
+import pytest
+from helpers import small, unconverged
+from sklearn.base import clone
+
+from skrec import MFRegressor
+from skrec.datasets import make_ratings
+
+X, Y = make_ratings(40, 30, 600, random_state=0)
+SOLVERS = ("vb", "gibbs", "als")
+EVERY = pytest.mark.parametrize("solver", SOLVERS)
+
+
+def solver_of(solver, **params):
+    return MFRegressor(2, solver=solver, **params)._solver()
+
+
+@EVERY
+def test_only_squared_errors_are_minimised(solver):
+    for loss in ("huber", "log_loss", "bpr"):
+        with pytest.raises(ValueError, match=f"{solver!r} minimises squared errors"):
+            solver_of(solver, loss=loss).check()
+    solver_of(solver).check()
+
+
+@EVERY
+def test_pairs_that_predict_are_not_predicted(solver):
+    options = {"unobserved_weight": 0.1}
+    with pytest.raises(ValueError, match=r"implicit_features=True.*unobserved_we"):
+        solver_of(solver, implicit_features=True, **options).check()
+    solver_of(solver, implicit_features=False, **options).check()
+    solver_of(solver, **options).check()
+
+
+def test_only_draws_go_on_for_ever():
+    assert [solver_of(solver).converges for solver in SOLVERS] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("params", "penalty", "exponent"),
+    [
+        ({}, 12.0, 0.0),
+        ({"unobserved_weight": 0.5}, 0.15, 0.5),
+        ({"reg": 3, "reg_exponent": 1}, 3.0, 1.0),
+        ({"reg": 0.2, "unobserved_weight": 0.5, "reg_exponent": 0}, 0.2, 0.0),
+    ],
+)
+def test_the_penalty_of_als_depends_on_the_pairs_that_count(params, penalty, exponent):
+    solver = solver_of("als", **params)
+    assert solver.penalty == pytest.approx(penalty)
+    assert solver.prior_exponent == exponent
+
+
+@pytest.mark.filterwarnings("ignore:No factor is left")
+@EVERY
+def test_pairs_without_ratings_are_in_the_range(solver):
+    model = small(solver=solver, max_iter=2, random_state=0)
+    assert model.fit(X, Y).rating_range_ == (1, 5)
+    chosen = clone(model).set_params(unobserved_weight=0.1).fit(X, Y)
+    assert chosen.rating_range_ == (0, 5)
+
+
+@pytest.mark.parametrize("solver", ["vb", "als"])
+def test_a_fit_ends_with_the_first_small_fall(solver):
+    with unconverged():
+        whole = MFRegressor(2, solver=solver, max_iter=12, tol=0).fit(X, Y)
+    falls = -np.diff(whole.loss_curve_)
+    n_iter = 1 + np.flatnonzero(falls < falls[5])[0] + 1
+    model = MFRegressor(2, solver=solver, max_iter=12, tol=falls[5]).fit(X, Y)
+    assert model.loss_curve_ == whole.loss_curve_[:n_iter]
+
+
+def test_draws_are_counted_without_those_that_are_forgotten():
+    model = small(solver="gibbs", max_iter=3, random_state=0).fit(X, Y)
+    assert model.n_iter_ == 3
+    assert len(model._model.users.mean) == 3
+
+
+def test_without_covariances_a_fit_predicts_the_same_and_is_not_updated():
+    model = small(store_covariance=False).fit(X, Y)
+    assert np.array_equal(model.predict(X), small().fit(X, Y).predict(X))
+    with pytest.raises(ValueError, match="return_std=True needs a fit"):
+        model.predict(X, return_std=True)
+    with pytest.raises(ValueError, match="needs its covariances"):
+        model.partial_fit(X[:3], Y[:3])

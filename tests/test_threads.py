@@ -1,0 +1,58 @@
+"""Limits of threads are those of one thread, and leave nothing behind."""
+
+import threading
+from contextlib import nullcontext
+
+import pytest
+import torch
+from helpers import default_threads, in_thread
+
+from skrec._threads import set_own_threads, torch_threads
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_limit_of_threads_is_that_of_one_thread(failing):
+    with default_threads(3):
+        with pytest.raises(KeyError) if failing else nullcontext(), torch_threads(1):
+            assert torch.get_num_threads() == 1
+            assert in_thread(torch.get_num_threads) == 3
+            with torch_threads(2):
+                assert torch.get_num_threads() == 2
+                assert in_thread(torch.get_num_threads) == 3
+            assert torch.get_num_threads() == 1
+            if failing:
+                raise KeyError
+        assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
+
+
+def test_limits_that_overlap_leave_the_number_of_threads_alone():
+    """The one that enters first leaves first."""
+    entered, left = threading.Event(), threading.Event()
+
+    def second():
+        with torch_threads(1):
+            entered.set()
+            left.wait()
+        return torch.get_num_threads()
+
+    with default_threads(3):
+        with torch_threads(1):
+            found = []
+            other = threading.Thread(target=lambda: found.append(second()))
+            other.start()
+            entered.wait()
+        left.set()
+        other.join()
+        assert found == [3]
+        assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
+
+
+def test_a_thread_sets_its_own_number_and_leaves_the_default():
+    def one():
+        torch.get_num_threads()
+        default = set_own_threads(1)
+        return default, torch.get_num_threads()
+
+    with default_threads(3):
+        assert in_thread(one) == (3, 1)
+        assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
