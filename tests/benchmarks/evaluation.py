@@ -59,7 +59,7 @@ RANKED = {
 RMSE, UNSEEN, RECALL, TEST = "RMSE", "NDCG, unseen", "recall, unseen", "NDCG, test"
 BITS = "bits"
 
-N_LAST = 5
+N_LAST, N_TURNS = 5, 5
 
 GRID = {"reg": [1, 3, 10, 30], "biased": [True, False]}
 INNER_FOLDS = KFold(3, shuffle=True, random_state=0)
@@ -300,33 +300,44 @@ def last_five(args: argparse.Namespace) -> None:
 
 
 def rank_by(args: argparse.Namespace) -> None:
-    """Lists of one fold by each value of `rank_by`, and by counts."""
+    """Lists of one fold by each value of `rank_by`, and by counts; their cost."""
     split = next(folds(load_ml_100k()))
     (X, y), (X_test, y_test) = x_y(split.train), x_y(split.test)
+    models = {
+        name: clone(model).fit(X, TARGETS[target](X, y))
+        for name, (model, target) in CONTESTANTS.items()
+        if name in (COUNTS, BY_RATING, BY_CHOICE, DEFAULT)
+    }
     rows = []
-    for name in (COUNTS, BY_RATING, BY_CHOICE, DEFAULT):
-        contestant = CONTESTANTS[name]
-        model = clone(contestant.model).fit(X, TARGETS[contestant.target](X, y))
+    for name, model in models.items():
         lists = model.recommend(X_test["user"].unique(), as_frame=True)
         rated = lists.merge(split.test)["rating"]
-        expected = (
-            clone(CONTESTANTS[BY_RATING].model)
-            .fit(X, y)
-            .predict(lists[["user", "item"]])
-        )
         figures = [
             RANKED["unseen"](model, X_test, y_test)["ndcg@10"],
             len(rated) / len(lists),
             rated.mean(),
-            expected.mean(),
+            models[DEFAULT].predict(lists[["user", "item"]]).mean(),
             catalogue_coverage(lists["item"], model.item_ids_),
             novelty(lists["item"], X),
         ]
         rows.append([name, *map(decimals, figures)])
-    print_table(
-        ["model", UNSEEN, "rated", "rating", "expected rating", "coverage", BITS],
-        rows,
-    )
+    header = ["model", UNSEEN, "rated", "rating", "expected rating", "coverage", BITS]
+    print_table(header, rows)
+
+    print(f"Processor time of a fit, median of {N_TURNS} in turns:\n")
+    sets = {"ML-100K": split, "ML-1M": first_tenth(load_npz(DATA / "ml-1m.npz"))}
+    rows = []
+    for name, part in sets.items():
+        seconds = {BY_RATING: [], DEFAULT: []}
+        for _ in range(N_TURNS):
+            for contestant, of_turns in seconds.items():
+                start = time.process_time()
+                clone(CONTESTANTS[contestant].model).fit(*x_y(part.train))
+                of_turns.append(time.process_time() - start)
+        by_rating, default = map(np.median, seconds.values())
+        figures = [by_rating, default, default / by_rating]
+        rows.append([name, *(f"{figure:.2f}" for figure in figures)])
+    print_table(["training set", f"{BY_RATING}, s", f"{DEFAULT}, s", "ratio"], rows)
 
 
 def splits(args: argparse.Namespace) -> None:
