@@ -183,8 +183,8 @@ for row in range(5):
 # %%
 # Recommendations
 # ---------------
-# ``recommend`` returns the items with the highest predicted ratings, without those that
-# the user has rated. Users and items keep their ids.
+# ``recommend`` returns the items that the user is likely to choose and to rate highly,
+# without those that the user has rated. Users and items keep their ids.
 
 
 def title_of(item):
@@ -202,12 +202,13 @@ for item, rating in zip(
 ):
     print(f"    {rating:5g}  {title_of(item)}")
 
-items, scores = model.recommend([user], n_items=10, return_scores=True)
+lists = model.recommend([user], n_items=10, as_frame=True)
+predicted = model.predict(lists[["user", "item"]])
 
-print("\nOf the items without such a rating, these have the highest predicted ratings")
-print("(not clipped to the scale of the ratings):\n")
-for item, score in zip(items[0], scores[0], strict=True):
-    print(f"    {score:5.2f}  {title_of(item)}")
+print("\nOf the items without such a rating, these are recommended")
+print("(left: the predicted rating):\n")
+for item, rating in zip(lists["item"], predicted, strict=True):
+    print(f"    {rating:5.2f}  {title_of(item)}")
 
 # %%
 # Similar items

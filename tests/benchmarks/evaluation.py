@@ -352,7 +352,8 @@ def splits(args: argparse.Namespace) -> None:
         "KFold": (KFold(5, shuffle=True, random_state=0), {}),
         "LeaveLastOut": (LeaveLastOut(5), timed),
         "TemporalSplit": (TemporalSplit(5), timed),
-        "UserHoldout": (UserHoldout(5, given=10, random_state=0), timed),
+        "UserHoldout, earliest": (UserHoldout(5, given=10, random_state=0), timed),
+        "UserHoldout, random": (UserHoldout(5, given=10, random_state=0), {}),
         "ColdStartKFold, by user": (ColdStartKFold(5, random_state=0), {}),
         "ColdStartKFold, by item": (ColdStartKFold(5, by="item", random_state=0), {}),
     }
