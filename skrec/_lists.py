@@ -131,34 +131,22 @@ class ListsMixin:
         check_is_fitted(self)
         n_items = _length(n_items, "n_items")
         if ratings is not None:
-            X, y = ratings if isinstance(ratings, tuple) else (ratings, None)
-            features = Sides(user_features, item_features)
-            with torch_threads(1):
-                self._publish(self._update(X, y, None, features))
+            X = self._learn_for_one_call(ratings, Sides(user_features, item_features))
             if users is None:
                 users = np.unique(read_pairs(X, "ratings")[0].values)
         user_ids, rows, cold_users = self._queried_users(users, user_features)
         item_ids, columns, cold_items = self._candidates(candidates, item_features)
         model = self._ranking.with_cold_rows(cold_users, cold_items)
 
-        column_of_item = np.full(len(self._items), -1)
-        rated = np.flatnonzero(columns >= 0)
-        column_of_item[columns[rated]] = rated
-        kept = self._known_pairs(never_exclude)
-        codes, excluded = self._excluded(exclude, user_ids, item_ids)
+        excluded = self._excluded(exclude, user_ids, item_ids)
+        seen = self._seen_columns(rows, columns, never_exclude)
 
         def left_out(tile: slice) -> tuple[np.ndarray, np.ndarray]:
-            position, _, columns = excluded.of_users(codes[tile])
             if not exclude_seen:
-                return position, columns
-            seen_by, users, items = self._seen.of_users(rows[tile])
-            where = column_of_item[items]
-            pairs = users * len(self._items) + items
-            is_out = (where >= 0) & ~is_in_sorted(pairs, kept)
-            return (
-                np.concatenate([position, seen_by[is_out]]),
-                np.concatenate([columns, where[is_out]]),
-            )
+                return excluded(tile)
+            both = zip(excluded(tile), seen(tile), strict=True)
+            position, column = map(np.concatenate, both)
+            return position, column
 
         device = torch_device(self.device)
         best, scores = top_k(
@@ -500,24 +488,56 @@ class ListsMixin:
         rows = rows[first]
         return self._items.like_fitted(ids.values[first], rows), rows, cold
 
+    def _learn_for_one_call(self, ratings: Any, features: Sides) -> ArrayLike:
+        """Learn from further ratings, and return their X; this is a snapshot."""
+        X, y = ratings if isinstance(ratings, tuple) else (ratings, None)
+        with torch_threads(1):
+            self._publish(self._update(X, y, None, features))
+        return X
+
+    def _seen_columns(
+        self, rows: np.ndarray, columns: np.ndarray, never_exclude: ArrayLike | None
+    ) -> Callable[[slice], tuple[np.ndarray, np.ndarray]]:
+        """Positions and columns that users of a slice of `rows` have seen."""
+        column_of_item = np.full(len(self._items), -1)
+        rated = np.flatnonzero(columns >= 0)
+        column_of_item[columns[rated]] = rated
+        kept = self._known_pairs(never_exclude)
+
+        def seen(tile: slice) -> tuple[np.ndarray, np.ndarray]:
+            position, users, items = self._seen.of_users(rows[tile])
+            where = column_of_item[items]
+            pairs = users * len(self._items) + items
+            is_out = (where >= 0) & ~is_in_sorted(pairs, kept)
+            return position[is_out], where[is_out]
+
+        return seen
+
     def _excluded(
         self, exclude: ArrayLike | None, user_ids: np.ndarray, item_ids: np.ndarray
-    ) -> tuple[np.ndarray, SeenItems]:
-        """A number for each query, and its columns that are to be left out."""
+    ) -> Callable[[slice], tuple[np.ndarray, np.ndarray]]:
+        """Positions and columns of a slice of `user_ids` that `exclude` holds."""
+        if exclude is None or _is_empty(exclude):
+            nothing = np.empty(0, dtype=np.int64)
+            return lambda tile: (nothing, nothing)
+        of_users, of_items = read_pairs(exclude, "exclude")
+        # Ids of another kind are refused.
+        of_users.numbered_in(self._users.ids)
+        of_items.numbered_in(self._items.ids)
         n_items = len(item_ids)
         codes, distinct = pd.factorize(user_ids)
-        pairs = np.empty(0, dtype=np.int64)
-        if exclude is not None and not _is_empty(exclude):
-            of_users, of_items = read_pairs(exclude, "exclude")
-            # Ids of another kind are refused.
-            of_users.numbered_in(self._users.ids)
-            of_items.numbered_in(self._items.ids)
-            rows = pd.Index(distinct).get_indexer(of_users.values)
-            columns = pd.Index(item_ids).get_indexer(of_items.values)
-            found = (rows >= 0) & (columns >= 0)
-            pairs = np.unique(rows[found] * n_items + columns[found])
+        rows = pd.Index(distinct).get_indexer(of_users.values)
+        columns = pd.Index(item_ids).get_indexer(of_items.values)
+        found = (rows >= 0) & (columns >= 0)
+        pairs = np.unique(rows[found] * n_items + columns[found])
         rows, columns = np.divmod(pairs, max(n_items, 1))
-        return codes, SeenItems.of_pairs(rows, columns, len(distinct), n_items)
+        excluded = SeenItems.of_pairs(rows, columns, len(distinct), n_items)
+
+        def of_tile(tile: slice) -> tuple[np.ndarray, np.ndarray]:
+            position, _, column = excluded.of_users(codes[tile])
+            return position, column
+
+        return of_tile
 
     def _known_pairs(self, X: ArrayLike | None) -> np.ndarray:
         """Sorted user * n_items + item of rows of known ids."""
