@@ -251,7 +251,8 @@ class ListsMixin:
             seen_by if exclude_seen else None,
             device,
         )
-        scores = np.where(best < 0, -np.inf, model.objective.response(scores))
+        ratings = model.objective.response(scores)
+        scores = np.where(best < 0, -np.inf, ratings)
         if as_frame:
             return _long_frame(item_ids, self._users.ids, best, scores, "item", "user")
         users = take_ids(self._users.ids, best)
