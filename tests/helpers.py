@@ -34,15 +34,19 @@ NEEDS_CUDA = pytest.mark.skipif(
 
 
 def small(**params):
-    """An MFRegressor that stops at once, whatever the data, and does not warn."""
-    return MFRegressor(**{"n_factors": 2, "tol": 1e9, **params})
+    """An MFRegressor that stops at once, whatever the data, and does not warn.
+
+    Its lists are by its predictions, as those of `small_ncf` are.
+    """
+    defaults = {"n_factors": 2, "tol": 1e9, "rank_by": "rating"}
+    return MFRegressor(**{**defaults, **params})
 
 
 def small_ncf(**params):
     """An NCFRegressor of two epochs."""
     network = {"n_factors": 2, "hidden_layer_sizes": (3,), "n_members": 2}
     training = {"batch_size": 100, "max_iter": 2, "random_state": 0}
-    return NCFRegressor(**{**network, **training, **params})
+    return NCFRegressor(**{**network, **training, "rank_by": "rating", **params})
 
 
 @contextmanager

@@ -47,9 +47,16 @@ FURTHER = pd.DataFrame({"user": [0, 1, 99, 99, 3], "item": [3, 5, 7, 2, 77]})
 FURTHER_Y = np.array([5.0, 4.0, 1.0, 5.0, 3.0])
 
 small = functools.partial(
-    MFRegressor, 3, max_iter=3, tol=1e9, batch_size=100, clip=False, random_state=0
+    MFRegressor,
+    3,
+    max_iter=3,
+    tol=1e9,
+    batch_size=100,
+    clip=False,
+    rank_by="rating",
+    random_state=0,
 )
-network = functools.partial(small_ncf, clip=False)
+network = functools.partial(small_ncf, clip=False, rank_by="rating")
 RATINGS = {
     "vb": small(solver="vb"),
     "vb, plain": small(solver="vb", biased=False),
@@ -72,8 +79,23 @@ CHOICES = {
     "gmf, drawn items": network(architecture="gmf", n_negatives=2),
     "mlp, bpr": network(architecture="mlp", loss="bpr", dropout=0.2),
 }
-MODELS = RATINGS | CHOICES
-HAS_NO_STD = ("als", "adam", "sgd")
+# Models of ratings whose lists are by choices too.
+BY_CHOICES = {
+    "vb, by both": small(solver="vb", rank_by="both"),
+    "vb, by choice": small(solver="vb", rank_by="choice"),
+    "gibbs, by both": small(solver="gibbs", rank_by="both"),
+    "als, by both": small(solver="als", rank_by="both"),
+    "adam, by both": small(solver="adam", rank_by="both"),
+    "neumf, by both": network(architecture="neumf", rank_by="both"),
+}
+# Choices without y and without a loss for them.
+ALONE = {
+    "alone": small(rank_by="both"),
+    "alone, of a network": network(rank_by="choice"),
+}
+BY_PREDICTIONS = RATINGS | CHOICES | ALONE
+MODELS = BY_PREDICTIONS | BY_CHOICES
+HAS_NO_STD = ("als", "adam", "sgd", "alone")
 # A chain of draws has no partial_fit.
 UPDATED = [name for name in MODELS if not name.startswith("gibbs")]
 EVERY = pytest.mark.parametrize("name", MODELS)
@@ -87,7 +109,7 @@ def unfitted(name, **params):
 
 def target(name, y):
     """Ratings, or none where rows are choices."""
-    return None if name in CHOICES else y
+    return None if name in CHOICES or name in ALONE else y
 
 
 @functools.cache
@@ -107,7 +129,7 @@ def settled(name, **params):
 
 
 def is_random(name):
-    return not name.startswith(("vb", "als"))
+    return not name.startswith(("vb", "als", "alone"))
 
 
 @EVERY
@@ -137,7 +159,7 @@ def test_answers_are_finite_and_of_the_documented_shapes(name):
 def test_standard_deviations_are_positive_or_refused(name):
     model = fitted(name)
     if name.startswith(HAS_NO_STD):
-        with pytest.raises(ValueError, match="return_std=True needs a fit with"):
+        with pytest.raises(ValueError, match="return_std=True needs (a fit with|ratings)"):
             model.predict(X, return_std=True)
         return
     mean, std = model.predict(X, return_std=True)
@@ -161,9 +183,9 @@ def test_an_estimator_that_is_not_fitted_says_so(name):
 def test_predictions_are_clipped_to_the_range_of_ratings(name):
     model = fitted(name)
     wide, (low, high) = model.predict(X), model.rating_range_
-    if name in RATINGS:
+    if name in RATINGS or name in BY_CHOICES:
         assert (low, high) == (Y.min(), Y.max())
-    elif "bpr" not in name:
+    elif "bpr" not in name and name not in ALONE:
         assert (low, high) == (0, 1)
     low, high = np.quantile(wide, [0.2, 0.8])
     model._model = replace(model._model, rating_range=(low, high))
@@ -233,7 +255,8 @@ def test_weights_matter_and_their_common_factor_does_not(name):
     y, weight = target(name, Y), 1.0 + 4 * (np.arange(len(Y)) % 3 == 0)
     plain = fitted(name).predict(X)
     weighted = unfitted(name).fit(X, y, weight).predict(X)
-    assert np.abs(weighted - plain).max() > 1e-4
+    # A choice is made or not.
+    assert (np.abs(weighted - plain).max() > 1e-4) == (name not in ALONE)
     for factor in (10.0, 1e-7):
         same = unfitted(name).fit(X, y, np.full(len(X), factor)).predict(X)
         assert_allclose(same, plain, atol=1e-4)
@@ -340,7 +363,7 @@ def allowed_scores(model):
 
 
 @pytest.mark.parametrize("tiled", [False, True])
-@EVERY
+@pytest.mark.parametrize("name", BY_PREDICTIONS)
 def test_recommend_is_the_order_of_predict_without_seen_items(name, tiled, monkeypatch):
     if tiled:
         monkeypatch.setattr("skrec._gradient.fitted.TILE_SIZE", 500)
@@ -364,7 +387,14 @@ def test_recommend_chooses_among_candidates_for_any_users(name):
         users, 4, candidates=candidates, exclude_seen=False, return_scores=True
     )
     places = np.searchsorted(model.item_ids_, lists)
-    expected = np.take_along_axis(all_scores(model, users), places, axis=1)
+    if name in BY_PREDICTIONS:
+        every = all_scores(model, users)
+    else:
+        items, every = model.recommend(
+            users, N_ITEMS, exclude_seen=False, return_scores=True
+        )
+        every = np.take_along_axis(every, np.argsort(items, axis=1), axis=1)
+    expected = np.take_along_axis(every, places, axis=1)
     assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
     assert (np.diff(scores, axis=1) <= 0).all()
     assert (np.sort(lists, axis=1) == np.sort(candidates)).all()
@@ -385,7 +415,7 @@ def test_ties_go_to_the_candidate_that_comes_first(name):
         assert values[row.index(-5)] == values[row.index(-9)]
         assert row.index(-5) < row.index(-9)
         # The others predict more of an unknown item, because it has a rating.
-        if not name.startswith(("vb", "gibbs", "als")):
+        if name in BY_PREDICTIONS and not name.startswith(("vb", "gibbs", "als")):
             predicted = model.predict(pd.DataFrame({"user": user, "item": row}))
             assert_allclose(values[:4], predicted, rtol=1e-4, atol=1e-4)
 
@@ -413,10 +443,14 @@ def test_a_warm_start_goes_on_with_rows_known_by_their_ids(name):
     assert_array_equal(model.user_ids_, _fitted(name).user_ids_)
     assert np.isfinite(model.predict(X)).all()
     # The objective of a draw, or over drawn items, is itself random.
-    if name in RATINGS and name != "gibbs":
+    if (name in RATINGS or name in BY_CHOICES) and not name.startswith("gibbs"):
         assert model.loss_curve_[0] < _fitted(name).loss_curve_[0]
     model.fit(X[early], target(name, Y[early]))
     assert_array_equal(model.user_ids_, users)
+    if name in ALONE:
+        # Its fit is a closed form, that starts from nothing.
+        assert_array_equal(model.fit(X).predict(X), _fitted(name).predict(X))
+        return
     with pytest.raises(TypeError, match=r"users.*'string'.*fitted on.*'number'"):
         model.fit(X.astype(str), y)
     size = {"hidden_layer_sizes": (5,)} if "mlp" in name else {"n_factors": 5}
@@ -430,8 +464,9 @@ def test_verbose_prints_each_iteration_with_its_objective(name, capsys):
     assert capsys.readouterr() == ("", "")
     model.set_params(verbose=1).fit(X, target(name, Y))
     lines = capsys.readouterr().out.splitlines()
+    max_iter = 1 if name in ALONE else model.max_iter
     pattern = re.compile(
-        rf"\[{type(model).__name__}\] iteration (\d+) of at most {model.max_iter}: "
+        rf"\[{type(model).__name__}\] iteration (\d+) of at most {max_iter}: "
         r"objective ([-.\d]+), .*"
     )
     for n, (line, loss) in enumerate(zip(lines, model.loss_curve_, strict=True), 1):
@@ -453,7 +488,7 @@ def test_a_callback_hears_of_the_fit_and_of_every_iteration_in_order(name):
 
 
 @NEEDS_CALLBACKS
-@EVERY
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ALONE])
 def test_a_callback_stops_the_fit_without_a_warning(name):
     record, y = Recording(), target(name, Y)
     with unconverged():
@@ -481,7 +516,8 @@ def test_the_estimator_given_to_a_callback_recommends_during_the_fit(name):
     model = unfitted(name).set_callbacks(record).fit(X, target(name, Y))
     assert len(record.scores) == model.n_iter_ + 1
     assert_array_equal(record.predicted[-1], model.predict(X))
-    assert not np.array_equal(record.scores[0], record.scores[-1])
+    is_of_iterations = name not in ALONE and model.rank_by != "choice"
+    assert np.array_equal(record.scores[0], record.scores[-1]) != is_of_iterations
 
 
 @pytest.mark.parametrize(
@@ -558,6 +594,14 @@ def test_ratings_are_required_unless_rows_are_choices(name):
     if name in CHOICES:
         found = unfitted(name).fit(X, ones).predict(X)
         assert_array_equal(found, _fitted(name).predict(X))
+    elif name in ALONE:
+        # Ratings that are all equal, with the same lists.
+        model = unfitted(name).fit(X, ones)
+        assert_allclose(model.predict(X), 1, atol=1e-6)
+        assert_array_equal(model.recommend(), _fitted(name).recommend())
+    elif name in BY_CHOICES:
+        found = unfitted(name).fit(X).predict(X)
+        assert_array_equal(found, _fitted("alone").predict(X))
     else:
         with pytest.raises(ValueError, match="requires y to be passed"):
             unfitted(name).fit(X)
@@ -649,6 +693,8 @@ def test_partial_fit_widens_the_range_of_ratings(name):
 def test_a_failed_partial_fit_changes_nothing(name, rows, y, error):
     model = fitted(name)
     state = fitted_state(model)
+    if error is TypeError:
+        y = target(name, y)
     with pytest.raises(error):
         model.partial_fit(rows, y)
     assert fitted_state(model) == state

@@ -1,5 +1,6 @@
 """recommend, similar and index vectors, the same promises for both estimators."""
 
+import copy
 import datetime
 import warnings
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import voyager
+from helpers import all_scores
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import spearmanr
 from sklearn.base import clone
@@ -19,7 +21,7 @@ from skrec.metrics import catalogue_coverage, novelty
 
 N_USERS, N_ITEMS = 60, 90
 X, Y = make_ratings(N_USERS, N_ITEMS, 1500, random_state=0)
-SMALL = {"n_factors": 4, "random_state": 0}
+SMALL = {"n_factors": 4, "rank_by": "rating", "random_state": 0}
 MODELS = {
     "vb": MFRegressor(**SMALL),
     "gibbs": MFRegressor(**SMALL, solver="gibbs", max_iter=5),
@@ -27,8 +29,15 @@ MODELS = {
     "bpr": MFRegressor(**SMALL, solver="adam", loss="bpr"),
     "gmf": NCFRegressor(**SMALL, n_members=2, max_iter=3, architecture="gmf"),
     "neumf": NCFRegressor(**SMALL, n_members=2, max_iter=3),
+    "choice": MFRegressor(**SMALL | {"rank_by": "choice"}),
+    "vb, both": MFRegressor(**SMALL | {"rank_by": "both"}),
+    "neumf, both": NCFRegressor(
+        **SMALL | {"rank_by": "both"}, n_members=2, max_iter=3
+    ),
 }
-INNER_PRODUCTS = [name for name in MODELS if name != "neumf"]
+INNER_PRODUCTS = [
+    name for name in MODELS if name != "neumf" and not name.endswith("both")
+]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -39,25 +48,48 @@ def fitted(request):
 
 @pytest.fixture(scope="module")
 def with_ties():
-    """A model whose scores are small integers, so that many are equal and all exact."""
-    model = MFRegressor(n_factors=2, solver="als").fit(X, Y)
-    posterior = model._model
+    """A model whose parts score in small integers: many are equal and all exact."""
+    model = MFRegressor(n_factors=2, solver="als", clip=False).fit(X, Y)
+    posterior, choice = model._model, model._choice
     model._model = replace(
         posterior,
         users=replace(posterior.users, mean=np.round(2 * posterior.users.mean)),
         items=replace(posterior.items, mean=np.round(2 * posterior.items.mean)),
     )
+    model._choice = replace(
+        choice,
+        item_vectors=np.round(2 * choice.item_vectors),
+        input_scale=np.ones_like(choice.input_scale),
+        shrinkage=np.ones_like(choice.shrinkage),
+        mean_choice=np.zeros_like(choice.mean_choice),
+    )
     return model
 
 
-def brute_force(model, users, candidates, kept, n_items):
+def scores_by_definition(model, rank_by):
+    """Scores of all pairs, a row per user."""
+    rating = all_scores(model, model.user_ids_)
+    if rank_by == "rating":
+        return rating
+    choice = model._choice.user_vectors(np.arange(N_USERS)) @ (
+        model._choice.item_vectors.T
+    )
+    if rank_by == "choice":
+        return choice
+    # Numbers of 32 bits, as lists are made of, so that equal scores are equal.
+    low, high = model.rating_range_
+    gain = (rating.astype(np.float32).clip(low, high) - low) / (high - low) + 0.25
+    return np.where(choice > 0, choice * gain, choice / gain).astype(np.float32)
+
+
+def brute_force(model, scores, candidates, kept, n_items):
     """Lists by the definition, one user at a time."""
     seen = set(zip(X["user"], X["item"], strict=True)) - set(kept)
     lists = []
-    for user in users:
+    for user, of_user in zip(model.user_ids_, scores, strict=True):
         left = [item for item in candidates if (user, item) not in seen]
-        pairs = pd.DataFrame({"user": user, "item": left})
-        order = np.argsort(-model.predict(pairs), kind="stable")[:n_items]
+        places = np.searchsorted(model.item_ids_, left)
+        order = np.argsort(-of_user[places], kind="stable")[:n_items]
         lists.append([left[place] for place in order])
     return lists
 
@@ -65,12 +97,16 @@ def brute_force(model, users, candidates, kept, n_items):
 @pytest.mark.parametrize("tile_bytes", [1, 20_000, 2**26])
 @pytest.mark.parametrize("tile_columns", [5, 2**17])
 @pytest.mark.parametrize("n_items", [1, 10, 40])
+@pytest.mark.parametrize("rank_by", ["rating", "choice", "both"])
 def test_ties_go_to_the_candidate_that_comes_first(
-    with_ties, monkeypatch, tile_bytes, tile_columns, n_items
+    with_ties, monkeypatch, tile_bytes, tile_columns, n_items, rank_by
 ):
     monkeypatch.setattr("skrec._topk.TILE_BYTES", tile_bytes)
     monkeypatch.setattr("skrec._topk.MAX_TILE_COLUMNS", tile_columns)
-    model = with_ties.set_params(clip=False)
+    monkeypatch.setattr("skrec._choice.expected_gain.MAX_COLUMNS", 4)
+    model = copy.copy(with_ties).set_params(rank_by=rank_by)
+    scores = scores_by_definition(model, rank_by)
+    assert len(np.unique(scores)) < scores.size / 5
     ids = model.item_ids_
     shuffled = np.random.default_rng(0).permutation(ids)[:70]
     kept = X.iloc[::3]
@@ -88,7 +124,7 @@ def test_ties_go_to_the_candidate_that_comes_first(
         )
         expected = brute_force(
             model,
-            model.user_ids_,
+            scores,
             candidates,
             [] if never_exclude is None else pairs,
             n_items,
@@ -201,6 +237,8 @@ SWEPT = {
     "adam": MFRegressor(2, solver="adam", max_iter=1, random_state=0, clip=False),
     "bpr": MFRegressor(2, solver="adam", loss="bpr", max_iter=1, random_state=0),
     "neumf": NCFRegressor(2, (3,), max_iter=1, random_state=0, clip=False),
+    "rating": MFRegressor(2, tol=1e9, clip=False, rank_by="rating"),
+    "choice": MFRegressor(2, tol=1e9, rank_by="choice"),
 }
 
 
@@ -338,9 +376,12 @@ UNKNOWN = {
 
 def fitted_for_strangers(solver, options):
     if solver == "ncf":
-        model = NCFRegressor(4, architecture=options, max_iter=4, random_state=0)
+        model = NCFRegressor(
+            4, architecture=options, max_iter=4, rank_by="rating", random_state=0
+        )
         return model.fit(X, Y)
     params = {"n_factors": 4, "solver": solver, "random_state": 0, "tol": 0.02}
+    params["rank_by"] = "rating"
     if options == "plain":
         params["biased"] = False
     if options == "choices" and solver in ("adam", "sgd"):

@@ -26,7 +26,9 @@ def ratings():
 
 @pytest.fixture(scope="module", params=ALL)
 def fitted(request, ratings):
-    model = MFRegressor(4, solver=request.param, clip=False, random_state=0)
+    model = MFRegressor(
+        4, solver=request.param, clip=False, rank_by="rating", random_state=0
+    )
     return model.fit(*ratings)
 
 
