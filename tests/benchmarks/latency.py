@@ -32,7 +32,7 @@ MODELS = {
 }
 
 # Milliseconds at most, at the median.
-BARS = {"predict": 0.5, "recommend": 1.0, "similar": 2.0, "partial_fit": 20.0}
+BARS = {"predict": 0.5, "recommend": 2.0, "similar": 2.0, "partial_fit": 20.0}
 
 
 def ratings(n_users: int) -> tuple[pd.DataFrame, np.ndarray]:
