@@ -1,7 +1,8 @@
 """Recommenders that are scikit-learn estimators: ratings in, a model out."""
 
+from ._dummy import DummyRecommender
 from ._mf import MFRegressor
 from ._ncf import NCFRegressor
 
 __version__ = "0.1.0"
-__all__ = ["MFRegressor", "NCFRegressor", "__version__"]
+__all__ = ["DummyRecommender", "MFRegressor", "NCFRegressor", "__version__"]

@@ -95,7 +95,8 @@ class Model(ABC):
     def scores_to_ratings(self, scores: np.ndarray, users: np.ndarray) -> np.ndarray:
         """Predicted ratings of scores of shape (n_users, n_items), at mean context."""
         scale, offset = self.score_units(users)
-        return self.objective.response(offset[:, None] + scale * scores)
+        ratings = self.objective.response(offset[:, None] + scale * scores)
+        return ratings.astype(scores.dtype, copy=False)
 
     def with_cold_rows(
         self, users: sparse.csr_array | None, items: sparse.csr_array | None

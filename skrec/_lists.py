@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -17,10 +18,11 @@ from ._data.containers import ArrayLike, TableLike
 from ._data.known_ids import KnownIds, handle_unknown, take_ids
 from ._data.reading import read_ids, read_pairs
 from ._data.seen import SeenItems, is_in_sorted
-from ._data.sides import SideName
+from ._data.sides import SideName, Sides
 from ._interfaces import Model
 from ._settings import torch_device
 from ._snapshot import reads_one_fit
+from ._threads import torch_threads
 from ._topk import Fill, inner_products, top_k
 
 Lists: TypeAlias = np.ndarray | tuple[np.ndarray, np.ndarray] | pd.DataFrame
@@ -36,6 +38,8 @@ class ListsMixin:
     _users: KnownIds
     _items: KnownIds
     _seen: SeenItems
+    _update: Callable[..., dict[str, Any]]
+    _publish: Callable[[dict[str, Any]], None]
 
     @property
     def _ranking(self) -> Model:
@@ -59,27 +63,33 @@ class ListsMixin:
         n_items: int = 10,
         *,
         exclude_seen: bool = True,
+        exclude: ArrayLike | None = None,
         never_exclude: ArrayLike | None = None,
         candidates: ArrayLike | None = None,
+        ratings: Any = None,
         return_scores: bool = False,
         as_frame: bool = False,
         user_features: TableLike | None = None,
         item_features: TableLike | None = None,
     ) -> Lists:
-        """Items with the highest predicted ratings for each user, best first.
+        """Items with the highest scores for each user, best first.
 
-        Ties go to the candidate that comes first. For users without ratings, the
-        ranking depends on their features, or without any on the items only. Scores are
-        computed in tiles, with 64 MiB of work space for any numbers of users and items.
+        The score is that of `rank_by`. Ties go to the candidate that comes first. For
+        users without ratings, the ranking depends on their features, or without any on
+        the items only. Scores are computed in tiles, with 64 MiB of work space for any
+        numbers of users and items.
 
         Parameters
         ----------
         users : array-like of shape (n_users,), default=None
-            Raw user ids; None is all users of `user_ids_`, in that order.
+            Raw user ids; None is all users of `user_ids_`, in that order, or those of
+            `ratings`.
         n_items : int, default=10
             Length of each list. It may exceed the number of candidates.
         exclude_seen : bool, default=True
             Leave out items that the user has rated in the training rows.
+        exclude : array-like of shape (n_rows, 2 or more), default=None
+            Rows of user and item to leave out besides, such as items in a basket.
         never_exclude : array-like of shape (n_rows, 2 or more), default=None
             Rows of user and item to keep nevertheless, such as training rows on which
             the model is scored.
@@ -87,8 +97,12 @@ class ListsMixin:
             Raw item ids to choose from; None is all items, in the order of `item_ids_`.
             `handle_unknown` applies to ids that `fit` has not seen; they are scored by
             their features if they have any.
+        ratings : tuple of X and y, or X, default=None
+            Further rows that count in this call alone, such as those of a visitor. The
+            lists are those after `partial_fit` with these rows.
         return_scores : bool, default=False
-            Return scores too: predicted ratings, not clipped, at the mean context.
+            Return scores too: with `rank_by="rating"` predicted ratings, not clipped,
+            at the mean context.
         as_frame : bool, default=False
             Return a long frame.
         user_features, item_features : DataFrame, matrix or callable, default=None
@@ -109,28 +123,30 @@ class ListsMixin:
         Raises
         ------
         ValueError
-            If `n_items` is less than 1, or if `handle_unknown="error"` and a user or a
-            candidate is unknown.
+            If `n_items` is less than 1, if `handle_unknown="error"` and a user or a
+            candidate is unknown, or as `partial_fit` for `ratings`.
         TypeError
             If `n_items` is no int, or if ids are of another kind than in `fit`.
         """
         check_is_fitted(self)
         n_items = _length(n_items, "n_items")
+        if ratings is not None:
+            X = self._learn_for_one_call(ratings, Sides(user_features, item_features))
+            if users is None:
+                users = np.unique(read_pairs(X, "ratings")[0].values)
         user_ids, rows, cold_users = self._queried_users(users, user_features)
         item_ids, columns, cold_items = self._candidates(candidates, item_features)
         model = self._ranking.with_cold_rows(cold_users, cold_items)
 
-        column_of_item = np.full(len(self._items), -1)
-        rated = np.flatnonzero(columns >= 0)
-        column_of_item[columns[rated]] = rated
-        kept = self._known_pairs(never_exclude)
+        excluded = self._excluded(exclude, user_ids, item_ids)
+        seen = self._seen_columns(rows, columns, never_exclude)
 
-        def seen(tile: slice) -> tuple[np.ndarray, np.ndarray]:
-            position, users, items = self._seen.of_users(rows[tile])
-            where = column_of_item[items]
-            pairs = users * len(self._items) + items
-            left_out = (where >= 0) & ~is_in_sorted(pairs, kept)
-            return position[left_out], where[left_out]
+        def left_out(tile: slice) -> tuple[np.ndarray, np.ndarray]:
+            if not exclude_seen:
+                return excluded(tile)
+            both = zip(excluded(tile), seen(tile), strict=True)
+            position, column = map(np.concatenate, both)
+            return position, column
 
         device = torch_device(self.device)
         best, scores = top_k(
@@ -138,7 +154,7 @@ class ListsMixin:
             len(rows),
             len(columns),
             min(n_items, len(columns)) if as_frame else n_items,
-            seen if exclude_seen else None,
+            left_out,
             device,
         )
         scores = np.where(best < 0, -np.inf, model.scores_to_ratings(scores, rows))
@@ -146,6 +162,157 @@ class ListsMixin:
             return _long_frame(user_ids, item_ids, best, scores, "user", "item")
         items = take_ids(item_ids, best)
         return (items, scores) if return_scores else items
+
+    @reads_one_fit
+    def recommend_users(
+        self,
+        items: ArrayLike,
+        n_users: int = 10,
+        *,
+        exclude_seen: bool = True,
+        return_scores: bool = False,
+        as_frame: bool = False,
+        item_features: TableLike | None = None,
+    ) -> Lists:
+        """Users with the highest scores for each item, best first.
+
+        The score is that of `recommend`. Ties go to the user that comes first in
+        `user_ids_`.
+
+        Parameters
+        ----------
+        items : array-like of shape (n_queries,)
+            Raw item ids.
+        n_users : int, default=10
+            Length of each list. It may exceed the number of users.
+        exclude_seen : bool, default=True
+            Leave out users that have rated the item in the training rows.
+        return_scores : bool, default=False
+            Return the scores too.
+        as_frame : bool, default=False
+            Return a long frame.
+        item_features : DataFrame, matrix or callable, default=None
+            As in `predict`, of items that have no ratings.
+
+        Returns
+        -------
+        users : ndarray of shape (n_queries, n_users)
+            Raw user ids; lists that cannot be filled end as in `recommend`.
+        scores : ndarray of shape (n_queries, n_users)
+            Only with `return_scores=True`; -inf where there is no user.
+        frame : DataFrame with columns item, user, rank and score
+            With `as_frame=True`, instead of arrays.
+
+        Raises
+        ------
+        ValueError
+            If `n_users` is less than 1, or if `handle_unknown="error"` and an item is
+            unknown.
+        TypeError
+            If `n_users` is no int, or if ids are of another kind than in `fit`.
+        """
+        check_is_fitted(self)
+        n_users = _length(n_users, "n_users")
+        ids = read_ids(items, "items")
+        columns, cold = self._items.rows(ids, item_features)
+        handle_unknown(self.handle_unknown, {"items": (ids, columns)})
+        item_ids = self._items.like_fitted(ids.values, columns)
+        model = self._ranking.with_cold_rows(None, cold)
+        device, rows = torch_device(self.device), np.arange(len(self._users))
+        scale, of_users = model.score_units(rows)
+        offset = torch.as_tensor(of_users, dtype=torch.float32, device=device)
+
+        def score(tile: slice) -> Fill:
+            tile_scorer = model.scorer(rows, columns[tile], device)
+            n_items = tile.stop - tile.start
+
+            def fill(some: slice, out: torch.Tensor) -> None:
+                scores = torch.empty(some.stop - some.start, n_items, device=device)
+                tile_scorer(some)(slice(0, n_items), scores)
+                out.copy_(scores.T).mul_(scale).add_(offset[some])
+
+            return fill
+
+        def seen_by(tile: slice) -> tuple[np.ndarray, np.ndarray]:
+            known = np.flatnonzero(columns[tile] >= 0)
+            numbers, place = np.unique(columns[tile][known], return_inverse=True)
+            position, users, _ = self._seen.of_items(numbers)
+            # An item may be asked for more than once.
+            pairs = sparse.csr_array(
+                (np.ones(len(users)), (position, users)), (len(numbers), len(rows))
+            )[place].tocoo()
+            return known[pairs.coords[0]], pairs.coords[1]
+
+        best, scores = top_k(
+            score,
+            len(columns),
+            len(rows),
+            min(n_users, len(rows)) if as_frame else n_users,
+            seen_by if exclude_seen else None,
+            device,
+        )
+        ratings = model.objective.response(scores)
+        scores = np.where(best < 0, -np.inf, ratings)
+        if as_frame:
+            return _long_frame(item_ids, self._users.ids, best, scores, "item", "user")
+        users = take_ids(self._users.ids, best)
+        return (users, scores) if return_scores else users
+
+    @reads_one_fit
+    def explain(self, user: Any, items: ArrayLike) -> pd.DataFrame:
+        """Share of each item of a user in the choice of other items.
+
+        The strength of a choice is a sum over the items that a user has rated, and the
+        mean user, so these contributions are exact. They explain lists by
+        `rank_by="choice"`, and the part of choices in those of "both".
+
+        Parameters
+        ----------
+        user : id
+            Raw user id, in `user_ids_`.
+        items : array-like of shape (n_items,)
+            Raw item ids, in `item_ids_`, such as a list of `recommend`.
+
+        Returns
+        -------
+        reasons : DataFrame with columns item, because and contribution
+            Sorted by contribution, item by item. `because` is an item of the user, or
+            None for the mean user; contributions sum to the strength.
+
+        Raises
+        ------
+        ValueError
+            If the user or an item is unknown, or if the fit had no part of choices.
+
+        Examples
+        --------
+        >>> from skrec import MFRegressor
+        >>> X = [["ann", "Heat"], ["ann", "Alien"], ["bob", "Heat"], ["bob", "Alien"],
+        ...      ["bob", "Ronin"], ["cleo", "Heat"], ["cleo", "Ronin"]]
+        >>> MFRegressor().fit(X).explain("ann", ["Ronin"])["because"].tolist()
+        ['Heat', 'Alien', None]
+        """
+        check_is_fitted(self)
+        choice = self._choice or self._model
+        if not isinstance(choice, ItemAutoencoder):
+            raise ValueError(
+                "explain needs the part of choices; fit ratings with rank_by='both' or "
+                "'choice', or choices without y."
+            )
+        (row,), columns = self._users.known_rows([user]), self._items.known_rows(items)
+        seen, contributions = choice.contributions(row, columns)
+        n_reasons = len(seen) + 1
+        frame = pd.DataFrame(
+            {
+                "item": np.repeat(self._items.ids[columns], n_reasons),
+                "because": [*self._items.ids[seen].astype(object), None] * len(columns),
+                "contribution": contributions.ravel(),
+            }
+        )
+        order = np.lexsort(
+            (-frame["contribution"], np.repeat(np.arange(len(columns)), n_reasons))
+        )
+        return frame.iloc[order].reset_index(drop=True)
 
     @reads_one_fit
     def similar_items(
@@ -321,6 +488,57 @@ class ListsMixin:
         first.sort()
         rows = rows[first]
         return self._items.like_fitted(ids.values[first], rows), rows, cold
+
+    def _learn_for_one_call(self, ratings: Any, features: Sides) -> ArrayLike:
+        """Learn from further ratings, and return their X; this is a snapshot."""
+        X, y = ratings if isinstance(ratings, tuple) else (ratings, None)
+        with torch_threads(1):
+            self._publish(self._update(X, y, None, features))
+        return X
+
+    def _seen_columns(
+        self, rows: np.ndarray, columns: np.ndarray, never_exclude: ArrayLike | None
+    ) -> Callable[[slice], tuple[np.ndarray, np.ndarray]]:
+        """Positions and columns that users of a slice of `rows` have seen."""
+        column_of_item = np.full(len(self._items), -1)
+        rated = np.flatnonzero(columns >= 0)
+        column_of_item[columns[rated]] = rated
+        kept = self._known_pairs(never_exclude)
+
+        def seen(tile: slice) -> tuple[np.ndarray, np.ndarray]:
+            position, users, items = self._seen.of_users(rows[tile])
+            where = column_of_item[items]
+            pairs = users * len(self._items) + items
+            is_out = (where >= 0) & ~is_in_sorted(pairs, kept)
+            return position[is_out], where[is_out]
+
+        return seen
+
+    def _excluded(
+        self, exclude: ArrayLike | None, user_ids: np.ndarray, item_ids: np.ndarray
+    ) -> Callable[[slice], tuple[np.ndarray, np.ndarray]]:
+        """Positions and columns of a slice of `user_ids` that `exclude` holds."""
+        if exclude is None or _is_empty(exclude):
+            nothing = np.empty(0, dtype=np.int64)
+            return lambda tile: (nothing, nothing)
+        of_users, of_items = read_pairs(exclude, "exclude")
+        # Ids of another kind are refused.
+        of_users.numbered_in(self._users.ids)
+        of_items.numbered_in(self._items.ids)
+        n_items = len(item_ids)
+        codes, distinct = pd.factorize(user_ids)
+        rows = pd.Index(distinct).get_indexer(of_users.values)
+        columns = pd.Index(item_ids).get_indexer(of_items.values)
+        found = (rows >= 0) & (columns >= 0)
+        pairs = np.unique(rows[found] * n_items + columns[found])
+        rows, columns = np.divmod(pairs, max(n_items, 1))
+        excluded = SeenItems.of_pairs(rows, columns, len(distinct), n_items)
+
+        def of_tile(tile: slice) -> tuple[np.ndarray, np.ndarray]:
+            position, _, column = excluded.of_users(codes[tile])
+            return position, column
+
+        return of_tile
 
     def _known_pairs(self, X: ArrayLike | None) -> np.ndarray:
         """Sorted user * n_items + item of rows of known ids."""

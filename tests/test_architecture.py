@@ -16,7 +16,8 @@ GROUND = {"_data", "_interfaces", "_settings", "_sklearn", "_snapshot", "_thread
 GROUND |= {"_topk", "_warn"}
 # Modules and folders of the package that each module or folder may import.
 MAY_IMPORT = {
-    "__init__": {"_mf", "_ncf"},
+    "__init__": {"_dummy", "_mf", "_ncf"},
+    "_dummy": {"_base", *GROUND},
     "_mf": {"_alternating", "_base", "_gradient", "_parameters", *GROUND},
     "_ncf": {"_base", "_gradient", "_parameters", *GROUND},
     "_base": {"_choice", "_lists", "_rows", *GROUND},

@@ -254,3 +254,14 @@ def test_a_draw_is_as_exact_as_its_tolerance(monkeypatch):
 
     exact = drawn(1e-10)
     assert (drawn(0.03) - exact).norm() < 0.1 * exact.norm()
+
+
+def test_a_draw_is_a_point():
+    rng = np.random.default_rng(4)
+    block, _ = make_block(rng, n_columns=2)
+    Lambda, Omega = positive_definite(rng, size=2), positive_definite(rng, size=2)
+    uncertain = LinkMatrix(torch.zeros(2, 2).double(), Omega, Lambda, Lambda)
+    rows = torch.as_tensor(rng.normal(size=(N_ROWS, 2)))
+    drawn = draw_weights(block, uncertain, rows, Lambda, np.random.RandomState(0))
+    assert not drawn.covariance.any()
+    assert not drawn.response.any()

@@ -905,3 +905,18 @@ def test_an_estimator_without_predict_is_named():
 
     with pytest.raises(TypeError, match="`predict`, which Bestsellers has not"):
         RankingScorer("ndcg", candidates="test")(Bestsellers(), [[1, 2]], [1.0])
+
+
+def test_several_lengths_are_scored_as_one_by_one():
+    X, y = make_ratings(60, 30, 900, random_state=0)
+    model = MFRegressor(2).fit(X[:600], y[:600])
+    rows = X[600:], y[600:]
+    scorer = RankingScorer(["ndcg", "recall"], k=[3, 10], relevance_threshold=3)
+    found = scorer(model, *rows)
+    assert set(found) == {"ndcg@3", "ndcg@10", "recall@3", "recall@10"}
+    for name, k in (("ndcg", 3), ("recall", 10)):
+        single = RankingScorer(name, k=k, relevance_threshold=3)(model, *rows)
+        assert found[f"{name}@{k}"] == single
+    assert RankingScorer("ndcg", k=(3,))(model, *rows).keys() == {"ndcg@3"}
+    with pytest.raises(ValueError, match="k must be"):
+        RankingScorer("ndcg", k=[])

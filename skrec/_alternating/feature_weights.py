@@ -367,7 +367,7 @@ def draw_weights(
         return block.transposed_times(block.times(x)) + omega * x
 
     x = _conjugate_gradients(apply, right, weights.mean @ T)
-    return replace(weights, mean=torch.linalg.solve(T, x, left=False))
+    return LinkMatrix.at(torch.linalg.solve(T, x, left=False), weights.precision)
 
 
 def _conjugate_gradients(

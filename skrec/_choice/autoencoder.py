@@ -34,14 +34,18 @@ from .._interfaces import Iteration, Model, Objective, Solver, Start
 from .._topk import Fill, inner_products
 from .gain import gain_of
 
+# The objective of a fit of choices: pairs that are no choices count as none.
+CHOICES = Objective(weighs_unobserved=True)
+
 # Power of the number of choices that those of a user and of an item are divided by.
 DAMPING = 0.25
 
 # Smallest eigenvalue that is kept, and λ, in units of the noise edge.
 LEAST_EIGENVALUE, RIDGE = 0.7, 2.0
 
-# Eigenvectors at most, and numbers in tables of that many columns.
-MAX_FACTORS, MIN_FACTORS, MAX_NUMBERS = 256, 16, 2**26
+# Eigenvectors at most: as many as leave this many numbers in the table of items, which
+# one list reads as a whole, within these limits.
+TABLE_SIZE, MIN_FACTORS, MAX_FACTORS = 2**21, 64, 256
 OVERSAMPLING, N_PASSES = 16, 3
 
 # Largest share of an item's own choice in its score.
@@ -75,7 +79,7 @@ class ItemAutoencoder(Model):
     eigenvalues: np.ndarray
     mean_choice: np.ndarray
     seen: SeenItems
-    objective: Objective = Objective(weighs_unobserved=True)  # noqa: RUF009
+    objective: Objective = CHOICES
     rating_range: tuple[float, float] = (-np.inf, np.inf)
 
     @classmethod
@@ -121,6 +125,18 @@ class ItemAutoencoder(Model):
         choices = sparse.csr_array((self.input_scale[items], items, offsets), shape)
         return choices @ self.item_vectors
 
+    def contributions(
+        self, user: int, items: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Items of a user, and their shares in scores of known items.
+
+        Shares are of shape (n_items, n_seen + 1); the last is that of the mean user.
+        """
+        _, _, seen = self.seen.of_users(np.array([user]))
+        inputs = self.input_scale[seen, None] * self.item_vectors[seen]
+        inputs = np.vstack([inputs, PRIOR_CHOICES * self.mean_choice])
+        return seen, self.item_vectors[items] @ (inputs * self.shrinkage).T
+
     def vectors_of_items(self, items: np.ndarray) -> np.ndarray:
         """Vectors of numbered items; that of an unknown one is that of the mean."""
         if np.array_equal(items, np.arange(len(self.item_vectors))):
@@ -148,8 +164,8 @@ class ItemAutoencoder(Model):
     def scorer(
         self, users: np.ndarray, items: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
-        vectors = np.require(self.vectors_of_items(items), requirements="W")
-        vectors = torch.from_numpy(vectors).to(device)
+        of_items = np.require(self.vectors_of_items(items), requirements="W")
+        vectors = torch.from_numpy(of_items).to(device)
 
         def score(tile: slice) -> Fill:
             queries = torch.from_numpy(self.user_vectors(users[tile]))
@@ -205,7 +221,7 @@ class ItemAutoencoder(Model):
 class ChoiceSolver(Solver[ItemAutoencoder]):
     """The autoencoder as the only part of a fit, of choices without ratings."""
 
-    objective: Objective = Objective(weighs_unobserved=True)  # noqa: RUF009
+    objective: Objective = CHOICES
     max_iter: int = 1
 
     def iterations(
@@ -263,9 +279,8 @@ def _leading_eigenvectors(
     By block power iteration from random vectors (Halko et al., 2011), at least one.
     """
     n_users, n_items = A.shape
-    n_factors = min(
-        MAX_FACTORS, max(MIN_FACTORS, MAX_NUMBERS // (n_users + n_items)), *A.shape
-    )
+    most = int(np.clip(TABLE_SIZE // n_items, MIN_FACTORS, MAX_FACTORS))
+    n_factors = min(most, n_users, n_items)
     size = min(n_factors + OVERSAMPLING, *A.shape)
     At = A.T.tocsr()
     rng = np.random.RandomState(0)

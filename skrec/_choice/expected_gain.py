@@ -14,7 +14,7 @@ from torch import Tensor
 from .._data.sides import SideName
 from .._interfaces import Model, Objective
 from .._topk import Fill
-from .autoencoder import ItemAutoencoder
+from .autoencoder import CHOICES, ItemAutoencoder
 from .gain import LEAST_GAIN, gain_of
 
 # Columns at a time, whose scores by both parts stay in the cache.
@@ -36,14 +36,8 @@ class ExpectedGain(Model):
 
     rating: Model
     choice: ItemAutoencoder
-
-    @property
-    def objective(self) -> Objective:
-        return self.choice.objective
-
-    @property
-    def rating_range(self) -> tuple[float, float]:
-        return self.choice.rating_range
+    objective: Objective = CHOICES
+    rating_range: tuple[float, float] = (-np.inf, np.inf)
 
     def with_cold_rows(
         self, users: sparse.csr_array | None, items: sparse.csr_array | None
@@ -72,8 +66,8 @@ class ExpectedGain(Model):
 
         def score(tile: slice) -> Fill:
             fill_rating, fill_choice = by_rating(tile), by_choice(tile)
-            scale, offset = self.rating.score_units(users[tile])
-            offset = torch.as_tensor(offset, dtype=torch.float32, device=device)[
+            scale, of_users = self.rating.score_units(users[tile])
+            offset = torch.as_tensor(of_users, dtype=torch.float32, device=device)[
                 :, None
             ]
 

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from numbers import Integral
 from typing import Any, Literal, Self
 
 import narwhals.stable.v1 as nw
@@ -56,8 +57,8 @@ class RankingScorer:
         dict with keys such as "ndcg@10", to pass as ``refit=`` of a search and to find
         after ``mean_test_`` in its `cv_results_`. Within a dict of several scorers,
         scikit-learn takes only scorers that return a number.
-    k : int, default=10
-        Length of the lists, for every metric.
+    k : int or list of int, default=10
+        Length of the lists, for every metric; several lengths are scored at once.
     candidates : {"unseen", "test"}, default="unseen"
         Items to rank for each user.
 
@@ -142,7 +143,7 @@ class RankingScorer:
 
     metrics: str | Sequence[str] = "ndcg"
     _: KW_ONLY
-    k: int = 10
+    k: int | Sequence[int] = 10
     candidates: Literal["unseen", "test"] = "unseen"
     relevance_threshold: float | None = None
     _weight_request: bool | str | None = field(default=None, init=False, repr=False)
@@ -154,12 +155,18 @@ class RankingScorer:
                 "metrics must be a name or a list of at least one name among "
                 f"{', '.join(METRICS)}, without k; got {self.metrics!r}."
             )
-        check_int(self.k, "k", 1)
+        if not self._lengths():
+            raise ValueError("k must be an int or a list of at least one, got none.")
+        for k in self._lengths():
+            check_int(k, "k", 1)
         if self.candidates not in ("unseen", "test"):
             raise ValueError(
                 f"candidates must be 'unseen' or 'test', got {self.candidates!r}."
             )
         check_threshold(self.relevance_threshold)
+
+    def _lengths(self) -> Sequence[Any]:
+        return self.k if isinstance(self.k, list | tuple) else [self.k]
 
     def _names(self) -> Sequence[Any]:
         return (
@@ -226,15 +233,24 @@ class RankingScorer:
 
         gains = gains_of(pairs.y, threshold)
         if unseen:
-            ranks = _ranks_in_lists(estimator, pairs, self.k)
+            ranks = _ranks_in_lists(estimator, pairs, max(self._lengths()))
         else:
             ranks = ranks_of(pairs.users, pairs.scores)
             gains[np.bincount(pairs.users)[pairs.users] < 2] = 0
-        rankings = Rankings.from_rows(pairs.users, ranks, gains, pairs.weight, self.k)
-        warn_if_undefined(rankings)
-        if isinstance(self.metrics, str):
-            return rankings.mean(self.metrics)
-        return {f"{name}@{self.k}": rankings.mean(name) for name in self._names()}
+        rankings = {
+            k: Rankings.from_rows(pairs.users, ranks, gains, pairs.weight, k)
+            for k in self._lengths()
+        }
+        warn_if_undefined(rankings[self._lengths()[0]])
+        found = {
+            f"{name}@{k}": of_k.mean(name)
+            for name in self._names()
+            for k, of_k in rankings.items()
+        }
+        if isinstance(self.metrics, str) and isinstance(self.k, Integral):
+            (score,) = found.values()
+            return score
+        return found
 
     def set_score_request(self, *, sample_weight: bool | str | None) -> Self:
         """Request that a meta-estimator pass sample weights on to the scorer.

@@ -85,7 +85,7 @@ def found(
     if holdout:
         task, name = held_out_task(task.train), "ML-1M, held out of training"
     start = time.perf_counter()
-    model.fit(task.train, np.ones(len(task.train)))
+    model.fit(task.train)
     minutes = (time.perf_counter() - start) / 60
     rank = ranks(model, task)
     hit = rank < LIST_LENGTH

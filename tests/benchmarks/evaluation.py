@@ -35,7 +35,13 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import GridSearchCV, KFold
 
 from skrec import MFRegressor, NCFRegressor
-from skrec.metrics import RankingScorer, hit_rate_at_k, ndcg_at_k, novelty
+from skrec.metrics import (
+    RankingScorer,
+    catalogue_coverage,
+    hit_rate_at_k,
+    ndcg_at_k,
+    novelty,
+)
 from skrec.model_selection import (
     ColdStartKFold,
     LeaveLastOut,
@@ -53,12 +59,15 @@ RANKED = {
 RMSE, UNSEEN, RECALL, TEST = "RMSE", "NDCG, unseen", "recall, unseen", "NDCG, test"
 BITS = "bits"
 
+N_LAST, N_TURNS = 5, 5
+
 GRID = {"reg": [1, 3, 10, 30], "biased": [True, False]}
 INNER_FOLDS = KFold(3, shuffle=True, random_state=0)
 
 # What a model is fitted to.
-TARGETS: dict[str, Callable[[pd.DataFrame, pd.Series], pd.Series]] = {
+TARGETS: dict[str, Callable[[pd.DataFrame, pd.Series], pd.Series | None]] = {
     "ratings": lambda X, y: y,
+    "no y": lambda X, y: None,
     "1 if liked": lambda X, y: (y >= LIKED).astype(float),
     "1": lambda X, y: pd.Series(1.0, index=y.index),
     "rows of the item": lambda X, y: X.groupby("item")["item"].transform("size"),
@@ -72,24 +81,30 @@ class Contestant(NamedTuple):
     target: str = "ratings"
 
 
-BIASES, VB, BPR = "biases", "vb", "bpr"
+COUNTS, BIASES, BPR = "counts", "biases, by rating", "bpr"
+DEFAULT, BY_CHOICE, BY_RATING = "default", "vb, by choice", "vb, by rating"
+NO_Y, NCF_RATINGS = "choices", "ncf"
 CONTESTANTS = {
     # Biases that nothing holds back become the counts that they are fitted to.
-    "counts": Contestant(
-        MFRegressor(0, solver="als", reg=1e-6, tol=1e-5),
+    COUNTS: Contestant(
+        MFRegressor(0, solver="als", reg=1e-6, tol=1e-5, rank_by="rating"),
         "rows of the item",
     ),
-    BIASES: Contestant(MFRegressor(0)),
-    VB: Contestant(MFRegressor()),
+    BIASES: Contestant(MFRegressor(0, rank_by="rating")),
+    BY_RATING: Contestant(MFRegressor(rank_by="rating")),
+    BY_CHOICE: Contestant(MFRegressor(rank_by="choice")),
+    DEFAULT: Contestant(MFRegressor()),
+    NO_Y: Contestant(MFRegressor(), "no y"),
     BPR: Contestant(
         MFRegressor(solver="adam", loss="bpr", random_state=0), "1 if liked"
     ),
     "bpr, all": Contestant(MFRegressor(solver="adam", loss="bpr", random_state=0), "1"),
 }
 NCF = {
-    "ncf": Contestant(
+    NCF_RATINGS: Contestant(NCFRegressor(random_state=0)),
+    "ncf, log loss": Contestant(
         NCFRegressor(n_members=2, loss="log_loss", random_state=0), "1 if liked"
-    )
+    ),
 }
 
 Scores = dict[str, float]
@@ -179,7 +194,7 @@ def print_scores(
 def chosen(split: Split, number: int) -> dict[str, Contestant]:
     """Settings of als that cross-validation within the training set finds best."""
     search = GridSearchCV(
-        MFRegressor(solver="als", store_covariance=False),
+        MFRegressor(solver="als", rank_by="rating", store_covariance=False),
         GRID,
         scoring=scores,
         refit=False,
@@ -205,7 +220,9 @@ def chosen(split: Split, number: int) -> dict[str, Contestant]:
             ],
         )
     return {
-        name: Contestant(MFRegressor(solver="als", **results["params"][row]))
+        name: Contestant(
+            MFRegressor(solver="als", rank_by="rating", **results["params"][row])
+        )
         for name, row in best.items()
     }
 
@@ -246,9 +263,11 @@ def models(args: argparse.Namespace) -> None:
                 ),
             ]
             for name, other in (
-                (VB, "als, by RMSE"),
+                (BY_RATING, "als, by RMSE"),
                 ("als, by NDCG", "als, by RMSE"),
-                (BPR, "ncf"),
+                (DEFAULT, BY_CHOICE),
+                (DEFAULT, NCF_RATINGS),
+                (BPR, "ncf, log loss"),
             )
         ],
     )
@@ -267,8 +286,58 @@ def models(args: argparse.Namespace) -> None:
 def ml_1m(args: argparse.Namespace) -> None:
     """Models on one split."""
     split = first_tenth(load_npz(DATA / "ml-1m.npz"))
-    contestants = {name: CONTESTANTS[name] for name in ("counts", BIASES, VB, BPR)}
-    print_scores(compared(contestants, [split]), contestants)
+    print_scores(compared(CONTESTANTS, [split]), CONTESTANTS)
+
+
+def last_five(args: argparse.Namespace) -> None:
+    """Models on the last rows of each user."""
+    ratings = load_ml_100k()
+    order = np.argsort(timestamps(), kind="stable")
+    test = ratings.iloc[order].groupby("user").tail(N_LAST)
+    contestants = {**CONTESTANTS, NCF_RATINGS: NCF[NCF_RATINGS]}
+    parts = [Split(ratings.drop(test.index), test)]
+    print_scores(compared(contestants, parts), contestants)
+
+
+def rank_by(args: argparse.Namespace) -> None:
+    """Lists of one fold by each value of `rank_by`, and by counts; their cost."""
+    split = next(folds(load_ml_100k()))
+    (X, y), (X_test, y_test) = x_y(split.train), x_y(split.test)
+    models = {
+        name: clone(model).fit(X, TARGETS[target](X, y))
+        for name, (model, target) in CONTESTANTS.items()
+        if name in (COUNTS, BY_RATING, BY_CHOICE, DEFAULT)
+    }
+    rows = []
+    for name, model in models.items():
+        lists = model.recommend(X_test["user"].unique(), as_frame=True)
+        rated = lists.merge(split.test)["rating"]
+        figures = [
+            RANKED["unseen"](model, X_test, y_test)["ndcg@10"],
+            len(rated) / len(lists),
+            rated.mean(),
+            models[DEFAULT].predict(lists[["user", "item"]]).mean(),
+            catalogue_coverage(lists["item"], model.item_ids_),
+            novelty(lists["item"], X),
+        ]
+        rows.append([name, *map(decimals, figures)])
+    header = ["model", UNSEEN, "rated", "rating", "expected rating", "coverage", BITS]
+    print_table(header, rows)
+
+    print(f"Processor time of a fit, median of {N_TURNS} in turns:\n")
+    sets = {"ML-100K": split, "ML-1M": first_tenth(load_npz(DATA / "ml-1m.npz"))}
+    rows = []
+    for name, part in sets.items():
+        seconds = {BY_RATING: [], DEFAULT: []}
+        for _ in range(N_TURNS):
+            for contestant, of_turns in seconds.items():
+                start = time.process_time()
+                clone(CONTESTANTS[contestant].model).fit(*x_y(part.train))
+                of_turns.append(time.process_time() - start)
+        by_rating, default = map(np.median, seconds.values())
+        figures = [by_rating, default, default / by_rating]
+        rows.append([name, *(f"{figure:.2f}" for figure in figures)])
+    print_table(["training set", f"{BY_RATING}, s", f"{DEFAULT}, s", "ratio"], rows)
 
 
 def splits(args: argparse.Namespace) -> None:
@@ -293,8 +362,8 @@ def splits(args: argparse.Namespace) -> None:
             Split(ratings.iloc[train], ratings.iloc[test])
             for train, test in cv.split(ratings, **metadata)
         ]
-        counts, vb = compared(
-            {name: CONTESTANTS[name] for name in ("counts", VB)}, parts
+        counts, by_rating, default = compared(
+            {name: CONTESTANTS[name] for name in (COUNTS, BY_RATING, DEFAULT)}, parts
         ).values()
         rows.append(
             [
@@ -305,9 +374,10 @@ def splits(args: argparse.Namespace) -> None:
                     for column in ("user", "item")
                 ),
                 *(
-                    mean_and_deviation([scores[m] for scores in vb])
-                    for m in (RMSE, UNSEEN, TEST)
+                    mean_and_deviation([scores[m] for scores in default])
+                    for m in (RMSE, TEST, UNSEEN)
                 ),
+                mean_and_deviation([scores[UNSEEN] for scores in by_rating]),
                 mean_and_deviation([scores[UNSEEN] for scores in counts]),
             ]
         )
@@ -318,9 +388,10 @@ def splits(args: argparse.Namespace) -> None:
             "unknown users",
             "unknown items",
             RMSE,
-            UNSEEN,
             TEST,
-            f"{UNSEEN}, counts",
+            UNSEEN,
+            "by rating",
+            COUNTS,
         ],
         rows,
     )
@@ -386,7 +457,14 @@ def ties(args: argparse.Namespace) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    commands = {"ties": ties, "splits": splits, "models": models, "ml-1m": ml_1m}
+    commands = {
+        "ties": ties,
+        "rank-by": rank_by,
+        "splits": splits,
+        "last-five": last_five,
+        "models": models,
+        "ml-1m": ml_1m,
+    }
     parser.add_argument(
         "figures", nargs="*", help=f"which (default: all): {', '.join(commands)}"
     )
