@@ -496,7 +496,7 @@ PREDICT = {
     "return_std without covariance": (
         lambda: fitted(store_covariance=False).predict(X, return_std=True),
         ValueError,
-        "return_std=True needs.*store_covariance=True.*which the last one was not",
+        "return_std=True needs a fit with.*store_covariance=True.*fit anew",
     ),
     "return_std of adam": (
         lambda: fitted(solver="adam").predict(X, return_std=True),
@@ -593,6 +593,21 @@ RECOMMEND = {
         lambda: fitted(handle_unknown="error").recommend([1, 99], 1),
         ValueError,
         r"unknown users in 1 of 2 rows, such as 99\b.*handle_unknown='error'",
+    ),
+    **{
+        f"choices that {make.__name__} has not been fitted to": (
+            functools.partial(
+                lambda make: make().set_params(rank_by="choice").recommend([1]), make
+            ),
+            ValueError,
+            "rank_by='choice' needs a fit with it.*rank_by='rating'",
+        )
+        for make in (fit, fit_ncf)
+    },
+    "vectors of choices that it has not been fitted to": (
+        lambda: fit().set_params(rank_by="both").item_index_vectors(),
+        ValueError,
+        "rank_by='both' needs a fit with it.*rank_by='rating'",
     ),
 }
 
@@ -733,6 +748,24 @@ PARTIAL_FIT = {
         ValueError,
         r"last fit.* had another network: n_factors \(was 2, now 3\)",
     ),
+    **{
+        f"{further} in {make.__name__}": (
+            functools.partial(
+                lambda make, y, further_y: make(y=y, rank_by="both").partial_fit(
+                    X, further_y
+                ),
+                make,
+                *ratings,
+            ),
+            ValueError,
+            r"partial_fit.*\by\b",
+        )
+        for make in (fit, fit_ncf)
+        for further, ratings in {
+            "ratings after choices": (None, Y),
+            "choices after ratings": (Y, None),
+        }.items()
+    },
 }
 
 WRONG_TRAINING_PARAMETERS = {
@@ -745,6 +778,7 @@ WRONG_TRAINING_PARAMETERS = {
     "n_iter_no_change": (0, 2.5, None),
     "handle_unknown": ("raise", None),
     "clip": (None, "yes", (1, 5)),
+    "rank_by": ("ratings", None, True),
     "warm_start": (None, "no"),
     "device": (None, 0),
     "random_state": ("a", -1, 1.5),

@@ -194,7 +194,7 @@ def test_equal_ratings_are_said_to_rank_nothing(model):
     X = pd.DataFrame({"user": np.arange(100) % 9, "item": np.arange(100) % 20})
     y = np.full(100, 0.1)
     with pytest.warns(UserWarning, match=EQUAL):
-        model.fit(X, y)
+        model.set_params(rank_by="rating").fit(X, y)
     # Ties go to the candidate that comes first.
     lists = model.recommend(n_items=20, exclude_seen=False)
     assert_array_equal(lists, np.tile(np.arange(20), (9, 1)))
@@ -207,6 +207,9 @@ def test_equal_ratings_are_said_to_rank_nothing(model):
         MFRegressor(solver="adam", loss="bpr", max_iter=1),
         NCFRegressor(loss="log_loss", n_members=2, max_iter=1),
         NCFRegressor(n_negatives=2, n_members=2, max_iter=1),
+        MFRegressor(),
+        MFRegressor(solver="als", rank_by="choice"),
+        NCFRegressor(n_members=2, max_iter=1),
     ],
 )
 def test_choices_are_meant_to_be_equal(model):

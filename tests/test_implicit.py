@@ -98,7 +98,7 @@ def test_choices_need_no_ratings(solver):
     ones.partial_fit(further, [1.0, 1.0])
     assert_array_equal(model.predict(further), ones.predict(further))
     with pytest.raises(ValueError, match=r"requires y to be passed.*unobserved_weight"):
-        model.set_params(unobserved_weight=0).fit(X)
+        model.set_params(unobserved_weight=0, rank_by="rating").fit(X)
 
 
 @pytest.mark.usefixtures("raw_weights")
@@ -669,7 +669,7 @@ def test_nothing_sets_a_pair_apart_of_which_both_are_unknown(affine_model):
 
 def test_an_unknown_user_is_recommended_what_everybody_would_like(affine_model):
     weight = np.ones(len(RATED))
-    model = affine_model.fit(RATED, RATINGS)
+    model = affine_model.set_params(rank_by="rating").fit(RATED, RATINGS)
     merit = unknown_counterpart(model, "item", RATED, 0 * weight)
     items, scores = model.recommend([-1], 25, return_scores=True)
     assert_allclose(scores[0], merit[items[0]], rtol=1e-4, atol=1e-4)

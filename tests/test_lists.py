@@ -31,9 +31,7 @@ MODELS = {
     "neumf": NCFRegressor(**SMALL, n_members=2, max_iter=3),
     "choice": MFRegressor(**SMALL | {"rank_by": "choice"}),
     "vb, both": MFRegressor(**SMALL | {"rank_by": "both"}),
-    "neumf, both": NCFRegressor(
-        **SMALL | {"rank_by": "both"}, n_members=2, max_iter=3
-    ),
+    "neumf, both": NCFRegressor(**SMALL | {"rank_by": "both"}, n_members=2, max_iter=3),
 }
 INNER_PRODUCTS = [
     name for name in MODELS if name != "neumf" and not name.endswith("both")

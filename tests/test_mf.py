@@ -279,7 +279,7 @@ class TestMovieLens100K:
         ).fit(X)
         ndcg = RankingScorer("ndcg", k=10, relevance_threshold=4)
         counts = X["item"].value_counts()
-        popular = MFRegressor(0, solver="als", reg=1e-6, tol=1e-5)
+        popular = MFRegressor(0, solver="als", reg=1e-6, tol=1e-5, rank_by="rating")
         popular.fit(X, X["item"].map(counts).to_numpy(dtype=float))
         found, by_counts = (ndcg(m, X_test, y_test) for m in (model, popular))
         assert found > 1.6 * by_counts

@@ -27,7 +27,9 @@ CALLS = {
     "gaps from a function": lambda: MFRegressor(2, tol=1e9).fit(
         X, Y, item_features=lambda: TABLE
     ),
-    "equal ratings": lambda: MFRegressor(2, tol=1e9).fit(X, np.ones(80)),
+    "equal ratings": lambda: MFRegressor(2, tol=1e9, rank_by="rating").fit(
+        X, np.ones(80)
+    ),
     "target": lambda: MFRegressor(2, tol=1e9).fit(X.assign(y=Y), Y),
     "fractions": lambda: MFRegressor(2, tol=1e9).fit(X.assign(user=X.user / 7), Y),
     "not converged": lambda: MFRegressor(**FEW).fit(X, Y),
