@@ -108,7 +108,8 @@ class BaseRecommender(
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of 2 is the row twice, 0 is no row. The
             information in repeated or heavy pairs is learned from the ratings, and a
-            common factor of all weights changes nothing.
+            common factor of all weights changes nothing. Choices without `y` count
+            once each, whatever their weights.
         user_features, item_features : DataFrame, matrix or callable, default=None
             Side features of users and of items. The ids of a frame are in the column
             with the name of the user or item column of `X`; without such a column, in
@@ -280,6 +281,12 @@ class BaseRecommender(
     ) -> dict[str, Any]:
         """Fitted attributes after further rows."""
         solver = self._solver_for(y)
+        is_alone = isinstance(self._model, ItemAutoencoder)
+        if is_alone and not isinstance(solver, ChoiceSolver):
+            raise ValueError(
+                "partial_fit continues a fit of choices without y. Leave out y, with "
+                f"rank_by as it was, or fit anew; got rank_by={self.rank_by!r}."
+            )
         solver.check_update(self._model)
         columns, data = self._read(X, y, sample_weight, solver, reset=False)
         further = self._further_rows(columns, self._weighting.applied(data), features)

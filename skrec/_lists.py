@@ -34,7 +34,7 @@ class ListsMixin:
     handle_unknown: str
     device: str | torch.device
     _model: Model
-    _choice: ItemAutoencoder | None
+    _choice: ItemAutoencoder | None = None
     _users: KnownIds
     _items: KnownIds
     _seen: SeenItems
@@ -290,7 +290,7 @@ class ListsMixin:
         >>> X = [["ann", "Heat"], ["ann", "Alien"], ["bob", "Heat"], ["bob", "Alien"],
         ...      ["bob", "Ronin"], ["cleo", "Heat"], ["cleo", "Ronin"]]
         >>> MFRegressor().fit(X).explain("ann", ["Ronin"])["because"].tolist()
-        ['Heat', 'Alien', None]
+        ['Heat', None, 'Alien']
         """
         check_is_fitted(self)
         choice = self._choice or self._model
@@ -301,11 +301,12 @@ class ListsMixin:
             )
         (row,), columns = self._users.known_rows([user]), self._items.known_rows(items)
         seen, contributions = choice.contributions(row, columns)
-        n_reasons = len(seen) + 1
+        because = [*self._items.ids[seen], None]
+        n_reasons = len(because)
         frame = pd.DataFrame(
             {
                 "item": np.repeat(self._items.ids[columns], n_reasons),
-                "because": [*self._items.ids[seen].astype(object), None] * len(columns),
+                "because": pd.Series(because * len(columns), dtype=object),
                 "contribution": contributions.ravel(),
             }
         )

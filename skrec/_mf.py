@@ -486,10 +486,10 @@ class MFRegressor(BaseRecommender):
     def _described_sides(self) -> list[SideName]:
         both: tuple[SideName, SideName] = ("user", "item")
         sides = [side for side in both if self._known(side).feature_names]
-        if not sides:
+        if not (sides and isinstance(self._model, Posterior)):
             raise AttributeError(
-                f"This {type(self).__name__} was not fitted with user_features or "
-                "item_features, or they held no value."
+                f"This {type(self).__name__} was not fitted to ratings with "
+                "user_features or item_features, or they held no value."
             )
         return sides
 

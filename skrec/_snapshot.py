@@ -42,9 +42,11 @@ def fitted_attribute(read: Callable[[Any], Any]) -> property:
         try:
             return read(snapshot(self))
         except AttributeError as error:
+            if str(error).startswith("This "):
+                raise
             raise AttributeError(
                 f"This {type(self).__name__} has no attribute {read.__name__!r} after "
-                f"its last fit: {error}."
+                "a fit of choices without y."
             ) from error
 
     return property(attribute)

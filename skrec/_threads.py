@@ -51,6 +51,8 @@ def set_own_threads(n_threads: int) -> int:
         torch.set_num_threads(default)
 
     with _lock:
+        # Its first look would set the number of a thread to the default, also later.
+        torch.get_num_threads()
         # A new thread starts with the default.
         keeper = threading.Thread(target=keep, daemon=True)
         keeper.start()

@@ -81,12 +81,30 @@ def test_an_unknown_user_is_the_mean_choice():
     assert_allclose(of_choices.sum(0) / n_choices.sum(), unknown, rtol=1e-3, atol=1e-5)
 
 
-def test_an_unknown_item_has_the_mean_score():
-    _, model = fitted(X, Y)
+def test_an_unknown_item_is_like_those_with_the_fewest_choices():
+    data, model = fitted(X, Y)
     users = np.arange(5)
+    n_choices = np.bincount(model.seen.items)
+    rare = n_choices == n_choices.min()
     scores = model.user_vectors(users) @ model.item_vectors.T
     found, _ = model.predict(users, np.full(5, -1), None, False, "cpu")
-    assert_allclose(found, scores.mean(1), rtol=1e-4)
+    assert_allclose(found, scores[:, rare].mean(1), rtol=1e-4)
+    unknown_last = (
+        MFRegressor()
+        .fit(X)
+        .recommend([999], 20, candidates=[10**6, *data.item_ids[~rare][:19]])
+    )
+    assert unknown_last[0, -1] == 10**6
+
+
+def test_side_features_of_choices_alone_are_warned_of():
+    ages = pd.DataFrame({"age": range(80)})
+    with pytest.warns(UserWarning, match="Side features tell nothing about choices"):
+        model = MFRegressor().fit(X, user_features=ages)
+    with pytest.raises(AttributeError, match="not fitted to ratings with"):
+        model.feature_effects()
+    with pytest.raises(AttributeError, match="coef_' after a fit of choices without y"):
+        model.coef_  # noqa: B018
 
 
 def test_repeated_rows_of_a_pair_are_one_choice_of_their_mean_rating():

@@ -133,7 +133,7 @@ class Posterior(StandardisedModel):
     def score_units(self, users: np.ndarray) -> tuple[float, np.ndarray]:
         means = self.users.means(users)
         bias = [mean[:, self.n_factors :].sum(axis=1) for mean in means]
-        return 1.0, np.mean(bias, axis=0) + self.centre
+        return 1.0, self.centre + np.asarray(np.mean(bias, axis=0, dtype=np.float64))
 
     def scale_covariances(self, ratio: float) -> Posterior:
         """The same means, with all covariances multiplied by a ratio."""

@@ -32,6 +32,7 @@ from .._data.seen import SeenItems
 from .._data.sides import SideName
 from .._interfaces import Iteration, Model, Objective, Solver, Start
 from .._topk import Fill, inner_products
+from .._warn import warn
 from .gain import gain_of
 
 # The objective of a fit of choices: pairs that are no choices count as none.
@@ -69,6 +70,8 @@ class ItemAutoencoder(Model):
         w / (w + λ), and w.
     mean_choice : ndarray of shape (n_factors,), dtype float32
         Mean share of a choice.
+    new_item : ndarray of shape (n_factors,), dtype float32
+        Mean vector of the items with the fewest choices, for an item with none.
     seen : SeenItems
         The choices of each user.
     """
@@ -78,6 +81,7 @@ class ItemAutoencoder(Model):
     shrinkage: np.ndarray
     eigenvalues: np.ndarray
     mean_choice: np.ndarray
+    new_item: np.ndarray
     seen: SeenItems
     objective: Objective = CHOICES
     rating_range: tuple[float, float] = (-np.inf, np.inf)
@@ -110,6 +114,7 @@ class ItemAutoencoder(Model):
             shrinkage=shrinkage,
             eigenvalues=eigenvalues,
             mean_choice=(input_scale * shares) @ item_vectors,
+            new_item=item_vectors[n_choices == n_choices.min()].mean(axis=0),
             seen=seen,
         )
 
@@ -138,11 +143,11 @@ class ItemAutoencoder(Model):
         return seen, self.item_vectors[items] @ (inputs * self.shrinkage).T
 
     def vectors_of_items(self, items: np.ndarray) -> np.ndarray:
-        """Vectors of numbered items; that of an unknown one is that of the mean."""
+        """Vectors of numbered items; unknown ones have that of a new item."""
         if np.array_equal(items, np.arange(len(self.item_vectors))):
             return self.item_vectors
         vectors = self.item_vectors[np.maximum(items, 0)]
-        vectors[items < 0] = self.item_vectors.mean(axis=0)
+        vectors[items < 0] = self.new_item
         return vectors
 
     def predict(
@@ -231,6 +236,11 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
         random_state: np.random.RandomState,
         device: torch.device,
     ) -> Iterator[Iteration]:
+        if any(features is not None for features in data.side_features):
+            warn(
+                "Side features tell nothing about choices without y, and are left out. "
+                "Pass ratings as y, or set unobserved_weight of MFRegressor."
+            )
         seen = SeenItems.of_pairs(data.users, data.items, *data.shape)
         model = ItemAutoencoder.fit(data, seen)
         n_factors = len(model.shrinkage)

@@ -67,9 +67,10 @@ class ExpectedGain(Model):
         def score(tile: slice) -> Fill:
             fill_rating, fill_choice = by_rating(tile), by_choice(tile)
             scale, of_users = self.rating.score_units(users[tile])
-            offset = torch.as_tensor(of_users, dtype=torch.float32, device=device)[
-                :, None
-            ]
+            # In units of the range, where single precision is enough.
+            span = high - low if high > low else 1.0
+            of_users = np.asarray((of_users - low) / span, dtype=np.float32)
+            offset = torch.as_tensor(of_users, device=device)[:, None]
 
             def fill(columns: slice, out: Tensor) -> None:
                 for start in range(columns.start, columns.stop, MAX_COLUMNS):
@@ -81,8 +82,8 @@ class ExpectedGain(Model):
                     fill_rating(some, gain)
                     fill_choice(some, choice)
                     if high > low:
-                        gain.mul_(scale).add_(offset).clamp_(low, high)
-                        gain.sub_(low).div_(high - low).add_(LEAST_GAIN)
+                        gain.mul_(scale / span).add_(offset)
+                        gain.clamp_(0, 1).add_(LEAST_GAIN)
                         torch.where(
                             choice > 0, choice * gain, choice / gain, out=choice
                         )
