@@ -608,8 +608,14 @@ def test_features_that_never_vary_have_no_effect():
 def test_effects_of_what_was_not_said_are_refused_in_words():
     model = MFRegressor(2).fit(X, Y)
     for ask, match in (
-        (lambda: model.feature_effects(), "not fitted with user_features or item_f"),
-        (lambda: model.feature_interactions(), "not fitted with user_features or i"),
+        (
+            lambda: model.feature_effects(),
+            "not fitted to ratings with user_features or i",
+        ),
+        (
+            lambda: model.feature_interactions(),
+            "not fitted to ratings with user_features",
+        ),
         (lambda: model.user_feature_coef_, "not fitted with user_features"),
     ):
         with pytest.raises(AttributeError, match=match):

@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skrec import MFRegressor, NCFRegressor
+from skrec._choice.expected_gain import ExpectedGain
 from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 
@@ -76,3 +77,14 @@ def test_index_vectors_retrieve_by_choice():
     order = model.item_ids_[np.argsort(-products[0])]
     expected = model.set_params(rank_by="choice").recommend([7], 10, exclude_seen=False)
     assert_array_equal(order[:10], expected[0])
+
+
+def test_predictions_of_the_product_are_the_scores_of_lists():
+    model = MFRegressor(2).fit(X, Y)
+    product = ExpectedGain(model._model, model._choice)
+    items, scores = model.recommend([5], 20, return_scores=True)
+    rows = np.searchsorted(model.item_ids_, items[0])
+    users = np.full(20, np.searchsorted(model.user_ids_, 5))
+    found, std = product.predict(users, rows, np.empty((20, 0)), False, "cpu")
+    assert_allclose(found, scores[0], rtol=1e-4)
+    assert std is None

@@ -90,7 +90,8 @@ def answers(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", message="Anomaly Detection")
-        model.fit(X, y, item_features=ITEMS)
+        features = None if name == "choices alone" else ITEMS
+        model.fit(X, y, item_features=features)
         found = [model.predict(X), *model.recommend([0, 1000], return_scores=True)]
         found += model.similar_items([0, 1], return_scores=True)
         if name in ("vb", "gibbs", "ncf"):
