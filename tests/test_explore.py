@@ -147,6 +147,25 @@ def test_unknown_users_have_the_uncertainty_of_the_prior(model):
     assert_allclose(unknown, np.sqrt(prior), rtol=0.25)
 
 
+@pytest.mark.parametrize("strategy", ["sample", "lower_bound"])
+@pytest.mark.parametrize(("scale", "shift"), [(1e-6, 0), (1e9, 0), (50, -300)])
+def test_explored_scores_move_with_the_units_of_ratings(strategy, scale, shift):
+    expected = scale * table(VB, [1, 2], strategy, seed=0) + shift
+    model = MFRegressor(**VB.get_params()).fit(X, scale * Y + shift)
+    found = table(model, [1, 2], strategy, seed=0)
+    assert_allclose(found, expected, atol=2e-3 * scale)
+
+
+@pytest.mark.parametrize("strategy", ["sample", "lower_bound"])
+def test_ratings_of_one_call_are_explored_as_after_partial_fit(strategy):
+    rows = pd.DataFrame({"user": 99, "item": range(20)}), np.linspace(1, 5, 20)
+    options = {"strategy": strategy, "random_state": 0, "return_scores": True}
+    visitor = VB.recommend(ratings=rows, **options)
+    model = MFRegressor(3, rank_by="rating").fit(X, Y).partial_fit(*rows)
+    for found, expected in zip(visitor, model.recommend([99], **options), strict=True):
+        assert_array_equal(found, expected)
+
+
 def test_a_described_newcomer_is_drawn_about_its_prediction():
     features = pd.DataFrame({"odd": np.arange(60) % 2})
     model = MFRegressor(2, rank_by="rating").fit(X, Y, user_features=features)

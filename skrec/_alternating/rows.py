@@ -467,7 +467,8 @@ class Rows:
 def _root(covariance: np.ndarray) -> np.ndarray:
     """L of each covariance, where LLᵀ is the covariance."""
     diagonal = np.einsum("njj->nj", covariance)
-    # Rounding may leave a covariance without positive variances.
-    rounding = np.finfo(np.float32).eps * diagonal.sum(axis=1)
-    diagonal += np.maximum(rounding, np.finfo(np.float64).tiny)[:, None]
+    # Rounding may leave a covariance without positive variances. Biases and factors
+    # have different units.
+    diagonal *= 1 + diagonal.shape[1] * np.finfo(np.float32).eps
+    np.maximum(diagonal, np.finfo(np.float64).tiny, out=diagonal)
     return np.linalg.cholesky(covariance)
