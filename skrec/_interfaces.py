@@ -25,6 +25,12 @@ from ._topk import Fill
 # Losses with scores that are not ratings.
 CHOICE_LOSSES = ("log_loss", "bpr")
 
+NO_POSTERIOR = (
+    "strategy={!r} needs a posterior of ratings, and this fit has none. Fit ratings y "
+    "by MFRegressor with solver='vb' and store_covariance=True, or with "
+    "solver='gibbs', and rank_by='both' or 'rating'."
+)
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -103,6 +109,19 @@ class Model(ABC):
     ) -> Self:
         """A copy with cold rows -2 - j for rows j of these side features."""
         return self
+
+    def draw(
+        self, users: np.ndarray, items: np.ndarray, random_state: np.random.RandomState
+    ) -> Model:
+        """A draw from the posterior of the scores of these rows.
+
+        Scores of pairs depend on one draw of each user and each item.
+        """
+        raise ValueError(NO_POSTERIOR.format("sample"))
+
+    def lower_bound(self) -> Model:
+        """A model whose scores are lower by a standard deviation of their mean."""
+        raise ValueError(NO_POSTERIOR.format("lower_bound"))
 
     def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
         """Vectors with inner products that rank as scores do, in float32."""

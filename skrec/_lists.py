@@ -19,6 +19,13 @@ from ._data.known_ids import KnownIds, handle_unknown, take_ids
 from ._data.reading import read_ids, read_pairs
 from ._data.seen import SeenItems, is_in_sorted
 from ._data.sides import SideName, Sides
+from ._explore import (
+    N_PER_PLACE,
+    Strategy,
+    check_exploration,
+    diversified,
+    explored,
+)
 from ._interfaces import Model
 from ._settings import torch_device
 from ._snapshot import reads_one_fit
@@ -26,6 +33,9 @@ from ._threads import torch_threads
 from ._topk import Fill, inner_products, top_k
 
 Lists: TypeAlias = np.ndarray | tuple[np.ndarray, np.ndarray] | pd.DataFrame
+
+# A function of a slice of rows, which returns positions in it and columns.
+Pairs: TypeAlias = Callable[[slice], tuple[np.ndarray, np.ndarray]]
 
 
 class ListsMixin:
@@ -67,12 +77,15 @@ class ListsMixin:
         never_exclude: ArrayLike | None = None,
         candidates: ArrayLike | None = None,
         ratings: Any = None,
+        strategy: Strategy = "mean",
+        diversity: float = 0.0,
+        random_state: int | np.random.RandomState | None = None,
         return_scores: bool = False,
         as_frame: bool = False,
         user_features: TableLike | None = None,
         item_features: TableLike | None = None,
     ) -> Lists:
-        """Items with the highest scores for each user, best first.
+        r"""Items with the highest scores for each user, best first.
 
         The score is that of `rank_by`. Ties go to the candidate that comes first. For
         users without ratings, the ranking depends on their features, or without any on
@@ -100,9 +113,31 @@ class ListsMixin:
         ratings : tuple of X and y, or X, default=None
             Further rows that count in this call alone, such as those of a visitor. The
             lists are those after `partial_fit` with these rows.
+        strategy : {"mean", "sample", "lower_bound"}, default="mean"
+            Rating that the score is computed with: "mean" is the expected rating,
+            "sample" that of one draw of the factors and biases of users and items from
+            the posterior (Thompson sampling [1]_, [2]_), and "lower_bound" the expected
+            rating minus its posterior standard deviation, without noise. The last two
+            need ratings and `solver="vb"` or `"gibbs"`. Unknown ids without features
+            share one draw.
+        diversity : float, default=0.0
+            Weight :math:`d` in [0, 1] of maximal marginal relevance [3]_. Among the
+            `5 * n_items` items with the highest scores, each place of the list goes to
+            the item :math:`i` with the largest
+
+            .. math::
+
+               (1 - d)\, s_i - d \max_{j \in L} \cos(q_i, q_j),
+
+            where :math:`s_i` is the score, scaled to [0, 1] for each user, :math:`L`
+            are the items taken already and :math:`q` the profiles of items: those of
+            choices with a part of choices, else of `similar_items`. Items without
+            ratings have a likeness of 0 to others.
+        random_state : int, RandomState instance or None, default=None
+            Seed of `strategy="sample"`.
         return_scores : bool, default=False
             Return scores too: with `rank_by="rating"` predicted ratings, not clipped,
-            at the mean context.
+            at the mean context. They need not fall along a list with `diversity`.
         as_frame : bool, default=False
             Return a long frame.
         user_features, item_features : DataFrame, matrix or callable, default=None
@@ -124,11 +159,22 @@ class ListsMixin:
         ------
         ValueError
             If `n_items` is less than 1, if `handle_unknown="error"` and a user or a
-            candidate is unknown, or as `partial_fit` for `ratings`.
+            candidate is unknown, as `partial_fit` for `ratings`, or if the model has no
+            posterior for the `strategy` or no item profiles for `diversity`.
         TypeError
             If `n_items` is no int, or if ids are of another kind than in `fit`.
+
+        References
+        ----------
+        .. [1] W. R. Thompson, "On the likelihood that one unknown probability exceeds
+           another in view of the evidence of two samples", Biometrika, 1933.
+        .. [2] O. Chapelle and L. Li, "An empirical evaluation of Thompson sampling",
+           NeurIPS, 2011.
+        .. [3] J. Carbonell and J. Goldstein, "The use of MMR, diversity-based reranking
+           for reordering documents and producing summaries", SIGIR, 1998.
         """
         check_is_fitted(self)
+        check_exploration(strategy, diversity)
         n_items = _length(n_items, "n_items")
         if ratings is not None:
             X = self._learn_for_one_call(ratings, Sides(user_features, item_features))
@@ -137,26 +183,22 @@ class ListsMixin:
         user_ids, rows, cold_users = self._queried_users(users, user_features)
         item_ids, columns, cold_items = self._candidates(candidates, item_features)
         model = self._ranking.with_cold_rows(cold_users, cold_items)
-
+        model = explored(model, strategy, rows, columns, random_state)
         excluded = self._excluded(exclude, user_ids, item_ids)
         seen = self._seen_columns(rows, columns, never_exclude)
-
-        def left_out(tile: slice) -> tuple[np.ndarray, np.ndarray]:
-            if not exclude_seen:
-                return excluded(tile)
-            both = zip(excluded(tile), seen(tile), strict=True)
-            position, column = map(np.concatenate, both)
-            return position, column
-
         device = torch_device(self.device)
+        n_listed = min(n_items, len(columns)) if as_frame else n_items
         best, scores = top_k(
             model.scorer(rows, columns, device),
             len(rows),
             len(columns),
-            min(n_items, len(columns)) if as_frame else n_items,
-            left_out,
+            N_PER_PLACE * n_listed if diversity else n_listed,
+            _union(excluded, seen) if exclude_seen else excluded,
             device,
         )
+        if diversity:
+            vectors = self._unit_profiles(columns, device)
+            best, scores = diversified(best, scores, vectors, n_listed, diversity)
         scores = np.where(best < 0, -np.inf, model.scores_to_ratings(scores, rows))
         if as_frame:
             return _long_frame(user_ids, item_ids, best, scores, "user", "item")
@@ -490,6 +532,13 @@ class ListsMixin:
         rows = rows[first]
         return self._items.like_fitted(ids.values[first], rows), rows, cold
 
+    def _unit_profiles(self, columns: np.ndarray, device: torch.device) -> np.ndarray:
+        """Profiles of items of length 1, or 0 if negligible or without ratings."""
+        profiles, lengths = self._ranking.profiles("item", device)
+        unit = profiles[columns] / lengths[columns, None]
+        unit[columns < 0] = 0
+        return unit
+
     def _learn_for_one_call(self, ratings: Any, features: Sides) -> ArrayLike:
         """Learn from further ratings, and return their X; this is a snapshot."""
         X, y = ratings if isinstance(ratings, tuple) else (ratings, None)
@@ -499,7 +548,7 @@ class ListsMixin:
 
     def _seen_columns(
         self, rows: np.ndarray, columns: np.ndarray, never_exclude: ArrayLike | None
-    ) -> Callable[[slice], tuple[np.ndarray, np.ndarray]]:
+    ) -> Pairs:
         """Positions and columns that users of a slice of `rows` have seen."""
         column_of_item = np.full(len(self._items), -1)
         rated = np.flatnonzero(columns >= 0)
@@ -517,7 +566,7 @@ class ListsMixin:
 
     def _excluded(
         self, exclude: ArrayLike | None, user_ids: np.ndarray, item_ids: np.ndarray
-    ) -> Callable[[slice], tuple[np.ndarray, np.ndarray]]:
+    ) -> Pairs:
         """Positions and columns of a slice of `user_ids` that `exclude` holds."""
         if exclude is None or _is_empty(exclude):
             nothing = np.empty(0, dtype=np.int64)
@@ -596,6 +645,17 @@ class ListsMixin:
             return _long_frame(ids[rows], ids, best, scores, side, f"similar_{side}")
         similar = take_ids(ids, best)
         return (similar, scores) if return_scores else similar
+
+
+def _union(first: Pairs, second: Pairs) -> Pairs:
+    """Positions and columns of either of two functions."""
+
+    def of_tile(tile: slice) -> tuple[np.ndarray, np.ndarray]:
+        both = zip(first(tile), second(tile), strict=True)
+        position, column = map(np.concatenate, both)
+        return position, column
+
+    return of_tile
 
 
 def _is_empty(values: Any) -> bool:

@@ -13,7 +13,7 @@ from scipy import sparse
 from .._data.sides import SideName
 from .._data.units import Units
 from .._data.vocabulary import Growth
-from .._interfaces import Objective, StandardisedModel
+from .._interfaces import Model, Objective, StandardisedModel
 from .._topk import Fill, inner_products
 from .rows import DESCRIBED, Rows
 
@@ -24,6 +24,10 @@ MIN_SIGNAL = 1e-4
 
 # Pairs whose covariances are held at a time.
 TILE_SIZE = 2**13
+
+# Elements of items' covariances that are held at a time for a table of variances, and
+# items at most.
+TABLE_SIZE, MAX_TABLE_ITEMS = 2**21, 2**11
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,25 @@ class Posterior(StandardisedModel):
         bias = [mean[:, self.n_factors :].sum(axis=1) for mean in means]
         return 1.0, self.centre + np.asarray(np.mean(bias, axis=0, dtype=np.float64))
 
+    def draw(
+        self, users: np.ndarray, items: np.ndarray, random_state: np.random.RandomState
+    ) -> Model:
+        if not self.knows_variance:
+            return super().draw(users, items, random_state)
+        number = random_state.randint(len(self.users.mean))
+        users, items = np.unique(users), np.unique(items)
+        drawn = replace(
+            self,
+            users=self.users.draw(users, number, random_state),
+            items=self.items.draw(items, number, random_state),
+        )
+        return NumberedRows(drawn, users, items, self.objective, self.rating_range)
+
+    def lower_bound(self) -> Model:
+        if not self.knows_variance:
+            return super().lower_bound()
+        return LowerBound(self, self.objective, self.rating_range)
+
     def scale_covariances(self, ratio: float) -> Posterior:
         """The same means, with all covariances multiplied by a ratio."""
         return replace(
@@ -189,6 +212,33 @@ class Posterior(StandardisedModel):
             tile = slice(start, start + TILE_SIZE)
             variance[tile] += self._product_variance(u[tile], i[tile])
         return variance
+
+    def variance_table(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Var[b + c + p·q] of each user with each item: within and between draws."""
+        k = self.n_factors
+        within, mean, between = np.zeros((3, len(users), len(items)))
+        draws = zip(
+            self.users.means(users),
+            self.items.means(items),
+            self.users.covariances(users),
+            self.items.covariances(items),
+            strict=True,
+        )
+        for n_before, (x, z, S, T) in enumerate(draws):
+            x, z = x.astype(np.float64), z.astype(np.float64)
+            product = x[:, k:].sum(axis=1)[:, None] + z[:, k:].sum(axis=1)
+            product += x[:, :k] @ z[:, :k].T
+            change = product - mean
+            mean += change / (n_before + 1)
+            between += change * (product - mean)
+            if S.any() or T.any():
+                x[:, k:] = z[:, k:] = 1
+                ST = np.zeros_like(T, dtype=np.float64)
+                ST[:, :k, :k] = T[:, :k, :k]
+                ST += z[:, :, None] * z[:, None]
+                within += _flat(S) @ _flat(ST).T
+                within += _flat(x[:, :, None] * x[:, None]) @ _flat(T).T
+        return (within + between) / len(self.users.mean)
 
     def effects(
         self, side: SideName, contrasts: sparse.csr_array
@@ -338,3 +388,99 @@ class Posterior(StandardisedModel):
             within[uncertain] += (z * Sz).sum(axis=1) + (x * Tx).sum(axis=1)
             within[uncertain] += ST.sum(axis=(1, 2))
         return within / len(means) + np.var(means, axis=0)
+
+
+def _flat(matrices: np.ndarray) -> np.ndarray:
+    return matrices.reshape(len(matrices), -1)
+
+
+@dataclass(frozen=True)
+class LowerBound(Model):
+    """Expected ratings minus a standard deviation of their means, noise left out.
+
+    Attributes
+    ----------
+    posterior : Posterior
+    """
+
+    posterior: Posterior
+    objective: Objective
+    rating_range: tuple[float, float]
+
+    def predict(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        context: np.ndarray,
+        return_std: bool,
+        device: torch.device,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        mean = self.posterior.mean(users, items, context)
+        return mean - np.sqrt(self.posterior._product_variance(users, items)), None
+
+    def scorer(
+        self, users: np.ndarray, items: np.ndarray, device: torch.device
+    ) -> Callable[[slice], Fill]:
+        expected = self.posterior.scorer(users, items, device)
+        size = max(1, self.posterior.row_size**2)
+        width = min(MAX_TABLE_ITEMS, max(1, TABLE_SIZE // size))
+
+        def score(tile: slice) -> Fill:
+            fill_expected = expected(tile)
+
+            def fill(columns: slice, out: torch.Tensor) -> None:
+                fill_expected(columns, out)
+                for start in range(columns.start, columns.stop, width):
+                    stop = min(start + width, columns.stop)
+                    variance = self.posterior.variance_table(
+                        users[tile], items[start:stop]
+                    )
+                    std = torch.from_numpy(np.sqrt(variance)).to(out)
+                    out[:, start - columns.start : stop - columns.start] -= std
+
+            return fill
+
+        return score
+
+    def score_units(self, users: np.ndarray) -> tuple[float, np.ndarray]:
+        return self.posterior.score_units(users)
+
+
+@dataclass(frozen=True)
+class NumberedRows(Model):
+    """A posterior of some rows, by their numbers in the posterior of all.
+
+    Attributes
+    ----------
+    posterior : Posterior
+    users, items : ndarray of shape (n_users,) and (n_items,)
+        Sorted numbers of its rows.
+    """
+
+    posterior: Posterior
+    users: np.ndarray
+    items: np.ndarray
+    objective: Objective
+    rating_range: tuple[float, float]
+
+    def predict(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        context: np.ndarray,
+        return_std: bool,
+        device: torch.device,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        users = np.searchsorted(self.users, users)
+        items = np.searchsorted(self.items, items)
+        return self.posterior.predict(users, items, context, return_std, device)
+
+    def scorer(
+        self, users: np.ndarray, items: np.ndarray, device: torch.device
+    ) -> Callable[[slice], Fill]:
+        users = np.searchsorted(self.users, users)
+        items = np.searchsorted(self.items, items)
+        return self.posterior.scorer(users, items, device)
+
+    def score_units(self, users: np.ndarray) -> tuple[float, np.ndarray]:
+        return self.posterior.score_units(np.searchsorted(self.users, users))

@@ -23,6 +23,9 @@ DESCRIBED, IMPLICIT = "described", "implicit"
 # to this share of them.
 MIN_PATCH, MAX_PATCH = 2**8, 1 / 64
 
+# Elements of the covariances that are decomposed at a time.
+DRAW_SIZE = 2**21
+
 
 @dataclass(frozen=True)
 class FittedLinkMatrix:
@@ -351,6 +354,29 @@ class Rows:
             taken[unknown] = prior_covariance[rows[unknown]]
             yield taken
 
+    def draw(
+        self, rows: np.ndarray, number: int, random_state: np.random.RandomState
+    ) -> Rows:
+        """A draw of numbered rows from their Gaussians in one of the stored draws."""
+        one = slice(number, number + 1)
+        stored = replace(
+            self,
+            mean=self.mean[one],
+            prior_mean=self.prior_mean[one],
+            prior_covariance=self.prior_covariance[one],
+            cold_offset=self.cold_offset[one],
+        )
+        (drawn,) = stored.means(rows)
+        normal = random_state.standard_normal(drawn.shape)
+        uncertain = np.flatnonzero((rows < 0) | (self.covariance is not None))
+        height = max(1, DRAW_SIZE // max(1, drawn.shape[1] ** 2))
+        for start in range(0, len(uncertain), height):
+            tile = uncertain[start : start + height]
+            (covariance,) = stored.covariances(rows[tile])
+            root = _root(covariance.astype(np.float64))
+            drawn[tile] += np.einsum("njk,nk->nj", root, normal[tile])
+        return replace(stored, mean=drawn[None], covariance=None)
+
     def relative_variances(self, rows: np.ndarray) -> np.ndarray:
         """Relative variances of rows; an unknown row has the mean of all."""
         known = self.relative_variance[np.maximum(rows, 0)]
@@ -436,3 +462,13 @@ class Rows:
                 for name, link in self.links.items()
             },
         )
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """L of each covariance, where LLᵀ is the covariance."""
+    diagonal = np.einsum("njj->nj", covariance)
+    # Rounding may leave a covariance without positive variances. Biases and factors
+    # have different units.
+    diagonal *= 1 + diagonal.shape[1] * np.finfo(np.float32).eps
+    np.maximum(diagonal, np.finfo(np.float64).tiny, out=diagonal)
+    return np.linalg.cholesky(covariance)

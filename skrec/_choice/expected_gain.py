@@ -44,6 +44,14 @@ class ExpectedGain(Model):
     ) -> Self:
         return replace(self, rating=self.rating.with_cold_rows(users, items))
 
+    def draw(
+        self, users: np.ndarray, items: np.ndarray, random_state: np.random.RandomState
+    ) -> ExpectedGain:
+        return replace(self, rating=self.rating.draw(users, items, random_state))
+
+    def lower_bound(self) -> ExpectedGain:
+        return replace(self, rating=self.rating.lower_bound())
+
     def predict(
         self,
         users: np.ndarray,
@@ -94,3 +102,8 @@ class ExpectedGain(Model):
 
     def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
         return self.choice.index_vectors(side, rows)
+
+    def profiles(
+        self, side: SideName, device: torch.device
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self.choice.profiles(side, device)
