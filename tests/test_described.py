@@ -677,3 +677,58 @@ def test_unknown_users_stay_when_described_ones_get_ratings():
     model.partial_fit(X[is_late][:3], y[is_late][:3])
     assert len(model.user_ids_) > 50
     assert_allclose(model.predict(pairs), before, rtol=1e-6)
+
+
+SIDES = [("user", COLD, USERS), ("item", COLD_ITEMS, ITEMS)]
+
+
+@pytest.mark.parametrize("name", ["vb", "als", "neumf"])
+@pytest.mark.parametrize(("side", "cold", "table"), SIDES, ids=["users", "items"])
+def test_similar_ones_of_described_ids_have_like_scores(name, side, cold, table):
+    model = clone(MODELS[name]).set_params(clip=False)
+    features = {f"{side}_features": table}
+    model.fit(X[~cold], Y[~cold], **features)
+    known = getattr(model, f"{side}_ids_")
+    ids = table.index.to_numpy()
+    other = "item" if side == "user" else "user"
+    others = getattr(model, f"{other}_ids_")
+    asked = {side: ids, other: others}
+    lists = model.recommend(
+        asked["user"], 500, candidates=asked["item"], exclude_seen=False, as_frame=True
+    )
+    scores = lists.pivot(index=side, columns=other, values="score").to_numpy()
+    if name == "neumf":
+        scores = scores - scores[np.isin(ids, known)].mean(axis=0)
+    else:
+        scores = scores - getattr(model, f"{other}_biases_")
+    cosines = np.corrcoef(scores)
+    np.fill_diagonal(cosines, -np.inf)
+    expected = pd.DataFrame(cosines, ids, ids)
+    similar = getattr(model, f"similar_{side}s")
+    for candidates, left in ((None, known), (ids[::-1], ids)):
+        frame = similar(ids, 500, candidates=candidates, as_frame=True)
+        found = frame.pivot(index=side, columns=f"similar_{side}", values="score")
+        assert_allclose(found.loc[ids, left].fillna(-np.inf), expected[left], atol=2e-3)
+        assert_array_equal(found.columns, left)
+
+
+@pytest.mark.parametrize(("side", "cold", "table"), SIDES, ids=["users", "items"])
+def test_features_of_similar_ones_can_be_given_when_they_are_asked_for(
+    model, side, cold, table
+):
+    name = f"{side}_features"
+    full = clone(model).fit(X[~cold], Y[~cold], **{name: table})
+    known = getattr(full, f"{side}_ids_")
+    model.fit(X[~cold], Y[~cold], **{name: table.loc[known]})
+    new = table.index.difference(known)[:3]
+    asked, candidates = [*new[:2], known[0]], [*new[1:], *known[:5]]
+    found, scores = getattr(model, f"similar_{side}s")(
+        asked, 5, candidates=candidates, return_scores=True, **{name: table}
+    )
+    expected, cosines = getattr(full, f"similar_{side}s")(
+        asked, 5, candidates=candidates, return_scores=True
+    )
+    assert_array_equal(found, expected)
+    assert_allclose(scores, cosines, atol=1e-5)
+    with pytest.raises(ValueError, match=f"{side}s must be known, but 2 of 3 were not"):
+        getattr(model, f"similar_{side}s")(asked)
