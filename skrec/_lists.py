@@ -595,6 +595,10 @@ class ListsMixin:
         ids, columns, cold_columns = self._similar_candidates(
             known, candidates, features
         )
+        if candidates is None:
+            own_column = np.maximum(rows, -1)
+        else:
+            own_column = pd.Index(ids).get_indexer(query_ids)
         profiles, norms = self._profiles(side, cold, cold_columns)
         n_known, n_cold = len(known), 0 if cold is None else cold.shape[0]
         rows = np.where(rows < 0, n_known - 2 - rows, rows)
@@ -613,8 +617,6 @@ class ListsMixin:
                 out.div_(norms[columns]).clamp_(-1, 1)
 
             return fill
-
-        own_column = pd.Index(ids).get_indexer(query_ids)
 
         def itself(tile: slice) -> tuple[np.ndarray, np.ndarray]:
             own = own_column[tile]
