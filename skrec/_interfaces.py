@@ -128,11 +128,12 @@ class Model(ABC):
         raise ValueError("Scores of this model are not inner products.")
 
     def profiles(
-        self, side: SideName, device: torch.device
+        self, side: SideName, n_cold: int, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors for cosine similarities of rows, and their lengths.
+        """Vectors for cosine similarities of all rows, and their lengths.
 
-        Both in float32; the length of a negligible vector is inf.
+        Both in float32; the length of a negligible vector is inf. The `n_cold` cold
+        rows follow those that are numbered.
         """
         raise ValueError("This model has no vectors to compare.")
 

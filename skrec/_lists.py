@@ -363,21 +363,29 @@ class ListsMixin:
         items: ArrayLike,
         n_items: int = 10,
         *,
+        candidates: ArrayLike | None = None,
         return_scores: bool = False,
         as_frame: bool = False,
+        item_features: TableLike | None = None,
     ) -> Lists:
         """Items most similar to given ones, best first, by cosine of their profiles.
 
         Parameters
         ----------
         items : array-like of shape (n_queries,)
-            Raw item ids, all in `item_ids_`.
+            Raw item ids, in `item_ids_` or with side features.
         n_items : int, default=10
             Length of each list. It may exceed the number of other items.
+        candidates : array-like of shape (n_candidates,), default=None
+            Raw item ids to choose from; None is all of `item_ids_`. Unknown ids are
+            left out, unless `handle_unknown` refuses them.
         return_scores : bool, default=False
             Return the cosines too.
         as_frame : bool, default=False
             Return a long frame.
+        item_features : DataFrame, matrix or callable, default=None
+            As in `predict`, of queries and candidates that have no ratings. Their
+            profiles are those that their features let expect.
 
         Returns
         -------
@@ -394,12 +402,20 @@ class ListsMixin:
         Raises
         ------
         ValueError
-            If an item is unknown, if `n_items` is less than 1, or if the model has no
-            factors to compare.
+            If an item is unknown, or a candidate with `handle_unknown="error"`, if
+            `n_items` is less than 1, or if the model has no factors to compare.
         TypeError
             If `n_items` is no int, or if ids are of another kind than in `fit`.
         """
-        return self._similar("item", items, n_items, return_scores, as_frame)
+        return self._similar(
+            "item",
+            items,
+            n_items,
+            candidates,
+            item_features,
+            return_scores,
+            as_frame,
+        )
 
     @reads_one_fit
     def similar_users(
@@ -407,21 +423,29 @@ class ListsMixin:
         users: ArrayLike,
         n_users: int = 10,
         *,
+        candidates: ArrayLike | None = None,
         return_scores: bool = False,
         as_frame: bool = False,
+        user_features: TableLike | None = None,
     ) -> Lists:
         """Users most similar to given ones, best first, by cosine of their profiles.
 
         Parameters
         ----------
         users : array-like of shape (n_queries,)
-            Raw user ids, all in `user_ids_`.
+            Raw user ids, in `user_ids_` or with side features.
         n_users : int, default=10
             Length of each list. It may exceed the number of other users.
+        candidates : array-like of shape (n_candidates,), default=None
+            Raw user ids to choose from; None is all of `user_ids_`. Unknown ids are
+            left out, unless `handle_unknown` refuses them.
         return_scores : bool, default=False
             Return the cosines too.
         as_frame : bool, default=False
             Return a long frame.
+        user_features : DataFrame, matrix or callable, default=None
+            As in `predict`, of queries and candidates that have no ratings. Their
+            profiles are those that their features let expect.
 
         Returns
         -------
@@ -438,12 +462,20 @@ class ListsMixin:
         Raises
         ------
         ValueError
-            If a user is unknown, if `n_users` is less than 1, or if the model has no
-            factors to compare.
+            If a user is unknown, or a candidate with `handle_unknown="error"`, if
+            `n_users` is less than 1, or if the model has no factors to compare.
         TypeError
             If `n_users` is no int, or if ids are of another kind than in `fit`.
         """
-        return self._similar("user", users, n_users, return_scores, as_frame)
+        return self._similar(
+            "user",
+            users,
+            n_users,
+            candidates,
+            user_features,
+            return_scores,
+            as_frame,
+        )
 
     @reads_one_fit
     def item_index_vectors(self) -> np.ndarray:
@@ -522,19 +554,11 @@ class ListsMixin:
         ids = read_ids(candidates, "candidates")
         rows, cold = self._items.rows(ids, features)
         handle_unknown(self.handle_unknown, {"candidates": (ids, rows)})
-        # Unknown ids share a row number.
-        codes, _ = pd.factorize(ids.values)
-        _, first = np.unique(
-            np.where(rows == -1, rows.min(initial=-1) - 1 - codes, rows),
-            return_index=True,
-        )
-        first.sort()
-        rows = rows[first]
-        return self._items.like_fitted(ids.values[first], rows), rows, cold
+        return *self._items.distinct_rows(ids, rows), cold
 
     def _unit_profiles(self, columns: np.ndarray, device: torch.device) -> np.ndarray:
         """Profiles of items of length 1, or 0 if negligible or without ratings."""
-        profiles, lengths = self._ranking.profiles("item", device)
+        profiles, lengths = self._ranking.profiles("item", 0, device)
         unit = profiles[columns] / lengths[columns, None]
         unit[columns < 0] = 0
         return unit
@@ -605,21 +629,35 @@ class ListsMixin:
         side: SideName,
         queries: ArrayLike,
         n: int,
+        candidates: ArrayLike | None,
+        features: TableLike | None,
         return_scores: bool,
         as_frame: bool,
     ) -> Lists:
         check_is_fitted(self)
         n = _length(n, f"n_{side}s")
         known = self._users if side == "user" else self._items
-        rows = known.known_rows(queries)
-        device = torch_device(self.device)
-        profiles, norms = (
-            torch.from_numpy(values).to(device)
-            for values in self._model.profiles(side, device)
+        asked = read_ids(queries, f"{side}s")
+        rows, cold = known.rows(asked, features)
+        known.refuse_unknown(asked, rows == -1)
+        query_ids = known.like_fitted(asked.values, rows)
+        ids, columns, cold_columns = self._similar_candidates(
+            known, candidates, features
         )
+        if candidates is None:
+            own_column = np.maximum(rows, -1)
+        else:
+            own_column = pd.Index(ids).get_indexer(query_ids)
+        profiles, norms = self._profiles(side, cold, cold_columns)
+        n_known, n_cold = len(known), 0 if cold is None else cold.shape[0]
+        rows = np.where(rows < 0, n_known - 2 - rows, rows)
+        columns = np.where(columns < 0, n_known + n_cold - 2 - columns, columns)
+        query_profiles, query_norms = profiles[rows], norms[rows]
+        if not np.array_equal(columns, np.arange(len(profiles))):
+            profiles, norms = profiles[columns], norms[columns]
 
         def cosines(tile: slice) -> Fill:
-            scaled = profiles[rows[tile]] / norms[rows[tile], None]
+            scaled = query_profiles[tile] / query_norms[tile, None]
             products = inner_products(scaled, profiles)
 
             # Rounding goes beyond 1.
@@ -630,21 +668,57 @@ class ListsMixin:
             return fill
 
         def itself(tile: slice) -> tuple[np.ndarray, np.ndarray]:
-            return np.arange(tile.stop - tile.start), rows[tile]
+            own = own_column[tile]
+            found = np.flatnonzero(own >= 0)
+            return found, own[found]
 
         best, scores = top_k(
             cosines,
             len(rows),
-            len(known),
-            min(n, len(known)) if as_frame else n,
+            len(columns),
+            min(n, len(columns)) if as_frame else n,
             itself,
-            device,
+            torch_device(self.device),
         )
-        ids = known.ids
         if as_frame:
-            return _long_frame(ids[rows], ids, best, scores, side, f"similar_{side}")
+            return _long_frame(query_ids, ids, best, scores, side, f"similar_{side}")
         similar = take_ids(ids, best)
         return (similar, scores) if return_scores else similar
+
+    def _similar_candidates(
+        self,
+        known: KnownIds,
+        candidates: ArrayLike | None,
+        features: TableLike | None,
+    ) -> tuple[np.ndarray, np.ndarray, sparse.csr_array | None]:
+        """Raw ids and row numbers of candidates, each once, without unknown ones."""
+        if candidates is None:
+            return known.ids, np.arange(len(known)), None
+        given = read_ids(candidates, "candidates")
+        rows, cold = known.rows(given, features)
+        found = {"candidates": (given, rows)}
+        handle_unknown(self.handle_unknown, found, "left out")
+        ids, rows = known.distinct_rows(given, rows)
+        return ids[rows != -1], rows[rows != -1], cold
+
+    def _profiles(
+        self, side: SideName, *cold: sparse.csr_array | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Profiles and lengths of all rows, then of the cold rows of each matrix."""
+        given = [matrix for matrix in cold if matrix is not None]
+        model, n_cold = self._model, 0
+        if given:
+            both = sparse.csr_array(sparse.vstack(given))
+            n_cold = both.shape[0]
+            model = model.with_cold_rows(
+                both if side == "user" else None, both if side == "item" else None
+            )
+        device = torch_device(self.device)
+        profiles, lengths = model.profiles(side, n_cold, device)
+        return (
+            torch.from_numpy(profiles).to(device),
+            torch.from_numpy(lengths).to(device),
+        )
 
 
 def _union(first: Pairs, second: Pairs) -> Pairs:

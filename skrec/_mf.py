@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
 from ._alternating.convert import as_posterior, as_weights
 from ._alternating.posterior import Posterior
 from ._alternating.rows import DESCRIBED, FittedLinkMatrix
 from ._alternating.solver import ALSSolver, GibbsSolver, VBSolver
 from ._base import BaseRecommender
+from ._data.containers import ArrayLike
 from ._data.interactions import FurtherRows, Interactions
 from ._data.known_ids import KnownIds
 from ._data.side_features import Encoder
@@ -395,22 +397,85 @@ class MFRegressor(BaseRecommender):
         return self._feature_coef("item")
 
     @reads_one_fit
-    def feature_effects(self) -> pd.DataFrame:
+    def factors_frame(
+        self, side: Literal["user", "item"], ids: ArrayLike | None = None
+    ) -> pd.DataFrame:
+        """Factors and biases of users, or of items, by raw id.
+
+        Parameters
+        ----------
+        side : {"user", "item"}
+            Whose factors.
+        ids : array-like of shape (n_ids,), default=None
+            Raw ids, which must be known; None is all of `user_ids_` or `item_ids_`.
+
+        Returns
+        -------
+        factors : DataFrame of shape (n_ids, n_factors + 1)
+            Columns factor_0 and so on, and bias, with the numbers of `user_factors_`
+            and `user_biases_`; indexed by raw id, in the order of `ids`.
+
+        Raises
+        ------
+        ValueError
+            If an id is unknown, or `side` is none of the two.
+        AttributeError
+            If the fit was of choices without y, which has no factors.
+
+        Examples
+        --------
+        >>> from skrec import MFRegressor
+        >>> X = [["ann", "Heat"], ["ann", "Alien"], ["bob", "Heat"], ["bob", "Brazil"]]
+        >>> mf = MFRegressor(n_factors=2).fit(X, [5, 3, 4, 2])
+        >>> mf.factors_frame("item", ["Heat", "Alien"]).shape
+        (2, 3)
+        """
+        check_is_fitted(self)
+        if side not in ("user", "item"):
+            raise ValueError(f"side must be 'user' or 'item', got {side!r}.")
+        if not isinstance(self._model, Posterior):
+            raise AttributeError(
+                f"This {type(self).__name__} has no factors after a fit of choices "
+                "without y."
+            )
+        known = self._known(side)
+        rows = np.arange(len(known)) if ids is None else known.known_rows(ids)
+        factors = self._model.factors(side)[rows]
+        frame = pd.DataFrame(
+            factors,
+            index=pd.Index(known.ids[rows], name=side),
+            columns=[f"factor_{j}" for j in range(factors.shape[1])],
+        )
+        return frame.assign(bias=self._model.biases(side)[rows])
+
+    @reads_one_fit
+    def feature_effects(
+        self, *, by: Literal["value", "column"] = "value"
+    ) -> pd.DataFrame:
         """Effects of features of users and items on ratings.
 
         The effect of a user feature with row B_j of the link matrix is B_j·(q̄, 1) with
         the mean q̄ of the factors of all items: the change of a user's expected rating
         of an average item. Likewise for item features.
 
+        Parameters
+        ----------
+        by : {"value", "column"}, default="value"
+            Whether a row is for each value of a category, or for each column of the
+            table.
+
         Returns
         -------
-        effects : DataFrame of shape (n_columns, 4)
+        effects : DataFrame of shape (n_features, 4)
             side : "user" or "item".
 
-            feature : name of the column; of a category, column and value.
+            feature : name of the column; by value, column and value of a category.
 
             effect : in rating units. A number is compared with one that is smaller by a
             standard deviation, 1 of a flag with 0, and a category with the mean of all.
+            By column, the effect of categories is the standard deviation of those of
+            its values over users or items; if rows have several values, as if these
+            were independent. That a value is missing does not count.
 
             std : posterior standard deviation of the effect; NaN if `predict` has none.
 
@@ -418,6 +483,8 @@ class MFRegressor(BaseRecommender):
         ------
         AttributeError
             If neither `user_features` nor `item_features` were passed to `fit`.
+        ValueError
+            If `by` is none of the two.
 
         See Also
         --------
@@ -436,10 +503,16 @@ class MFRegressor(BaseRecommender):
            side feature  effect  std
         0  item     odd     1.0  0.1
         """
+        if by not in ("value", "column"):
+            raise ValueError(f"by must be 'value' or 'column', got {by!r}.")
         frames = []
         for side in self._described_sides():
-            effect, std = self._model.effects(side, self._contrasts(side))
-            names = self._known(side).feature_names
+            contrasts, names = self._contrasts(side), self._known(side).feature_names
+            effect, std = self._model.effects(side, contrasts)
+            if by == "column":
+                encoder, link = self._link(side)
+                names, weights = encoder.by_column(link.feature_mean, effect)
+                effect, std = self._model.effects(side, weights @ contrasts)
             frame = {"side": side, "feature": names, "effect": effect, "std": std}
             frames.append(pd.DataFrame(frame))
         return pd.concat(frames, ignore_index=True)

@@ -105,6 +105,9 @@ def test_side_features_of_choices_alone_are_warned_of():
         model.feature_effects()
     with pytest.raises(AttributeError, match="coef_' after a fit of choices without y"):
         model.coef_  # noqa: B018
+    new = pd.DataFrame({"age": [30]}, index=[999])
+    with pytest.raises(ValueError, match="no profile of users without rows"):
+        model.similar_users([999], user_features=new)
 
 
 def test_repeated_rows_of_a_pair_are_one_choice_of_their_mean_rating():

@@ -605,17 +605,63 @@ def test_features_that_never_vary_have_no_effect():
     assert (effects.feature_effects()["effect"] == 0).all()
 
 
+def test_effects_by_column_are_deviations_of_those_by_value():
+    tags = [["a"] * (i % 2) + ["b"] * (i % 3 == 0) for i in range(N_ITEMS)]
+    items = ITEMS.assign(tags=tags)
+    users = USERS.assign(age=USERS["age"].mask(USERS.index % 10 == 0))
+    with pytest.warns(UserWarning, match="missing values"):
+        model = MFRegressor(2).fit(X, Y, user_features=users, item_features=items)
+    values = model.feature_effects().set_index("feature")
+    columns = model.feature_effects(by="column")
+    assert columns["side"].tolist() == ["user"] * 2 + ["item"] * 3
+    columns = columns.set_index("feature")
+    assert columns.index.tolist() == ["group", "age", "loud", "year", "tags"]
+    for name in ("age", "loud", "year"):
+        assert_allclose(
+            columns.loc[name, ["effect", "std"]].astype(float),
+            values.loc[name, ["effect", "std"]].astype(float),
+            rtol=1e-6,
+        )
+    effect = "group_" + USERS["group"]
+    of_users = values["effect"].loc[effect].std(ddof=0)
+    assert columns.effect["group"] == pytest.approx(of_users, rel=1e-4)
+    of_groups = values.loc[effect.unique(), "std"]
+    assert 0 < columns["std"]["group"] < of_groups.max()
+    shares = pd.Series({"tags_a": 1 / 2, "tags_b": 1 / 3})
+    square = (shares * (1 - shares) * values["effect"].loc[shares.index] ** 2).sum()
+    assert columns.effect["tags"] == pytest.approx(np.sqrt(square), rel=1e-4)
+    with pytest.raises(ValueError, match="by must be 'value' or 'column', got 'side'"):
+        model.feature_effects(by="side")
+
+
+def test_effects_by_column_of_a_matrix_are_those_of_its_columns():
+    flags = np.random.default_rng(0).integers(2, size=(N_USERS, 3))
+    model = MFRegressor(2).fit(X, Y, user_features=flags)
+    assert_frame_equal(model.feature_effects(by="column"), model.feature_effects())
+    same = MFRegressor(2).fit(X, Y, user_features=USERS.assign(age=1, group="one"))
+    assert (same.feature_effects(by="column")["effect"] == 0).all()
+
+
+def test_the_uncertainty_of_effects_by_column_covers_their_error():
+    errors = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        group = rng.integers(4, size=N_USERS)
+        truth = rng.normal(size=4)
+        y = truth[group][X["user"]] + 0.3 * rng.normal(size=N_USERS)[X["user"]]
+        y += rng.normal(size=len(X))
+        users = pd.DataFrame({"group": np.array([*"abcd"])[group]})
+        model = MFRegressor(2).fit(X, y, user_features=users)
+        found = model.feature_effects(by="column").iloc[0]
+        errors.append((found["effect"] - truth[group].std()) / found["std"])
+    assert 0.3 < np.mean(np.square(errors)) < 3
+
+
 def test_effects_of_what_was_not_said_are_refused_in_words():
     model = MFRegressor(2).fit(X, Y)
     for ask, match in (
-        (
-            lambda: model.feature_effects(),
-            "not fitted to ratings with user_features or i",
-        ),
-        (
-            lambda: model.feature_interactions(),
-            "not fitted to ratings with user_features",
-        ),
+        (lambda: model.feature_effects(), "not fitted to ratings with user_features"),
+        (lambda: model.feature_interactions(), "not fitted to ratings with user_fea"),
         (lambda: model.user_feature_coef_, "not fitted with user_features"),
     ):
         with pytest.raises(AttributeError, match=match):
@@ -683,3 +729,58 @@ def test_unknown_users_stay_when_described_ones_get_ratings():
     model.partial_fit(X[is_late][:3], y[is_late][:3])
     assert len(model.user_ids_) > 50
     assert_allclose(model.predict(pairs), before, rtol=1e-6)
+
+
+SIDES = [("user", COLD, USERS), ("item", COLD_ITEMS, ITEMS)]
+
+
+@pytest.mark.parametrize("name", ["vb", "als", "neumf"])
+@pytest.mark.parametrize(("side", "cold", "table"), SIDES, ids=["users", "items"])
+def test_similar_ones_of_described_ids_have_like_scores(name, side, cold, table):
+    model = clone(MODELS[name]).set_params(clip=False)
+    features = {f"{side}_features": table}
+    model.fit(X[~cold], Y[~cold], **features)
+    known = getattr(model, f"{side}_ids_")
+    ids = table.index.to_numpy()
+    other = "item" if side == "user" else "user"
+    others = getattr(model, f"{other}_ids_")
+    asked = {side: ids, other: others}
+    lists = model.recommend(
+        asked["user"], 500, candidates=asked["item"], exclude_seen=False, as_frame=True
+    )
+    scores = lists.pivot(index=side, columns=other, values="score").to_numpy()
+    if name == "neumf":
+        scores = scores - scores[np.isin(ids, known)].mean(axis=0)
+    else:
+        scores = scores - getattr(model, f"{other}_biases_")
+    cosines = np.corrcoef(scores)
+    np.fill_diagonal(cosines, -np.inf)
+    expected = pd.DataFrame(cosines, ids, ids)
+    similar = getattr(model, f"similar_{side}s")
+    for candidates, left in ((None, known), (ids[::-1], ids)):
+        frame = similar(ids, 500, candidates=candidates, as_frame=True)
+        found = frame.pivot(index=side, columns=f"similar_{side}", values="score")
+        assert_allclose(found.loc[ids, left].fillna(-np.inf), expected[left], atol=2e-3)
+        assert_array_equal(found.columns, left)
+
+
+@pytest.mark.parametrize(("side", "cold", "table"), SIDES, ids=["users", "items"])
+def test_features_of_similar_ones_can_be_given_when_they_are_asked_for(
+    model, side, cold, table
+):
+    name = f"{side}_features"
+    full = clone(model).fit(X[~cold], Y[~cold], **{name: table})
+    known = getattr(full, f"{side}_ids_")
+    model.fit(X[~cold], Y[~cold], **{name: table.loc[known]})
+    new = table.index.difference(known)[:3]
+    asked, candidates = [*new[:2], known[0]], [*new[1:], *known[:5]]
+    found, scores = getattr(model, f"similar_{side}s")(
+        asked, 5, candidates=candidates, return_scores=True, **{name: table}
+    )
+    expected, cosines = getattr(full, f"similar_{side}s")(
+        asked, 5, candidates=candidates, return_scores=True
+    )
+    assert_array_equal(found, expected)
+    assert_allclose(scores, cosines, atol=1e-5)
+    with pytest.raises(ValueError, match=f"{side}s must be known, but 2 of 3 were not"):
+        getattr(model, f"similar_{side}s")(asked)

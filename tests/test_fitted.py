@@ -109,7 +109,7 @@ def test_tiles_of_scores_do_not_matter(model, tile_size, monkeypatch):
 
 
 def test_vectors_to_compare_are_centred_scores(model):
-    profiles, lengths = model.profiles("user", torch.device("cpu"))
+    profiles, lengths = model.profiles("user", 0, torch.device("cpu"))
     scores = np.array([predict(model, np.full(20, user)) for user in range(30)])
     scores = (scores - model.units.centre) / model.units.scale
     centred = scores - scores.mean(axis=0) - scores.mean(axis=1, keepdims=True)

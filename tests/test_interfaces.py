@@ -58,7 +58,7 @@ def test_optional_parts_of_a_model_refuse_or_do_nothing():
     with pytest.raises(ValueError, match="inner products"):
         model.index_vectors("user", np.arange(2))
     with pytest.raises(ValueError, match="no vectors to compare"):
-        model.profiles("user", "cpu")
+        model.profiles("user", 0, "cpu")
 
 
 def test_optional_parts_of_a_solver_refuse_or_do_nothing():

@@ -500,3 +500,37 @@ def test_one_user_or_one_item_is_a_model_too(model, pairs):
         pairs
     )
     assert model.recommend([5, 0]).shape == (2, 10)
+
+
+@pytest.mark.parametrize("side", ["item", "user"])
+@pytest.mark.parametrize("n", [1, 5, 200])
+def test_similar_ones_among_candidates_are_those_of_the_whole_list(fitted, side, n):
+    similar = getattr(fitted, f"similar_{side}s")
+    ids = getattr(fitted, f"{side}_ids_")
+    candidates = np.random.default_rng(0).permutation(ids)[:20]
+    column = f"similar_{side}"
+    whole = similar(ids, len(ids), as_frame=True)
+    whole = whole[whole[column].isin(candidates)]
+    expected = whole.groupby(side).head(n)
+    given = [-5, *candidates, candidates[0], 10**6]
+    found = similar(ids, n, candidates=given, as_frame=True)
+    assert_array_equal(found[side], expected[side])
+    assert_allclose(found["score"], expected["score"], atol=1e-5)
+    scores = whole.set_index([side, column])["score"]
+    own = scores.loc[pd.MultiIndex.from_frame(found[[side, column]])]
+    assert_allclose(found["score"], own, atol=1e-5)
+    assert_array_equal(found["rank"], found.groupby(side).cumcount() + 1)
+
+
+def test_unknown_candidates_of_similar_ones_are_handled_as_asked():
+    model = MFRegressor(**SMALL).fit(X, Y)
+    expected = model.similar_items([3], 4, candidates=[1, 2, 3])
+    assert_array_equal(expected[0, 2:], [None, None])
+    model.set_params(handle_unknown="warn")
+    with pytest.warns(UserWarning, match="unknown candidates in 1 of 4.*left out"):
+        found = model.similar_items([3], 4, candidates=[1, -1, 2, 3])
+    assert_array_equal(found, expected)
+    assert (pd.isna(model.similar_users([3], 2, candidates=[]))).all()
+    model.set_params(handle_unknown="error")
+    with pytest.raises(ValueError, match="Found unknown candidates in 1 of 4 rows"):
+        model.similar_items([3], 4, candidates=[1, -1, 2, 3])

@@ -12,7 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.metrics import label_ranking_average_precision_score, ndcg_score
+from sklearn.metrics import (
+    label_ranking_average_precision_score,
+    ndcg_score,
+    roc_auc_score,
+)
 
 from skrec.metrics import (
     average_precision_at_k,
@@ -23,6 +27,7 @@ from skrec.metrics import (
     precision_at_k,
     recall_at_k,
     reciprocal_rank,
+    roc_auc,
 )
 
 METRICS = {
@@ -157,6 +162,44 @@ def test_average_precision_of_whole_lists_is_that_of_sklearn():
         ),
         label_ranking_average_precision_score(relevant, y_score.reshape(6, 10)),
     )
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    seed=st.integers(0, 2**16),
+    n_rows=st.integers(1, 60),
+    n_users=st.integers(1, 8),
+    n_scores=st.integers(1, 20),
+    threshold=st.sampled_from([None, 0, 2]),
+    weighted=st.booleans(),
+)
+def test_area_under_the_curve_is_that_of_sklearn(
+    seed, n_rows, n_users, n_scores, threshold, weighted
+):
+    rng = np.random.default_rng(seed)
+    y_true = rng.integers(-1, 4, n_rows)
+    y_score = rng.integers(0, n_scores, n_rows) * 0.1
+    groups = rng.choice([f"user {j}" for j in range(n_users)], n_rows)
+    weight = rng.integers(0, 3, n_rows) if weighted else np.ones(n_rows)
+    weight[rng.integers(n_rows)] = 2
+    relevant = y_true > 0 if threshold is None else y_true >= threshold
+    expected, weights = [], []
+    for user in np.unique(groups):
+        own = (groups == user) & (weight > 0)
+        both = len(np.unique(relevant[own])) == 2
+        area = roc_auc_score(relevant[own], y_score[own]) if both else math.nan
+        expected.append(area)
+        weights.append(weight[own].mean() if own.any() else 0)
+    params = {"relevance_threshold": threshold, "sample_weight": weight}
+    values = roc_auc(y_true, y_score, groups, average=False, **params)
+    assert_allclose(values, expected, rtol=1e-12)
+    defined = ~np.isnan(values)
+    if defined.any():
+        mean = np.average(values[defined], weights=np.array(weights)[defined])
+        assert roc_auc(y_true, y_score, groups, **params) == pytest.approx(mean)
+    else:
+        with pytest.warns(UndefinedMetricWarning, match="both a relevant row and"):
+            assert math.isnan(roc_auc(y_true, y_score, groups, **params))
 
 
 @every_metric
@@ -313,11 +356,14 @@ def test_groups_come_in_any_container_and_sorted(container):
         ({"sample_weight": [1]}, r"shape \(1,\), but groups has 3 rows.*one weight"),
     ],
 )
-@every_metric
+@pytest.mark.parametrize("metric", [*METRICS, "auc"])
 def test_bad_input_is_refused(metric, changes, message):
     args = {"y_true": [1, 0, 1], "y_score": [1, 2, 3], "groups": ["a", "a", "b"]}
+    if metric == "auc" and "k" in changes:
+        pytest.skip("has no k")
+    function = roc_auc if metric == "auc" else METRICS[metric]
     with pytest.raises(ValueError, match=message):
-        METRICS[metric](**{**args, **changes})
+        function(**{**args, **changes})
 
 
 def test_coverage_counts_the_catalogue_s_items_once():

@@ -50,6 +50,29 @@ def test_public_attributes_are_arrays_that_predict(ratings, solver):
     assert_allclose(model.predict(ratings[0]), expected.clip(1, 5), rtol=1e-5)
 
 
+def test_factors_and_biases_are_found_by_raw_id(fitted):
+    for side in ("user", "item"):
+        ids = getattr(fitted, f"{side}_ids_")
+        factors = getattr(fitted, f"{side}_factors_")
+        frame = fitted.factors_frame(side)
+        assert_array_equal(frame.index, ids)
+        assert frame.index.name == side
+        assert frame.columns.tolist() == [*(f"factor_{j}" for j in range(4)), "bias"]
+        assert_array_equal(frame.iloc[:, :4], factors)
+        assert_array_equal(frame["bias"], getattr(fitted, f"{side}_biases_"))
+        some = fitted.factors_frame(side, ids[[5, 2, 5]])
+        pd.testing.assert_frame_equal(some, frame.iloc[[5, 2, 5]])
+
+
+def test_factors_that_are_not_there_are_refused(ratings, fitted):
+    with pytest.raises(ValueError, match=r"users must be known.* such as -1"):
+        fitted.factors_frame("user", [3, -1])
+    with pytest.raises(ValueError, match="side must be 'user' or 'item', got 'users'"):
+        fitted.factors_frame("users")
+    with pytest.raises(AttributeError, match="no factors after a fit of choices"):
+        MFRegressor().fit(ratings[0]).factors_frame("user")
+
+
 @pytest.mark.parametrize(("solver", "reg"), [("vb", None), ("adam", 0.1)])
 def test_plain_model_is_the_dot_product(ratings, solver, reg):
     model = MFRegressor(

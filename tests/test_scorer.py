@@ -51,6 +51,7 @@ from skrec.metrics import (
     precision_at_k,
     recall_at_k,
     reciprocal_rank,
+    roc_auc,
 )
 
 FUNCTIONS = {
@@ -613,8 +614,10 @@ def test_no_relevant_row_warns_and_is_nan(fitted):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"metrics": "auc"}, "mrr, hit_rate, without k; got 'auc'"),
-        ({"metrics": ["ndcg", "auc"]}, r"without k; got \['ndcg', 'auc'\]"),
+        ({"metrics": "f1"}, "mrr, hit_rate, auc, without k; got 'f1'"),
+        ({"metrics": ["ndcg", "f1"]}, r"without k; got \['ndcg', 'f1'\]"),
+        ({"metrics": "auc"}, "'auc' depends on .*Use candidates='test'"),
+        ({"metrics": ["ndcg", "auc"], "candidates": "unseen"}, "'auc' depends on"),
         ({"metrics": []}, r"at least one name .*; got \[\]"),
         ({"metrics": None}, "got None"),
         ({"metrics": [["ndcg"]]}, "at least one name"),
@@ -892,7 +895,7 @@ def test_names_give_scorers():
     )
 
 
-@pytest.mark.parametrize("name", ["mrr", "auc@10", "ndcg@", "ndcg@x", "ndcg@0"])
+@pytest.mark.parametrize("name", ["mrr", "f1@10", "ndcg@", "ndcg@x", "ndcg@0"])
 def test_names_without_a_scorer_are_refused(name):
     with pytest.raises(ValueError, match=r"ndcg, precision|k must be an int"):
         get_scorer(name)
@@ -920,3 +923,17 @@ def test_several_lengths_are_scored_as_one_by_one():
     assert RankingScorer("ndcg", k=(3,))(model, *rows).keys() == {"ndcg@3"}
     with pytest.raises(ValueError, match="k must be"):
         RankingScorer("ndcg", k=[])
+
+
+def test_the_area_under_the_curve_stands_beside_metrics_of_lists(fitted):
+    rows, y = X[TEST], Y[TEST]
+    options = {"candidates": "test", "relevance_threshold": 4}
+    expected = roc_auc(y, fitted.predict(rows), rows[:, 0], relevance_threshold=4)
+    assert RankingScorer("auc", **options)(fitted, rows, y) == pytest.approx(expected)
+    found = RankingScorer(["auc", "ndcg"], k=[3, 5], **options)(fitted, rows, y)
+    assert found.keys() == {"auc", "ndcg@3", "ndcg@5"}
+    assert found["auc"] == pytest.approx(expected)
+    ndcg = RankingScorer("ndcg", k=3, **options)(fitted, rows, y)
+    assert found["ndcg@3"] == ndcg
+    with pytest.warns(UndefinedMetricWarning, match="area under the ROC curve is und"):
+        assert math.isnan(RankingScorer("auc", candidates="test")(fitted, rows))

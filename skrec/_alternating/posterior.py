@@ -327,7 +327,7 @@ class Posterior(StandardisedModel):
         return (np.hstack(parts) / len(parts)).astype(np.float32, copy=False)
 
     def profiles(
-        self, side: SideName, device: torch.device
+        self, side: SideName, n_cold: int, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
         """Vectors with the inner products of taste profiles, and their lengths.
 
@@ -341,13 +341,16 @@ class Posterior(StandardisedModel):
             )
         rows, others = self.rows(side)
         k, parts, expected = self.n_factors, [], 0.0
-        for own, R, S, T in zip(
+        for own, cold, R, S, T in zip(
             rows.mean[..., :k],
+            rows.means(-2 - np.arange(n_cold)),
             others.factor_sums.square_roots(),
             rows.prior_covariance[:, -1, :k, :k].astype(np.float64),
             others.prior_covariance[:, -1, :k, :k].astype(np.float64),
             strict=True,
         ):
+            if n_cold:
+                own = np.concatenate([own, cold[:, :k]])
             parts.append(own @ R.T.astype(own.dtype))
             expected += others.mean.shape[1] * (S * T).sum()
         profiles = np.hstack(parts).astype(np.float32, copy=False)

@@ -184,8 +184,14 @@ class ItemAutoencoder(Model):
         )
 
     def profiles(
-        self, side: SideName, device: torch.device
+        self, side: SideName, n_cold: int, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
+        if n_cold:
+            raise ValueError(
+                f"A model of choices alone has no profile of {side}s without rows, "
+                "since it learns nothing from side features. Fit ratings, or leave "
+                f"out these {side}s."
+            )
         root = np.sqrt(self.shrinkage)
         if side == "item":
             vectors = self.item_vectors * root

@@ -104,6 +104,6 @@ class ExpectedGain(Model):
         return self.choice.index_vectors(side, rows)
 
     def profiles(
-        self, side: SideName, device: torch.device
+        self, side: SideName, n_cold: int, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
-        return self.choice.profiles(side, device)
+        return self.choice.profiles(side, n_cold, device)

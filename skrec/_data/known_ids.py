@@ -109,16 +109,33 @@ class KnownIds:
 
     def known_rows(self, values: Any) -> np.ndarray:
         """Row numbers of ids given as an argument, which must all have ratings."""
-        name = f"{self.side}s"
-        ids = read_ids(values, name)
+        ids = read_ids(values, f"{self.side}s")
         rows = ids.numbered_in(self.ids)
-        unknown = ids.values[rows < 0]
+        self.refuse_unknown(ids, rows < 0)
+        return rows
+
+    def refuse_unknown(self, ids: Ids, is_unknown: np.ndarray) -> None:
+        """Refuse ids given as an argument if some are unknown."""
+        unknown = ids.values[is_unknown]
         if len(unknown):
             raise ValueError(
-                f"{name} must be known, but {len(unknown)} of {len(rows)} were not in "
-                f"the training rows, such as {quote_first(unknown)}."
+                f"{self.side}s must be known, but {len(unknown)} of {len(ids.values)} "
+                f"were not in the training rows, such as {quote_first(unknown)}."
             )
-        return rows
+
+    def distinct_rows(
+        self, ids: Ids, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Raw ids and row numbers, as `rows` returns them, of each id once."""
+        # Unknown ids share a row number.
+        codes, _ = pd.factorize(ids.values)
+        _, first = np.unique(
+            np.where(rows == -1, rows.min(initial=-1) - 1 - codes, rows),
+            return_index=True,
+        )
+        first.sort()
+        rows = rows[first]
+        return self.like_fitted(ids.values[first], rows), rows
 
     def columns_of(self, features: SideFeatures | None) -> np.ndarray:
         """Columns of other side features among those of these; -1 is new."""
@@ -140,7 +157,11 @@ class KnownIds:
         return np.where(rows >= 0, fitted[np.maximum(rows, 0)], alike)
 
 
-def handle_unknown(how: str, found: Mapping[str, tuple[Ids, np.ndarray]]) -> None:
+def handle_unknown(
+    how: str,
+    found: Mapping[str, tuple[Ids, np.ndarray]],
+    consequence: str = "answered from what is known",
+) -> None:
     """Ignore, warn of or refuse ids that are unknown, by noun."""
     if how == "ignore":
         return
@@ -158,7 +179,7 @@ def handle_unknown(how: str, found: Mapping[str, tuple[Ids, np.ndarray]]) -> Non
     )
     if how == "error":
         raise ValueError(f"Found {message}; handle_unknown='error' refuses them.")
-    warn(f"Found {message}; they are answered from what is known.")
+    warn(f"Found {message}; they are {consequence}.")
 
 
 def take_ids(ids: np.ndarray, places: np.ndarray) -> np.ndarray:

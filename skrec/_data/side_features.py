@@ -95,6 +95,13 @@ class Numbers:
         """One more of each number."""
         return sparse.csr_array(sparse.eye_array(len(mean)))
 
+    def by_column(
+        self, name: str, mean: np.ndarray, effect: np.ndarray
+    ) -> tuple[list[str], np.ndarray]:
+        """Names of the numbers, and the effect of each by itself."""
+        n = len(self.scale)
+        return self.names[:n], np.eye(n, len(mean))
+
 
 def _without_missing(
     matrix: sparse.csr_array,
@@ -184,6 +191,18 @@ class Categories:
             contrast[:n, :n] -= mean[:n]
         return sparse.csr_array(contrast)
 
+    def by_column(
+        self, name: str, mean: np.ndarray, effect: np.ndarray
+    ) -> tuple[list[str], np.ndarray]:
+        """The column, and the gradient of its standard deviation of effects."""
+        n = len(self.labels)
+        share = mean[:n] * (1 - mean[:n]) if self.several else mean[:n]
+        gradient = np.zeros((1, len(mean)))
+        deviation = np.sqrt(share @ effect[:n] ** 2)
+        if deviation > 0:
+            gradient[0, :n] = share * effect[:n] / deviation
+        return [name], gradient
+
 
 def _is_text(labels: Any) -> bool:
     return isinstance(labels[0], str | bytes)
@@ -221,16 +240,35 @@ class Encoder:
 
         A category is compared with the mean of all, a number with one less.
         """
-        bounds = np.cumsum(
-            [0] + [len(column.names) for column in self.columns.values()]
-        )
         parts = [
-            column.contrast(mean[start:stop])
-            for column, (start, stop) in zip(
-                self.columns.values(), pairwise(bounds), strict=True
-            )
+            column.contrast(mean[place])
+            for column, place in zip(self.columns.values(), self._places, strict=True)
         ]
         return sparse.csr_array(sparse.block_diag(parts))
+
+    def by_column(
+        self, mean: np.ndarray, effect: np.ndarray
+    ) -> tuple[list[str], sparse.csr_array]:
+        """Columns of the table, and weights of the effects of values in those of each.
+
+        The weighted sum is the effect of a number, and the standard deviation of the
+        effects of labels. Weights are gradients, so that the variance of the sum is
+        that of the deviation to first order.
+        """
+        names, parts = [], []
+        for (name, column), place in zip(
+            self.columns.items(), self._places, strict=True
+        ):
+            own_names, weights = column.by_column(name, mean[place], effect[place])
+            names += own_names
+            parts.append(weights)
+        return names, sparse.csr_array(sparse.block_diag(parts))
+
+    @property
+    def _places(self) -> list[slice]:
+        """Columns of the matrix for each column of the table."""
+        sizes = [len(column.names) for column in self.columns.values()]
+        return [slice(*bounds) for bounds in pairwise(np.cumsum([0, *sizes]))]
 
     def encoded(self, table: FeatureTable) -> sparse.csr_array:
         """All rows of a table, shape (n_ids, n_columns)."""

@@ -222,21 +222,25 @@ class FittedNetwork(StandardisedModel):
         )
 
     def profiles(
-        self, side: SideName, device: torch.device
+        self, side: SideName, n_cold: int, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores with some rows of the other side, centred by row and column."""
+        """Scores with some rows of the other side, centred by row and column.
+
+        Columns are centred at the mean of the rows that are numbered.
+        """
         users, items = np.arange(self.shape.n_users), np.arange(self.shape.n_items)
+        n_known = (len(items) if side == "item" else len(users)) - n_cold
+        rows = np.concatenate([np.arange(n_known), -2 - np.arange(n_cold)])
         if side == "item":
-            users = _spaced(users)
+            users, items = _spaced(users), rows
         else:
-            items = _spaced(items)
+            users, items = rows, _spaced(items)
         scores = torch.empty(len(users), len(items), device=device)
         self.scorer(users, items, device)(slice(None))(slice(None), scores)
-        centred = scores.double().cpu().numpy()
-        least = MIN_SIGNAL * np.abs(centred).max()
-        centred -= centred.mean(axis=0)
-        centred -= centred.mean(axis=1, keepdims=True)
-        profiles = centred.T if side == "item" else centred
+        profiles = (scores.T if side == "item" else scores).double().cpu().numpy()
+        least = MIN_SIGNAL * np.abs(profiles[:n_known]).max()
+        profiles -= profiles[:n_known].mean(axis=0)
+        profiles -= profiles.mean(axis=1, keepdims=True)
         lengths = np.linalg.norm(profiles, axis=1)
         is_negligible = np.abs(profiles).max(axis=1) < least
         lengths[is_negligible | (lengths == 0)] = np.inf

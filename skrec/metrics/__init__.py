@@ -9,6 +9,7 @@ from ._functions import (
     precision_at_k,
     recall_at_k,
     reciprocal_rank,
+    roc_auc,
 )
 from ._scorer import RankingScorer, get_scorer
 
@@ -23,4 +24,5 @@ __all__ = [
     "precision_at_k",
     "recall_at_k",
     "reciprocal_rank",
+    "roc_auc",
 ]

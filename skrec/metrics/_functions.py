@@ -14,9 +14,11 @@ from .._data.vocabulary import Ids
 from ._rankings import (
     OF_WHOLE_LISTS,
     Rankings,
+    areas_under_curve,
     check_gains,
     check_threshold,
     gains_of,
+    mean_area,
     ranks_of,
     warn_if_undefined,
     weight_of_users,
@@ -446,6 +448,78 @@ def hit_rate_at_k(
     return _evaluate("hit_rate", rows, k, relevance_threshold, average)
 
 
+def roc_auc(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    groups: ArrayLike,
+    *,
+    relevance_threshold: float | None = None,
+    sample_weight: ArrayLike | None = None,
+    average: bool = True,
+) -> float | np.ndarray:
+    r"""Area under the ROC curve of each user.
+
+    With :math:`R_u` the relevant rows of user :math:`u`, :math:`N_u` the others and
+    :math:`s` the scores,
+
+    .. math:: AUC(u) = \frac{1}{|R_u| |N_u|} \sum_{i \in R_u} \sum_{j \in N_u}
+                       \left([s_i > s_j] + \tfrac{1}{2} [s_i = s_j]\right).
+
+    It is that of :func:`sklearn.metrics.roc_auc_score` for the rows of the user, and
+    1/2 for random scores. All places of a list count alike.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        Relevance of each row: a row is relevant where it is positive.
+    y_score : array-like of shape (n_samples,)
+        Scores that rank the rows, highest first.
+    groups : array-like of shape (n_samples,)
+        The user of each row, as raw ids of any sortable kind.
+    relevance_threshold : float, default=None
+        Rows are relevant where `y_true` reaches it, instead of where it is positive.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Non-negative weights. A row of weight 0 is no row; in the mean, a user has the
+        mean weight of their other rows.
+    average : bool, default=True
+        Return the mean over users rather than one value for each.
+
+    Returns
+    -------
+    auc : float or ndarray of shape (n_users,)
+        The mean over all users who have a relevant row and another, or with
+        `average=False` the value of every user, in sorted order of the ids, NaN for
+        other users.
+
+    Raises
+    ------
+    ValueError
+        If a value is missing or infinite, lengths differ, a weight is negative, or all
+        weights are zero.
+
+    Warns
+    -----
+    UndefinedMetricWarning
+        If no user has both a relevant row and another; the mean is NaN then.
+
+    References
+    ----------
+    Rendle et al., BPR: Bayesian personalized ranking from implicit feedback, UAI 2009,
+    section 4.1.1.
+
+    Examples
+    --------
+    >>> from skrec.metrics import roc_auc
+    >>> users = ["ann", "ann", "ann", "bob", "bob"]
+    >>> roc_auc([1, 0, 1, 0, 1], [0.9, 0.8, 0.7, 0.2, 0.2], users)
+    0.5
+    """
+    rows = y_true, y_score, groups, sample_weight
+    users, scores, gains, weight = _read_rows("auc", rows, relevance_threshold)
+    areas = areas_under_curve(users, scores, gains, len(weight))
+    return mean_area(areas, weight) if average else areas
+
+
 def catalogue_coverage(recommended: ArrayLike, catalogue: ArrayLike) -> float:
     """Share of the catalogue that occurs in any list.
 
@@ -544,9 +618,29 @@ def _evaluate(
     average: bool,
 ) -> float | np.ndarray:
     """A metric of rows, given as relevance, scores, users and weights."""
-    y_true, y_score, groups, sample_weight = rows
     if k is not None or metric not in OF_WHOLE_LISTS:
         check_int(k, "k", 1)
+    users, scores, gains, weight = _read_rows(metric, rows, relevance_threshold)
+    rankings = Rankings.from_rows(
+        users,
+        ranks_of(users, scores),
+        gains,
+        weight,
+        np.inf if k is None else k,
+    )
+    if not average:
+        return rankings.values(metric)
+    warn_if_undefined(rankings)
+    return rankings.mean(metric)
+
+
+def _read_rows(
+    metric: str,
+    rows: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike | None],
+    relevance_threshold: float | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """User number, score and relevance of rows with a weight; weights of all users."""
+    y_true, y_score, groups, sample_weight = rows
     check_threshold(relevance_threshold)
     users, user_ids = _read_ids(groups, "groups").numbered()
     y = read_numbers(y_true, "y_true", len(users))
@@ -556,17 +650,8 @@ def _evaluate(
 
     kept = np.flatnonzero(weight)
     users, scores = users[kept], scores[kept]
-    rankings = Rankings.from_rows(
-        users,
-        ranks_of(users, scores),
-        gains_of(y[kept], relevance_threshold),
-        weight_of_users(users, weight[kept], len(user_ids)),
-        np.inf if k is None else k,
-    )
-    if not average:
-        return rankings.values(metric)
-    warn_if_undefined(rankings)
-    return rankings.mean(metric)
+    gains = gains_of(y[kept], relevance_threshold)
+    return users, scores, gains, weight_of_users(users, weight[kept], len(user_ids))
 
 
 def _read_ids(values: Any, name: str, *, may_be_missing: bool = False) -> Ids:

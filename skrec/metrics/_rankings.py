@@ -87,11 +87,7 @@ class Rankings:
 
     def mean(self, metric: str) -> float:
         """The metric's mean over the users who have a relevant row."""
-        defined = self.n_relevant > 0
-        if not defined.any():
-            return float("nan")
-        values = self.values(metric)
-        return float(np.average(values[defined], weights=self.weight[defined]))
+        return mean_over_users(self.values(metric), self.weight)
 
 
 # The worth of each hit, and the divisor of a user's sum of worths.
@@ -104,6 +100,9 @@ METRICS: dict[str, Callable[[Rankings], tuple[np.ndarray, np.ndarray | float]]] 
     "hit_rate": lambda r: (r.places == 1, 1),
 }
 
+
+# All names of metrics.
+NAMES = (*METRICS, "auc")
 
 # Metrics that depend on the order of a whole list.
 OF_WHOLE_LISTS = {"ndcg", "map", "mrr"}
@@ -127,6 +126,36 @@ def ranks_of(users: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return ranks
 
 
+def areas_under_curve(
+    users: np.ndarray, scores: np.ndarray, gains: np.ndarray, n_users: int
+) -> np.ndarray:
+    """Area under the ROC curve of each user, NaN without rows of both kinds."""
+    order = np.lexsort((scores, users))
+    users, scores, relevant = users[order], scores[order], gains[order] > 0
+    irrelevant = np.cumsum(~relevant)
+    # Rows of equal scores count half, so bounds of ties are averaged.
+    differs = (np.diff(users) != 0) | (np.diff(scores) != 0)
+    first = np.flatnonzero(np.concatenate([[True], differs]))
+    tie = np.repeat(np.arange(len(first)), np.diff(first, append=len(users)))
+    last = np.append(first[1:], len(users)) - 1
+    below = np.concatenate([[0], irrelevant])[first]
+    twice = (below + irrelevant[last])[tie]
+    n_relevant = np.bincount(users, relevant, minlength=n_users)
+    n_irrelevant = np.bincount(users, ~relevant, minlength=n_users)
+    before = np.cumsum(n_irrelevant) - n_irrelevant
+    wins = np.bincount(users, relevant * (twice / 2 - before[users]), n_users)
+    n_pairs = n_relevant * n_irrelevant
+    return np.divide(wins, n_pairs, out=np.full(n_users, np.nan), where=n_pairs > 0)
+
+
+def mean_over_users(values: np.ndarray, weight: np.ndarray) -> float:
+    """Weighted mean of the values that are defined, NaN if none is."""
+    defined = ~np.isnan(values)
+    if not defined.any():
+        return float("nan")
+    return float(np.average(values[defined], weights=weight[defined]))
+
+
 def gains_of(y: np.ndarray, threshold: float | None) -> np.ndarray:
     """Relevance, 0 for rows that are not relevant."""
     return y.clip(0) if threshold is None else (y >= threshold).astype(np.float64)
@@ -146,6 +175,17 @@ def warn_if_undefined(rankings: Rankings) -> None:
             "row to rank (candidates='test' leaves out users with a single test row).",
             UndefinedMetricWarning,
         )
+
+
+def mean_area(areas: np.ndarray, weight: np.ndarray) -> float:
+    """Mean area under the ROC curve; warns where it is undefined."""
+    if np.isnan(areas).all():
+        warn(
+            "The area under the ROC curve is undefined and set to nan: there is no "
+            "user with both a relevant row and another; see relevance_threshold.",
+            UndefinedMetricWarning,
+        )
+    return mean_over_users(areas, weight)
 
 
 def check_gains(

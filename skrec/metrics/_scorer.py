@@ -24,11 +24,14 @@ from .._data.reading import check_int, read_numbers, read_pairs, read_weights
 from .._data.vocabulary import Ids
 from ._rankings import (
     METRICS,
+    NAMES,
     TIE_SEED,
     Rankings,
+    areas_under_curve,
     check_gains,
     check_threshold,
     gains_of,
+    mean_area,
     ranks_of,
     warn_if_undefined,
     weight_of_users,
@@ -50,10 +53,11 @@ class RankingScorer:
     Parameters
     ----------
     metrics : str, list or tuple of str, default="ndcg"
-        Metrics among "ndcg", "precision", "recall", "map", "mrr" and "hit_rate": see
-        :func:`ndcg_at_k`, :func:`precision_at_k`, :func:`recall_at_k`,
-        :func:`average_precision_at_k`, :func:`reciprocal_rank` and
-        :func:`hit_rate_at_k`. With a name the scorer returns a number; with a list, a
+        Metrics among "ndcg", "precision", "recall", "map", "mrr", "hit_rate" and "auc":
+        see :func:`ndcg_at_k`, :func:`precision_at_k`, :func:`recall_at_k`,
+        :func:`average_precision_at_k`, :func:`reciprocal_rank`, :func:`hit_rate_at_k`
+        and :func:`roc_auc`. The last needs `candidates="test"`; it has no `k`, and its
+        key is "auc". With a name the scorer returns a number; with a list, a
         dict with keys such as "ndcg@10", to pass as ``refit=`` of a search and to find
         after ``mean_test_`` in its `cv_results_`. Within a dict of several scorers,
         scikit-learn takes only scorers that return a number.
@@ -150,10 +154,10 @@ class RankingScorer:
 
     def __post_init__(self) -> None:
         names = self._names()
-        if not names or not all(isinstance(n, str) and n in METRICS for n in names):
+        if not names or not all(isinstance(n, str) and n in NAMES for n in names):
             raise ValueError(
                 "metrics must be a name or a list of at least one name among "
-                f"{', '.join(METRICS)}, without k; got {self.metrics!r}."
+                f"{', '.join(NAMES)}, without k; got {self.metrics!r}."
             )
         if not self._lengths():
             raise ValueError("k must be an int or a list of at least one, got none.")
@@ -162,6 +166,12 @@ class RankingScorer:
         if self.candidates not in ("unseen", "test"):
             raise ValueError(
                 f"candidates must be 'unseen' or 'test', got {self.candidates!r}."
+            )
+        if "auc" in names and self.candidates == "unseen":
+            raise ValueError(
+                "The metric 'auc' depends on the rank of every item, and with "
+                "candidates='unseen' only the first k are known. Use "
+                "candidates='test', or another metric, such as 'ndcg'."
             )
         check_threshold(self.relevance_threshold)
 
@@ -241,12 +251,18 @@ class RankingScorer:
             k: Rankings.from_rows(pairs.users, ranks, gains, pairs.weight, k)
             for k in self._lengths()
         }
-        warn_if_undefined(rankings[self._lengths()[0]])
+        names = [name for name in self._names() if name in METRICS]
         found = {
             f"{name}@{k}": of_k.mean(name)
-            for name in self._names()
+            for name in names
             for k, of_k in rankings.items()
         }
+        if found:
+            warn_if_undefined(rankings[self._lengths()[0]])
+        if "auc" in self._names():
+            n_users = len(pairs.weight)
+            areas = areas_under_curve(pairs.users, pairs.scores, gains, n_users)
+            found["auc"] = mean_area(areas, pairs.weight)
         if isinstance(self.metrics, str) and isinstance(self.k, Integral):
             (score,) = found.values()
             return score
