@@ -652,20 +652,9 @@ class ListsMixin:
         n_known, n_cold = len(known), 0 if cold is None else cold.shape[0]
         rows = np.where(rows < 0, n_known - 2 - rows, rows)
         columns = np.where(columns < 0, n_known + n_cold - 2 - columns, columns)
-        query_profiles, query_norms = profiles[rows], norms[rows]
+        scaled = profiles[rows] / norms[rows, None]
         if not np.array_equal(columns, np.arange(len(profiles))):
             profiles, norms = profiles[columns], norms[columns]
-
-        def cosines(tile: slice) -> Fill:
-            scaled = query_profiles[tile] / query_norms[tile, None]
-            products = inner_products(scaled, profiles)
-
-            # Rounding goes beyond 1.
-            def fill(columns: slice, out: torch.Tensor) -> None:
-                products(columns, out)
-                out.div_(norms[columns]).clamp_(-1, 1)
-
-            return fill
 
         def itself(tile: slice) -> tuple[np.ndarray, np.ndarray]:
             own = own_column[tile]
@@ -673,7 +662,7 @@ class ListsMixin:
             return found, own[found]
 
         best, scores = top_k(
-            cosines,
+            lambda tile: _cosines(scaled[tile], profiles, norms),
             len(rows),
             len(columns),
             min(n, len(columns)) if as_frame else n,
@@ -730,6 +719,18 @@ def _union(first: Pairs, second: Pairs) -> Pairs:
         return position, column
 
     return of_tile
+
+
+def _cosines(scaled: torch.Tensor, profiles: torch.Tensor, norms: torch.Tensor) -> Fill:
+    """Function that writes cosines of queries, scaled to length 1, and profiles."""
+    products = inner_products(scaled, profiles)
+
+    # Rounding goes beyond 1.
+    def fill(columns: slice, out: torch.Tensor) -> None:
+        products(columns, out)
+        out.div_(norms[columns]).clamp_(-1, 1)
+
+    return fill
 
 
 def _is_empty(values: Any) -> bool:

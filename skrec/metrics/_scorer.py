@@ -230,15 +230,7 @@ class RankingScorer:
         threshold = None if y is None else self.relevance_threshold
         y = np.ones(n_rows) if y is None else read_numbers(y, "y", n_rows)
         check_gains(y, threshold, self._names(), "y")
-        scores = np.zeros(n_rows)
-        if not unseen:
-            if not hasattr(estimator, "predict"):
-                raise TypeError(
-                    "RankingScorer with candidates='test' needs an estimator that has "
-                    f"`predict`, which {type(estimator).__name__} has not. Use "
-                    "candidates='unseen', which ranks all items by `recommend`."
-                )
-            scores = read_numbers(estimator.predict(X), "predict(X)", n_rows)
+        scores = np.zeros(n_rows) if unseen else _predicted(estimator, X, n_rows)
         pairs = Pairs.from_rows(users, items, y, scores, weight)
 
         gains = gains_of(pairs.y, threshold)
@@ -308,6 +300,17 @@ class RankingScorer:
     def _accept_sample_weight(self) -> bool:
         # Called by searches where metadata routing is off.
         return True
+
+
+def _predicted(estimator: Any, X: Any, n_rows: int) -> np.ndarray:
+    """Predictions of any regressor."""
+    if not hasattr(estimator, "predict"):
+        raise TypeError(
+            "RankingScorer with candidates='test' needs an estimator that has "
+            f"`predict`, which {type(estimator).__name__} has not. Use "
+            "candidates='unseen', which ranks all items by `recommend`."
+        )
+    return read_numbers(estimator.predict(X), "predict(X)", n_rows)
 
 
 def get_scorer(scoring: Any) -> Any:
