@@ -26,7 +26,7 @@ def test_names_of_columns_are_kept_and_compared(container):
     check_columns(estimator, as_frame(FRAME), False)
     with pytest.raises(ValueError, match="feature names should match"):
         check_columns(estimator, as_frame(FRAME[["item", "user"]]), False)
-    with pytest.raises(ValueError, match="Feature names seen at fit time, yet now mis"):
+    with pytest.raises(ValueError, match="Feature names seen at fit time, yet now"):
         check_columns(estimator, as_frame(FRAME[["user"]]), False)
 
 
