@@ -26,7 +26,6 @@ from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import FurtherRows, Interactions
 from ._data.known_ids import KnownIds, handle_unknown
 from ._data.reading import Columns, read_ratings, read_weights
-from ._data.seen import SeenItems
 from ._data.sides import Sides
 from ._data.vocabulary import Growth, numbered
 from ._data.weights import Weighting
@@ -103,8 +102,9 @@ class BaseRecommender(
             Column 0 holds the user, column 1 the item, as raw ids of any sortable kind.
             Any further column is context: a numeric feature of that one rating.
         y : array-like of shape (n_samples,)
-            Ratings, on any scale. If rows of X are choices, and other pairs count as
-            not chosen, None is 1 for every row.
+            Ratings, on any scale. With None, rows of X are choices, and other pairs
+            count as not chosen; this needs `rank_by` other than "rating", or a loss or
+            an `unobserved_weight` for choices.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of 2 is the row twice, 0 is no row. The
             information in repeated or heavy pairs is learned from the ratings, and a
@@ -171,15 +171,14 @@ class BaseRecommender(
             known, data = reader._with_side_features(
                 weighting.applied(data), features, len(columns.users.values)
             )
-            seen = SeenItems.of_pairs(data.users, data.items, *data.shape)
             has_choice_part = self._ranks_by_choice and not is_of_choices
             read = {
                 "n_features_in_": reader.n_features_in_,
                 "feature_names_in_": getattr(reader, "feature_names_in_", None),
                 "_users": known.user,
                 "_items": known.item,
-                "_seen": seen,
-                "_choice": ItemAutoencoder.fit(data, seen) if has_choice_part else None,
+                "_seen": data.seen,
+                "_choice": ItemAutoencoder.fit(data) if has_choice_part else None,
                 "_weighting": weighting,
             }
             iterations = solver.iterations(
@@ -425,7 +424,8 @@ class BaseRecommender(
         Returns
         -------
         y : ndarray of shape (n_samples,)
-            Predicted ratings, in the units of the ratings of `fit`.
+            Predicted ratings, in the units of the ratings of `fit`; strengths of
+            choices after a fit without `y`.
         std : ndarray of shape (n_samples,)
             Only with `return_std=True`.
 

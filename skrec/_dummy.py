@@ -11,10 +11,8 @@ import torch
 
 from ._base import BaseRecommender
 from ._data.interactions import FurtherRows, Interactions
-from ._interfaces import Iteration, Model, Objective, Solver, Start
+from ._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
 from ._topk import Fill
-
-CHOICES = Objective(weighs_unobserved=True)
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,8 @@ class Popularity(Model):
 
     @classmethod
     def of(cls, data: Interactions) -> Popularity:
-        first = np.flatnonzero(np.diff(data.pairs, prepend=-1))
         return cls(
-            n_users=np.bincount(data.items[first], minlength=data.shape[1]),
+            n_users=np.bincount(data.seen.items, minlength=data.shape[1]),
             mean=float(np.average(data.rating, weights=data.weight)),
             weight=float(data.weight.sum()),
             rating_range=(float(data.rating.min()), float(data.rating.max())),
@@ -62,9 +59,11 @@ class Popularity(Model):
     ) -> Callable[[slice], Fill]:
         counts = np.append(self.n_users, 0)[np.maximum(items, -1)]
         scores = torch.as_tensor(counts, dtype=torch.float32, device=device)
-        return lambda tile: (
-            lambda columns, out: out.copy_(scores[columns].expand_as(out))
-        )
+
+        def fill(columns: slice, out: torch.Tensor) -> None:
+            out[:] = scores[columns]
+
+        return lambda tile: fill
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,7 @@ class DummyRecommender(BaseRecommender):
            ['Heat']], dtype=object)
     """
 
+    # Parameters of other estimators, which change nothing here.
     clip, warm_start, device, random_state, verbose = False, False, "cpu", None, 0
 
     def __init__(

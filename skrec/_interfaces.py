@@ -64,6 +64,10 @@ class Objective:
         return expit(score) if self.loss == "log_loss" else score
 
 
+# The objective of a fit of choices: pairs that are no rows count as not chosen.
+CHOICES = Objective(weighs_unobserved=True)
+
+
 class Model(ABC):
     """A fitted model of NumPy arrays, over row numbers of users and items.
 

@@ -482,10 +482,12 @@ class ListsMixin:
         """Vectors of all items, for an index of the largest inner products.
 
         The inner product of a row of `user_index_vectors` and a row of these is the
-        score by which `recommend` ranks, including biases, minus a constant. An
-        approximate index of such vectors finds a user's best items among millions
-        without a score of each. It does not exclude seen items: query it for more items
-        than needed, and leave out those that the user has rated.
+        score by which `recommend` ranks, including biases, minus a constant. With
+        `rank_by="both"` it is the strength of the choice alone: rank the items that are
+        found by `recommend(users, candidates=...)`. An approximate index of such
+        vectors finds a user's best items among millions without a score of each. It
+        does not exclude seen items: query it for more items than needed, and leave out
+        those that the user has rated.
 
         Returns
         -------
@@ -495,7 +497,8 @@ class ListsMixin:
         Raises
         ------
         ValueError
-            If scores are no inner products: after NCFRegressor with a perceptron.
+            If scores are no inner products: after NCFRegressor with a perceptron and
+            `rank_by="rating"`.
         """
         check_is_fitted(self)
         return self._ranking.index_vectors("item", np.arange(len(self._items)))
@@ -519,8 +522,9 @@ class ListsMixin:
         Returns
         -------
         vectors : ndarray of shape (n_users, size), dtype float32
-            As in `recommend`, the vector of a user without ratings depends on their
-            features, or without any ranks items for an average user.
+            With `rank_by="rating"` the vector of a user without ratings depends on
+            their features. Otherwise, or without any, it ranks items for an average
+            user.
 
         Raises
         ------

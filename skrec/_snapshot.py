@@ -42,7 +42,8 @@ def fitted_attribute(read: Callable[[Any], Any]) -> property:
         try:
             return read(snapshot(self))
         except AttributeError as error:
-            if str(error).startswith("This "):
+            # Only Python itself names the object, so other errors are in words.
+            if error.obj is None:
                 raise
             raise AttributeError(
                 f"This {type(self).__name__} has no attribute {read.__name__!r} after "

@@ -101,6 +101,22 @@ def inner_products(queries: Tensor, vectors: Tensor) -> Fill:
     return lambda columns, out: torch.mm(queries, vectors[columns].T, out=out)
 
 
+def inner_products_of_tiles(
+    query_vectors: Callable[[np.ndarray], np.ndarray],
+    rows: np.ndarray,
+    vectors: np.ndarray,
+    device: torch.device,
+) -> Callable[[slice], Fill]:
+    """Function from a slice of `rows` to the inner products of their vectors."""
+    of_columns = torch.from_numpy(np.require(vectors, requirements="W")).to(device)
+
+    def score(tile: slice) -> Fill:
+        queries = torch.from_numpy(query_vectors(rows[tile]))
+        return inner_products(queries.to(device), of_columns)
+
+    return score
+
+
 def _block(n_columns: int, k: int) -> int:
     """A power of two that keeps both blocks and the columns of k blocks few."""
     size = min(MAX_BLOCK, max(1, 2 * math.sqrt(n_columns / k)))

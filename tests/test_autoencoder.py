@@ -17,7 +17,6 @@ from skrec._choice.autoencoder import (
 )
 from skrec._data.interactions import Interactions
 from skrec._data.reading import Columns
-from skrec._data.seen import SeenItems
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(80, 50, 1200, random_state=0)
@@ -30,8 +29,7 @@ def interactions(X, y):
 
 def fitted(X, y):
     data = interactions(X, y)
-    seen = SeenItems.of_pairs(data.users, data.items, *data.shape)
-    return data, ItemAutoencoder.fit(data, seen)
+    return data, ItemAutoencoder.fit(data)
 
 
 def of_tastes():

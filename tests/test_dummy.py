@@ -39,6 +39,7 @@ def test_lists_are_the_best_sellers_without_what_was_seen(y):
 
 
 def test_predictions_are_the_weighted_mean():
+    assert_allclose(DummyRecommender().fit(X, Y).predict(X[:3]), Y.mean())
     weight = np.random.default_rng(0).integers(0, 3, len(Y))
     model = DummyRecommender().fit(X, Y, weight)
     kept = weight > 0

@@ -58,7 +58,7 @@ def test_scores_of_both_parts_are_strength_times_gain():
     assert_allclose(scores[0], expected, rtol=1e-3, atol=1e-5)
 
 
-def test_lists_of_the_default_are_better_than_counting():
+def test_lists_by_both_parts_are_better_than_by_ratings():
     rows, y = make_ratings(300, 120, 9000, random_state=1)
     test = np.random.default_rng(0).random(len(y)) < 0.2
     scorer = RankingScorer("ndcg", k=10, relevance_threshold=np.quantile(y, 0.6))

@@ -14,7 +14,7 @@ from .._data.sides import SideName
 from .._data.units import Units
 from .._data.vocabulary import Growth
 from .._interfaces import Model, Objective, StandardisedModel
-from .._topk import Fill, inner_products
+from .._topk import Fill, inner_products_of_tiles
 from .rows import DESCRIBED, Rows
 
 # Share of its prior expectation below which the squared length of a taste profile is
@@ -125,14 +125,8 @@ class Posterior(StandardisedModel):
     def scorer(
         self, users: np.ndarray, items: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
-        writeable = np.require(self.item_vectors(items), requirements="W")
-        vectors = torch.from_numpy(writeable).to(device)
-
-        def score(tile: slice) -> Fill:
-            queries = torch.from_numpy(self.user_vectors(users[tile]))
-            return inner_products(queries.to(device), vectors)
-
-        return score
+        vectors = self.item_vectors(items)
+        return inner_products_of_tiles(self.user_vectors, users, vectors, device)
 
     def score_units(self, users: np.ndarray) -> tuple[float, np.ndarray]:
         means = self.users.means(users)

@@ -30,13 +30,10 @@ from scipy import sparse
 from .._data.interactions import FurtherRows, Interactions
 from .._data.seen import SeenItems
 from .._data.sides import SideName
-from .._interfaces import Iteration, Model, Objective, Solver, Start
-from .._topk import Fill, inner_products
+from .._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
+from .._topk import Fill, inner_products_of_tiles
 from .._warn import warn
 from .gain import gain_of
-
-# The objective of a fit of choices: pairs that are no choices count as none.
-CHOICES = Objective(weighs_unobserved=True)
 
 # Power of the number of choices that those of a user and of an item are divided by.
 DAMPING = 0.25
@@ -87,11 +84,10 @@ class ItemAutoencoder(Model):
     rating_range: tuple[float, float] = (-np.inf, np.inf)
 
     @classmethod
-    def fit(cls, data: Interactions, seen: SeenItems) -> ItemAutoencoder:
+    def fit(cls, data: Interactions) -> ItemAutoencoder:
         """Fit to all pairs of the rows, each by the gain of its mean rating."""
-        n_users, n_items = data.shape
-        pairs = data.pairs
-        starts = np.flatnonzero(np.diff(pairs, prepend=-1))
+        (n_users, n_items), seen = data.shape, data.seen
+        starts = np.flatnonzero(np.diff(data.pairs, prepend=-1))
         gain = data.weight * gain_of(data.rating, data.rating.min(), data.rating.max())
         gain = np.add.reduceat(gain, starts) / np.add.reduceat(data.weight, starts)
         n_choices = np.bincount(seen.items, minlength=n_items)
@@ -169,14 +165,8 @@ class ItemAutoencoder(Model):
     def scorer(
         self, users: np.ndarray, items: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
-        of_items = np.require(self.vectors_of_items(items), requirements="W")
-        vectors = torch.from_numpy(of_items).to(device)
-
-        def score(tile: slice) -> Fill:
-            queries = torch.from_numpy(self.user_vectors(users[tile]))
-            return inner_products(queries.to(device), vectors)
-
-        return score
+        vectors = self.vectors_of_items(items)
+        return inner_products_of_tiles(self.user_vectors, users, vectors, device)
 
     def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
         return (
@@ -247,8 +237,7 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
                 "Side features tell nothing about choices without y, and are left out. "
                 "Pass ratings as y, or set unobserved_weight of MFRegressor."
             )
-        seen = SeenItems.of_pairs(data.users, data.items, *data.shape)
-        model = ItemAutoencoder.fit(data, seen)
+        model = ItemAutoencoder.fit(data)
         n_factors = len(model.shrinkage)
         # The share of the energy of the choices that the factors leave.
         rest = 1 - float(model.eigenvalues.sum()) / _energy(model)

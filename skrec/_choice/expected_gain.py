@@ -12,9 +12,9 @@ from scipy import sparse
 from torch import Tensor
 
 from .._data.sides import SideName
-from .._interfaces import Model, Objective
+from .._interfaces import CHOICES, Model, Objective
 from .._topk import Fill
-from .autoencoder import CHOICES, ItemAutoencoder
+from .autoencoder import ItemAutoencoder
 from .gain import LEAST_GAIN, gain_of
 
 # Columns at a time, whose scores by both parts stay in the cache.
@@ -83,9 +83,7 @@ class ExpectedGain(Model):
             def fill(columns: slice, out: Tensor) -> None:
                 for start in range(columns.start, columns.stop, MAX_COLUMNS):
                     some = slice(start, min(start + MAX_COLUMNS, columns.stop))
-                    choice = out[:, some.start - columns.start :][
-                        :, : some.stop - some.start
-                    ]
+                    choice = out[:, start - columns.start : some.stop - columns.start]
                     gain = torch.empty(choice.shape, device=device)
                     fill_rating(some, gain)
                     fill_choice(some, choice)

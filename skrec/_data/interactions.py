@@ -8,6 +8,7 @@ stand in (user, item) order, and equal rows are one row with their weights summe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -103,6 +104,11 @@ class Interactions:
             context=context[order],
         )
 
+    @cached_property
+    def seen(self) -> SeenItems:
+        """The items of each user."""
+        return SeenItems.of_pairs(self.users, self.items, *self.shape)
+
     @property
     def pairs(self) -> np.ndarray:
         """user * n_items + item of all rows, which are sorted."""
@@ -139,8 +145,9 @@ class FurtherRows:
     growths: Sides[Growth]
     seen: SeenItems
 
-    @property
+    @cached_property
     def seen_after(self) -> SeenItems:
+        """Seen items with these rows."""
         users, items = self.growths
         return self.seen.grown(
             users, items, users.given[self.data.users], items.given[self.data.items]
