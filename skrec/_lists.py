@@ -186,7 +186,8 @@ class ListsMixin:
         model = explored(model, strategy, rows, columns, random_state)
         excluded = self._excluded(exclude, user_ids, item_ids)
         seen = self._seen_columns(rows, columns, never_exclude)
-        device = torch_device(self.device)
+        work = model.score_work * len(rows) * len(columns)
+        device = torch_device(self.device, work)
         n_listed = min(n_items, len(columns)) if as_frame else n_items
         best, scores = top_k(
             model.scorer(rows, columns, device),
@@ -260,7 +261,9 @@ class ListsMixin:
         handle_unknown(self.handle_unknown, {"items": (ids, columns)})
         item_ids = self._items.like_fitted(ids.values, columns)
         model = self._ranking.with_cold_rows(None, cold)
-        device, rows = torch_device(self.device), np.arange(len(self._users))
+        rows = np.arange(len(self._users))
+        work = model.score_work * len(rows) * len(columns)
+        device = torch_device(self.device, work)
         scale, of_users = model.score_units(rows)
         offset = torch.as_tensor(of_users, dtype=torch.float32, device=device)
 
@@ -652,7 +655,9 @@ class ListsMixin:
             own_column = np.maximum(rows, -1)
         else:
             own_column = pd.Index(ids).get_indexer(query_ids)
-        profiles, norms = self._profiles(side, cold, cold_columns)
+        work = float(len(rows)) * len(columns) * self._model.score_work
+        device = torch_device(self.device, work)
+        profiles, norms = self._profiles(side, device, cold, cold_columns)
         n_known, n_cold = len(known), 0 if cold is None else cold.shape[0]
         rows = np.where(rows < 0, n_known - 2 - rows, rows)
         columns = np.where(columns < 0, n_known + n_cold - 2 - columns, columns)
@@ -671,7 +676,7 @@ class ListsMixin:
             len(columns),
             min(n, len(columns)) if as_frame else n,
             itself,
-            torch_device(self.device),
+            device,
         )
         if as_frame:
             return _long_frame(query_ids, ids, best, scores, side, f"similar_{side}")
@@ -695,7 +700,7 @@ class ListsMixin:
         return ids[rows != -1], rows[rows != -1], cold
 
     def _profiles(
-        self, side: SideName, *cold: sparse.csr_array | None
+        self, side: SideName, device: torch.device, *cold: sparse.csr_array | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Profiles and lengths of all rows, then of the cold rows of each matrix."""
         given = [matrix for matrix in cold if matrix is not None]
@@ -706,7 +711,6 @@ class ListsMixin:
             model = model.with_cold_rows(
                 both if side == "user" else None, both if side == "item" else None
             )
-        device = torch_device(self.device)
         profiles, lengths = model.profiles(side, n_cold, device)
         return (
             torch.from_numpy(profiles).to(device),

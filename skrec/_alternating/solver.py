@@ -121,6 +121,11 @@ class AlternatingSolver(Solver[Posterior]):
         """Exponent of a row's weight in the precision of its prior."""
         return 0.0
 
+    @property
+    def rating_work(self) -> float:
+        # Squares of rows and columns; few fits take more sweeps.
+        return 2.0 * min(self.max_iter, 20) * (self.n_factors + 2) ** 2
+
     @abstractmethod
     def _states(self, run: Run, start: State) -> Iterator[State]:
         """Endless states, one after each iteration."""
