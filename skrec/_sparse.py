@@ -51,8 +51,7 @@ class SparseRows:
         if device.type == "cpu":
             # A sparse matrix product in effect, which is fast without MKL.
             return _bags(self, table, weight)
-        is_free = not torch.are_deterministic_algorithms_enabled()
-        if weight is not None and is_free and has_sparse_products(device):
+        if weight is not None and self._has_product(table):
             return _product(self, table, weight)
         split = self._pieces()
         if split is None:
@@ -64,6 +63,14 @@ class SparseRows:
         """Σ value over the entries of every row, shape (n_rows,)."""
         ones = replace(self, others=torch.zeros_like(self.others))
         return ones.sum(values.new_ones(1, 1), values).squeeze(1)
+
+    def _has_product(self, table: Tensor) -> bool:
+        """Whether a sparse product may replace bags."""
+        if torch.are_deterministic_algorithms_enabled():
+            return False
+        # Libraries refuse more entries than places, which repeated entries can be.
+        n_places = len(self) * len(table)
+        return len(self.others) <= n_places and has_sparse_products(table.device)
 
     def _pieces(self) -> tuple[SparseRows, SparseRows] | None:
         """Rows of at most MAX_BAG entries, and their sums that are those of rows."""

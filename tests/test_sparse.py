@@ -1,6 +1,7 @@
 """Sums over sparse rows: bags, pieces of bags and sparse products are the same."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,9 +22,8 @@ def make_rows(seed, lengths, n_others=7):
     others = rng.integers(n_others, size=offsets[-1])
     weight, table = rng.normal(size=offsets[-1]), rng.normal(size=(n_others, 3))
     matrix = sparse.csr_array((weight, others, offsets), (len(lengths), n_others))
-    rows = SparseRows(
-        *(torch.as_tensor(x, dtype=torch.int32) for x in (offsets, others))
-    )
+    index = partial(torch.as_tensor, dtype=torch.int32)
+    rows = SparseRows(index(offsets), index(others))
     return rows, torch.as_tensor(weight), torch.as_tensor(table), matrix @ table
 
 
@@ -43,13 +43,8 @@ def test_sums_on_a_device_are_of_short_bags(seed, lengths, most):
             np.testing.assert_allclose(rows.sum(table, weight).cpu(), expected)
         sums = rows.sum_values(weight).cpu()
         assert device.longest_bag <= most
-    np.testing.assert_allclose(
-        sums, np.bincount(rows_of(lengths), weight.held, len(lengths))
-    )
-
-
-def rows_of(lengths):
-    return np.repeat(np.arange(len(lengths)), lengths)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    np.testing.assert_allclose(sums, np.bincount(row, weight.held, len(lengths)))
 
 
 def test_a_sparse_product_is_a_sum_of_bags():
