@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 # Multiplications from which "auto" takes a GPU that is in use, and one that has to be
 # started, which takes a CPU about as long.
-MIN_WORK, MIN_WORK_TO_START = 1e9, 1e10
+MIN_WORK, MIN_WORK_TO_START = 3e9, 3e10
 
 # Free memory that "auto" asks of a GPU.
 MIN_FREE_BYTES = 2**30
@@ -77,8 +77,8 @@ def torch_device(name: str | torch.device, work: float = math.inf) -> torch.devi
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"device={str(name)!r} is not available here: {error}. Use 'auto', 'cpu', "
-            "or a device of this machine such as 'cuda' or 'cuda:1'."
+            f"device={str(name)!r} is not available here: {_reason(error)}. Use "
+            "'auto', 'cpu', or a device of this machine such as 'cuda' or 'cuda:1'."
         ) from error
     return torch.device(name)
 
@@ -94,7 +94,7 @@ def _auto_device(work: float) -> torch.device:
         free, _ = torch.cuda.mem_get_info()
         reason = f"{free / 2**20:.0f} MiB are free" if free < MIN_FREE_BYTES else ""
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = _reason(error)
         if "forked" in reason:
             # Where the parent uses CUDA, a forked process cannot.
             return CPU
@@ -106,6 +106,11 @@ def _auto_device(work: float) -> torch.device:
         RuntimeWarning,
     )
     return CPU
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, since CUDA adds advice to developers."""
+    return str(error).partition("\n")[0]
 
 
 class _DefaultDtype:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -15,6 +18,23 @@ from torch.nn import functional as F
 # Longest bag on devices other than the CPU, where one thread reads a bag; at least 2,
 # so that pieces are fewer than entries.
 MAX_BAG = 256
+
+
+class _Order(threading.local):
+    is_fixed = False
+
+
+_order = _Order()
+
+
+@contextmanager
+def fixed_order() -> Iterator[None]:
+    """Sums of this thread are in the order of the entries, on every device."""
+    before, _order.is_fixed = _order.is_fixed, True
+    try:
+        yield
+    finally:
+        _order.is_fixed = before
 
 
 @dataclass(frozen=True)
@@ -66,7 +86,7 @@ class SparseRows:
 
     def _has_product(self, table: Tensor) -> bool:
         """Whether a sparse product may replace bags."""
-        if torch.are_deterministic_algorithms_enabled():
+        if _order.is_fixed or torch.are_deterministic_algorithms_enabled():
             return False
         # Libraries refuse more entries than places, which repeated entries can be.
         n_places = len(self) * len(table)

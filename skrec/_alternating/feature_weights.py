@@ -358,7 +358,8 @@ def draw_weights(
     L = cholesky(prior_precision[None])[0]
     half = torch.linalg.solve_triangular(L, weights.precision, upper=False)
     half = torch.linalg.solve_triangular(L, half.mT, upper=False)
-    omega, V = torch.linalg.eigh(symmetrised(half))
+    # Signs of eigenvectors are those of LAPACK on every device.
+    omega, V = (x.to(rows) for x in torch.linalg.eigh(symmetrised(half).cpu()))
     omega, T = omega.clamp_(min=torch.finfo(omega.dtype).eps), L @ V
     target = rows @ T
     right = block.transposed_times(target + normal(target))

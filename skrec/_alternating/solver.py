@@ -14,6 +14,7 @@ import torch
 from .._data.interactions import FurtherRows, Interactions
 from .._data.units import Units
 from .._interfaces import Iteration, Objective, Solver, Start
+from .._sparse import fixed_order
 from .conditional import Layout
 from .convert import as_state, in_rating_units, with_unobserved_pairs
 from .posterior import Posterior
@@ -344,6 +345,18 @@ class GibbsSolver(AlternatingSolver):
 
     name: ClassVar[str] = "gibbs"
 
+    def iterations(
+        self,
+        data: Interactions,
+        start: Start[Posterior] | None,
+        random_state: np.random.RandomState,
+        device: torch.device,
+    ) -> Iterator[Iteration]:
+        # Chains of one seed part where a sum is rounded in another way.
+        with fixed_order():
+            reports = super().iterations(data, start, random_state, device)
+        return _in_fixed_order(reports)
+
     def _states(self, run: Run, start: State) -> Iterator[State]:
         arguments = run.problem, start, run.random_state
         if run.is_continued:
@@ -358,6 +371,13 @@ class GibbsSolver(AlternatingSolver):
         for state in states:
             draws.append(self._posterior(run, state))
             yield state, partial(Posterior.average, draws)
+
+
+def _in_fixed_order(reports: Iterator[Iteration]) -> Iterator[Iteration]:
+    while True:
+        with fixed_order():
+            report = next(reports)
+        yield report
 
 
 @dataclass(frozen=True)
