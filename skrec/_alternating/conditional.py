@@ -22,16 +22,17 @@ biases e is q, and there is no offset.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._device import work_bytes
+from .._device import in_halves, work_bytes
 from .ratings import Ratings, UnobservedPairs
 from .symmetric import cholesky, covariance_and_log_det, log_det_of_product, times
 
@@ -50,6 +51,8 @@ WIDE_SIZE, MAX_WIDE_ROWS = 48, 512
 # Matrices of single precision that a row holds at a time, on devices other than the
 # CPU: there is no cache to stay in, and a tile is as large as the memory lets it be.
 MATRICES_OF_ROW = 10
+
+T = TypeVar("T")
 
 # `map`, or the one of a pool of threads.
 ParallelMap = Callable[..., Iterable[Any]]
@@ -95,11 +98,19 @@ class Layout:
         """Numbers in single precision that fit into the work space of a device."""
         return work_bytes(self.device) // 4
 
-    def tiles(self, n_rows: int) -> Iterator[slice]:
-        """All rows, tile by tile."""
+    def map_tiles(
+        self, function: Callable[[slice], T], n_rows: int, parallel_map: ParallelMap
+    ) -> list[T]:
+        """Values of a function of rows for all rows, tile by tile.
+
+        Where memory does not suffice, the function is called again for the halves.
+        """
         size = self.tile_rows(n_rows)
-        for start in range(0, n_rows, size):
-            yield slice(start, min(start + size, n_rows))
+        tiles = (
+            slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)
+        )
+        parts = parallel_map(lambda tile: list(in_halves(function, tile)), tiles)
+        return list(chain.from_iterable(parts))
 
     def tile_rows(self, n_rows: int) -> int:
         """Number of rows of a tile; large tables have several tiles."""
@@ -205,7 +216,7 @@ class SideMoments:
             if covariance is not None:
                 layout.add_covariance(table[tile], covariance[tile], precision[tile])
 
-        list(parallel_map(write, layout.tiles(len(table))))
+        layout.map_tiles(write, len(table), parallel_map)
         return cls(mean, precision, table)
 
     def total(self, share: Tensor, layout: Layout) -> Tensor:

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from .._device import in_halves
 from .._threads import set_own_threads
 from .conditional import (
     Conditional,
@@ -77,12 +75,11 @@ class SideConditional:
 
     def map_tiles(self, function: Callable[[slice, Any], T]) -> list[T]:
         """Values of a function of the rows of each tile and their conditional."""
-
-        def values(rows: slice) -> list[T]:
-            return list(in_halves(lambda part: function(part, self._of(part)), rows))
-
-        tiles = self.layout.tiles(len(self.ratings))
-        return list(chain.from_iterable(self.parallel_map(values, tiles)))
+        return self.layout.map_tiles(
+            lambda rows: function(rows, self._of(rows)),
+            len(self.ratings),
+            self.parallel_map,
+        )
 
     def _of(self, rows: slice) -> Conditional | UpdatedRows:
         side, layout, ratings = self.side, self.layout, self.ratings.tile(rows)
