@@ -29,7 +29,7 @@ from ._data.reading import Columns, read_ratings, read_weights
 from ._data.sides import Sides
 from ._data.vocabulary import Growth, numbered
 from ._data.weights import Weighting
-from ._interfaces import Iteration, Solver, Start
+from ._interfaces import CURVES, Iteration, Solver, Start
 from ._lists import ListsMixin
 from ._rows import (
     read_columns,
@@ -312,8 +312,7 @@ class BaseRecommender(
             "_choice": self._choice and self._choice.updated(further),
             "n_iter_": self.n_iter_ + len(losses),
             "loss_curve_": [*self.loss_curve_, *losses],
-            "validation_scores_": None,
-        }
+        } | CURVES
 
     def _further_rows(
         self, columns: Columns, data: Interactions, features: Sides[TableLike | None]
@@ -355,12 +354,10 @@ class BaseRecommender(
 
         def fitted() -> dict[str, Any]:
             with own_settings():
-                return read | {
-                    "_model": iteration.model(),
-                    "n_iter_": len(losses),
-                    "loss_curve_": losses.copy(),
-                    "validation_scores_": iteration.validation_scores,
-                }
+                curves = {"loss_curve_": losses.copy()} | iteration.curves
+                n_iter = len(curves["loss_curve_"])
+                model = {"_model": iteration.model(), "n_iter_": n_iter}
+                return read | CURVES | curves | model
 
         losses: list[float] = []
         converged = stopped = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -63,6 +63,9 @@ class Objective:
         """Predicted ratings of scores."""
         return expit(score) if self.loss == "log_loss" else score
 
+
+# Curves that only some solvers report.
+CURVES = {"validation_scores_": None, "loo_curve_": None}
 
 # The objective of a fit of choices: pairs that are no rows count as not chosen.
 CHOICES = Objective(weighs_unobserved=True)
@@ -172,8 +175,12 @@ class Iteration:
         Returns the model of a fit that ends here.
     warning : str
         Warning of a fit that ends here, or an empty string.
-    validation_scores : list of float or None
-        Scores of all iterations so far, if rows are held out.
+    curves : dict of str to list of float
+        Curves of all iterations so far by the attribute that holds them, of CURVES. A
+        "loss_curve_" is that of the model, if it is not the one of the iterations.
+    error : callable or None
+        Returns an estimate of the root mean squared error of the model on ratings that
+        it has not seen.
     """
 
     objective: float
@@ -181,7 +188,8 @@ class Iteration:
     converged: bool
     model: Callable[[], Model]
     warning: str = ""
-    validation_scores: list[float] | None = None
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    error: Callable[[], float] | None = None
 
     def __str__(self) -> str:
         return f"objective {self.objective:.6f}, {self.progress}"

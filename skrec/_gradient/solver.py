@@ -364,7 +364,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 progress,
                 n_worse >= self.n_iter_no_change,
                 partial(model, weights),
-                validation_scores=scores.copy() or None,
+                curves={"validation_scores_": scores.copy()} if scores else {},
             )
 
     def _check_convergence(self, number: int, epoch: Epoch, network: NeuMF) -> None:
