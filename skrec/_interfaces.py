@@ -17,6 +17,7 @@ import torch
 from scipy import sparse
 from scipy.special import expit
 
+from ._data.forgotten import ForgottenRows
 from ._data.interactions import FurtherRows, Interactions
 from ._data.sides import SideName, Sides
 from ._data.units import Units
@@ -113,6 +114,13 @@ class Model(ABC):
     ) -> Self:
         """A copy with cold rows -2 - j for rows j of these side features."""
         return self
+
+    def without(self, forgotten: ForgottenRows) -> Self:
+        """A model of the users and items that are kept, by their new numbers."""
+        raise ValueError(
+            f"{type(self).__name__} cannot forget users or items; fit anew without "
+            "their rows."
+        )
 
     def draw(
         self, users: np.ndarray, items: np.ndarray, random_state: np.random.RandomState
@@ -252,3 +260,15 @@ class Solver(ABC, Generic[AnyModel]):
     ) -> AnyModel:
         """A model updated by further rows; reports the objective after each sweep."""
         raise NotImplementedError
+
+    def check_retraction(self, model: AnyModel) -> None:
+        """Raise a ValueError for a model that cannot take rows back."""
+        raise ValueError(
+            "This fit cannot take single rows back, since it keeps no posterior that "
+            "they could be taken from; MFRegressor with solver='vb' or 'als' can. "
+            "Forget users or items, or fit anew without these rows."
+        )
+
+    def retract(self, model: AnyModel, forgotten: ForgottenRows) -> AnyModel:
+        """A model without the share of rows, with users and items as before."""
+        return model

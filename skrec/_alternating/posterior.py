@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from .._data.forgotten import ForgottenRows
 from .._data.sides import SideName
 from .._data.units import Units
 from .._data.vocabulary import Growth
@@ -173,6 +174,14 @@ class Posterior(StandardisedModel):
     def take(self, users: np.ndarray, items: np.ndarray) -> Posterior:
         """Posterior means of numbered rows."""
         return replace(self, users=self.users.take(users), items=self.items.take(items))
+
+    def without(self, forgotten: ForgottenRows) -> Posterior:
+        users, items = forgotten.kept
+        return replace(
+            self,
+            users=self.users.without(users, items),
+            items=self.items.without(items, users),
+        )
 
     def with_updates(
         self, updated: Posterior, users: Growth, items: Growth
