@@ -28,7 +28,7 @@ from ._data.known_ids import KnownIds, further_rows, handle_unknown
 from ._data.reading import Columns, read_ratings, read_weights
 from ._data.sides import Sides
 from ._data.vocabulary import numbered
-from ._data.weights import Weighting
+from ._data.weights import NOT_CHOSEN, Weighting, as_choices
 from ._forget import ForgetMixin
 from ._interfaces import Iteration, Solver, Start
 from ._lists import ListsMixin
@@ -74,6 +74,7 @@ class BaseRecommender(
         "handle_unknown": [StrOptions({"ignore", "warn", "error"})],
         "clip": ["boolean"],
         "rank_by": [StrOptions({"both", "rating", "choice"})],
+        "choice_threshold": [Interval(Real, None, None, closed="neither"), None],
         "warm_start": ["boolean"],
         "device": [str, torch.device],
         "random_state": ["random_state"],
@@ -553,10 +554,18 @@ class BaseRecommender(
                 "the target y is None. Only fits to choices have no y: see rank_by, "
                 "unobserved_weight of MFRegressor, and the losses 'log_loss' and 'bpr'."
             )
+        weight = read_weights(sample_weight, n_rows)
+        threshold = getattr(self, "choice_threshold", None)
+        if objective.is_of_choices and y is not None and threshold is not None:
+            if reset and rating.max() < threshold:
+                raise ValueError(
+                    f"choice_threshold={threshold} leaves no choices, since the "
+                    f"largest rating in y is {rating.max():g}. Lower it."
+                )
+            share = NOT_CHOSEN if objective.counts_unobserved else 1.0
+            rating, weight = as_choices(rating, weight, threshold, share)
         solver.check_ratings(rating)
-        data = Interactions.from_columns(
-            columns, rating, read_weights(sample_weight, n_rows)
-        )
+        data = Interactions.from_columns(columns, rating, weight)
         if reset:
             warn_of_target(columns, rating, getattr(self, "feature_names_in_", None))
             if not (objective.counts_unobserved or self._ranks_by_choice):
