@@ -135,6 +135,19 @@ class Model(ABC):
         """A model whose scores are lower by a standard deviation of their mean."""
         raise ValueError(NO_POSTERIOR.format("lower_bound"))
 
+    def row_shares(
+        self, user: int, items: np.ndarray, data: Interactions, numbers: np.ndarray
+    ) -> np.ndarray:
+        """Shares of the rated items of a user in predicted ratings of others.
+
+        Shape (n_items, n_rated + 1), with all else last. `data` are rows of the user,
+        and `numbers` those of their items in the model.
+        """
+        raise ValueError(
+            "part='rating' needs the posterior of the user: a fit of ratings by "
+            "MFRegressor with solver='vb' or 'als' and store_covariance=True."
+        )
+
     def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
         """Vectors with inner products that rank as scores do, in float32."""
         raise ValueError("Scores of this model are not inner products.")

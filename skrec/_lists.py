@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -21,6 +20,7 @@ from ._data.reading import read_ids, read_pairs
 from ._data.seen import SeenItems, is_in_sorted
 from ._data.sides import SideName, Sides
 from ._data.vocabulary import Ids
+from ._explain import ExplainMixin
 from ._explore import (
     N_PER_PLACE,
     Strategy,
@@ -31,13 +31,12 @@ from ._explore import (
 from ._interfaces import Model
 from ._settings import torch_device
 from ._snapshot import reads_one_fit
-from ._threads import torch_threads
 from ._topk import Fill, inner_products, top_k
 
 Lists: TypeAlias = np.ndarray | tuple[np.ndarray, np.ndarray] | pd.DataFrame
 
 
-class ListsMixin:
+class ListsMixin(ExplainMixin):
     """Lists of items and of users, by the scores of a model."""
 
     handle_unknown: str
@@ -47,8 +46,6 @@ class ListsMixin:
     _users: KnownIds
     _items: KnownIds
     _seen: SeenItems
-    _update: Callable[..., dict[str, Any]]
-    _publish: Callable[[dict[str, Any]], None]
 
     @property
     def _ranking(self) -> Model:
@@ -301,63 +298,6 @@ class ListsMixin:
         return (users, scores) if return_scores else users
 
     @reads_one_fit
-    def explain(self, user: Any, items: ArrayLike) -> pd.DataFrame:
-        """Share of each item of a user in the choice of other items.
-
-        The strength of a choice is a sum over the items that a user has rated, and the
-        mean user, so these contributions are exact. They explain lists by
-        `rank_by="choice"`, and the part of choices in those of "both".
-
-        Parameters
-        ----------
-        user : id
-            Raw user id, in `user_ids_`.
-        items : array-like of shape (n_items,)
-            Raw item ids, in `item_ids_`, such as a list of `recommend`.
-
-        Returns
-        -------
-        reasons : DataFrame with columns item, because and contribution
-            Sorted by contribution, item by item. `because` is an item of the user, or
-            None for the mean user; contributions sum to the strength.
-
-        Raises
-        ------
-        ValueError
-            If the user or an item is unknown, or if the fit had no part of choices.
-
-        Examples
-        --------
-        >>> from skrec import MFRegressor
-        >>> X = [["ann", "Heat"], ["ann", "Alien"], ["bob", "Heat"], ["bob", "Alien"],
-        ...      ["bob", "Ronin"], ["cleo", "Heat"], ["cleo", "Ronin"]]
-        >>> MFRegressor().fit(X).explain("ann", ["Ronin"])["because"].tolist()
-        ['Heat', None, 'Alien']
-        """
-        check_is_fitted(self)
-        choice = self._choice or self._model
-        if not isinstance(choice, ItemAutoencoder):
-            raise ValueError(
-                "explain needs the part of choices; fit ratings with rank_by='both' or "
-                "'choice', or choices without y."
-            )
-        (row,), columns = self._users.known_rows([user]), self._items.known_rows(items)
-        seen, contributions = choice.contributions(row, columns)
-        because = [*self._items.ids[seen], None]
-        n_reasons = len(because)
-        frame = pd.DataFrame(
-            {
-                "item": np.repeat(self._items.ids[columns], n_reasons),
-                "because": pd.Series(because * len(columns), dtype=object),
-                "contribution": contributions.ravel(),
-            }
-        )
-        order = np.lexsort(
-            (-frame["contribution"], np.repeat(np.arange(len(columns)), n_reasons))
-        )
-        return frame.iloc[order].reset_index(drop=True)
-
-    @reads_one_fit
     def similar_items(
         self,
         items: ArrayLike,
@@ -591,13 +531,6 @@ class ListsMixin:
         unit = profiles[columns] / lengths[columns, None]
         unit[columns < 0] = 0
         return unit
-
-    def _learn_for_one_call(self, ratings: Any, features: Sides) -> ArrayLike:
-        """Learn from further ratings, and return their X; this is a snapshot."""
-        X, y = ratings if isinstance(ratings, tuple) else (ratings, None)
-        with torch_threads(1):
-            self._publish(self._update(X, y, None, features))
-        return X
 
     def _seen_columns(
         self, rows: np.ndarray, columns: np.ndarray, never_exclude: ArrayLike | None
