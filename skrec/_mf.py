@@ -464,7 +464,8 @@ class MFRegressor(BaseRecommender):
 
         The effect of a user feature with row B_j of the link matrix is B_j·(q̄, 1) with
         the mean q̄ of the factors of all items: the change of a user's expected rating
-        of an average item. Likewise for item features.
+        of an average item. Likewise for item features. For the worth of a column in
+        error, see the user guide.
 
         Parameters
         ----------
