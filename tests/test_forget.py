@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import copied, rmse
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
@@ -240,3 +242,54 @@ def test_a_fitted_model_does_not_keep_raw_ids():
     model.forget(named[mine], Y[mine], users=["customer 03"])
     assert b"customer 04" in pickle.dumps(model)
     assert b"customer 03" not in pickle.dumps(model)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("name", ["vb", "als", "weighted", "choices"], scope="module")
+def test_any_sequence_of_updates_leaves_the_ids_and_pairs_of_its_rows(name, data):
+    rated = {
+        (user, item): 1.0 + (user * item) % 5 for user in range(6) for item in (user, 7)
+    }
+    options = {"n_factors": 2, "tol": 0.1, "max_iter": 50, "clip": False}
+    options |= {
+        "vb": {},
+        "als": {"solver": "als"},
+        "weighted": {"solver": "als", "unobserved_weight": 0.1},
+        "choices": {},
+    }[name]
+
+    def rows(pairs):
+        y = [rated[pair] for pair in pairs]
+        frame = pd.DataFrame(pairs, columns=["user", "item"])
+        return (frame,) if name == "choices" else (frame, y)
+
+    model = MFRegressor(**options).fit(*rows(list(rated)))
+    for _ in range(4):
+        some = data.draw(st.sets(st.sampled_from(sorted(rated)), max_size=8))
+        if data.draw(st.booleans()):
+            user = data.draw(st.integers(0, 9))
+            new = {(user, item) for item in range(4)} - rated.keys()
+            rated |= dict.fromkeys(new, 3.5)
+            if new:
+                model.partial_fit(*rows(sorted(new)))
+        elif some:
+            gone = {user for user, _ in some} if data.draw(st.booleans()) else set()
+            left = {p for p in rated if p not in some and p[0] not in gone}
+            if not left:
+                continue
+            forgotten = rows(sorted(some))
+            model.forget(*forgotten, users=sorted(gone))
+            rated = {pair: rated[pair] for pair in rated if pair in left}
+        assert_array_equal(model.user_ids_, sorted({user for user, _ in rated}))
+        assert_array_equal(model.item_ids_, sorted({item for _, item in rated}))
+        lists = model.recommend(n_items=12, as_frame=True)
+        unseen = set(zip(lists["user"], lists["item"], strict=True))
+        n_pairs = len(model.user_ids_) * len(model.item_ids_)
+        assert len(unseen) == n_pairs - len(rated)
+        assert not unseen & rated.keys()
+        assert np.isfinite(lists["score"]).all()
+        everything = rows_of(range(10), range(8))
+        assert np.isfinite(model.predict(everything)).all()
+    fresh = model.set_params(warm_start=True).fit(*rows(sorted(rated)))
+    assert_array_equal(fresh.user_ids_, sorted({user for user, _ in rated}))
