@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import narwhals.stable.v1 as nw
 import numpy as np
 import pandas as pd
 import torch
 
-from ._data.containers import as_frame
 from ._data.seen import SeenItems, is_in_sorted
 from ._data.vocabulary import Ids, index_of
 from ._interfaces import Model
@@ -26,12 +24,13 @@ Pairs = Callable[[slice], tuple[np.ndarray, np.ndarray]]
 
 def holds_rows(candidates: Any) -> bool:
     """Whether candidates are rows of user and item, and not ids of items."""
-    table = as_frame(candidates)
-    if isinstance(table, nw.DataFrame):
-        return table.shape[1] > 1
-    if isinstance(table, list | tuple):
-        return len(table) > 0 and isinstance(table[0], list | tuple | np.ndarray)
-    shape: tuple[int, ...] = getattr(table, "shape", ())
+    if isinstance(candidates, list | tuple):
+        first = candidates[0] if candidates else None
+        return isinstance(first, list | tuple | np.ndarray)
+    if getattr(getattr(candidates, "dtype", None), "names", None):
+        return True
+    # Columns and arrays of ids have one dimension, tables have two.
+    shape: tuple[int, ...] = getattr(candidates, "shape", ())
     return len(shape) == 2 and shape[1] > 1
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
@@ -103,6 +104,8 @@ def test_rows_come_in_any_container(kind):
         list(rows.itertuples(index=False, name=None)),
         rows.to_numpy(dtype=object).tolist(),
         rows.assign(score=0.5),
+        rows.to_records(index=False),
+        pa.Table.from_pandas(rows),
     ]
     for container in containers:
         found = model.recommend(candidates=container, as_frame=True)
