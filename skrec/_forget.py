@@ -73,8 +73,8 @@ class ForgetMixin:
         sample_weight : array-like of shape (n_samples,), default=None
             Their weights.
         users, items : array-like of shape (n_users,) and (n_items,), default=None
-            Raw ids to forget, in `user_ids_` and `item_ids_`. Others keep what they
-            have learned from them, unless their rows are given as `X`.
+            Raw ids to forget, in `user_ids_` and `item_ids_`. Their share in the
+            posteriors of others stays, unless their rows are given as `X`.
 
         Returns
         -------
