@@ -17,6 +17,7 @@ import torch
 from scipy import sparse
 from scipy.special import expit
 
+from ._data.forgotten import ForgottenRows
 from ._data.interactions import FurtherRows, Interactions
 from ._data.sides import SideName, Sides
 from ._data.units import Units
@@ -117,6 +118,13 @@ class Model(ABC):
         """A copy with cold rows -2 - j for rows j of these side features."""
         return self
 
+    def without(self, forgotten: ForgottenRows) -> Self:
+        """A model of the users and items that are kept, by their new numbers."""
+        raise ValueError(
+            f"{type(self).__name__} cannot forget users or items; fit anew without "
+            "their rows."
+        )
+
     def draw(
         self, users: np.ndarray, items: np.ndarray, random_state: np.random.RandomState
     ) -> Model:
@@ -129,6 +137,19 @@ class Model(ABC):
     def lower_bound(self) -> Model:
         """A model whose scores are lower by a standard deviation of their mean."""
         raise ValueError(NO_POSTERIOR.format("lower_bound"))
+
+    def row_shares(
+        self, user: int, items: np.ndarray, data: Interactions, numbers: np.ndarray
+    ) -> np.ndarray:
+        """Shares of the rated items of a user in predicted ratings of others.
+
+        Shape (n_items, n_rated + 1), with all else last. `data` are rows of the user,
+        and `numbers` those of their items in the model.
+        """
+        raise ValueError(
+            "part='rating' needs the posterior of the user: a fit of ratings by "
+            "MFRegressor with solver='vb' or 'als' and store_covariance=True."
+        )
 
     def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
         """Vectors with inner products that rank as scores do, in float32."""
@@ -260,3 +281,15 @@ class Solver(ABC, Generic[AnyModel]):
     ) -> AnyModel:
         """A model updated by further rows; reports the objective after each sweep."""
         raise NotImplementedError
+
+    def check_retraction(self, model: AnyModel) -> None:
+        """Raise a ValueError for a model that cannot take rows back."""
+        raise ValueError(
+            "This fit cannot take single rows back, since it keeps no posterior that "
+            "they could be taken from; MFRegressor with solver='vb' or 'als' can. "
+            "Forget users or items, or fit anew without these rows."
+        )
+
+    def retract(self, model: AnyModel, forgotten: ForgottenRows) -> AnyModel:
+        """A model without the share of rows, with users and items as before."""
+        return model

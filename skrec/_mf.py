@@ -143,6 +143,12 @@ class MFRegressor(BaseRecommender):
         choices are fitted, and predictions are strengths. "rating" spares the fit of
         choices, such as in a search by errors. After a fit of choices by a loss or by
         `unobserved_weight`, lists are by its predictions.
+    choice_threshold : float, default=None
+        Rating from which on a row is a choice, in fits of choices by a loss, by drawn
+        items or by `unobserved_weight`. Rows below it count as pairs without a row, but
+        their items are seen and not recommended; with "log_loss" and without drawn
+        items they are rows of 0. So models of ratings and of choices stand in one
+        search, with one `y`. None takes `y` as it is. Not used by fits of ratings.
     store_covariance : bool, default=True
         Keep the posterior covariances, (n_users + n_items) (n_factors + 1)² numbers.
         `predict(return_std=True)` needs them after "vb", and `partial_fit` after "vb"
@@ -282,6 +288,7 @@ class MFRegressor(BaseRecommender):
         handle_unknown: Literal["ignore", "warn", "error"] = "ignore",
         clip: bool = True,
         rank_by: Literal["both", "rating", "choice"] = "both",
+        choice_threshold: float | None = None,
         store_covariance: bool = True,
         warm_start: bool = False,
         device: str = "auto",
@@ -307,6 +314,7 @@ class MFRegressor(BaseRecommender):
         self.handle_unknown = handle_unknown
         self.clip = clip
         self.rank_by = rank_by
+        self.choice_threshold = choice_threshold
         self.store_covariance = store_covariance
         self.warm_start = warm_start
         self.device = device
@@ -482,7 +490,8 @@ class MFRegressor(BaseRecommender):
 
         The effect of a user feature with row B_j of the link matrix is B_j·(q̄, 1) with
         the mean q̄ of the factors of all items: the change of a user's expected rating
-        of an average item. Likewise for item features.
+        of an average item. Likewise for item features. For the worth of a column in
+        error, see the user guide.
 
         Parameters
         ----------

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
 from .._data.units import Units
 from .._interfaces import Iteration, Objective, Solver, Start
@@ -19,6 +20,7 @@ from .conditional import Layout
 from .convert import as_state, in_rating_units, with_unobserved_pairs
 from .posterior import Posterior
 from .problem import Problem, RatingArrays
+from .retract import retracted
 from .start import spectral_start
 from .state import State
 from .structure import Alternative, best_fit, suitable_n_factors
@@ -301,19 +303,33 @@ class AlternatingSolver(Solver[Posterior]):
         return problem
 
     def check_update(self, model: Posterior) -> None:
+        self._check_continued(model, "partial_fit")
+
+    def _check_continued(self, model: Posterior, method: str) -> None:
         fitted = model.objective.weighs_unobserved
         if self.objective.weighs_unobserved != fitted:
             raise ValueError(
-                f"partial_fit continues a fit {'with' if fitted else 'without'} "
+                f"{method} continues a fit {'with' if fitted else 'without'} "
                 "unobserved_weight, but now it is "
                 f"{self.unobserved_weight}. Set it back, or fit anew."
             )
         if model.users.covariance is None:
             raise ValueError(
-                f"partial_fit with solver={self.name!r} updates the posterior of the "
+                f"{method} with solver={self.name!r} updates the posterior of the "
                 "last fit, and needs its covariances: fit with solver='vb' or 'als' "
                 "and store_covariance=True."
             )
+
+    def check_retraction(self, model: Posterior) -> None:
+        self._check_continued(model, "forget")
+
+    def retract(self, model: Posterior, forgotten: ForgottenRows) -> Posterior:
+        return retracted(
+            model,
+            forgotten,
+            unobserved_weight=self.unobserved_weight,
+            exponent=self.prior_exponent,
+        )
 
     def update(
         self,
@@ -455,6 +471,9 @@ class GibbsSolver(AlternatingSolver):
     """Gibbs sampling from a start by vb. The model averages the draws."""
 
     name: ClassVar[str] = "gibbs"
+
+    def check_retraction(self, model: Posterior) -> None:
+        Solver.check_retraction(self, model)
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
         arguments = run.problem, start, run.random_state

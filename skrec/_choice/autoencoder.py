@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
 from .._data.seen import SeenItems
 from .._data.sides import SideName
@@ -195,6 +196,15 @@ class ItemAutoencoder(Model):
         lengths[lengths == 0] = np.inf
         return vectors, lengths
 
+    def without(self, forgotten: ForgottenRows) -> ItemAutoencoder:
+        items = forgotten.kept.item
+        return replace(
+            self,
+            item_vectors=self.item_vectors[items],
+            input_scale=self.input_scale[items],
+            seen=forgotten.seen_after,
+        )
+
     def updated(self, further: FurtherRows) -> ItemAutoencoder:
         """With further choices; a new item is where those who chose it put it."""
         items = further.growths.item
@@ -262,6 +272,9 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
         report: Callable[[float], None],
     ) -> ItemAutoencoder:
         return model.updated(further)
+
+    def check_retraction(self, model: Model) -> None:
+        """Choices of a user are forgotten with their rows."""
 
 
 def _energy(model: ItemAutoencoder) -> float:
