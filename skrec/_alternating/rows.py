@@ -80,6 +80,19 @@ class FittedLinkMatrix:
             column_of = np.arange(len(self.column_mean))
         return replace(self, column_of=others.inserted(column_of, -1))
 
+    def without_others(self, kept: np.ndarray) -> FittedLinkMatrix:
+        """The same link among rows of the other side that are kept, by new numbers."""
+        columns = self.columns_of(kept)
+        has_column = columns >= 0
+        among = columns[has_column]
+        column_of = np.where(has_column, has_column.cumsum() - 1, -1)
+        return replace(
+            self,
+            mean=self.mean[:, among],
+            column_mean=self.column_mean[among],
+            column_of=column_of,
+        )
+
     def columns_of(self, others: np.ndarray) -> np.ndarray:
         """Columns of numbered rows of the other side, -1 for those without one."""
         if self.column_of is None:
@@ -419,6 +432,27 @@ class Rows:
             mean=np.stack(list(self.means(rows))),
             covariance=None,
             prior_mean=self.prior_mean[:, -1:],
+        )
+
+    def without(self, kept: np.ndarray, others: np.ndarray) -> Rows:
+        """The rows that are kept, among such ones of the other side."""
+        k = self.factor_sums.total.shape[1]
+        dropped = np.setdiff1d(np.arange(self.mean.shape[1]), kept)
+        covariance = self.covariance
+        if covariance is not None and len(dropped):
+            covariance = PatchedCovariance.of(covariance[0, kept])
+        return replace(
+            self,
+            mean=self.mean[:, kept],
+            covariance=covariance,
+            count=self.count[kept],
+            relative_variance=self.relative_variance[kept],
+            selection=self.selection[kept],
+            factor_sums=self.factor_sums.add(self.mean[:, dropped, :k], -1),
+            links={
+                name: link.without_others(others) if name == IMPLICIT else link
+                for name, link in self.links.items()
+            },
         )
 
     def with_updates(self, updated: Rows, own: Growth, others: Growth) -> Rows:
