@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
-from simulated_device import register, simulated
+from device_simulation import register, simulated
 from sklearn.model_selection import KFold
 
 from skrec.datasets import fetch_movielens

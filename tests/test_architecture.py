@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "_interfaces": {"_data", "_topk"},
     "_data": {"_sklearn", "_warn"},
     "_snapshot": {"_settings"},
-    "_settings": {"_threads", "_warn"},
+    "_settings": {"_device", "_threads", "_warn"},
     "_topk": {"_device"},
     **{module: set() for module in ("_device", "_sklearn", "_sparse")},
     **{module: set() for module in ("_threads", "_warn")},

@@ -8,8 +8,8 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from device_simulation import simulated
 from helpers import NEEDS_SIMULATION, as_problem
-from simulated_device import simulated
 from test_contract import (
     test_a_warm_start_goes_on_with_rows_known_by_their_ids,
     test_answers_are_finite_and_of_the_documented_shapes,

@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from device_simulation import simulated
 from helpers import NEEDS_SIMULATION
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
-from simulated_device import simulated
 
 from skrec import _sparse
 from skrec._sparse import SparseRows, has_sparse_products
