@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 # Multiplications from which "auto" takes a GPU that is in use, and one that has to be
 # started, which takes a CPU about as long.
-MIN_WORK, MIN_WORK_TO_START = 3e9, 3e10
+MIN_WORK, MIN_WORK_TO_START = 1e10, 4e10
 
 # Free memory that "auto" asks of a GPU.
 MIN_FREE_BYTES = 2**30
