@@ -47,8 +47,10 @@ def test_sums_on_a_device_are_of_short_bags(seed, lengths, most):
     np.testing.assert_allclose(sums, np.bincount(row, weight.held, len(lengths)))
 
 
-def test_a_sparse_product_is_a_sum_of_bags():
+@pytest.mark.parametrize("repeats", [1, 11, 32])
+def test_a_sparse_product_is_a_sum_of_bags(repeats):
     rows, weight, table, expected = make_rows(0, [3, 0, 9, 1])
+    table, expected = table.repeat(1, repeats), np.tile(expected, repeats)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
