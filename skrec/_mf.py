@@ -156,7 +156,8 @@ class MFRegressor(BaseRecommender):
     warm_start : bool, default=False
         Start from the last fit. Users and items are matched by id.
     device : str or torch.device, default="auto"
-        "auto" is CUDA where it is available, else the CPU; or a device of torch.
+        "auto" is CUDA where it is available and the work is worth it, else the CPU; or
+        a device of torch.
     random_state : int, RandomState instance or None, default=None
         Seed of the draws (gibbs), or of the training (adam, sgd).
     verbose : int, default=0
