@@ -12,7 +12,7 @@ import torch
 WORK_SHARE = 0.25
 
 # Work space on devices that do not say how much memory is free.
-DEFAULT_WORK_BYTES = 2**30
+DEFAULT_WORK_BYTES = 2**32
 
 T = TypeVar("T")
 
