@@ -160,7 +160,9 @@ class AlternatingSolver(Solver[Posterior]):
             state = spectral_start(problem)
         else:
             rows = start.users, start.items, start.columns
-            state = as_state(start.model, problem, units, *rows)
+            state = as_state(
+                start.model, problem, units, *rows, with_covariance=self.is_bayesian
+            )
         run = Run(
             problem,
             units,
