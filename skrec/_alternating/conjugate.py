@@ -103,8 +103,8 @@ class Quadratic:
     ----------
     ratings : Ratings
         Their targets are y − c.
-    table : Tensor of shape (n_others, row_size)
-        z of the other side.
+    table, table_square : Tensor of shape (n_others, row_size)
+        z of the other side, and its squares.
     start : Tensor of shape (n_rows, row_size)
         The rows as they are.
     prior_mean, prior_precision : Tensor of shape (n_rows or 1, row_size)
@@ -116,6 +116,7 @@ class Quadratic:
 
     ratings: Ratings
     table: Tensor
+    table_square: Tensor
     start: Tensor
     prior_mean: Tensor
     prior_precision: Tensor
@@ -125,7 +126,7 @@ class Quadratic:
     @cached_property
     def diagonal(self) -> Tensor:
         """Diagonal of A of each row, for F = xᵀAx − 2 h·x + const."""
-        squares = self.ratings.sum(self.table.square(), self.ratings.weight)
+        squares = self.ratings.sum(self.table_square, self.ratings.weight)
         squares = sum((s.diagonal for s in self.shared), squares)
         return self.prior_precision + self.noise_precision * squares
 
@@ -219,8 +220,8 @@ class PointConditional:
     side : Side
         The rows as they are.
     axes : Axes
-    table : Tensor of shape (n_others, row_size)
-        z of the other side, along the axes.
+    table, table_square : Tensor of shape (n_others, row_size)
+        z of the other side along the axes, and its squares.
     shared : tuple of SharedSums
     noise_precision : Tensor of shape (n_rows, 1)
         β of each row.
@@ -231,6 +232,7 @@ class PointConditional:
     side: Side
     axes: Axes
     table: Tensor
+    table_square: Tensor
     shared: tuple[SharedSums, ...]
     noise_precision: Tensor
     parallel_map: ParallelMap
@@ -271,11 +273,13 @@ class PointConditional:
         beta = noise_precision * torch.ones_like(side.mean[:, :1])
         if side.prior_weight is not None:
             beta /= side.prior_weight[:, None]
+        table = axes.forms(moments.mean[:, :d])
         return cls(
             ratings,
             side,
             axes,
-            axes.forms(moments.mean[:, :d]),
+            table,
+            table.square(),
             tuple(
                 _shared_sums(share, M, axes, diagonal, layout) for share, M in totals
             ),
@@ -303,6 +307,7 @@ class PointConditional:
         return Quadratic(
             ratings,
             self.table,
+            self.table_square,
             self.axes.coordinates(side.mean[rows]),
             self.axes.coordinates(prior_mean),
             prior_precision,
