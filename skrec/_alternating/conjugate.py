@@ -24,6 +24,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .axes import Axes, AxisVariances
 from .conditional import Layout, ParallelMap, SideMoments, unobserved_totals
@@ -206,7 +207,9 @@ class Quadratic:
             (len(ratings), len(self.table)),
             check_invariants=False,
         )
-        return torch.sparse.sampled_addmm(pattern, x, self.table.T, beta=0).values()
+        # In place, which spares a copy of the pattern.
+        torch.sparse.sampled_addmm(pattern, x, self.table.T, beta=0, out=pattern)
+        return pattern.values()
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,10 @@ class PointConditional:
         beta = noise_precision * torch.ones_like(side.mean[:, :1])
         if side.prior_weight is not None:
             beta /= side.prior_weight[:, None]
-        table = axes.forms(moments.mean[:, :d])
+        # torch drops entries of a sparse matrix beyond the number of its places, which
+        # rows that repeat their ratings may have.
+        missing = int(ratings.lengths.max()) - len(other.mean)
+        table = F.pad(axes.forms(moments.mean[:, :d]), (0, 0, 0, max(0, missing)))
         return cls(
             ratings,
             side,

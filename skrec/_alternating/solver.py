@@ -18,7 +18,7 @@ from .conditional import Layout
 from .convert import as_state, in_rating_units, with_unobserved_pairs
 from .posterior import Posterior
 from .problem import Problem, RatingArrays
-from .start import spectral_start
+from .start import decomposed_start, spectral_start
 from .state import State
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
 
@@ -121,6 +121,10 @@ class AlternatingSolver(Solver[Posterior]):
         """Exponent of a row's weight in the precision of its prior."""
         return 0.0
 
+    def _start(self, problem: Problem) -> State:
+        """State that sweeps start from."""
+        return spectral_start(problem)
+
     @abstractmethod
     def _states(self, run: Run, start: State) -> Iterator[State]:
         """Endless states, one after each iteration."""
@@ -157,7 +161,7 @@ class AlternatingSolver(Solver[Posterior]):
             unobserved_weight=self.unobserved_weight,
         )
         if start is None:
-            state = spectral_start(problem)
+            state = self._start(problem)
         else:
             rows = start.users, start.items, start.columns
             state = as_state(
@@ -388,6 +392,11 @@ class ALSSolver(AlternatingSolver):
         if self.reg_exponent is not None:
             return float(self.reg_exponent)
         return UNOBSERVED_EXPONENT if self.unobserved_weight else 0.0
+
+    def _start(self, problem: Problem) -> State:
+        if self.unobserved_weight and problem.layout.is_wide:
+            return decomposed_start(problem)
+        return spectral_start(problem)
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
         return als(run.problem, start, self.penalty, self.prior_exponent)

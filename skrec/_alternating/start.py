@@ -34,8 +34,6 @@ def spectral_start(problem: Problem) -> State:
     of its row's and its column's (shrunken) count. They are scaled down so that the
     first sweeps can still turn them.
     """
-    if problem.layout.is_wide and problem.users.unobserved is not None:
-        return _decomposed(problem)
     layout, y = problem.layout, problem.target
     user_bias, item_bias = _biases(problem)
     V, S = _singular_vectors(problem, user_bias, item_bias)
@@ -50,11 +48,11 @@ def spectral_start(problem: Problem) -> State:
     )
 
 
-def _decomposed(problem: Problem) -> State:
-    """The best approximation of choices in which all pairs have the same weight.
+@torch_threads(1)
+def decomposed_start(problem: Problem) -> State:
+    """A start for als of all pairs: the best approximation if all weigh the same.
 
-    It is close to the minimum, since nearly all pairs do have it: one sweep is worth
-    five from a start that is scaled down.
+    Nearly all do, so one sweep from here is worth five from a start that is small.
     """
     users, items, y = problem.users, problem.items, problem.target
     V, S = _leading_singular_vectors(problem, users.weight * y)
