@@ -290,8 +290,10 @@ def _leading_eigenvectors(
     At = A.T.tocsr()
     rng = np.random.RandomState(0)
     Q = rng.standard_normal((n_items, size)).astype(np.float32)
-    for _ in range(N_PASSES):
-        Q = np.linalg.qr(At @ (A @ Q))[0]
+    for _ in range(N_PASSES - 1):
+        # In single precision, which NumPy has not: the span alone counts.
+        Q = torch.linalg.qr(torch.from_numpy(At @ (A @ Q))).Q.numpy()
+    Q = np.linalg.qr(At @ (A @ Q))[0]
     R = A @ Q
     eigenvalues, W = np.linalg.eigh(R.T @ R)
     eigenvalues, W = eigenvalues[::-1][:n_factors], W[:, ::-1][:, :n_factors]
