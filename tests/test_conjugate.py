@@ -29,7 +29,10 @@ from skrec._alternating.state import Side
 from skrec._alternating.sweep import als, as_map_estimate, update, with_covariance
 from skrec.datasets import make_ratings
 
-VARIANTS = {**VARIANTS, "unobserved, plain": {"unobserved_weight": 0.3, "biased": False}}
+VARIANTS = {
+    **VARIANTS,
+    "unobserved, plain": {"unobserved_weight": 0.3, "biased": False},
+}
 # An exponent weighs the penalty of each row.
 EXPONENTS = [0.0, 0.5]
 
@@ -127,7 +130,9 @@ def solved(problem, users, items, row, unobserved_weight):
 
 def test_ratings_that_repeat_more_often_than_there_are_items():
     rng = np.random.default_rng(0)
-    X = pd.DataFrame({"user": 0, "item": np.arange(40) % 2, "hour": rng.normal(size=40)})
+    X = pd.DataFrame(
+        {"user": 0, "item": np.arange(40) % 2, "hour": rng.normal(size=40)}
+    )
     y = 3.0 * X["item"] + X["hour"]
     with unconverged():
         model = MFRegressor(64, solver="als", reg=0.01, rank_by="rating").fit(X, y)
@@ -289,7 +294,9 @@ def test_side_features_predict_cold_users():
     assert cold[odd].mean() - cold[~odd].mean() > 1
 
 
-@pytest.mark.parametrize("params", [CHOICES, {"solver": "als"}], ids=["choices", "ratings"])
+@pytest.mark.parametrize(
+    "params", [CHOICES, {"solver": "als"}], ids=["choices", "ratings"]
+)
 def test_a_new_user_has_the_factors_of_a_fit_with_that_user(params):
     X, y = make_ratings(300, 60, 6000, random_state=0)
     if params is CHOICES:

@@ -231,6 +231,7 @@ def unobserved_moments(
     if not rest:
         return lambda rows: new[None]
     ((is_new, known),) = rest
+    assert is_new is not None
     return lambda rows: new + is_new[rows] * known
 
 

@@ -38,7 +38,7 @@ from .symmetric import inverse
 MAX_STEPS = 20
 
 # Rows of a tile have about this many elements, so that they stay in the cache.
-TILE_SIZE, MIN_TILES, MIN_TILE_ROWS = 2**18, 4, 512
+TILE_SIZE, MIN_TILES, MIN_TILE_ROWS = 2**17, 4, 512
 
 # torch warns once a process that its compressed sparse rows are in beta.
 with warnings.catch_warnings():
@@ -159,42 +159,44 @@ class Quadratic:
 
     def squares_of(self, x: Tensor) -> Tensor:
         """Σ w (x·z)² of each row, without unobserved pairs."""
-        return self.ratings.sum_values(
-            self.ratings.weight * self._products(x).square()
-        )
+        return self.ratings.sum_values(self.ratings.weight * self._products(x).square())
 
     def squares(self, x: Tensor, pull: Tensor) -> Tensor:
         """Residual sum of squares of each row x, by its h − Ax."""
         # F(x) = F(x₀) − (x − x₀)·(pull + pull₀) needs no pass over the ratings.
         pull_of_start, squares = self._of_start
         gain = (x - self.start) * (pull + pull_of_start)
-        gain += self.prior_precision * (x - self.start) * (
-            x + self.start - 2 * self.prior_mean
+        gain += (
+            self.prior_precision
+            * (x - self.start)
+            * (x + self.start - 2 * self.prior_mean)
         )
         return squares - gain.sum(1) / self.noise_precision[:, 0]
 
     def minimise(self, least_share: float) -> tuple[Tensor, Tensor]:
         """Rows after a few steps of conjugate gradients, and their h − Ax.
 
-        Steps end when one adds less than a share to the fall of the objective.
+        Steps end when one more would add less than a share to the fall of the
+        objective.
         """
         x, pull, D = self.start, self.pull, self.diagonal
         direction = ahead = pull / D
         slope, fallen = (pull * ahead).sum(1, keepdim=True), 0.0
+        least = torch.finfo(x.dtype).tiny
         for _ in range(MAX_STEPS):
+            # The fall of a step of length one, which D makes nearly the best.
+            if total(slope / self.noise_precision) <= least_share * fallen:
+                break
             image = self.times(direction)
-            curvature = (direction * image).sum(1, keepdim=True)
-            length = slope / curvature.clamp_min(torch.finfo(x.dtype).tiny)
+            length = slope / (direction * image).sum(1, keepdim=True).clamp_min(least)
             x = torch.addcmul(x, length, direction)
             pull = torch.addcmul(pull, length, image, value=-1)
-            fall = total(length * slope / self.noise_precision)
-            fallen += fall
-            if fall <= least_share * fallen:
-                break
+            fallen += total(length * slope / self.noise_precision)
             ahead, previous = pull / D, slope
             slope = (pull * ahead).sum(1, keepdim=True)
-            ratio = slope / previous.clamp_min(torch.finfo(x.dtype).tiny)
-            direction = torch.addcmul(ahead, ratio, direction)
+            direction = torch.addcmul(
+                ahead, slope / previous.clamp_min(least), direction
+            )
         return x, pull
 
     def _products(self, x: Tensor) -> Tensor:

@@ -22,7 +22,14 @@ from .feature_weights import Block, LinkMatrix
 from .posterior import Posterior
 from .problem import Problem
 from .ratings import Ratings, UnobservedPairs
-from .rows import DESCRIBED, IMPLICIT, AxisCovariance, FactorSums, FittedLinkMatrix, Rows
+from .rows import (
+    DESCRIBED,
+    IMPLICIT,
+    AxisCovariance,
+    FactorSums,
+    FittedLinkMatrix,
+    Rows,
+)
 from .state import INITIAL_CONCENTRATION, Side, State
 from .symmetric import inverse
 
@@ -328,10 +335,11 @@ class _SideImport:
             concentration=known.concentration,
         )
         if isinstance(known.covariance, AxisCovariance):
-            variance = self._axis_variances(known.covariance, exponent)
+            variance = row_units.tensor(
+                self._axis_variances(known.covariance, exponent)
+            )
             axes = row_units.standard_axes(known.covariance)
-            axes = AxisVariances(axes, row_units.tensor(variance))
-            side = replace(side, axes=axes)
+            side = replace(side, axes=AxisVariances(axes, variance))
         elif self.with_covariance:
             covariance = row_units.standard_covariances(self._covariances(exponent))
             side = replace(side, covariance=layout.pack(covariance))

@@ -264,8 +264,8 @@ class AxisCovariance:
     basis: np.ndarray
     variance: np.ndarray
 
-    def __getitem__(self, key: tuple) -> np.ndarray:
-        _, rows = key
+    def __getitem__(self, key: int | tuple) -> np.ndarray:
+        _, rows = key if isinstance(key, tuple) else (key, slice(None))
         return (self.variance[rows][..., None, :] * self.basis) @ self.basis.T
 
     def __mul__(self, factor: float) -> AxisCovariance:

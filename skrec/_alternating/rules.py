@@ -136,7 +136,7 @@ class ALSRule(Rule):
     steps_weights = True
     relaxation = OVER_RELAXATION
     # The next sweep goes on where this one ends.
-    least_share = 0.03
+    least_share = 0.1
 
     reg: float
     exponent: float = 0.0
