@@ -132,9 +132,10 @@ class MFRegressor(BaseRecommender):
         choices, such as in a search by errors. After a fit of choices by a loss or by
         `unobserved_weight`, lists are by its predictions.
     store_covariance : bool, default=True
-        Keep the posterior covariances, (n_users + n_items) (n_factors + 1)² numbers.
-        `predict(return_std=True)` needs them after "vb", and `partial_fit` after "vb"
-        and "als".
+        Keep the posterior covariances, (n_users + n_items) (n_factors + 1)² numbers;
+        after "als" with 46 factors or more, (n_users + n_items) (n_factors + 1)
+        variances along shared axes. `predict(return_std=True)` needs them after "vb",
+        and `partial_fit` after "vb" and "als".
     warm_start : bool, default=False
         Start from the last fit. Users and items are matched by id.
     device : str or torch.device, default="auto"

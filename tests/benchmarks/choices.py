@@ -7,9 +7,9 @@ Progress goes to stderr, the table to stdout.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
-import sys
 from functools import partial
 from itertools import product
 
@@ -56,11 +56,10 @@ SWEEP: dict = {
     "reg_exponent": 0,
     "store_covariance": False,
 }
-# Factors with which implicit solves exactly in reasonable time.
-MAX_SOLVED = 64
+CG = "implicit, use_cg=True"
 SWEEP_BARS = {
-    ("use_cg=True", 64): ("ratio ≤ 1.2", "ratio ≤ 0.8"),
-    ("use_cg=True", 256): ("ratio ≤ 1.0", "ratio ≤ 0.5"),
+    (CG, 64): ("ratio ≤ 1.2", "ratio ≤ 0.8"),
+    (CG, 256): ("ratio ≤ 1.0", "ratio ≤ 0.5"),
 }
 N_VALIDATION = 10
 
@@ -112,43 +111,36 @@ def sweep(args: argparse.Namespace) -> list[Row]:
     """Medians of sweeps that take turns, the first of each left out."""
     sets = {"ML-1M": leave_one_out_task().train, "sparse": sparse_choices()}
     rows = []
+    peers = {f"implicit, use_cg={use_cg}": use_cg for use_cg in args.use_cg}
     for (name, X), k in product(sets.items(), args.factors):
         times: dict[str, list[float]] = {}
         objectives = {}
         for _ in range(args.repetitions):
-            for peer, run in (
-                ("skrec", partial(our_sweeps, device=args.device)),
-                ("use_cg=True", partial(implicit_sweeps, use_cg=True)),
-                ("use_cg=False", partial(implicit_sweeps, use_cg=False)),
+            runs = {"skrec": partial(our_sweeps, device=args.device)}
+            runs |= {p: partial(implicit_sweeps, use_cg=peers[p]) for p in peers}
+            for who, run in runs.items():
+                seconds, objectives[who] = run(X, k)
+                times.setdefault(who, []).extend(seconds[1:])
+        medians = {who: statistics.median(seconds) for who, seconds in times.items()}
+        for peer in peers:
+            end = objectives[peer][-1]
+            n = 1 + next(i for i, o in enumerate(objectives["skrec"]) if o <= end)
+            figures = {
+                "s a sweep": SWEEP_BARS.get((peer, k), ("", "")),
+                f"s of {n} sweeps, against {SWEEP['max_iter']} to as low": ("", ""),
+            }
+            for (what, bars), ours, theirs in zip(
+                figures.items(), (1, n), (1, SWEEP["max_iter"]), strict=True
             ):
-                if k > MAX_SOLVED and peer == "use_cg=False":
-                    continue
-                seconds, objectives[peer] = run(X, k)
-                times.setdefault(peer, []).extend(seconds[1:])
-                print(name, k, peer, seconds, objectives[peer], file=sys.stderr)
-        ours = statistics.median(times.pop("skrec"))
-        for peer, seconds in times.items():
-            rows.append(
-                Row(
-                    f"{name}, {k} factors: s a sweep",
-                    ours,
-                    *SWEEP_BARS.get((peer, k), ("", "")),
-                    f"implicit, {peer}",
-                    statistics.median(seconds),
+                rows.append(
+                    Row(
+                        f"{name}, {k} factors: {what}",
+                        ours * medians["skrec"],
+                        *bars,
+                        peer,
+                        theirs * medians[peer],
+                    )
                 )
-            )
-        rows += [
-            Row(
-                f"{name}, {k} factors: objective after {sweeps} sweeps",
-                objectives["skrec"][sweeps - 1],
-                "ratio ≤ 1",
-                "",
-                f"implicit, {peer}",
-                objectives[peer][sweeps - 1],
-            )
-            for peer in times
-            for sweeps in (4, SWEEP["max_iter"])
-        ]
     return rows
 
 
@@ -229,6 +221,13 @@ def parse_args() -> argparse.Namespace:
         if run is sweep:
             command.add_argument("--repetitions", type=int, default=3)
             command.add_argument("--factors", type=int, nargs="+", default=[64, 256])
+            command.add_argument(
+                "--use-cg",
+                type=json.loads,
+                nargs="+",
+                default=[True],
+                help="of implicit: true, false or both (default: true)",
+            )
         else:
             command.add_argument(
                 "--holdout", action="store_true", help="on held out training rows"
