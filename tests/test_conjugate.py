@@ -11,6 +11,7 @@ from helpers import (
     VARIANTS,
     all_scores,
     copied,
+    default_threads,
     make_problem,
     run,
     unconverged,
@@ -213,8 +214,8 @@ def test_one_thread_or_two_make_no_difference(monkeypatch):
     monkeypatch.setattr("skrec._alternating.conjugate.MIN_TILE_ROWS", 8)
     found = []
     for n_threads in (1, 2):
-        torch.set_num_threads(n_threads)
-        found.append(run(als, problem, 5, 0.3)[-1].users.mean)
+        with default_threads(n_threads):
+            found.append(run(als, problem, 5, 0.3)[-1].users.mean)
     assert torch.equal(*found)
 
 
