@@ -23,13 +23,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._choice.autoencoder import ChoiceSolver, ItemAutoencoder
 from ._data.containers import ArrayLike, TableLike
-from ._data.interactions import FurtherRows, Interactions
-from ._data.known_ids import KnownIds, handle_unknown
+from ._data.interactions import Interactions
+from ._data.known_ids import KnownIds, further_rows, handle_unknown
 from ._data.reading import Columns, read_ratings, read_weights
 from ._data.sides import Sides
-from ._data.vocabulary import Growth, numbered
-from ._data.weights import Weighting
-from ._interfaces import Iteration, Solver, Start
+from ._data.vocabulary import numbered
+from ._data.weights import NOT_CHOSEN, Weighting, as_choices
+from ._forget import ForgetMixin
+from ._interfaces import CURVES, Iteration, Solver, Start
 from ._lists import ListsMixin
 from ._rows import (
     read_columns,
@@ -58,7 +59,12 @@ PREDICTION_ROWS = 2**16
 
 
 class BaseRecommender(
-    ListsMixin, CallbackSupportMixin, RegressorMixin, BaseEstimator, metaclass=ABCMeta
+    ListsMixin,
+    ForgetMixin,
+    CallbackSupportMixin,
+    RegressorMixin,
+    BaseEstimator,
+    metaclass=ABCMeta,
 ):
     """Base class of estimators over (user, item) rows."""
 
@@ -68,6 +74,7 @@ class BaseRecommender(
         "handle_unknown": [StrOptions({"ignore", "warn", "error"})],
         "clip": ["boolean"],
         "rank_by": [StrOptions({"both", "rating", "choice"})],
+        "choice_threshold": [Interval(Real, None, None, closed="neither"), None],
         "warm_start": ["boolean"],
         "device": [str, torch.device],
         "random_state": ["random_state"],
@@ -230,7 +237,8 @@ class BaseRecommender(
         X : array-like of shape (n_samples, 2 + n_features)
             Columns as in `fit`.
         y : array-like of shape (n_samples,)
-            Ratings. A rating that was given before counts again. None is as in `fit`.
+            Ratings. A rating that was given before counts again, unless the old one is
+            forgotten (see `forget`). None is as in `fit`.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
         user_features, item_features : DataFrame, matrix or callable, default=None
@@ -288,7 +296,8 @@ class BaseRecommender(
             )
         solver.check_update(self._model)
         columns, data = self._read(X, y, sample_weight, solver, reset=False)
-        further = self._further_rows(columns, self._weighting.applied(data), features)
+        data, known = self._weighting.applied(data), Sides(self._users, self._items)
+        further = further_rows(known, columns, data, features, self._seen)
         losses: list[float] = []
 
         def report(objective: float) -> None:
@@ -312,26 +321,7 @@ class BaseRecommender(
             "_choice": self._choice and self._choice.updated(further),
             "n_iter_": self.n_iter_ + len(losses),
             "loss_curve_": [*self.loss_curve_, *losses],
-            "validation_scores_": None,
-        }
-
-    def _further_rows(
-        self, columns: Columns, data: Interactions, features: Sides[TableLike | None]
-    ) -> FurtherRows:
-        """Canonical rows of `partial_fit` with row numbers in the model."""
-        n_rows = len(columns.users.values)
-        users, cold_users = self._users.rows(
-            replace(columns.users, values=data.user_ids), features.user, n_rows
-        )
-        items, cold_items = self._items.rows(
-            replace(columns.items, values=data.item_ids), features.item, n_rows
-        )
-        growths = Sides(
-            Growth.of(self._users.ids, data.user_ids, users),
-            Growth.of(self._items.ids, data.item_ids, items),
-        )
-        cold = Sides(cold_users, cold_items)
-        return FurtherRows(data, users, items, cold, growths, self._seen)
+        } | CURVES
 
     def _publish(self, fitted: dict[str, Any]) -> None:
         """Replace the fitted attributes in one assignment."""
@@ -355,12 +345,10 @@ class BaseRecommender(
 
         def fitted() -> dict[str, Any]:
             with own_settings():
-                return read | {
-                    "_model": iteration.model(),
-                    "n_iter_": len(losses),
-                    "loss_curve_": losses.copy(),
-                    "validation_scores_": iteration.validation_scores,
-                }
+                curves = {"loss_curve_": losses.copy()} | iteration.curves
+                n_iter = len(curves["loss_curve_"])
+                model = {"_model": iteration.model(), "n_iter_": n_iter}
+                return read | CURVES | curves | model
 
         losses: list[float] = []
         converged = stopped = False
@@ -563,10 +551,18 @@ class BaseRecommender(
                 "the target y is None. Only fits to choices have no y: see rank_by, "
                 "unobserved_weight of MFRegressor, and the losses 'log_loss' and 'bpr'."
             )
+        weight = read_weights(sample_weight, n_rows)
+        threshold = getattr(self, "choice_threshold", None)
+        if objective.is_of_choices and y is not None and threshold is not None:
+            if reset and rating.max() < threshold:
+                raise ValueError(
+                    f"choice_threshold={threshold} leaves no choices, since the "
+                    f"largest rating in y is {rating.max():g}. Lower it."
+                )
+            share = NOT_CHOSEN if objective.counts_unobserved else 1.0
+            rating, weight = as_choices(rating, weight, threshold, share)
         solver.check_ratings(rating)
-        data = Interactions.from_columns(
-            columns, rating, read_weights(sample_weight, n_rows)
-        )
+        data = Interactions.from_columns(columns, rating, weight)
         if reset:
             warn_of_target(columns, rating, getattr(self, "feature_names_in_", None))
             if not (objective.counts_unobserved or self._ranks_by_choice):

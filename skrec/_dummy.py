@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ._base import BaseRecommender
+from ._data.forgotten import ForgottenRows
 from ._data.interactions import FurtherRows, Interactions
 from ._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
 from ._topk import Fill
@@ -53,6 +54,11 @@ class Popularity(Model):
         if return_std:
             raise ValueError("DummyRecommender knows no standard deviations.")
         return np.full(len(users), self.mean), None
+
+    def without(self, forgotten: ForgottenRows) -> Popularity:
+        seen = forgotten.seen_after
+        n_users = np.bincount(seen.items, minlength=seen.n_items)
+        return replace(self, n_users=n_users)
 
     def scorer(
         self, users: np.ndarray, items: np.ndarray, device: torch.device
@@ -106,6 +112,18 @@ class PopularitySolver(Solver[Popularity]):
             weight=weight,
             rating_range=(min(r[0] for r in ranges), max(r[1] for r in ranges)),
         )
+
+    def check_retraction(self, model: Model) -> None:
+        """Counts can always go back."""
+
+    def retract(self, model: Popularity, forgotten: ForgottenRows) -> Popularity:
+        data = forgotten.data
+        assert data is not None
+        weight = model.weight - data.weight.sum()
+        if weight <= 0:
+            return model
+        total = model.weight * model.mean - data.weight @ data.rating
+        return replace(model, mean=total / weight, weight=weight)
 
 
 class DummyRecommender(BaseRecommender):

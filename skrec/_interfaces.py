@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from scipy import sparse
 from scipy.special import expit
 
+from ._data.forgotten import ForgottenRows
 from ._data.interactions import FurtherRows, Interactions
 from ._data.sides import SideName, Sides
 from ._data.units import Units
@@ -63,6 +64,9 @@ class Objective:
         """Predicted ratings of scores."""
         return expit(score) if self.loss == "log_loss" else score
 
+
+# Curves that only some solvers report.
+CURVES = {"validation_scores_": None, "loo_curve_": None}
 
 # The objective of a fit of choices: pairs that are no rows count as not chosen.
 CHOICES = Objective(weighs_unobserved=True)
@@ -114,6 +118,13 @@ class Model(ABC):
         """A copy with cold rows -2 - j for rows j of these side features."""
         return self
 
+    def without(self, forgotten: ForgottenRows) -> Self:
+        """A model of the users and items that are kept, by their new numbers."""
+        raise ValueError(
+            f"{type(self).__name__} cannot forget users or items; fit anew without "
+            "their rows."
+        )
+
     def draw(
         self, users: np.ndarray, items: np.ndarray, random_state: np.random.RandomState
     ) -> Model:
@@ -126,6 +137,19 @@ class Model(ABC):
     def lower_bound(self) -> Model:
         """A model whose scores are lower by a standard deviation of their mean."""
         raise ValueError(NO_POSTERIOR.format("lower_bound"))
+
+    def row_shares(
+        self, user: int, items: np.ndarray, data: Interactions, numbers: np.ndarray
+    ) -> np.ndarray:
+        """Shares of the rated items of a user in predicted ratings of others.
+
+        Shape (n_items, n_rated + 1), with all else last. `data` are rows of the user,
+        and `numbers` those of their items in the model.
+        """
+        raise ValueError(
+            "part='rating' needs the posterior of the user: a fit of ratings by "
+            "MFRegressor with solver='vb' or 'als' and store_covariance=True."
+        )
 
     def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
         """Vectors with inner products that rank as scores do, in float32."""
@@ -172,8 +196,12 @@ class Iteration:
         Returns the model of a fit that ends here.
     warning : str
         Warning of a fit that ends here, or an empty string.
-    validation_scores : list of float or None
-        Scores of all iterations so far, if rows are held out.
+    curves : dict of str to list of float
+        Curves of all iterations so far by the attribute that holds them, of CURVES. A
+        "loss_curve_" is that of the model, if it is not the one of the iterations.
+    error : callable or None
+        Returns an estimate of the root mean squared error of the model on ratings that
+        it has not seen.
     """
 
     objective: float
@@ -181,7 +209,8 @@ class Iteration:
     converged: bool
     model: Callable[[], Model]
     warning: str = ""
-    validation_scores: list[float] | None = None
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    error: Callable[[], float] | None = None
 
     def __str__(self) -> str:
         return f"objective {self.objective:.6f}, {self.progress}"
@@ -252,3 +281,15 @@ class Solver(ABC, Generic[AnyModel]):
     ) -> AnyModel:
         """A model updated by further rows; reports the objective after each sweep."""
         raise NotImplementedError
+
+    def check_retraction(self, model: AnyModel) -> None:
+        """Raise a ValueError for a model that cannot take rows back."""
+        raise ValueError(
+            "This fit cannot take single rows back, since it keeps no posterior that "
+            "they could be taken from; MFRegressor with solver='vb' or 'als' can. "
+            "Forget users or items, or fit anew without these rows."
+        )
+
+    def retract(self, model: AnyModel, forgotten: ForgottenRows) -> AnyModel:
+        """A model without the share of rows, with users and items as before."""
+        return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -12,6 +11,7 @@ import torch
 from scipy import sparse
 from sklearn.utils.validation import check_is_fitted
 
+from ._candidates import Pairs, UserCandidates, holds_rows, number_pairs
 from ._choice.autoencoder import ItemAutoencoder
 from ._choice.expected_gain import ExpectedGain
 from ._data.containers import ArrayLike, TableLike
@@ -19,6 +19,8 @@ from ._data.known_ids import KnownIds, handle_unknown, take_ids
 from ._data.reading import read_ids, read_pairs
 from ._data.seen import SeenItems, is_in_sorted
 from ._data.sides import SideName, Sides
+from ._data.vocabulary import Ids
+from ._explain import ExplainMixin
 from ._explore import (
     N_PER_PLACE,
     Strategy,
@@ -29,16 +31,12 @@ from ._explore import (
 from ._interfaces import Model
 from ._settings import torch_device
 from ._snapshot import reads_one_fit
-from ._threads import torch_threads
 from ._topk import Fill, inner_products, top_k
 
 Lists: TypeAlias = np.ndarray | tuple[np.ndarray, np.ndarray] | pd.DataFrame
 
-# A function of a slice of rows, which returns positions in it and columns.
-Pairs: TypeAlias = Callable[[slice], tuple[np.ndarray, np.ndarray]]
 
-
-class ListsMixin:
+class ListsMixin(ExplainMixin):
     """Lists of items and of users, by the scores of a model."""
 
     handle_unknown: str
@@ -48,8 +46,6 @@ class ListsMixin:
     _users: KnownIds
     _items: KnownIds
     _seen: SeenItems
-    _update: Callable[..., dict[str, Any]]
-    _publish: Callable[[dict[str, Any]], None]
 
     @property
     def _ranking(self) -> Model:
@@ -95,8 +91,8 @@ class ListsMixin:
         Parameters
         ----------
         users : array-like of shape (n_users,), default=None
-            Raw user ids; None is all users of `user_ids_`, in that order, or those of
-            `ratings`.
+            Raw user ids; None is all users of `user_ids_`, in that order, or the users
+            in the rows of `candidates` or of `ratings`, sorted.
         n_items : int, default=10
             Length of each list. It may exceed the number of candidates.
         exclude_seen : bool, default=True
@@ -106,8 +102,11 @@ class ListsMixin:
         never_exclude : array-like of shape (n_rows, 2 or more), default=None
             Rows of user and item to keep nevertheless, such as training rows on which
             the model is scored.
-        candidates : array-like of shape (n_candidates,), default=None
+        candidates : array-like of shape (n_candidates,) or (n_rows, 2 or more), \
+                default=None
             Raw item ids to choose from; None is all items, in the order of `item_ids_`.
+            Rows of user and item, such as those that another model has retrieved, are
+            candidates of each user alone; a user without rows has an empty list.
             `handle_unknown` applies to ids that `fit` has not seen; they are scored by
             their features if they have any.
         ratings : tuple of X and y, or X, default=None
@@ -176,26 +175,24 @@ class ListsMixin:
         check_is_fitted(self)
         check_exploration(strategy, diversity)
         n_items = _length(n_items, "n_items")
-        if ratings is not None:
-            X = self._learn_for_one_call(ratings, Sides(user_features, item_features))
-            if users is None:
-                users = np.unique(read_pairs(X, "ratings")[0].values)
-        user_ids, rows, cold_users = self._queried_users(users, user_features)
-        item_ids, columns, cold_items = self._candidates(candidates, item_features)
+        features = Sides(user_features, item_features)
+        asked, among, own = self._asked(users, candidates, ratings, features)
+        user_ids, rows, cold_users = self._queried_users(asked, user_features)
+        item_ids, columns, cold_items = self._candidates(among, item_features)
         model = self._ranking.with_cold_rows(cold_users, cold_items)
         model = explored(model, strategy, rows, columns, random_state)
-        excluded = self._excluded(exclude, user_ids, item_ids)
+        left_out = self._excluded(exclude, user_ids, item_ids)
         seen = self._seen_columns(rows, columns, never_exclude)
+        left_out = _union(left_out, seen) if exclude_seen else left_out
         device = torch_device(self.device)
         n_listed = min(n_items, len(columns)) if as_frame else n_items
-        best, scores = top_k(
-            model.scorer(rows, columns, device),
-            len(rows),
-            len(columns),
-            N_PER_PLACE * n_listed if diversity else n_listed,
-            _union(excluded, seen) if exclude_seen else excluded,
-            device,
-        )
+        k = N_PER_PLACE * n_listed if diversity else n_listed
+        if own is None:
+            score = model.scorer(rows, columns, device)
+            best, scores = top_k(score, len(rows), len(columns), k, left_out, device)
+        else:
+            of_users = UserCandidates.of(*number_pairs(*own, user_ids, item_ids))
+            best, scores = of_users.top_k(model, rows, columns, k, left_out, device)
         if diversity:
             vectors = self._unit_profiles(columns, device)
             best, scores = diversified(best, scores, vectors, n_listed, diversity)
@@ -299,63 +296,6 @@ class ListsMixin:
             return _long_frame(item_ids, self._users.ids, best, scores, "item", "user")
         users = take_ids(self._users.ids, best)
         return (users, scores) if return_scores else users
-
-    @reads_one_fit
-    def explain(self, user: Any, items: ArrayLike) -> pd.DataFrame:
-        """Share of each item of a user in the choice of other items.
-
-        The strength of a choice is a sum over the items that a user has rated, and the
-        mean user, so these contributions are exact. They explain lists by
-        `rank_by="choice"`, and the part of choices in those of "both".
-
-        Parameters
-        ----------
-        user : id
-            Raw user id, in `user_ids_`.
-        items : array-like of shape (n_items,)
-            Raw item ids, in `item_ids_`, such as a list of `recommend`.
-
-        Returns
-        -------
-        reasons : DataFrame with columns item, because and contribution
-            Sorted by contribution, item by item. `because` is an item of the user, or
-            None for the mean user; contributions sum to the strength.
-
-        Raises
-        ------
-        ValueError
-            If the user or an item is unknown, or if the fit had no part of choices.
-
-        Examples
-        --------
-        >>> from skrec import MFRegressor
-        >>> X = [["ann", "Heat"], ["ann", "Alien"], ["bob", "Heat"], ["bob", "Alien"],
-        ...      ["bob", "Ronin"], ["cleo", "Heat"], ["cleo", "Ronin"]]
-        >>> MFRegressor().fit(X).explain("ann", ["Ronin"])["because"].tolist()
-        ['Heat', None, 'Alien']
-        """
-        check_is_fitted(self)
-        choice = self._choice or self._model
-        if not isinstance(choice, ItemAutoencoder):
-            raise ValueError(
-                "explain needs the part of choices; fit ratings with rank_by='both' or "
-                "'choice', or choices without y."
-            )
-        (row,), columns = self._users.known_rows([user]), self._items.known_rows(items)
-        seen, contributions = choice.contributions(row, columns)
-        because = [*self._items.ids[seen], None]
-        n_reasons = len(because)
-        frame = pd.DataFrame(
-            {
-                "item": np.repeat(self._items.ids[columns], n_reasons),
-                "because": pd.Series(because * len(columns), dtype=object),
-                "contribution": contributions.ravel(),
-            }
-        )
-        order = np.lexsort(
-            (-frame["contribution"], np.repeat(np.arange(len(columns)), n_reasons))
-        )
-        return frame.iloc[order].reset_index(drop=True)
 
     @reads_one_fit
     def similar_items(
@@ -537,6 +477,29 @@ class ListsMixin:
         model = self._ranking.with_cold_rows(cold_users, None)
         return model.index_vectors("user", rows)
 
+    def _asked(
+        self,
+        users: ArrayLike | None,
+        candidates: ArrayLike | None,
+        ratings: Any,
+        features: Sides,
+    ) -> tuple[ArrayLike | None, ArrayLike | Ids | None, tuple[Ids, Ids] | None]:
+        """Users and candidates of `recommend`, and candidates of each user by rows.
+
+        It learns from `ratings`; this is a snapshot.
+        """
+        own = None
+        if holds_rows(candidates):
+            own = _read_rows(candidates, "candidates")
+            # Ids of another kind are refused.
+            own[0].numbered_in(self._users.ids)
+            users = np.unique(own[0].values) if users is None else users
+        if ratings is not None:
+            X = self._learn_for_one_call(ratings, features)
+            if users is None:
+                users = np.unique(read_pairs(X, "ratings")[0].values)
+        return users, candidates if own is None else own[1], own
+
     def _queried_users(
         self, users: ArrayLike | None, features: TableLike | None
     ) -> tuple[np.ndarray, np.ndarray, sparse.csr_array | None]:
@@ -549,13 +512,15 @@ class ListsMixin:
         return self._users.like_fitted(ids.values, rows), rows, cold
 
     def _candidates(
-        self, candidates: ArrayLike | None, features: TableLike | None
+        self, candidates: ArrayLike | Ids | None, features: TableLike | None
     ) -> tuple[np.ndarray, np.ndarray, sparse.csr_array | None]:
         """Raw ids and row numbers of candidates, each once; None is all items."""
         if candidates is None:
             self._items.check_features(features)
             return self._items.ids, np.arange(len(self._items)), None
-        ids = read_ids(candidates, "candidates")
+        ids = candidates
+        if not isinstance(ids, Ids):
+            ids = read_ids(ids, "candidates")
         rows, cold = self._items.rows(ids, features)
         handle_unknown(self.handle_unknown, {"candidates": (ids, rows)})
         return *self._items.distinct_rows(ids, rows), cold
@@ -566,13 +531,6 @@ class ListsMixin:
         unit = profiles[columns] / lengths[columns, None]
         unit[columns < 0] = 0
         return unit
-
-    def _learn_for_one_call(self, ratings: Any, features: Sides) -> ArrayLike:
-        """Learn from further ratings, and return their X; this is a snapshot."""
-        X, y = ratings if isinstance(ratings, tuple) else (ratings, None)
-        with torch_threads(1):
-            self._publish(self._update(X, y, None, features))
-        return X
 
     def _seen_columns(
         self, rows: np.ndarray, columns: np.ndarray, never_exclude: ArrayLike | None
@@ -604,13 +562,11 @@ class ListsMixin:
         of_users.numbered_in(self._users.ids)
         of_items.numbered_in(self._items.ids)
         n_items = len(item_ids)
-        codes, distinct = pd.factorize(user_ids)
-        rows = pd.Index(distinct).get_indexer(of_users.values)
-        columns = pd.Index(item_ids).get_indexer(of_items.values)
-        found = (rows >= 0) & (columns >= 0)
-        pairs = np.unique(rows[found] * n_items + columns[found])
+        codes, rows, columns = number_pairs(of_users, of_items, user_ids, item_ids)
+        pairs = np.unique(rows * n_items + columns)
         rows, columns = np.divmod(pairs, max(n_items, 1))
-        excluded = SeenItems.of_pairs(rows, columns, len(distinct), n_items)
+        n_users = codes.max(initial=-1) + 1
+        excluded = SeenItems.of_pairs(rows, columns, n_users, n_items)
 
         def of_tile(tile: slice) -> tuple[np.ndarray, np.ndarray]:
             position, _, column = excluded.of_users(codes[tile])
@@ -735,6 +691,14 @@ def _cosines(scaled: torch.Tensor, profiles: torch.Tensor, norms: torch.Tensor) 
         out.div_(norms[columns]).clamp_(-1, 1)
 
     return fill
+
+
+def _read_rows(X: Any, name: str) -> tuple[Ids, Ids]:
+    """Users and items of rows, of which there may be none."""
+    if _is_empty(X):
+        nothing = np.empty(0, dtype=object)
+        return Ids(nothing, "empty", name), Ids(nothing, "empty", name)
+    return read_pairs(X, name)
 
 
 def _is_empty(values: Any) -> bool:

@@ -112,6 +112,12 @@ class NCFRegressor(BaseRecommender):
         choices are fitted, and predictions are strengths. "rating" spares the fit of
         choices, such as in a search by errors. After a fit of choices by a loss or by
         `unobserved_weight`, lists are by its predictions.
+    choice_threshold : float, default=None
+        Rating from which on a row is a choice, in fits of choices by a loss, by drawn
+        items or by `unobserved_weight`. Rows below it count as pairs without a row, but
+        their items are seen and not recommended; with "log_loss" and without drawn
+        items they are rows of 0. So models of ratings and of choices stand in one
+        search, with one `y`. None takes `y` as it is. Not used by fits of ratings.
     warm_start : bool, default=False
         Start from the last fit. Users and items are matched by id.
     device : str or torch.device, default="auto"
@@ -205,6 +211,7 @@ class NCFRegressor(BaseRecommender):
         handle_unknown: Literal["ignore", "warn", "error"] = "ignore",
         clip: bool = True,
         rank_by: Literal["both", "rating", "choice"] = "both",
+        choice_threshold: float | None = None,
         warm_start: bool = False,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -230,6 +237,7 @@ class NCFRegressor(BaseRecommender):
         self.handle_unknown = handle_unknown
         self.clip = clip
         self.rank_by = rank_by
+        self.choice_threshold = choice_threshold
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state

@@ -550,9 +550,9 @@ RECOMMEND = {
         r"candidates must be a one-dim.*single value 3",
     ),
     "two-dimensional candidates": (
-        lambda: fitted().recommend([1], 1, candidates=np.array([[0, 1]])),
+        lambda: fitted().recommend([1], 1, candidates=np.array([[0], [1]])),
         ValueError,
-        r"candidates must be a one-dimensional.*shape \(1, 2\)",
+        r"candidates must be a one-dimensional.*shape \(2, 1\)",
     ),
     "a single user": (
         lambda: fitted_on("strings").recommend("ann"),
@@ -660,7 +660,7 @@ TRAINING = {
         lambda: fit_ncf(y=replaced(2, CHOSEN), loss="log_loss"),
         ValueError,
         r"loss='log_loss' with n_negatives=4 needs ratings between 0 and 1.*y is "
-        r"outside for 1 rating \(first rows: 3\).*\(y > threshold\)\.astype\(float\)",
+        r"outside for 1 rating \(first rows: 3\).*choice_threshold=4",
     ),
     "negative ratings beside drawn items": (
         lambda: fit(y=-Y, solver="adam", n_negatives=1),
@@ -779,6 +779,7 @@ WRONG_TRAINING_PARAMETERS = {
     "handle_unknown": ("raise", None),
     "clip": (None, "yes", (1, 5)),
     "rank_by": ("ratings", None, True),
+    "choice_threshold": ("4", np.nan, [4]),
     "warm_start": (None, "no"),
     "device": (None, 0),
     "random_state": ("a", -1, 1.5),

@@ -331,6 +331,18 @@ def test_what_is_stored_grows_with_the_factors_and_not_with_their_square():
     assert again.loss_curve_[0] <= model.loss_curve_[-1]
 
 
+def test_a_forgotten_user_leaves_the_others_nearly_as_they_are():
+    X, y = make_ratings(100, 60, 3000, random_state=0)
+    model = MFRegressor(64, solver="als", rank_by="rating").fit(X, y)
+    rest = MFRegressor(64, solver="als", rank_by="rating").fit(
+        X[X["user"] != 3], y[X["user"] != 3]
+    )
+    model.forget(users=[3])
+    assert_allclose(
+        all_scores(model, rest.user_ids_), all_scores(rest, rest.user_ids_), atol=0.1
+    )
+
+
 def test_partial_fit_without_what_is_stored_asks_for_it():
     X = some_choices()
     model = MFRegressor(64, **CHOICES, store_covariance=False).fit(X)

@@ -524,7 +524,7 @@ def counterparts(rows, n_rows, n_others, side="user", other="item"):
 
 def test_a_pair_is_one_counterpart_however_often_it_is_rated():
     rows, y = pd.concat([RATED, RATED[::2]]), np.append(RATINGS, RATINGS[::2] % 5 + 1)
-    posterior = MFRegressor(2).fit(rows, y)._model
+    posterior = MFRegressor(2, implicit_features=True).fit(rows, y)._model
     for side, other, shape in (("user", "item", (40, 25)), ("item", "user", (25, 40))):
         found = getattr(posterior, f"{side}s").links["implicit"].feature_mean
         expected = counterparts(RATED, *shape, side, other).mean(axis=0)
@@ -584,7 +584,7 @@ def test_new_users_come_close_to_a_refit():
 
 
 def test_a_new_user_is_expected_where_its_items_put_it():
-    model = MFRegressor(3).fit(RATED[~NEW], RATINGS[~NEW])
+    model = MFRegressor(3, implicit_features=True).fit(RATED[~NEW], RATINGS[~NEW])
     users = model._model.users
     B = users.links["implicit"]
     # Two items of the fit, each rated, one of them twice; and one that it lacks.

@@ -44,6 +44,7 @@ from skrec import MFRegressor, NCFRegressor
 from skrec.datasets import make_ratings
 from skrec.metrics import (
     RankingScorer,
+    _scorer,
     average_precision_at_k,
     get_scorer,
     hit_rate_at_k,
@@ -616,8 +617,6 @@ def test_no_relevant_row_warns_and_is_nan(fitted):
     [
         ({"metrics": "f1"}, "mrr, hit_rate, auc, without k; got 'f1'"),
         ({"metrics": ["ndcg", "f1"]}, r"without k; got \['ndcg', 'f1'\]"),
-        ({"metrics": "auc"}, "'auc' depends on .*Use candidates='test'"),
-        ({"metrics": ["ndcg", "auc"], "candidates": "unseen"}, "'auc' depends on"),
         ({"metrics": []}, r"at least one name .*; got \[\]"),
         ({"metrics": None}, "got None"),
         ({"metrics": [["ndcg"]]}, "at least one name"),
@@ -937,3 +936,56 @@ def test_the_area_under_the_curve_stands_beside_metrics_of_lists(fitted):
     assert found["ndcg@3"] == ndcg
     with pytest.warns(UndefinedMetricWarning, match="area under the ROC curve is und"):
         assert math.isnan(RankingScorer("auc", candidates="test")(fitted, rows))
+
+
+@pytest.mark.parametrize("max_listed", [1, 200, 2**22])
+@pytest.mark.parametrize("threshold", [None, 4])
+def test_the_area_over_unseen_items_is_that_of_whole_lists(
+    threshold, max_listed, monkeypatch
+):
+    monkeypatch.setattr(_scorer, "MAX_LISTED", max_listed)
+    X, y = make_ratings(40, 30, 700, random_state=0)
+    model = MFRegressor(2).fit(X[:500], y[:500])
+    # Of known and unknown users, and of an item that the model does not know.
+    test = pd.concat([X[500:], pd.DataFrame({"user": [3, 999], "item": [777, 5]})])
+    relevance = np.append(y[500:], [5.0, 5.0])
+    seen = set(zip(X["user"][:500], X["item"][:500], strict=True))
+    areas = []
+    for user, rows in test.assign(y=relevance).groupby("user"):
+        liked = rows["item"][rows["y"] >= (threshold or 1e-9)]
+        unseen = [
+            item
+            for item in model.item_ids_
+            if (user, item) not in seen or item in set(rows["item"])
+        ]
+        lists, scores = model.recommend(
+            [user], 30, exclude_seen=False, return_scores=True
+        )
+        score = dict(zip(lists[0], scores[0], strict=True))
+        own = [*unseen, *np.setdiff1d(liked, model.item_ids_)]
+        is_liked = np.isin(own, liked)
+        if 0 < is_liked.sum() < len(own):
+            worst = [score.get(item, -np.inf) for item in own]
+            areas.append(roc_auc(is_liked, np.nan_to_num(worst), [user] * len(own)))
+    scorer = RankingScorer("auc", relevance_threshold=threshold)
+    assert scorer(model, test, relevance) == pytest.approx(np.mean(areas))
+    both = RankingScorer(["auc", "ndcg"], k=[3, 5], relevance_threshold=threshold)
+    found = both(model, test, relevance)
+    assert found["auc"] == pytest.approx(np.mean(areas))
+    ndcg = RankingScorer("ndcg", k=5, relevance_threshold=threshold)
+    assert found["ndcg@5"] == ndcg(model, test, relevance)
+
+
+def test_the_area_needs_to_know_the_number_of_items():
+    class Bestsellers:
+        def recommend(self, users, n_items):
+            return np.ones((len(users), n_items))
+
+    with pytest.raises(TypeError, match="Bestsellers has no `item_ids_` to count"):
+        RankingScorer("auc")(Bestsellers(), [[1, 2]], [1.0])
+
+
+def test_the_area_has_a_name():
+    assert get_scorer("auc") == RankingScorer("auc")
+    with pytest.raises(ValueError, match="'ndcg@10', or 'auc'"):
+        get_scorer("area")

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from .._data.forgotten import ForgottenRows
+from .._data.interactions import Interactions
 from .._data.sides import SideName
 from .._data.units import Units
 from .._data.vocabulary import Growth
@@ -152,6 +154,36 @@ class Posterior(StandardisedModel):
             return super().lower_bound()
         return LowerBound(self, self.objective, self.rating_range)
 
+    def row_shares(
+        self, user: int, items: np.ndarray, data: Interactions, numbers: np.ndarray
+    ) -> np.ndarray:
+        if self.users.covariance is None or self.objective.is_of_choices:
+            return super().row_shares(user, items, data, numbers)
+        k, alone = self.n_factors, np.array([user])
+        places = numbers[data.items]
+        precision = data.weight / self.noise_variance
+        if self.knows_variance:
+            precision *= self.users.relative_precisions(alone)[0]
+            precision *= self.items.relative_precisions(places)[0]
+        (z,), (others,) = self.items.means(places), self.items.means(items)
+        z, others = z.astype(np.float64), others.astype(np.float64)
+        bias = z[:, k:].sum(axis=1)
+        z[:, k:] = others[:, k:] = 1
+        linear = (data.context - self.units.feature_mean) @ self.coef
+        pull = (data.rating - self.centre - linear - bias)[:, None] * z
+        if self.knows_variance and z.shape[1] > k:
+            # Factors of an item are uncertain together with its bias.
+            (S,) = self.items.covariances(places)
+            pull[:, :k] -= S[:, :k, k]
+        (covariance,) = self.users.covariances(alone)
+        shares = others @ covariance[0] @ (precision[:, None] * pull).T
+        of_items = np.zeros((len(items), len(numbers) + 1))
+        np.add.at(of_items.T, data.items, shares.T)
+        context = np.tile(self.units.feature_mean, (len(items), 1))
+        total = self.mean(np.full(len(items), user), items, context)
+        of_items[:, -1] = total - of_items.sum(axis=1)
+        return of_items
+
     def scale_covariances(self, ratio: float) -> Posterior:
         """The same means, with all covariances multiplied by a ratio."""
         return replace(
@@ -173,6 +205,14 @@ class Posterior(StandardisedModel):
     def take(self, users: np.ndarray, items: np.ndarray) -> Posterior:
         """Posterior means of numbered rows."""
         return replace(self, users=self.users.take(users), items=self.items.take(items))
+
+    def without(self, forgotten: ForgottenRows) -> Posterior:
+        users, items = forgotten.kept
+        return replace(
+            self,
+            users=self.users.without(users, items),
+            items=self.items.without(items, users),
+        )
 
     def with_updates(
         self, updated: Posterior, users: Growth, items: Growth

@@ -80,6 +80,19 @@ class FittedLinkMatrix:
             column_of = np.arange(len(self.column_mean))
         return replace(self, column_of=others.inserted(column_of, -1))
 
+    def without_others(self, kept: np.ndarray) -> FittedLinkMatrix:
+        """The same link among rows of the other side that are kept, by new numbers."""
+        columns = self.columns_of(kept)
+        has_column = columns >= 0
+        among = columns[has_column]
+        column_of = np.where(has_column, has_column.cumsum() - 1, -1)
+        return replace(
+            self,
+            mean=self.mean[:, among],
+            column_mean=self.column_mean[among],
+            column_of=column_of,
+        )
+
     def columns_of(self, others: np.ndarray) -> np.ndarray:
         """Columns of numbered rows of the other side, -1 for those without one."""
         if self.column_of is None:
@@ -276,10 +289,19 @@ class AxisCovariance:
         inverse = np.linalg.inv(self.basis)
         return np.einsum("jk,nkl,jl->nj", inverse, covariances, inverse, optimize=True)
 
-    def with_updates(self, updated: AxisCovariance, own: Growth) -> AxisCovariance:
-        """Covariances among new rows, with `updated` for the rows that are given."""
+    def with_updates(
+        self, updated: AxisCovariance | np.ndarray | PatchedCovariance, own: Growth
+    ) -> AxisCovariance:
+        """Covariances among new rows, with `updated` for the rows that are given.
+
+        Of other covariances the variances along the axes are kept.
+        """
+        if isinstance(updated, AxisCovariance):
+            values = updated.variance
+        else:
+            values = self.along(updated[0])
         variance = own.inserted(self.variance)
-        variance[own.given] = updated.variance
+        variance[own.given] = values
         return replace(self, variance=variance)
 
 
@@ -465,6 +487,27 @@ class Rows:
             prior_mean=self.prior_mean[:, -1:],
         )
 
+    def without(self, kept: np.ndarray, others: np.ndarray) -> Rows:
+        """The rows that are kept, among such ones of the other side."""
+        k = self.factor_sums.total.shape[1]
+        dropped = np.setdiff1d(np.arange(self.mean.shape[1]), kept)
+        covariance = self.covariance
+        if covariance is not None and len(dropped):
+            covariance = PatchedCovariance.of(covariance[0, kept])
+        return replace(
+            self,
+            mean=self.mean[:, kept],
+            covariance=covariance,
+            count=self.count[kept],
+            relative_variance=self.relative_variance[kept],
+            selection=self.selection[kept],
+            factor_sums=self.factor_sums.add(self.mean[:, dropped, :k], -1),
+            links={
+                name: link.without_others(others) if name == IMPLICIT else link
+                for name, link in self.links.items()
+            },
+        )
+
     def with_updates(self, updated: Rows, own: Growth, others: Growth) -> Rows:
         """These rows among new ones, with `updated` for the rows that are given.
 
@@ -477,7 +520,6 @@ class Rows:
         if updated.covariance is None:
             covariance = None
         elif isinstance(covariance, AxisCovariance):
-            assert isinstance(updated.covariance, AxisCovariance)
             covariance = covariance.with_updates(updated.covariance, own)
         elif covariance is not None:
             covariance = covariance.with_updates(updated.covariance[0], own)

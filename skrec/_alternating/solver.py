@@ -6,11 +6,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
 from .._data.units import Units
 from .._interfaces import Iteration, Objective, Solver, Start
@@ -18,9 +20,12 @@ from .conditional import Layout
 from .convert import as_state, in_rating_units, with_unobserved_pairs
 from .posterior import Posterior
 from .problem import Problem, RatingArrays
+from .retract import retracted
 from .start import decomposed_start, spectral_start
 from .state import State
+from .structure import Alternative, best_fit, suitable_n_factors
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
+from .unseen import SWEEP_SAMPLE_SIZE, UnseenSample
 
 # Up to this number of ratings the time of sweeps in double precision is negligible, and
 # residuals of small data can be far smaller than the ratings.
@@ -47,12 +52,20 @@ NO_FACTORS = (
 VB_SWEEPS = 10
 BURN_IN = 10
 
+# Number of factors of solvers that are not Bayesian, or do not fit ratings.
+DEFAULT_N_FACTORS = 16
+
 DEFAULT_REG = 12.0
 
 # If all pairs count, the penalty of a row grows with the root of its weight, as in the
 # gradient solvers. It is smaller for larger weights of pairs without ratings, which
 # shrink rows themselves.
 DEFAULT_REG_UNOBSERVED, UNOBSERVED_EXPONENT = 0.3, 0.5
+
+# vb has converged too once a sweep changes predictions by less than this many times
+# `tol`: root mean square, in standard deviations of the ratings. Where ratings are few,
+# the priors of factors that are not used up creep for many sweeps more.
+CHANGE_PER_TOL = 4.0
 
 # Change of predictions by the items in the last sweep over further ratings: root mean
 # square, in standard deviations of the ratings.
@@ -90,18 +103,20 @@ class AlternatingSolver(Solver[Posterior]):
     Attributes
     ----------
     objective : Objective
-    n_factors : int
+    n_factors : int or None
+        None is the number that suits the data.
     biased : bool
     max_iter : int
     tol : float or None
         Decrease of the objective below which sweeps end.
     implicit_features : bool or None
+        None is whether they help, or are likely to.
     unobserved_weight : float
     store_covariance : bool
     """
 
     objective: Objective
-    n_factors: int
+    n_factors: int | None
     biased: bool
     max_iter: int
     tol: float | None = None
@@ -149,15 +164,40 @@ class AlternatingSolver(Solver[Posterior]):
         random_state: np.random.RandomState,
         device: torch.device,
     ) -> Iterator[Iteration]:
-        units = Units.of(data, centred=self.biased and not self.unobserved_weight)
-        implicit_features = self.implicit_features
+        fit = self._with_structure(data, start)
+        return fit._iterations(data, start, random_state, device)
+
+    def _with_structure(
+        self, data: Interactions, start: Start[Posterior] | None
+    ) -> Self:
+        """The same solver, with the structure of the start, or else the likely best."""
+        n_factors, implicit_features = self.n_factors, self.implicit_features
+        predicts_ratings = self.is_bayesian and not self.unobserved_weight
+        if n_factors is None:
+            if start is not None:
+                n_factors = start.model.n_factors
+            elif predicts_ratings:
+                n_factors = suitable_n_factors(data)
+            else:
+                n_factors = DEFAULT_N_FACTORS
         if implicit_features is None:
-            implicit_features = self.is_bayesian and not self.unobserved_weight
+            implicit_features = predicts_ratings
+        return replace(self, n_factors=n_factors, implicit_features=implicit_features)
+
+    def _iterations(
+        self,
+        data: Interactions,
+        start: Start[Posterior] | None,
+        random_state: np.random.RandomState,
+        device: torch.device,
+    ) -> Iterator[Iteration]:
+        """Iterations with the structure that is set."""
+        units = Units.of(data, centred=self.biased and not self.unobserved_weight)
         problem = self._problem(
             data,
             units,
             device,
-            implicit_features=implicit_features,
+            implicit_features=bool(self.implicit_features),
             unobserved_weight=self.unobserved_weight,
         )
         if start is None:
@@ -175,20 +215,29 @@ class AlternatingSolver(Solver[Posterior]):
             random_state=random_state,
             may_collapse=np.ptp(data.rating) > 0 and not self.unobserved_weight,
         )
-        return self._reports(run, self._states(run, state))
+        return (report for _, report in self._reports(run, self._states(run, state)))
 
-    def _reports(self, run: Run, states: Iterator[State]) -> Iterator[Iteration]:
-        tol = self.default_tol if self.tol is None else self.tol
-        against = f" against tol={tol}" if self.converges else ""
+    @property
+    def tolerance(self) -> float:
+        """Fall of the objective below which sweeps end."""
+        return self.default_tol if self.tol is None else self.tol
+
+    def _reports(
+        self, run: Run, states: Iterator[State]
+    ) -> Iterator[tuple[State, Iteration]]:
+        against = f" against tol={self.tolerance}" if self.converges else ""
         previous = np.inf
         for state, model in self._models(run, states):
             fall, previous = previous - state.objective, state.objective
-            yield Iteration(
-                state.objective,
-                f"a fall of {fall:.2g}{against}",
-                self.converges and fall < tol,
-                model,
-                self._warning(run, state),
+            yield (
+                state,
+                Iteration(
+                    state.objective,
+                    f"a fall of {fall:.2g}{against}",
+                    self.converges and fall < self.tolerance,
+                    model,
+                    self._warning(run, state),
+                ),
             )
 
     def _models(
@@ -247,7 +296,7 @@ class AlternatingSolver(Solver[Posterior]):
         )
         problem = Problem.from_arrays(
             arrays,
-            Layout(self.n_factors, self.biased, device),
+            Layout(self.n_factors or 0, self.biased, device),
             torch.float64 if is_small else torch.float32,
         )
         problem = problem.with_features(
@@ -260,19 +309,33 @@ class AlternatingSolver(Solver[Posterior]):
         return problem
 
     def check_update(self, model: Posterior) -> None:
+        self._check_continued(model, "partial_fit")
+
+    def _check_continued(self, model: Posterior, method: str) -> None:
         fitted = model.objective.weighs_unobserved
         if self.objective.weighs_unobserved != fitted:
             raise ValueError(
-                f"partial_fit continues a fit {'with' if fitted else 'without'} "
+                f"{method} continues a fit {'with' if fitted else 'without'} "
                 "unobserved_weight, but now it is "
                 f"{self.unobserved_weight}. Set it back, or fit anew."
             )
         if model.users.covariance is None:
             raise ValueError(
-                f"partial_fit with solver={self.name!r} updates the posterior of the "
+                f"{method} with solver={self.name!r} updates the posterior of the "
                 "last fit, and needs its covariances: fit with solver='vb' or 'als' "
                 "and store_covariance=True."
             )
+
+    def check_retraction(self, model: Posterior) -> None:
+        self._check_continued(model, "forget")
+
+    def retract(self, model: Posterior, forgotten: ForgottenRows) -> Posterior:
+        return retracted(
+            model,
+            forgotten,
+            unobserved_weight=self.unobserved_weight,
+            exponent=self.prior_exponent,
+        )
 
     def update(
         self,
@@ -282,6 +345,9 @@ class AlternatingSolver(Solver[Posterior]):
         device: torch.device,
         report: Callable[[float], None],
     ) -> Posterior:
+        if self.n_factors is None:
+            fit = replace(self, n_factors=model.n_factors)
+            return fit.update(model, further, random_state, device, report)
         data, units = further.data, model.units
         known = model.with_cold_rows(*further.cold)
         problem = self._problem(data, units, device)
@@ -329,12 +395,79 @@ class VBSolver(AlternatingSolver):
     default_tol: ClassVar[float] = 2e-3
     knows_variance: ClassVar[bool] = True
 
+    def iterations(
+        self,
+        data: Interactions,
+        start: Start[Posterior] | None,
+        random_state: np.random.RandomState,
+        device: torch.device,
+    ) -> Iterator[Iteration]:
+        likely = self._with_structure(data, start)
+        arguments = data, start, random_state, device
+        first = likely._iterations(*arguments)
+        if start is not None or self.unobserved_weight or not self.biased:
+            return first
+        alternatives = [
+            Alternative(
+                f"n_factors={solver.n_factors}, "
+                f"implicit_features={solver.implicit_features}",
+                partial(solver._iterations, *arguments),
+                is_probe=self.n_factors not in (None, solver.n_factors),
+            )
+            for solver in self._alternatives(likely)
+        ]
+        return best_fit(first, alternatives, self.max_iter) if alternatives else first
+
+    def _alternatives(self, likely: VBSolver) -> list[VBSolver]:
+        """Solvers with another structure worth a try, the fastest first."""
+        structures: list[tuple[int | None, bool | None]] = []
+        if self.implicit_features is None:
+            # Without factors the fit takes a fraction of the time, and if even that is
+            # better, factors or implicit features are at fault.
+            structures = [(0, False), (likely.n_factors, False)]
+        elif self.n_factors is None:
+            structures = [(0, likely.implicit_features)]
+        return [
+            replace(likely, n_factors=n_factors, implicit_features=implicit_features)
+            for n_factors, implicit_features in dict.fromkeys(structures)
+        ]
+
     def _states(self, run: Run, start: State) -> Iterator[State]:
         return vb(run.problem, start)
 
+    def _reports(
+        self, run: Run, states: Iterator[State]
+    ) -> Iterator[tuple[State, Iteration]]:
+        reports = super()._reports(run, states)
+        return reports if self.unobserved_weight else self._with_errors(run, reports)
+
+    def _with_errors(
+        self, run: Run, reports: Iterator[tuple[State, Iteration]]
+    ) -> Iterator[tuple[State, Iteration]]:
+        """Reports with estimates of the error, that end where predictions do."""
+        sample, scale = UnseenSample.of(run.problem), run.units.scale
+        errors: list[float] = []
+        previous: Tensor | None = None
+        for state, report in reports:
+            errors.append(scale * sample.error(state, SWEEP_SAMPLE_SIZE))
+            predictions, change = sample.predictions(state), np.inf
+            if previous is not None:
+                change = float((predictions - previous).square().mean().sqrt())
+            previous = predictions
+            stands_still = change < CHANGE_PER_TOL * self.tolerance
+            yield (
+                state,
+                replace(
+                    report,
+                    converged=report.converged or stands_still,
+                    curves={"loo_curve_": errors.copy()},
+                    error=partial(sample.error, state),
+                ),
+            )
+
     def _warning(self, run: Run, state: State) -> str:
-        may_die = self.unobserved_weight and self.n_factors
-        if may_die and state.taste_ratio(self.n_factors) < LEAST_TASTE_RATIO:
+        n_factors = self.n_factors if self.unobserved_weight else None
+        if n_factors and state.taste_ratio(n_factors) < LEAST_TASTE_RATIO:
             return NO_FACTORS
         return super()._warning(run, state)
 
@@ -344,6 +477,9 @@ class GibbsSolver(AlternatingSolver):
     """Gibbs sampling from a start by vb. The model averages the draws."""
 
     name: ClassVar[str] = "gibbs"
+
+    def check_retraction(self, model: Posterior) -> None:
+        Solver.check_retraction(self, model)
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
         arguments = run.problem, start, run.random_state

@@ -21,9 +21,10 @@ START_OVERSAMPLING = 8
 START_ITERATIONS = 3
 START_SCALE = 0.03
 
-# The start of Λ. It is looser than where it will end, because factors that are held
-# back too early die out.
-START_PRECISION = 3.0
+# The start of Λ, over the root of the number of factors: the variance of p·q does not
+# depend on that number. It is looser than where it will end, because factors that are
+# held back too early die out.
+START_PRECISION = 1.0
 
 
 @torch_threads(1)
@@ -115,8 +116,9 @@ def _leading_singular_vectors(
 def _start(mean: Tensor, ratings: Ratings) -> Side:
     """Points under a loose prior, with weights of zero."""
     side = Side.at(mean)
-    side = replace(side, prior_precision=START_PRECISION * side.prior_precision)
     row_size = mean.shape[1]
+    precision = START_PRECISION * math.sqrt(max(row_size - 1, 1))
+    side = replace(side, prior_precision=precision * side.prior_precision)
     return side.with_weights(
         ratings, [LinkMatrix.at_zero(block, row_size) for block in ratings.features]
     )

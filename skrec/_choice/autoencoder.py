@@ -27,10 +27,12 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
 from .._data.seen import SeenItems
 from .._data.sides import SideName
 from .._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
+from .._threads import torch_threads
 from .._topk import Fill, inner_products_of_tiles
 from .._warn import warn
 from .gain import gain_of
@@ -45,6 +47,9 @@ LEAST_EIGENVALUE, RIDGE = 0.7, 2.0
 # one list reads as a whole, within these limits.
 TABLE_SIZE, MIN_FACTORS, MAX_FACTORS = 2**21, 64, 256
 OVERSAMPLING, N_PASSES = 16, 3
+
+# Rows of a tall matrix that are squared at once, in double precision.
+BLOCK_ROWS = 2**13
 
 # Largest share of an item's own choice in its score.
 MAX_OWN_SHARE = 0.98
@@ -191,6 +196,15 @@ class ItemAutoencoder(Model):
         lengths[lengths == 0] = np.inf
         return vectors, lengths
 
+    def without(self, forgotten: ForgottenRows) -> ItemAutoencoder:
+        items = forgotten.kept.item
+        return replace(
+            self,
+            item_vectors=self.item_vectors[items],
+            input_scale=self.input_scale[items],
+            seen=forgotten.seen_after,
+        )
+
     def updated(self, further: FurtherRows) -> ItemAutoencoder:
         """With further choices; a new item is where those who chose it put it."""
         items = further.growths.item
@@ -259,6 +273,9 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
     ) -> ItemAutoencoder:
         return model.updated(further)
 
+    def check_retraction(self, model: Model) -> None:
+        """Choices of a user are forgotten with their rows."""
+
 
 def _energy(model: ItemAutoencoder) -> float:
     """Sum of squares of the damped choices."""
@@ -290,12 +307,38 @@ def _leading_eigenvectors(
     At = A.T.tocsr()
     rng = np.random.RandomState(0)
     Q = rng.standard_normal((n_items, size)).astype(np.float32)
-    for _ in range(N_PASSES - 1):
-        # In single precision, which NumPy has not: the span alone counts.
-        Q = torch.linalg.qr(torch.from_numpy(At @ (A @ Q))).Q.numpy()
-    Q = np.linalg.qr(At @ (A @ Q))[0]
-    R = A @ Q
-    eigenvalues, W = np.linalg.eigh(R.T @ R)
-    eigenvalues, W = eigenvalues[::-1][:n_factors], W[:, ::-1][:, :n_factors]
-    n_kept = max(1, int((eigenvalues >= least).sum()))
-    return eigenvalues[:n_kept].astype(np.float32), Q @ W[:, :n_kept]
+    for _ in range(N_PASSES):
+        Q = _orthonormal(At @ (A @ Q))
+    eigenvalues, W = _eigen(A @ Q)
+    n_kept = max(1, int((eigenvalues[:n_factors] >= least).sum()))
+    W = W[:, :n_kept].astype(np.float32)
+    return eigenvalues[:n_kept].astype(np.float32), _product(Q, W)
+
+
+def _orthonormal(Y: np.ndarray) -> np.ndarray:
+    """An orthonormal basis of the columns of a tall matrix."""
+    # By YᵀY, since Householder's method takes many times as long, and in double
+    # precision, since the condition of YᵀY is the square of that of Y.
+    squares, W = _eigen(Y)
+    least = (len(squares) * np.finfo(Y.dtype).eps) ** 2 * squares[0]
+    is_kept = squares >= max(least, np.finfo(Y.dtype).tiny)
+    is_kept[0] = True
+    return _product(Y, (W[:, is_kept] / np.sqrt(squares[is_kept])).astype(Y.dtype))
+
+
+# One thread: these products are short, and numpy's threads wait for each other where
+# others compete for the cores.
+@torch_threads(1)
+def _eigen(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of YᵀY, largest first, and its eigenvectors, in double precision."""
+    square = torch.zeros(Y.shape[1], Y.shape[1], dtype=torch.float64)
+    for block in torch.from_numpy(Y).split(BLOCK_ROWS):
+        wide = block.double()
+        square.addmm_(wide.T, wide)
+    values, W = torch.linalg.eigh(square)
+    return values.flip(0).numpy(), W.flip(1).numpy()
+
+
+@torch_threads(1)
+def _product(Y: np.ndarray, W: np.ndarray) -> np.ndarray:
+    return (torch.from_numpy(Y) @ torch.from_numpy(W)).numpy()

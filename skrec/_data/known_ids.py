@@ -12,12 +12,13 @@ from scipy import sparse
 
 from .._sklearn import arguments_may_be_cut
 from .._warn import warn
-from .interactions import SideFeatures
+from .interactions import FurtherRows, Interactions, SideFeatures
 from .messages import quote_first, shown
-from .reading import read_ids
+from .reading import Columns, read_ids
+from .seen import SeenItems
 from .side_features import ColdRows
-from .sides import SideName
-from .vocabulary import Ids
+from .sides import SideName, Sides
+from .vocabulary import Growth, Ids
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,11 @@ class KnownIds:
         rows = rows[first]
         return self.like_fitted(ids.values[first], rows), rows
 
+    def without(self, forgotten: np.ndarray, kept: np.ndarray) -> KnownIds:
+        """The ids that are kept, without the side features of those forgotten."""
+        described = self.described and self.described.without(self.ids[forgotten])
+        return replace(self, ids=self.ids[kept], described=described)
+
     def columns_of(self, features: SideFeatures | None) -> np.ndarray:
         """Columns of other side features among those of these; -1 is new."""
         names = [] if features is None else features.names
@@ -155,6 +161,28 @@ class KnownIds:
         if not (alike == given).all():
             return ids
         return np.where(rows >= 0, fitted[np.maximum(rows, 0)], alike)
+
+
+def further_rows(
+    known: Sides[KnownIds],
+    columns: Columns,
+    data: Interactions,
+    features: Sides[Any],
+    seen: SeenItems,
+) -> FurtherRows:
+    """Canonical rows of `partial_fit` with row numbers in the model."""
+    n_rows = len(columns.users.values)
+    users, cold_users = known.user.rows(
+        replace(columns.users, values=data.user_ids), features.user, n_rows
+    )
+    items, cold_items = known.item.rows(
+        replace(columns.items, values=data.item_ids), features.item, n_rows
+    )
+    growths = Sides(
+        Growth.of(known.user.ids, data.user_ids, users),
+        Growth.of(known.item.ids, data.item_ids, items),
+    )
+    return FurtherRows(data, users, items, Sides(cold_users, cold_items), growths, seen)
 
 
 def handle_unknown(

@@ -8,7 +8,7 @@ column if `fit` has met such rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Self
 
@@ -347,6 +347,12 @@ class ColdRows:
             matrix = sparse.csr_array(sparse.vstack([matrix, mean]))
             rows = np.where(rows < 0, matrix.shape[0] - 1, rows)
         return cold, matrix[rows]
+
+    def without(self, ids: np.ndarray) -> Self:
+        """Without the features of some ids."""
+        rows = _rows_in_table(ids, self.ids, "side features of fit")
+        kept = np.setdiff1d(np.arange(len(self.ids)), rows)
+        return replace(self, ids=self.ids[kept], matrix=self.matrix[kept])
 
     def rows_of(
         self,

@@ -103,7 +103,7 @@ class Ids:
                 return np.where(found == self.values, where, -1)
         if fitted == "number":
             return _numbers_in(self.values, ids)
-        return _index(ids).get_indexer(_index(self.values))
+        return index_of(ids).get_indexer(index_of(self.values))
 
 
 def numbered(ids: np.ndarray, among: np.ndarray, where: str = "X") -> np.ndarray:
@@ -164,7 +164,7 @@ class Growth:
             both = _in_common_dtype(fitted, new)
             fitted, new = both[: len(fitted)], both[len(fitted) :]
         elif kind in ("date", "duration") and _time_type(new) != _time_type(fitted):
-            fitted, new = (np.asarray(_index(ids)) for ids in (fitted, new))
+            fitted, new = (np.asarray(index_of(ids)) for ids in (fitted, new))
         at = np.searchsorted(fitted, new)
         given = rows + np.searchsorted(at, rows, side="right")
         given[is_new] = at + np.arange(len(new))
@@ -225,11 +225,11 @@ def _numbers_in(asked: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     if asked.dtype.kind == "f" and fitted.dtype.kind == "O":
         asked = asked.astype(np.int64)
     rows = np.full(len(held), -1)
-    rows[held] = _index(fitted).get_indexer(_index(asked.astype(fitted.dtype)))
+    rows[held] = index_of(fitted).get_indexer(index_of(asked.astype(fitted.dtype)))
     return rows
 
 
-def _index(ids: np.ndarray) -> pd.Index:
+def index_of(ids: np.ndarray) -> pd.Index:
     """Ids as an index that matches equal ids of another dtype of the same kind."""
     if ids.dtype.kind in "iufMm":
         return pd.Index(ids)

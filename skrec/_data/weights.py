@@ -31,6 +31,10 @@ MAX_BIAS_SHARE = 0.5
 # Smaller relative weights have no effect, and single precision holds sums of these.
 MIN_WEIGHT = 1e-8
 
+# Choices of less than this share of the largest weight do not count in their mean, and
+# rows that are no choices, where pairs without rows count, have this share of theirs.
+MIN_CONFIDENCE, NOT_CHOSEN = 1e-6, 1e-7
+
 # Biases are shrunken as by so many pairs of mean weight, and found in so many passes.
 SHRINKAGE, N_PASSES = 10.0, 2
 
@@ -61,7 +65,8 @@ class Weighting:
     @classmethod
     def of_choices(cls, data: Interactions) -> Weighting:
         """Weighting of rows without ratings, whose weights are confidences."""
-        return cls(float(_pairs(data)[1].mean()))
+        weight = _pairs(data)[1]
+        return cls(float(weight[weight > MIN_CONFIDENCE * weight.max()].mean()))
 
     @classmethod
     def of_ratings(cls, data: Interactions) -> Weighting:
@@ -101,6 +106,14 @@ class Weighting:
         variance = 1 - self.share + self.share * self.mean / weight
         relative = np.maximum(self.factor / variance, MIN_WEIGHT)
         return replace(data, weight=data.weight * (relative / weight)[pair])
+
+
+def as_choices(
+    rating: np.ndarray, weight: np.ndarray, threshold: float, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ratings of 1 from a threshold on, and 0 with a share of their weight below."""
+    is_chosen = rating >= threshold
+    return is_chosen.astype(float), np.where(is_chosen, weight, share * weight)
 
 
 def _pairs(data: Interactions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

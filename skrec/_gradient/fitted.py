@@ -16,6 +16,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
 from .._data.sides import SideName
 from .._data.units import Units
@@ -111,6 +112,15 @@ class FittedNetwork(StandardisedModel):
                     [table[:-1], cold.astype(table.dtype), table[-1:]]
                 )
         shape = replace(self.shape, n_users=sizes["user"], n_items=sizes["item"])
+        return replace(self, weights=weights, shape=shape)
+
+    def without(self, forgotten: ForgottenRows) -> FittedNetwork:
+        weights, kept = self.weights.copy(), forgotten.kept
+        for side, rows in (("user", kept.user), ("item", kept.item)):
+            for name in weights.keys() & set(TABLES[side]):
+                # The row of unseen users or items stays the last.
+                weights[name] = weights[name][np.append(rows, -1)]
+        shape = replace(self.shape, n_users=len(kept.user), n_items=len(kept.item))
         return replace(self, weights=weights, shape=shape)
 
     def network(self, device: torch.device, dtype: torch.dtype) -> NeuMF:

@@ -142,8 +142,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 f"loss={self.objective.loss!r} with n_negatives="
                 f"{self.objective.n_negatives} needs ratings between 0 and 1 (1 for a "
                 f"choice), but y is outside for {counted(outside, 'rating')}. For "
-                "ratings on another scale pass (y > threshold).astype(float), or use "
-                "loss='squared_error' with n_negatives=0."
+                "ratings on another scale set choice_threshold, such as "
+                "choice_threshold=4, or use loss='squared_error' with n_negatives=0."
             )
 
     def iterations(
@@ -364,7 +364,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 progress,
                 n_worse >= self.n_iter_no_change,
                 partial(model, weights),
-                validation_scores=scores.copy() or None,
+                curves={"validation_scores_": scores.copy()} if scores else {},
             )
 
     def _check_convergence(self, number: int, epoch: Epoch, network: NeuMF) -> None:

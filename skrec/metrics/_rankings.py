@@ -148,6 +148,26 @@ def areas_under_curve(
     return np.divide(wins, n_pairs, out=np.full(n_users, np.nan), where=n_pairs > 0)
 
 
+def areas_of_lists(
+    users: np.ndarray, ranks: np.ndarray, gains: np.ndarray, n_listed: np.ndarray
+) -> np.ndarray:
+    """Area under the ROC curve of each user's whole list, by ranks of relevant rows.
+
+    Rows that a list lacks have an infinite rank and come after all that is listed. NaN
+    for users without a relevant row or another item.
+    """
+    n_users, relevant = len(n_listed), gains > 0
+    n_relevant = np.bincount(users, relevant, minlength=n_users)
+    hits = np.flatnonzero(relevant & np.isfinite(ranks))
+    hits = hits[np.lexsort((ranks[hits], users[hits]))]
+    users, ranks = users[hits], ranks[hits]
+    n_others = n_listed - np.bincount(users, minlength=n_users)
+    above = ranks - _places(users)
+    wins = np.bincount(users, n_others[users] - above, minlength=n_users)
+    n_pairs = n_relevant * n_others
+    return np.divide(wins, n_pairs, out=np.full(n_users, np.nan), where=n_pairs > 0)
+
+
 def mean_over_users(values: np.ndarray, weight: np.ndarray) -> float:
     """Weighted mean of the values that are defined, NaN if none is."""
     defined = ~np.isnan(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from numbers import Integral
 from typing import Any, Literal, Self
@@ -27,6 +27,7 @@ from ._rankings import (
     NAMES,
     TIE_SEED,
     Rankings,
+    areas_of_lists,
     areas_under_curve,
     check_gains,
     check_threshold,
@@ -36,6 +37,9 @@ from ._rankings import (
     warn_if_undefined,
     weight_of_users,
 )
+
+# Items of the lists of all users that are held at a time, where lists are long.
+MAX_LISTED = 2**22
 
 
 @dataclass
@@ -56,8 +60,8 @@ class RankingScorer:
         Metrics among "ndcg", "precision", "recall", "map", "mrr", "hit_rate" and "auc":
         see :func:`ndcg_at_k`, :func:`precision_at_k`, :func:`recall_at_k`,
         :func:`average_precision_at_k`, :func:`reciprocal_rank`, :func:`hit_rate_at_k`
-        and :func:`roc_auc`. The last needs `candidates="test"`; it has no `k`, and its
-        key is "auc". With a name the scorer returns a number; with a list, a
+        and :func:`roc_auc`. The last is of whole lists; it has no `k`, and its key is
+        "auc". With a name the scorer returns a number; with a list, a
         dict with keys such as "ndcg@10", to pass as ``refit=`` of a search and to find
         after ``mean_test_`` in its `cv_results_`. Within a dict of several scorers,
         scikit-learn takes only scorers that return a number.
@@ -71,6 +75,9 @@ class RankingScorer:
           the estimator does not know count as missed. Calls `recommend` of the
           estimator, or of the last step of a pipeline, whose other steps transform `X`,
           or of the best estimator of a search. See the notes for other estimators.
+          "auc" is the share of pairs of a relevant test row and another item of the
+          list that are in the right order. It needs lists of all items, and thus an
+          estimator with `item_ids_`.
         - "test": the user's own test rows, by `predict` of any regressor; ids are read
           from `X` as it is given. Users with fewer than two test rows are left out.
 
@@ -167,12 +174,6 @@ class RankingScorer:
             raise ValueError(
                 f"candidates must be 'unseen' or 'test', got {self.candidates!r}."
             )
-        if "auc" in names and self.candidates == "unseen":
-            raise ValueError(
-                "The metric 'auc' depends on the rank of every item, and with "
-                "candidates='unseen' only the first k are known. Use "
-                "candidates='test', or another metric, such as 'ndcg'."
-            )
         check_threshold(self.relevance_threshold)
 
     def _lengths(self) -> Sequence[Any]:
@@ -233,9 +234,10 @@ class RankingScorer:
         scores = np.zeros(n_rows) if unseen else _predicted(estimator, X, n_rows)
         pairs = Pairs.from_rows(users, items, y, scores, weight)
 
-        gains = gains_of(pairs.y, threshold)
+        gains, has_auc = gains_of(pairs.y, threshold), "auc" in self._names()
         if unseen:
-            ranks = _ranks_in_lists(estimator, pairs, max(self._lengths()))
+            k = _n_items(estimator) if has_auc else max(self._lengths())
+            ranks, n_listed = _ranks_in_lists(estimator, pairs, k)
         else:
             ranks = ranks_of(pairs.users, pairs.scores)
             gains[np.bincount(pairs.users)[pairs.users] < 2] = 0
@@ -251,9 +253,14 @@ class RankingScorer:
         }
         if found:
             warn_if_undefined(rankings[self._lengths()[0]])
-        if "auc" in self._names():
-            n_users = len(pairs.weight)
-            areas = areas_under_curve(pairs.users, pairs.scores, gains, n_users)
+        if has_auc:
+            areas = (
+                areas_of_lists(pairs.users, ranks, gains, n_listed)
+                if unseen
+                else areas_under_curve(
+                    pairs.users, pairs.scores, gains, len(pairs.weight)
+                )
+            )
             found["auc"] = mean_area(areas, pairs.weight)
         if isinstance(self.metrics, str) and isinstance(self.k, Integral):
             (score,) = found.values()
@@ -314,13 +321,13 @@ def _predicted(estimator: Any, X: Any, n_rows: int) -> np.ndarray:
 
 
 def get_scorer(scoring: Any) -> Any:
-    """Get a scorer by a name such as "ndcg@10", or any of scikit-learn.
+    """Get a scorer by a name such as "ndcg@10" or "auc", or any of scikit-learn.
 
     Parameters
     ----------
     scoring : str
-        The name of a metric of :class:`RankingScorer` and its `k`, joined by "@"; else
-        it is left to :func:`sklearn.metrics.get_scorer`.
+        The name of a metric of :class:`RankingScorer` and its `k`, joined by "@", or
+        "auc"; else it is left to :func:`sklearn.metrics.get_scorer`.
 
     Returns
     -------
@@ -342,12 +349,14 @@ def get_scorer(scoring: Any) -> Any:
     ranking = isinstance(scoring, str) and re.fullmatch(r"(\w+)@(\d+)", scoring)
     if ranking:
         return RankingScorer(ranking[1], k=int(ranking[2]))
+    if isinstance(scoring, str) and scoring == "auc":
+        return RankingScorer("auc")
     try:
         return sklearn.metrics.get_scorer(scoring)
     except ValueError as error:
         raise ValueError(
             f"{scoring!r} names no scorer of scikit-learn, nor is it one of "
-            f"{', '.join(METRICS)} with its k, such as 'ndcg@10'."
+            f"{', '.join(METRICS)} with its k, such as 'ndcg@10', or 'auc'."
         ) from error
 
 
@@ -405,6 +414,21 @@ class Pairs:
             weight=weight_of_users(user, weight[kept], len(user_ids)),
         )
 
+    def of_users_in_turn(self, n_users: int) -> Iterator[Pairs]:
+        """The pairs of so many users at a time."""
+        for start in range(0, len(self.user_ids), n_users):
+            some = slice(start, start + n_users)
+            own = slice(*np.searchsorted(self.users, [start, start + n_users]))
+            yield replace(
+                self,
+                users=self.users[own] - start,
+                items=self.items[own],
+                y=self.y[own],
+                scores=self.scores[own],
+                user_ids=self.user_ids[some],
+                weight=self.weight[some],
+            )
+
 
 def _recommender(estimator: Any, X: Any) -> tuple[Any, Any]:
     """The recommender inside pipelines and searches, and X transformed for it."""
@@ -425,8 +449,36 @@ def _recommender(estimator: Any, X: Any) -> tuple[Any, Any]:
     return estimator, X
 
 
-def _ranks_in_lists(estimator: Any, pairs: Pairs, k: int) -> np.ndarray:
-    """Rank of each pair in the user's list of k, infinite where it is not there."""
+def _n_items(estimator: Any) -> int:
+    """Length of lists of all items."""
+    if not hasattr(estimator, "item_ids_"):
+        raise TypeError(
+            "The metric 'auc' with candidates='unseen' needs lists of all items, and "
+            f"{type(estimator).__name__} has no `item_ids_` to count them by. Use "
+            "another metric, such as 'ndcg'."
+        )
+    return len(estimator.item_ids_)
+
+
+def _ranks_in_lists(
+    estimator: Any, pairs: Pairs, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank of each pair in the user's list of k, and the length of each list.
+
+    The rank is infinite where the pair is not there. Long lists are asked for and
+    ranked for some users at a time.
+    """
+    n_users = max(1, MAX_LISTED // k)
+    parts = [
+        _ranks_of_some(estimator, some, k) for some in pairs.of_users_in_turn(n_users)
+    ]
+    ranks, n_listed = map(np.concatenate, zip(*parts, strict=True))
+    return ranks, n_listed
+
+
+def _ranks_of_some(
+    estimator: Any, pairs: Pairs, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     lists = _lists(estimator, pairs, k)
     name = f"{type(estimator).__name__}.recommend"
     users, items = (
@@ -453,7 +505,8 @@ def _ranks_in_lists(estimator: Any, pairs: Pairs, k: int) -> np.ndarray:
             f"user {shown(pairs.user_ids[user])}."
         )
     sought = pairs.users * np.int64(len(pairs.item_ids)) + pairs.items
-    return ranks.reindex(sought, fill_value=np.inf).to_numpy()
+    n_listed = np.bincount(users, minlength=len(pairs.user_ids))
+    return ranks.reindex(sought, fill_value=np.inf).to_numpy(), n_listed
 
 
 def _lists(estimator: Any, pairs: Pairs, k: int) -> pd.DataFrame:

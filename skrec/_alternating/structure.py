@@ -1,0 +1,91 @@
+"""The structure of a factorisation: number of factors, and implicit features or none.
+
+The number of factors follows from the size of the data: the factors hold half as many
+numbers as there are pairs with ratings. Whether these factors and implicit features are
+worth having is decided by the estimated errors of fits with and without them (see
+`unseen`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from .._data.interactions import Interactions
+from .._interfaces import Iteration
+
+# Pairs with ratings for each number in the factors, and bounds of `n_factors`.
+PAIRS_PER_NUMBER = 2.0
+MIN_FACTORS, MAX_FACTORS = 2, 32
+
+
+def suitable_n_factors(data: Interactions) -> int:
+    """Number of factors that the pairs with ratings can support."""
+    n_rows = sum(data.shape)
+    # Rows of a pair follow each other.
+    is_new = (np.diff(data.users) != 0) | (np.diff(data.items) != 0)
+    n_pairs = 1 + np.count_nonzero(is_new)
+    n_factors = np.ceil(n_pairs / (PAIRS_PER_NUMBER * n_rows))
+    return int(n_factors.clip(MIN_FACTORS, MAX_FACTORS))
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another fit of the same ratings.
+
+    Attributes
+    ----------
+    name : str
+    fit : callable
+        Returns its iterations.
+    is_probe : bool
+        Whether it only tells if the next alternative is worth a try.
+    """
+
+    name: str
+    fit: Callable[[], Iterator[Iteration]]
+    is_probe: bool = False
+
+
+def best_fit(
+    first: Iterator[Iteration], alternatives: Iterable[Alternative], max_iter: int
+) -> Iterator[Iteration]:
+    """Iterations of a first fit until it converges, then the best of several fits.
+
+    The next alternative is tried as long as the estimated error of the one before is
+    below that of the first fit. Each has at most `max_iter` iterations. A fit that ends
+    before it converges is the first one.
+    """
+    for last in first:
+        if last.converged:
+            break
+        yield last
+    best, first_error = last, _error(last)
+    lowest = first_error
+    for alternative in alternatives:
+        other = _end(islice(alternative.fit(), max_iter))
+        error = _error(other)
+        if error < lowest and not alternative.is_probe:
+            progress = f"{alternative.name}: {other.progress}"
+            best, lowest = replace(other, progress=progress, converged=True), error
+        if error >= first_error:
+            break
+    yield best
+
+
+def _end(iterations: Iterator[Iteration]) -> Iteration:
+    """The iteration that ends a fit, with the curve of its objective."""
+    losses = []
+    for iteration in iterations:
+        losses.append(iteration.objective)
+        if iteration.converged:
+            break
+    return replace(iteration, curves=iteration.curves | {"loss_curve_": losses})
+
+
+def _error(iteration: Iteration) -> float:
+    assert iteration.error is not None
+    return iteration.error()

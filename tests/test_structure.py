@@ -1,0 +1,140 @@
+"""The number of factors and implicit features that a fit chooses."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+from helpers import rmse, unconverged
+from sklearn.model_selection import train_test_split
+
+from skrec import MFRegressor
+from skrec._alternating.structure import Alternative, best_fit, suitable_n_factors
+from skrec._interfaces import Iteration
+from skrec.datasets import make_ratings
+
+
+def fit_of(name, error, n_iter=3):
+    """Endless iterations that converge with the `n_iter`-th."""
+    for number in range(1, 100):
+        yield Iteration(
+            objective=1 / number,
+            progress="",
+            converged=number == n_iter,
+            model=lambda: name,
+            curves={"loo_curve_": [error] * number},
+            error=lambda: error,
+        )
+
+
+def best(first, *others, max_iter=10):
+    """Model and objectives of the best fit, and names of the fits that were tried."""
+    tried = []
+
+    def alternative(name, error, is_probe=False, n_iter=2):
+        def fit():
+            tried.append(name)
+            return fit_of(name, error, n_iter)
+
+        return Alternative(name, fit, is_probe)
+
+    alternatives = [alternative(*other) for other in others]
+    *_, last = best_fit(fit_of("first", first), alternatives, max_iter)
+    return last.model(), last.curves.get("loss_curve_"), tried
+
+
+@pytest.mark.parametrize(
+    ("others", "model", "tried"),
+    [
+        ([("a", 2.0), ("b", 0.1)], "first", ["a"]),
+        ([("a", 0.9), ("b", 0.8)], "b", ["a", "b"]),
+        ([("a", 0.9), ("b", 0.95)], "a", ["a", "b"]),
+        ([("a", 0.9, True), ("b", 0.95)], "b", ["a", "b"]),
+        ([("a", 0.9, True), ("b", 1.1)], "first", ["a", "b"]),
+        ([("a", 1.0), ("b", 0.5)], "first", ["a"]),
+    ],
+)
+def test_the_lowest_error_wins_as_long_as_alternatives_are_better(others, model, tried):
+    found, curve, were_tried = best(1.0, *others)
+    assert (found, were_tried) == (model, tried)
+    assert curve == (None if model == "first" else [1, 1 / 2])
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 3, 4])
+def test_no_fit_has_more_iterations_than_allowed(max_iter):
+    other = Alternative("other", lambda: fit_of("other", 0.5, n_iter=100))
+    iterations = islice(best_fit(fit_of("first", 1.0), [other], max_iter), max_iter)
+    *_, last = iterations
+    if max_iter < 3:
+        assert (last.model(), last.converged) == ("first", False)
+    else:
+        assert (last.model(), last.converged) == ("other", True)
+        assert len(last.curves["loss_curve_"]) == max_iter
+
+
+def test_factors_are_as_many_as_the_pairs_support(ml_100k):
+    X, _ = ml_100k
+    assert MFRegressor(max_iter=1)._solver().n_factors is None
+
+    def number(X):
+        with unconverged():
+            fit = MFRegressor(rank_by="rating", solver="gibbs", max_iter=1)
+            return fit.fit(X, np.arange(len(X)) % 5).n_factors_
+
+    assert number(X) == 20
+    assert number(X[:3000]) == 2
+    # Ratings of one pair support no more than one rating does.
+    twice = np.vstack([X[:3000], X[:3000]])
+    assert number(twice) == number(X[:3000])
+
+
+@pytest.mark.parametrize("n_pairs", [1, 40, 400, 799, 800])
+def test_the_number_of_factors_is_within_its_bounds(n_pairs):
+    class Data:
+        users, items = np.divmod(np.arange(n_pairs), 20)
+        shape = 1 + users.max(), min(n_pairs, 20)
+
+    expected = np.ceil(n_pairs / 2 / sum(Data.shape))
+    assert suitable_n_factors(Data) == np.clip(expected, 2, 32)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ratings_without_taste_have_biases_alone(seed):
+    rng = np.random.default_rng(seed)
+    X = np.c_[rng.integers(0, 200, 2000), rng.integers(0, 100, 2000)]
+    y = rng.normal(size=200)[X[:, 0]] + rng.normal(size=100)[X[:, 1]]
+    y = y + rng.normal(size=2000)
+    X, X_test, y, y_test = train_test_split(X, y, random_state=0)
+    model, biases = (MFRegressor(**p).fit(X, y) for p in ({}, {"n_factors": 0}))
+    assert model.n_factors_ == 0
+    assert model.user_factors_.shape == (len(model.user_ids_), 0)
+    assert rmse(model, X_test, y_test) == rmse(biases, X_test, y_test)
+
+
+def test_ratings_of_taste_have_factors():
+    X, y = make_ratings(300, 200, 20000, n_factors=4, random_state=0)
+    model = MFRegressor(rank_by="rating").fit(X, y)
+    assert model.n_factors_ == 20
+    assert "implicit" in model._model.users.links
+
+
+@pytest.mark.parametrize("implicit_features", [True, False])
+def test_a_structure_that_is_set_stays(implicit_features):
+    rng = np.random.default_rng(0)
+    X = np.c_[rng.integers(0, 200, 2000), rng.integers(0, 100, 2000)]
+    model = MFRegressor(3, implicit_features=implicit_features)
+    model.fit(X, rng.normal(size=2000))
+    assert model.n_factors_ == 3
+    assert ("implicit" in model._model.users.links) == implicit_features
+
+
+@pytest.mark.parametrize("solver", ["vb", "als", "adam"])
+def test_a_fit_goes_on_with_the_factors_that_it_has(solver):
+    X, y = make_ratings(60, 40, 800, random_state=0)
+    model = MFRegressor(solver=solver, random_state=0, warm_start=True)
+    with unconverged():
+        n_factors = model.set_params(max_iter=3).fit(X, y).n_factors_
+        assert n_factors == (4 if solver == "vb" else 16)
+        # Twice the ratings support more factors, but the fit has these.
+        more, more_y = make_ratings(60, 40, 1600, random_state=1)
+        assert model.fit(more, more_y).n_factors_ == n_factors
+    assert model.partial_fit(X[:20], y[:20]).n_factors_ == n_factors
