@@ -109,12 +109,19 @@ class FittedLinkMatrix:
 
         Of shape (n_draws, n_rows, row_size) and (n_draws, n_rows, row_size, row_size).
         """
-        mean = np.stack(
+        covariance = self.energies(matrix)[:, None, None] * self.covariance[:, None]
+        return self.effect_means(matrix), covariance
+
+    def effect_means(self, matrix: sparse.csr_array) -> np.ndarray:
+        """Mean of Bᵀf for rows of a matrix, shape (n_draws, n_rows, row_size)."""
+        return np.stack(
             [self.scale * (matrix @ B) - self.column_mean @ B for B in self.mean]
         )
+
+    def energies(self, matrix: sparse.csr_array) -> np.ndarray:
+        """‖f‖² for rows of a matrix, shape (n_rows,)."""
         energy = self._energy(matrix) - 2 * self.scale * (matrix @ self.column_mean)
-        energy = np.maximum(energy + self.column_mean @ self.column_mean, 0)
-        return mean, energy[:, None, None] * self.covariance[:, None]
+        return np.maximum(energy + self.column_mean @ self.column_mean, 0)
 
     def contrast_effects(
         self, contrasts: sparse.csr_array
@@ -254,13 +261,59 @@ class PatchedCovariance:
 
 
 @dataclass(frozen=True)
+class AxisCovariance:
+    """Covariances B diag(v) Bᵀ of rows, with the same axes B for all of them.
+
+    It is indexed as an array of shape (1, n_rows, row_size, row_size).
+
+    Attributes
+    ----------
+    basis : ndarray of shape (row_size, row_size)
+        B.
+    variance : ndarray of shape (n_rows, row_size)
+        v.
+    """
+
+    basis: np.ndarray
+    variance: np.ndarray
+
+    def __getitem__(self, key: int | tuple) -> np.ndarray:
+        _, rows = key if isinstance(key, tuple) else (key, slice(None))
+        return (self.variance[rows][..., None, :] * self.basis) @ self.basis.T
+
+    def __mul__(self, factor: float) -> AxisCovariance:
+        return replace(self, variance=self.variance * factor)
+
+    def along(self, covariances: np.ndarray) -> np.ndarray:
+        """Variances of other covariances along the axes, shape (n_rows, row_size)."""
+        inverse = np.linalg.inv(self.basis)
+        return np.einsum("jk,nkl,jl->nj", inverse, covariances, inverse, optimize=True)
+
+    def with_updates(
+        self, updated: AxisCovariance | np.ndarray | PatchedCovariance, own: Growth
+    ) -> AxisCovariance:
+        """Covariances among new rows, with `updated` for the rows that are given.
+
+        Of other covariances the variances along the axes are kept.
+        """
+        if isinstance(updated, AxisCovariance):
+            values = updated.variance
+        else:
+            values = self.along(updated[0])
+        variance = own.inserted(self.variance)
+        variance[own.given] = values
+        return replace(self, variance=variance)
+
+
+@dataclass(frozen=True)
 class Rows:
     """Rows of one side: factors, followed by the bias if there is one.
 
     Attributes
     ----------
     mean : ndarray of shape (n_draws, n_rows, row_size)
-    covariance : ndarray of shape (n_draws, n_rows, row_size, row_size) or None
+    covariance : ndarray of shape (n_draws, n_rows, row_size, row_size), \
+            PatchedCovariance, AxisCovariance or None
         None for draws, and if covariances were not to be stored.
     prior_mean : ndarray of shape (n_draws, n_priors, row_size)
         The last one is that of unknown rows. Those of cold rows -2, -3 and so on stand
@@ -286,7 +339,7 @@ class Rows:
     """
 
     mean: np.ndarray
-    covariance: np.ndarray | PatchedCovariance | None
+    covariance: np.ndarray | PatchedCovariance | AxisCovariance | None
     prior_mean: np.ndarray
     prior_covariance: np.ndarray
     cold_offset: np.ndarray
@@ -466,6 +519,8 @@ class Rows:
             covariance = PatchedCovariance.of(covariance[0])
         if updated.covariance is None:
             covariance = None
+        elif isinstance(covariance, AxisCovariance):
+            covariance = covariance.with_updates(updated.covariance, own)
         elif covariance is not None:
             covariance = covariance.with_updates(updated.covariance[0], own)
         k = self.factor_sums.total.shape[1]

@@ -22,7 +22,7 @@ from .convert import as_state, in_rating_units, with_unobserved_pairs
 from .posterior import Posterior
 from .problem import Problem, RatingArrays
 from .retract import retracted
-from .start import spectral_start
+from .start import decomposed_start, spectral_start
 from .state import State
 from .structure import MAX_FACTORS, Alternative, best_fit, suitable_n_factors
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
@@ -143,6 +143,10 @@ class AlternatingSolver(Solver[Posterior]):
         n_factors = MAX_FACTORS if self.n_factors is None else self.n_factors
         return 2.0 * min(self.max_iter, 20) * (n_factors + 2) ** 2
 
+    def _start(self, problem: Problem) -> State:
+        """State that sweeps start from."""
+        return spectral_start(problem)
+
     @abstractmethod
     def _states(self, run: Run, start: State) -> Iterator[State]:
         """Endless states, one after each iteration."""
@@ -204,10 +208,12 @@ class AlternatingSolver(Solver[Posterior]):
             unobserved_weight=self.unobserved_weight,
         )
         if start is None:
-            state = spectral_start(problem)
+            state = self._start(problem)
         else:
             rows = start.users, start.items, start.columns
-            state = as_state(start.model, problem, units, *rows)
+            state = as_state(
+                start.model, problem, units, *rows, with_covariance=self.is_bayesian
+            )
         run = Run(
             problem,
             units,
@@ -548,6 +554,11 @@ class ALSSolver(AlternatingSolver):
         if self.reg_exponent is not None:
             return float(self.reg_exponent)
         return UNOBSERVED_EXPONENT if self.unobserved_weight else 0.0
+
+    def _start(self, problem: Problem) -> State:
+        if self.unobserved_weight and problem.layout.is_wide:
+            return decomposed_start(problem)
+        return spectral_start(problem)
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
         return als(run.problem, start, self.penalty, self.prior_exponent)
