@@ -28,7 +28,9 @@ from .rows import (
     AxisCovariance,
     FactorSums,
     FittedLinkMatrix,
+    PackedCovariance,
     Rows,
+    packed,
 )
 from .state import INITIAL_CONCENTRATION, Side, State
 from .symmetric import inverse
@@ -80,6 +82,12 @@ class RowUnits:
         """Standard covariances in rating units."""
         square = np.outer(self.scale, self.scale)
         return array(tensor).astype(self.scale.dtype, copy=False) * square
+
+    def packed_covariances(self, tensor: Tensor) -> PackedCovariance:
+        """Packed standard covariances in rating units."""
+        square = packed(np.outer(self.scale, self.scale))
+        values = array(tensor).astype(self.scale.dtype, copy=False)
+        return PackedCovariance.of_triangles(values * square)
 
     def axis_covariance(self, variances: AxisVariances) -> AxisCovariance:
         """Variances along axes of standard rows, with the axes in rating units."""
@@ -191,11 +199,11 @@ def _rows_in_rating_units(
     row_units: RowUnits,
 ) -> Rows:
     layout = row_units.layout
-    covariance: np.ndarray | AxisCovariance | None = None
+    covariance: PackedCovariance | AxisCovariance | None = None
     if side.axes is not None:
         covariance = row_units.axis_covariance(side.axes)
     elif side.covariance is not None:
-        covariance = row_units.covariances(layout.unpack(side.covariance)[None])
+        covariance = row_units.packed_covariances(side.covariance)
     own = row_units.covariances(inverse(side.prior_precision))[None]
     links = {
         block.name: _fitted_link(block, w, row_units)
