@@ -24,9 +24,15 @@ from .problem import Problem, RatingArrays
 from .retract import retracted
 from .start import decomposed_start, spectral_start
 from .state import State
-from .structure import MAX_FACTORS, Alternative, best_fit, suitable_n_factors
+from .structure import (
+    MAX_FACTORS,
+    Alternative,
+    best_fit,
+    least_error,
+    suitable_n_factors,
+)
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
-from .unseen import SWEEP_SAMPLE_SIZE, UnseenSample
+from .unseen import UnseenSample
 
 # Up to this number of ratings the time of sweeps in double precision is negligible, and
 # residuals of small data can be far smaller than the ratings.
@@ -423,7 +429,9 @@ class VBSolver(AlternatingSolver):
             )
             for solver in self._alternatives(likely)
         ]
-        return best_fit(first, alternatives, self.max_iter) if alternatives else first
+        if not alternatives:
+            return first
+        return best_fit(first, alternatives, self.max_iter, partial(least_error, data))
 
     def _alternatives(self, likely: VBSolver) -> list[VBSolver]:
         """Solvers with another structure worth a try, the fastest first."""
@@ -452,12 +460,13 @@ class VBSolver(AlternatingSolver):
         self, run: Run, reports: Iterator[tuple[State, Iteration]]
     ) -> Iterator[tuple[State, Iteration]]:
         """Reports with estimates of the error, that end where predictions do."""
-        sample, scale = UnseenSample.of(run.problem), run.units.scale
+        sample = UnseenSample.of(run.problem, run.units.scale)
         errors: list[float] = []
         previous: Tensor | None = None
         for state, report in reports:
-            errors.append(scale * sample.error(state, SWEEP_SAMPLE_SIZE))
-            predictions, change = sample.predictions(state), np.inf
+            error, predictions = sample.after_sweep(state)
+            errors.append(error)
+            change = np.inf
             if previous is not None:
                 change = float((predictions - previous).square().mean().sqrt())
             previous = predictions
