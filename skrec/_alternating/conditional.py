@@ -52,6 +52,10 @@ WIDE_SIZE, MAX_WIDE_ROWS = 48, 512
 # CPU: there is no cache to stay in, and a tile is as large as the memory lets it be.
 MATRICES_OF_ROW = 10
 
+# Columns of a part of a table of packed moments. Rows of a part are short enough for
+# the tables of many rows to stay in the cache while ratings are visited.
+MAX_COLUMNS = 128
+
 T = TypeVar("T")
 
 # `map`, or the one of a pool of threads.
@@ -92,6 +96,14 @@ class Layout:
     def is_wide(self) -> bool:
         """Whether sums over ratings of points do without a table of moments."""
         return self.device.type == "cpu" and self.extended_size >= WIDE_SIZE
+
+    @cached_property
+    def column_parts(self) -> list[slice]:
+        """Parts of the columns of packed moments, whose tables stay in the cache."""
+        size, n = self.n_packed, self.n_packed
+        if self.device.type == "cpu" and n >= 2 * MAX_COLUMNS:
+            size = MAX_COLUMNS
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
     @cached_property
     def work_size(self) -> int:
@@ -181,17 +193,18 @@ class SideMoments:
         E[e] times the relative precision.
     precision : Tensor of shape (n_rows,)
         The relative precision.
-    table : Tensor of shape (n_rows, n_packed) or (n_rows + 1, size of e)
-        E[e eᵀ] times the relative precision, packed. For points that are wide, e times
-        the root of the relative precision, and a row of zeros.
-    holds_roots : bool
-        Whether `table` is of the latter kind.
+    tables : tuple of Tensor of shape (n_rows, n_columns)
+        E[e eᵀ] times the relative precision, packed: parts of the columns. Empty for
+        points that are wide.
+    roots : Tensor of shape (n_rows + 1, size of e) or None
+        For points that are wide, e times the root of the relative precision, and a row
+        of zeros.
     """
 
     mean: Tensor
     precision: Tensor
-    table: Tensor
-    holds_roots: bool = False
+    tables: tuple[Tensor, ...] = ()
+    roots: Tensor | None = None
 
     @classmethod
     def of(
@@ -207,24 +220,55 @@ class SideMoments:
         mean = e * precision[:, None]
         if covariance is None and layout.is_wide:
             roots = F.pad(e * precision.sqrt()[:, None], (0, 0, 0, 1))
-            return cls(mean, precision, roots, holds_roots=True)
-        table = rows.new_empty(len(rows), layout.n_packed)
+            return cls(mean, precision, roots=roots)
+        parts = layout.column_parts
+        tables = tuple(
+            rows.new_empty(len(rows), part.stop - part.start) for part in parts
+        )
 
         def write(tile: slice) -> None:
             outer = mean[tile, :, None] * e[tile, None, :]
-            layout.pack_extended(outer, out=table[tile])
+            whole = tables[0][tile] if len(tables) == 1 else None
+            packed = layout.pack_extended(outer, out=whole)
             if covariance is not None:
-                layout.add_covariance(table[tile], covariance[tile], precision[tile])
+                layout.add_covariance(packed, covariance[tile], precision[tile])
+            if whole is None:
+                for table, part in zip(tables, parts, strict=True):
+                    table[tile] = packed[:, part]
 
-        layout.map_tiles(write, len(table), parallel_map)
-        return cls(mean, precision, table)
+        layout.map_tiles(write, len(rows), parallel_map)
+        return cls(mean, precision, tables)
+
+    def sums(self, ratings: Ratings) -> Tensor:
+        """Σ weight · E[e eᵀ] over the ratings of each row, packed unless of roots."""
+        if self.roots is not None:
+            return ratings.sum_of_squares(self.roots)
+        sums = [ratings.sum(table, ratings.weight) for table in self.tables]
+        return sums[0] if len(sums) == 1 else torch.cat(sums, dim=1)
 
     def total(self, share: Tensor, layout: Layout) -> Tensor:
         """Σ share · E[e eᵀ] over the rows, times the relative precision, packed."""
-        if not self.holds_roots:
-            return share @ self.table
-        e = self.table[:-1]
+        if self.roots is None:
+            return torch.cat([share @ table for table in self.tables])
+        e = self.roots[:-1]
         return layout.pack_extended(((e * share[:, None]).T @ e)[None])[0]
+
+
+def unobserved_totals(
+    pairs: UnobservedPairs | None, moments: SideMoments, layout: Layout
+) -> list[tuple[Tensor | None, Tensor]]:
+    """Factors of rows and packed Σ E[e eᵀ] over unobserved pairs, to be added up.
+
+    A factor of None is 1 for all rows.
+    """
+    if pairs is None:
+        return []
+    new = pairs.weight * moments.total(pairs.is_new_other, layout)
+    if bool(pairs.is_new_other.all()) and pairs.n_background == 0:
+        return [(None, new)]
+    known = moments.total(1 - pairs.is_new_other, layout) + pairs.background
+    known *= pairs.weight
+    return [(None, new), (pairs.is_new[:, None], known)]
 
 
 def unobserved_moments(
@@ -235,14 +279,15 @@ def unobserved_moments(
     It returns packed Σ E[e eᵀ] of each row, or one for all rows if they are alike; None
     if there are no pairs.
     """
-    if pairs is None:
+    totals = unobserved_totals(pairs, moments, layout)
+    if not totals:
         return lambda rows: None
-    new = pairs.weight * moments.total(pairs.is_new_other, layout)
-    if bool(pairs.is_new_other.all()) and pairs.n_background == 0:
+    (_, new), *rest = totals
+    if not rest:
         return lambda rows: new[None]
-    known = moments.total(1 - pairs.is_new_other, layout) + pairs.background
-    known *= pairs.weight
-    return lambda rows: new + pairs.is_new[rows, None] * known
+    ((is_new, known),) = rest
+    assert is_new is not None
+    return lambda rows: new + is_new[rows] * known
 
 
 @dataclass(frozen=True)
@@ -267,14 +312,13 @@ class Sums:
         products = ratings.sum(others.mean, weight * ratings.target)
         squares = ratings.sum(others.precision[:, None], weight * ratings.target_square)
         squares = squares.squeeze(1)
-        if others.holds_roots:
-            moments = ratings.sum_of_squares(others.table)
+        moments = others.sums(ratings)
+        if others.roots is not None:
             if unobserved is not None:
                 moments += layout.unpack_extended(unobserved)
             G, along = moments[:, :d, :d], moments[:, -1, :d]
             square = moments[:, -1, -1]
         else:
-            moments = ratings.sum(others.table, weight)
             if unobserved is not None:
                 moments += unobserved
             G = moments[:, : layout.n_packed_row]
