@@ -126,8 +126,8 @@ class MFRegressor(BaseRecommender):
         for "sgd".
     tol : float, default=None
         "vb" and "als" stop when a sweep lowers the objective (see `loss_curve_`) by
-        less than this; "vb" also when a sweep changes predictions by less than four
-        times this, in standard deviations of the ratings. "adam" and "sgd" use it as
+        less than this; "vb" also when a sweep changes predictions by less than twice
+        this, in standard deviations of the ratings. "adam" and "sgd" use it as
         `NCFRegressor` does. None is 2e-3 for "vb", 1e-3 for "als", and 1e-4 for "adam"
         and "sgd".
     handle_unknown : {"ignore", "warn", "error"}, default="ignore"
