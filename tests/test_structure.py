@@ -64,10 +64,11 @@ def best(first, *others, max_iter=10):
         ([("a", 0.9), ("b", 0.95)], "a", ["a", "b"]),
         ([("a", 0.9, True), ("b", 0.95)], "b", ["a", "b"]),
         ([("a", 0.9, True), ("b", 1.1)], "first", ["a", "b"]),
+        ([("a", 0.9), ("b", 1.1), ("c", 0.8)], "c", ["a", "b", "c"]),
         ([("a", 1.0), ("b", 0.5)], "first", ["a"]),
     ],
 )
-def test_the_lowest_error_wins_as_long_as_alternatives_are_better(others, model, tried):
+def test_the_lowest_error_wins_if_the_first_alternative_is_better(others, model, tried):
     found, curve, were_tried = best(1.0, *others)
     assert (found, were_tried) == (model, tried)
     assert curve == (None if model == "first" else [1, 1 / 2])

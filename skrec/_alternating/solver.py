@@ -440,11 +440,15 @@ class VBSolver(AlternatingSolver):
             # Without factors the fit takes a fraction of the time, and if even that is
             # better, factors or implicit features are at fault.
             structures = [(0, False), (likely.n_factors, False)]
+            if self.n_factors is None:
+                structures.insert(1, (0, True))
         elif self.n_factors is None:
             structures = [(0, likely.implicit_features)]
+        likely_structure = likely.n_factors, likely.implicit_features
+        structures = [s for s in dict.fromkeys(structures) if s != likely_structure]
         return [
             replace(likely, n_factors=n_factors, implicit_features=implicit_features)
-            for n_factors, implicit_features in dict.fromkeys(structures)
+            for n_factors, implicit_features in structures
         ]
 
     def _states(self, run: Run, start: State) -> Iterator[State]:

@@ -45,7 +45,7 @@ class Alternative:
     fit : callable
         Returns its iterations.
     is_probe : bool
-        Whether it only tells if the next alternative is worth a try.
+        Whether it only tells if other alternatives are worth a try.
     """
 
     name: str
@@ -76,10 +76,9 @@ def best_fit(
 ) -> Iterator[Iteration]:
     """Iterations of a first fit until it converges, then the best of several fits.
 
-    The next alternative is tried as long as the estimated error of the one before is
-    below that of the first fit, and none if that is below `least_error` already. Each
-    has at most `max_iter` iterations. A fit that ends before it converges is the first
-    one.
+    The first alternative is tried unless the estimated error of the first fit is below
+    `least_error`, and the others if the first one is better than that fit. Each has at
+    most `max_iter` iterations. A fit that ends before it converges is the first one.
     """
     for last in first:
         if last.converged:
@@ -87,13 +86,15 @@ def best_fit(
         yield last
     best, first_error = last, _error(last)
     lowest = first_error
-    for alternative in alternatives if first_error > least_error() else ():
+    for number, alternative in enumerate(alternatives):
+        if not number and first_error <= least_error():
+            break
         other = _end(islice(alternative.fit(), max_iter))
         error = _error(other)
         if error < lowest and not alternative.is_probe:
             progress = f"{alternative.name}: {other.progress}"
             best, lowest = replace(other, progress=progress, converged=True), error
-        if error >= first_error:
+        if not number and error >= first_error:
             break
     yield best
 
