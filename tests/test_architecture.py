@@ -18,7 +18,8 @@ GROUND |= {"_topk", "_warn"}
 MAY_IMPORT = {
     "__init__": {"_dummy", "_mf", "_ncf"},
     "_dummy": {"_base", *GROUND},
-    "_mf": {"_alternating", "_base", "_gradient", "_parameters", *GROUND},
+    "_mf": {"_alternating", "_base", "_factors", "_gradient", "_parameters", *GROUND},
+    "_factors": GROUND,
     "_ncf": {"_base", "_gradient", "_parameters", *GROUND},
     "_base": {"_choice", "_forget", "_lists", "_rows", *GROUND},
     "_forget": {"_choice", *GROUND},

@@ -9,7 +9,7 @@ and no ratings.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from scipy import sparse
@@ -227,9 +227,12 @@ class PatchedCovariance:
 
     def __reduce__(self) -> tuple:
         merged = self._merged()
-        return PatchedCovariance.of, (merged.stored, merged.factor)
+        return PatchedCovariance, tuple(getattr(merged, f.name) for f in fields(merged))
 
     def _merged(self) -> PatchedCovariance:
+        """The same covariances in one array, unless rows that share them are more."""
+        if len(self.stored) + len(self.updated) < len(self.place):
+            return self
         return PatchedCovariance.of(self._unscaled(slice(None)), self.factor)
 
     def _unscaled(self, rows: np.ndarray | slice) -> np.ndarray:

@@ -317,7 +317,7 @@ class AlternatingSolver(Solver[Posterior]):
             raise ValueError(
                 f"{method} with solver={self.name!r} updates the posterior of the "
                 "last fit, and needs its covariances: fit with solver='vb' or 'als' "
-                "and store_covariance=True."
+                "and store_covariance=True, or give reg to from_factors."
             )
 
     def check_retraction(self, model: Posterior) -> None:
