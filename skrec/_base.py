@@ -192,7 +192,7 @@ class BaseRecommender(
                 data,
                 self._start(data) if self.warm_start else None,
                 check_random_state(self.random_state),
-                torch_device(self.device),
+                torch_device(self.device, solver.rating_work * len(data.rating)),
             )
         metadata = {
             "sample_weight": sample_weight,
@@ -310,7 +310,7 @@ class BaseRecommender(
             self._model,
             further,
             check_random_state(self.random_state),
-            torch_device(self.device),
+            torch_device(self.device, solver.rating_work * len(further.data.rating)),
             report,
         )
         return {
@@ -436,7 +436,7 @@ class BaseRecommender(
             {"users": (columns.users, users), "items": (columns.items, items)},
         )
         model = self._model.with_cold_rows(cold_users, cold_items)
-        device = torch_device(self.device)
+        device = torch_device(self.device, model.score_work * n_rows)
         y, std = np.empty(n_rows), np.empty(n_rows if return_std else 0)
         for start in range(0, n_rows, PREDICTION_ROWS):
             tile = slice(start, start + PREDICTION_ROWS)

@@ -85,6 +85,11 @@ class Model(ABC):
     objective: Objective
     rating_range: tuple[float, float]
 
+    @property
+    def score_work(self) -> float:
+        """About how many multiplications a score takes."""
+        return 64.0
+
     @abstractmethod
     def predict(
         self,
@@ -250,6 +255,11 @@ class Solver(ABC, Generic[AnyModel]):
     objective: Objective
     max_iter: int
     converges: ClassVar[bool] = False
+
+    @property
+    def rating_work(self) -> float:
+        """About how many multiplications a fit takes for each rating."""
+        return 0.0
 
     def check(self) -> None:
         """Raise a ValueError for options that do not fit together."""

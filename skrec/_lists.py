@@ -184,7 +184,7 @@ class ListsMixin(ExplainMixin):
         left_out = self._excluded(exclude, user_ids, item_ids)
         seen = self._seen_columns(rows, columns, never_exclude)
         left_out = _union(left_out, seen) if exclude_seen else left_out
-        device = torch_device(self.device)
+        device = torch_device(self.device, model.score_work * len(rows) * len(columns))
         n_listed = min(n_items, len(columns)) if as_frame else n_items
         k = N_PER_PLACE * n_listed if diversity else n_listed
         if own is None:
@@ -257,7 +257,9 @@ class ListsMixin(ExplainMixin):
         handle_unknown(self.handle_unknown, {"items": (ids, columns)})
         item_ids = self._items.like_fitted(ids.values, columns)
         model = self._ranking.with_cold_rows(None, cold)
-        device, rows = torch_device(self.device), np.arange(len(self._users))
+        rows = np.arange(len(self._users))
+        work = model.score_work * len(rows) * len(columns)
+        device = torch_device(self.device, work)
         scale, of_users = model.score_units(rows)
         offset = torch.as_tensor(of_users, dtype=torch.float32, device=device)
 
@@ -608,7 +610,9 @@ class ListsMixin(ExplainMixin):
             own_column = np.maximum(rows, -1)
         else:
             own_column = pd.Index(ids).get_indexer(query_ids)
-        profiles, norms = self._profiles(side, cold, cold_columns)
+        work = float(len(rows)) * len(columns) * self._model.score_work
+        device = torch_device(self.device, work)
+        profiles, norms = self._profiles(side, device, cold, cold_columns)
         n_known, n_cold = len(known), 0 if cold is None else cold.shape[0]
         rows = np.where(rows < 0, n_known - 2 - rows, rows)
         columns = np.where(columns < 0, n_known + n_cold - 2 - columns, columns)
@@ -627,7 +631,7 @@ class ListsMixin(ExplainMixin):
             len(columns),
             min(n, len(columns)) if as_frame else n,
             itself,
-            torch_device(self.device),
+            device,
         )
         if as_frame:
             return _long_frame(query_ids, ids, best, scores, side, f"similar_{side}")
@@ -651,7 +655,7 @@ class ListsMixin(ExplainMixin):
         return ids[rows != -1], rows[rows != -1], cold
 
     def _profiles(
-        self, side: SideName, *cold: sparse.csr_array | None
+        self, side: SideName, device: torch.device, *cold: sparse.csr_array | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Profiles and lengths of all rows, then of the cold rows of each matrix."""
         given = [matrix for matrix in cold if matrix is not None]
@@ -662,7 +666,6 @@ class ListsMixin(ExplainMixin):
             model = model.with_cold_rows(
                 both if side == "user" else None, both if side == "item" else None
             )
-        device = torch_device(self.device)
         profiles, lengths = model.profiles(side, n_cold, device)
         return (
             torch.from_numpy(profiles).to(device),

@@ -9,6 +9,7 @@ restores it, and nothing happens where it is float32 already.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,16 @@ import torch
 from sklearn import config_context, get_config
 
 from ._threads import avoid_lost_threads
+from ._warn import warn
+
+CPU = torch.device("cpu")
+
+# Multiplications from which "auto" takes a GPU that is in use, and one that has to be
+# started, which takes a CPU about as long.
+MIN_WORK, MIN_WORK_TO_START = 3e9, 3e10
+
+# Free memory that "auto" asks of a GPU.
+MIN_FREE_BYTES = 2**30
 
 AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -52,24 +63,54 @@ def own_settings() -> Iterator[None]:
         yield
 
 
-def torch_device(name: str | torch.device) -> torch.device:
-    """The named device, if it is there; "auto" is CUDA or else the CPU."""
-    is_auto = str(name) == "auto"
-    if is_auto:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+def torch_device(name: str | torch.device, work: float = math.inf) -> torch.device:
+    """The named device, if it is there.
+
+    "auto" is CUDA if there is a device that can be used, and if a computation of so
+    many multiplications is worth it; else the CPU.
+    """
+    if str(name) == "auto":
+        return _auto_device(work)
     if str(name) == "cpu":
-        return torch.device("cpu")
+        return CPU
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        if is_auto:
-            # Such as in a forked process whose parent uses it.
-            return torch.device("cpu")
         raise ValueError(
-            f"device={str(name)!r} is not available here: {error}. Use 'auto', 'cpu', "
-            "or a device of this machine such as 'cuda' or 'cuda:1'."
+            f"device={str(name)!r} is not available here: {_reason(error)}. Use "
+            "'auto', 'cpu', or a device of this machine such as 'cuda' or 'cuda:1'."
         ) from error
     return torch.device(name)
+
+
+def _auto_device(work: float) -> torch.device:
+    is_started = torch.cuda.is_initialized()
+    if work < (MIN_WORK if is_started else MIN_WORK_TO_START):
+        return CPU
+    if not torch.cuda.is_available():
+        return CPU
+    try:
+        torch.zeros(1, device="cuda").item()
+        free, _ = torch.cuda.mem_get_info()
+        reason = f"{free / 2**20:.0f} MiB are free" if free < MIN_FREE_BYTES else ""
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = _reason(error)
+        if "forked" in reason:
+            # Where the parent uses CUDA, a forked process cannot.
+            return CPU
+    if not reason:
+        return torch.device("cuda")
+    warn(
+        f"The GPU is not used: {reason}. Free it, or set device='cpu' to use the CPU "
+        "without this warning.",
+        RuntimeWarning,
+    )
+    return CPU
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, since CUDA adds advice to developers."""
+    return str(error).partition("\n")[0]
 
 
 class _DefaultDtype:

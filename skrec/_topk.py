@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Bytes of work space, whatever the numbers of rows and columns.
-TILE_BYTES = 2**26
+from ._device import in_halves, work_bytes
 
-# More rows than this at a time do not make a matrix product faster.
+# Bytes of work space, whatever the numbers of rows and columns: on the CPU, and at most
+# on a device that has as much.
+TILE_BYTES, DEVICE_TILE_BYTES = 2**26, 2**30
+
+# More rows than this at a time do not make a matrix product of the CPU faster.
 MAX_TILE_ROWS = 512
 
 # Columns at a time. More of them leave work space for so few rows that a matrix product
@@ -25,7 +28,7 @@ MAX_TILE_COLUMNS = 2**17
 
 # Columns of a block. Maxima of blocks are vectorised, and only the blocks with the
 # largest ones are searched.
-MAX_BLOCK = 64
+MAX_BLOCK, MAX_DEVICE_BLOCK = 64, 128
 
 # Bytes of a key, its score and its column.
 KEY_BYTES = 40
@@ -68,27 +71,37 @@ def top_k(
     k = min(k, n_columns)
     if n_rows == 0 or k == 0:
         return columns, scores
+    device = torch.device(device)
     width = min(n_columns, MAX_TILE_COLUMNS)
-    block = _block(width, k)
-    row_bytes = 4 * (width + block) + KEY_BYTES * (width // block + k * block)
-    height = min(n_rows, MAX_TILE_ROWS, max(1, TILE_BYTES // row_bytes))
-    # One allocation serves all tiles, since memory is slow to get from the system.
-    space = torch.empty(height * (width + block), device=device)
-    for start in range(0, n_rows, height):
-        rows = slice(start, min(start + height, n_rows))
-        fill, left_out = score(rows), None
-        best: Tensor | None = None
-        if excluded is not None:
-            left_out = [torch.as_tensor(i).to(device) for i in excluded(rows)]
+    block = _block(width, k, device)
+    height = min(n_rows, _tile_rows(width, k, block, device))
+    # One allocation serves all tiles of the CPU, since memory is slow to get from the
+    # system. Other devices keep memory that is freed.
+    on_cpu = device.type == "cpu"
+    space = torch.empty(height * (width + block)) if on_cpu else None
+
+    def search(rows: slice) -> None:
+        fill, best = score(rows), None
+        places = None if excluded is None else excluded(rows)
         for first in range(0, n_columns, width):
             some = slice(first, min(first + width, n_columns))
-            tile = _tile(fill, rows.stop - start, some, left_out, block, space)
+            left_out = None if places is None else _within(places, some, device)
+            n_found = rows.stop - rows.start
+            if space is None:
+                taken = torch.empty(n_found * (width + block), device=device)
+            else:
+                taken = space
+            tile = _tile(fill, n_found, some, left_out, block, taken)
             keys = _best_keys(tile, first, k, block)
             best = keys if best is None else _largest(torch.cat([best, keys], 1), k)
         assert best is not None
         where, found = _decoded(best)
         where = where.masked_fill(found == -torch.inf, -1)
         columns[rows, :k], scores[rows, :k] = where.cpu().numpy(), found.cpu().numpy()
+
+    for start in range(0, n_rows, height):
+        for _ in in_halves(search, slice(start, min(start + height, n_rows))):
+            pass
     return columns, scores
 
 
@@ -117,17 +130,26 @@ def inner_products_of_tiles(
     return score
 
 
-def _block(n_columns: int, k: int) -> int:
+def _block(n_columns: int, k: int, device: torch.device) -> int:
     """A power of two that keeps both blocks and the columns of k blocks few."""
-    size = min(MAX_BLOCK, max(1, 2 * math.sqrt(n_columns / k)))
+    largest = MAX_BLOCK if device.type == "cpu" else MAX_DEVICE_BLOCK
+    size = min(largest, max(1, 2 * math.sqrt(n_columns / k)))
     return 2 ** int(math.log2(size))
+
+
+def _tile_rows(width: int, k: int, block: int, device: torch.device) -> int:
+    """Number of rows whose scores, and the keys of these, fit into the work space."""
+    row_bytes = 4 * (width + block) + KEY_BYTES * (width // block + k * block)
+    if device.type == "cpu":
+        return min(MAX_TILE_ROWS, max(1, TILE_BYTES // row_bytes))
+    return max(1, min(DEVICE_TILE_BYTES, work_bytes(device)) // row_bytes)
 
 
 def _tile(
     fill: Fill,
     n_rows: int,
     columns: slice,
-    left_out: list[Tensor] | None,
+    left_out: tuple[Tensor, Tensor] | None,
     block: int,
     space: Tensor,
 ) -> Tensor:
@@ -138,10 +160,18 @@ def _tile(
     fill(columns, tile[:, :n_columns])
     tile[:, n_columns:] = -torch.inf
     if left_out is not None:
-        row, column = left_out
-        here = (column >= columns.start) & (column < columns.stop)
-        tile[row[here], column[here] - columns.start] = -torch.inf
+        tile[left_out] = -torch.inf
     return tile
+
+
+def _within(
+    excluded: tuple[np.ndarray, np.ndarray], columns: slice, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Excluded places of a tile of columns."""
+    row, column = excluded
+    here = (column >= columns.start) & (column < columns.stop)
+    row, column = row[here], column[here] - columns.start
+    return torch.as_tensor(row).to(device), torch.as_tensor(column).to(device)
 
 
 def _best_keys(tile: Tensor, first: int, k: int, block: int) -> Tensor:

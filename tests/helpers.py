@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 import pytest
+import simulated_device
 import torch
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -27,6 +28,9 @@ from skrec._alternating.state import Side, State
 NEEDS_CALLBACKS = pytest.mark.skipif(
     not hasattr(MFRegressor, "set_callbacks"),
     reason="callbacks are new in scikit-learn 1.9",
+)
+NEEDS_SIMULATION = pytest.mark.skipif(
+    simulated_device.register is None, reason="torch can simulate a device since 2.10"
 )
 NEEDS_CUDA = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"

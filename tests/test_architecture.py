@@ -13,7 +13,7 @@ PACKAGE = Path(skrec.__file__).parent
 
 # The lowest floor, which all others may stand on.
 GROUND = {"_data", "_interfaces", "_settings", "_sklearn", "_snapshot", "_threads"}
-GROUND |= {"_topk", "_warn"}
+GROUND |= {"_device", "_sparse", "_topk", "_warn"}
 # Modules and folders of the package that each module or folder may import.
 MAY_IMPORT = {
     "__init__": {"_dummy", "_mf", "_ncf"},
@@ -35,8 +35,10 @@ MAY_IMPORT = {
     "_interfaces": {"_data", "_topk"},
     "_data": {"_sklearn", "_warn"},
     "_snapshot": {"_settings"},
-    "_settings": {"_threads"},
-    **{module: set() for module in ("_sklearn", "_threads", "_topk", "_warn")},
+    "_settings": {"_threads", "_warn"},
+    "_topk": {"_device"},
+    **{module: set() for module in ("_device", "_sklearn", "_sparse")},
+    **{module: set() for module in ("_threads", "_warn")},
     "metrics": {"_data", "_sklearn", "_warn"},
     "model_selection": {"_data", "_sklearn", "_warn"},
     "datasets": {"_data"},

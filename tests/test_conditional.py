@@ -241,15 +241,41 @@ def test_wide_points_have_the_sums_of_narrow_ones(monkeypatch, biased, unobserve
         return moments, Sums.over(ratings, moments, layout, everywhere)
 
     moments, narrow = sums()
-    assert not moments.holds_roots
+    assert moments.roots is None
     monkeypatch.setattr(_conditional, "WIDE_SIZE", 0)
     monkeypatch.setattr(_ratings, "BLOCK_RATINGS", 20)
     moments, wide = sums()
-    assert moments.holds_roots
+    assert moments.roots is not None
     for name in ("G", "g", "s"):
         np.testing.assert_allclose(
             getattr(wide, name), getattr(narrow, name), atol=1e-10, err_msg=name
         )
+
+
+def test_parts_of_columns_have_the_sums_of_the_whole(biased, monkeypatch):
+    rng = np.random.default_rng(5)
+    layout = Layout(3, biased, torch.device("cpu"))
+    mean = torch.as_tensor(rng.normal(size=(7, layout.row_size)))
+    covariance = torch.as_tensor(random_covariance(rng, 7, layout.row_size))
+    rows = torch.as_tensor(np.sort(rng.integers(0, 5, 40)))
+    others = torch.as_tensor(rng.integers(0, 7, 40))
+    weight, y = torch.as_tensor(rng.uniform(0.5, 2, size=(2, 40)))
+    ratings = Ratings.from_sorted(rows, others, 5, weight, y)
+
+    def sums():
+        parts = Layout(3, biased, torch.device("cpu"))
+        packed = parts.pack(covariance)
+        moments = SideMoments.of(mean, packed, torch.ones(7).double(), parts, map)
+        found = Sums.over(ratings, moments, parts)
+        return len(moments.tables), found, moments.total(weight[:7], parts)
+
+    n_whole, whole, whole_total = sums()
+    monkeypatch.setattr(_conditional, "MAX_COLUMNS", 2)
+    n_parts, parts, parts_total = sums()
+    assert (n_whole, n_parts) == (1, -(-layout.n_packed // 2))
+    for name in ("G", "g", "s"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name))
+    np.testing.assert_allclose(parts_total, whole_total)
 
 
 def test_pairs_that_count_as_zero_are_ratings_of_zero(biased):

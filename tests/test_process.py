@@ -292,6 +292,8 @@ sys.exit(os.waitstatus_to_exitcode(status))
     ],
 )
 def test_a_forked_process_answers(model):
+    if torch.cuda.is_available() and ("adam" in model or "NCF" in model):
+        pytest.skip("autograd of torch does not work in a fork where there is a GPU")
     """Its parent has computed with threads that are not in the child."""
     code = textwrap.dedent(FORK).format(model=model)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

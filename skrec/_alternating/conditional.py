@@ -22,7 +22,7 @@ biases e is q, and there is no offset.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._device import work_bytes
 from .ratings import Ratings, UnobservedPairs
 from .symmetric import cholesky, covariance_and_log_det, log_det_of_product, times
 
@@ -46,11 +47,19 @@ MIN_TILES, MIN_TILE_ROWS = 4, 512
 # then have so many rows at most.
 WIDE_SIZE, MAX_WIDE_ROWS = 48, 512
 
+# Matrices of single precision that a row holds at a time, on devices other than the
+# CPU: there is no cache to stay in, and a tile is as large as the memory lets it be.
+MATRICES_OF_ROW = 10
+
+# Columns of a part of a table of packed moments. Rows of a part are short enough for
+# the tables of many rows to stay in the cache while ratings are visited.
+MAX_COLUMNS = 128
+
 # `map`, or the one of a pool of threads.
 ParallelMap = Callable[..., Iterable[Any]]
 
 # Means, covariances if there are any, and the sum of the log determinants of these.
-Moments = tuple[Tensor, Tensor | None, float]
+Moments = tuple[Tensor, Tensor | None, Tensor | float]
 
 
 class Layout:
@@ -83,10 +92,32 @@ class Layout:
     @property
     def is_wide(self) -> bool:
         """Whether sums over ratings of points do without a table of moments."""
-        return self.extended_size >= WIDE_SIZE
+        return self.device.type == "cpu" and self.extended_size >= WIDE_SIZE
+
+    @cached_property
+    def column_parts(self) -> list[slice]:
+        """Parts of the columns of packed moments, whose tables stay in the cache."""
+        size, n = self.n_packed, self.n_packed
+        if self.device.type == "cpu" and n >= 2 * MAX_COLUMNS:
+            size = MAX_COLUMNS
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+    @cached_property
+    def work_size(self) -> int:
+        """Numbers in single precision that fit into the work space of a device."""
+        return work_bytes(self.device) // 4
+
+    def tiles(self, n_rows: int) -> Iterator[slice]:
+        """All rows, tile by tile."""
+        size = self.tile_rows(n_rows)
+        for start in range(0, n_rows, size):
+            yield slice(start, min(start + size, n_rows))
 
     def tile_rows(self, n_rows: int) -> int:
         """Number of rows of a tile; large tables have several tiles."""
+        if self.device.type != "cpu":
+            n_numbers = MATRICES_OF_ROW * self.extended_size**2
+            return max(1, min(n_rows, self.work_size // n_numbers))
         share = max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES))
         if self.is_wide:
             return min(share, MAX_WIDE_ROWS)
@@ -151,17 +182,18 @@ class SideMoments:
         E[e] times the relative precision.
     precision : Tensor of shape (n_rows,)
         The relative precision.
-    table : Tensor of shape (n_rows, n_packed) or (n_rows + 1, size of e)
-        E[e eᵀ] times the relative precision, packed. For points that are wide, e times
-        the root of the relative precision, and a row of zeros.
-    holds_roots : bool
-        Whether `table` is of the latter kind.
+    tables : tuple of Tensor of shape (n_rows, n_columns)
+        E[e eᵀ] times the relative precision, packed: parts of the columns. Empty for
+        points that are wide.
+    roots : Tensor of shape (n_rows + 1, size of e) or None
+        For points that are wide, e times the root of the relative precision, and a row
+        of zeros.
     """
 
     mean: Tensor
     precision: Tensor
-    table: Tensor
-    holds_roots: bool = False
+    tables: tuple[Tensor, ...] = ()
+    roots: Tensor | None = None
 
     @classmethod
     def of(
@@ -177,25 +209,37 @@ class SideMoments:
         mean = e * precision[:, None]
         if covariance is None and layout.is_wide:
             roots = F.pad(e * precision.sqrt()[:, None], (0, 0, 0, 1))
-            return cls(mean, precision, roots, holds_roots=True)
-        table = rows.new_empty(len(rows), layout.n_packed)
-        step = layout.tile_rows(len(rows))
+            return cls(mean, precision, roots=roots)
+        parts = layout.column_parts
+        tables = tuple(
+            rows.new_empty(len(rows), part.stop - part.start) for part in parts
+        )
 
-        def write(start: int) -> None:
-            tile = slice(start, start + step)
+        def write(tile: slice) -> None:
             outer = mean[tile, :, None] * e[tile, None, :]
-            layout.pack_extended(outer, out=table[tile])
+            whole = tables[0][tile] if len(tables) == 1 else None
+            packed = layout.pack_extended(outer, out=whole)
             if covariance is not None:
-                layout.add_covariance(table[tile], covariance[tile], precision[tile])
+                layout.add_covariance(packed, covariance[tile], precision[tile])
+            if whole is None:
+                for table, part in zip(tables, parts, strict=True):
+                    table[tile] = packed[:, part]
 
-        list(parallel_map(write, range(0, len(table), step)))
-        return cls(mean, precision, table)
+        list(parallel_map(write, layout.tiles(len(rows))))
+        return cls(mean, precision, tables)
+
+    def sums(self, ratings: Ratings) -> Tensor:
+        """Σ weight · E[e eᵀ] over the ratings of each row, packed unless of roots."""
+        if self.roots is not None:
+            return ratings.sum_of_squares(self.roots)
+        sums = [ratings.sum(table, ratings.weight) for table in self.tables]
+        return sums[0] if len(sums) == 1 else torch.cat(sums, dim=1)
 
     def total(self, share: Tensor, layout: Layout) -> Tensor:
         """Σ share · E[e eᵀ] over the rows, times the relative precision, packed."""
-        if not self.holds_roots:
-            return share @ self.table
-        e = self.table[:-1]
+        if self.roots is None:
+            return torch.cat([share @ table for table in self.tables])
+        e = self.roots[:-1]
         return layout.pack_extended(((e * share[:, None]).T @ e)[None])[0]
 
 
@@ -239,14 +283,13 @@ class Sums:
         products = ratings.sum(others.mean, weight * ratings.target)
         squares = ratings.sum(others.precision[:, None], weight * ratings.target_square)
         squares = squares.squeeze(1)
-        if others.holds_roots:
-            moments = ratings.sum_of_squares(others.table)
+        moments = others.sums(ratings)
+        if others.roots is not None:
             if unobserved is not None:
                 moments += layout.unpack_extended(unobserved)
             G, along = moments[:, :d, :d], moments[:, -1, :d]
             square = moments[:, -1, -1]
         else:
-            moments = ratings.sum(others.table, weight)
             if unobserved is not None:
                 moments += unobserved
             G = moments[:, : layout.n_packed_row]
@@ -281,7 +324,7 @@ class Gaussians(ABC):
     """A Gaussian distribution of each row."""
 
     @abstractmethod
-    def moments(self) -> tuple[Tensor, Tensor, float]:
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Means, covariances, and the sum of the log determinants of these."""
 
     def mean(self) -> Tensor:
@@ -317,7 +360,7 @@ class NaturalGaussians(Gaussians):
         half += normal[:, :, None]
         return torch.linalg.solve_triangular(root.mT, half, upper=True).squeeze(2)
 
-    def moments(self) -> tuple[Tensor, Tensor, float]:
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         covariance, log_det = covariance_and_log_det(self.A)
         return times(covariance, self.h), covariance, log_det
 
@@ -392,7 +435,7 @@ class UpdatedRows(Gaussians):
     prior_mean: Tensor
     prior_covariance: Tensor
 
-    def moments(self) -> tuple[Tensor, Tensor, float]:
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         L, G = cholesky(self.prior_covariance), self.sums.G
         K = self.noise_precision[:, None, None] * (L.mT @ G @ L)
         K.diagonal(dim1=1, dim2=2).add_(1)
@@ -421,12 +464,18 @@ def fitted_values(
         one = rows.new_ones(len(rows), 1)
         rows = torch.cat([rows, one], dim=1)
         others = layout.extend(others)
+    tile_size = TILE_SIZE
+    if layout.device.type != "cpu":
+        tile_size = layout.work_size // MATRICES_OF_ROW
     mean_length = len(ratings.others) / len(rows)
-    tile_rows = max(1, int(TILE_SIZE / (mean_length * layout.extended_size)))
+    tile_rows = max(1, int(tile_size / (mean_length * layout.extended_size)))
     return torch.cat(
         [
             (
-                rows[span].repeat_interleave(tile.lengths, dim=0) * others[tile.others]
+                rows[span].repeat_interleave(
+                    tile.lengths, dim=0, output_size=len(tile.others)
+                )
+                * others[tile.others]
             ).sum(1)
             for span, tile in ratings.tiles(tile_rows)
         ]

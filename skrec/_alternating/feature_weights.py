@@ -25,16 +25,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import add
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
+from .._sparse import SparseRows
 from .conditional import Layout, ParallelMap
-from .ratings import SparseRows, total
-from .symmetric import cholesky, inverse, symmetrised, times
+from .scalars import total
+from .symmetric import cholesky, identity, inverse, symmetrised, times
 
 # The start of Ω: weights are small until ratings say otherwise.
 START_PRECISION = 10.0
@@ -160,9 +162,9 @@ class LinkMatrix:
     def at_zero(cls, block: Block, row_size: int) -> LinkMatrix:
         """Weights before any ratings."""
         zero = block.mean.new_zeros(len(block.columns), row_size)
-        return cls.at(zero, START_PRECISION * torch.eye(row_size).to(zero))
+        return cls.at(zero, START_PRECISION * identity(row_size, zero))
 
-    def own_covariance(self, square: float) -> Tensor:
+    def own_covariance(self, square: Tensor) -> Tensor:
         """Σ (Cov[x − Bᵀf] − Cov[x]) over rows of which `square` is Σ ‖f‖²."""
         follows = self.response @ self.covariance
         return square * self.covariance - follows - follows.T
@@ -257,8 +259,7 @@ def step_weights(
     spreads = torch.stack([Lambda @ d.weights.covariance for d in directions])
     spreads = (spreads @ Lambda).flatten(1)
 
-    def follow(start: int) -> float:
-        tile = slice(start, start + size)
+    def follow(tile: slice) -> Tensor:
         V = layout.unpack(rows.covariance[tile])
         row_step[tile] = times(V, pulled[tile])
         if with_covariance:
@@ -267,11 +268,11 @@ def step_weights(
         stays = shift[tile] - row_step[tile]
         return total(rows.weight[tile, None] * pulled[tile] * stays)
 
-    size = layout.tile_rows(len(shift))
-    curvature = sum(direction.curvature for direction in directions)
-    curvature += sum(parallel_map(follow, range(0, len(shift), size)))
-    slope = sum(direction.slope for direction in directions)
-    length = slope / curvature if curvature > 0 else 0.0
+    held = parallel_map(follow, layout.tiles(len(shift)))
+    curvature = reduce(add, [direction.curvature for direction in directions])
+    curvature = curvature + reduce(add, held)
+    slope = reduce(add, [direction.slope for direction in directions])
+    length = torch.where(curvature > 0, slope / curvature, 0.0)
     return WeightStep(
         weights=tuple(direction.taken(length) for direction in directions),
         shift_step=length * shift,
@@ -292,15 +293,15 @@ class _Direction:
         D, the gradient times C.
     shift : Tensor of shape (n_rows, row_size)
         Dᵀf of every row.
-    slope, curvature : float
+    slope, curvature : Tensor of shape ()
         ⟨gradient, D⟩ and ⟨DΩ, D⟩.
     """
 
     weights: LinkMatrix
     step: Tensor
     shift: Tensor
-    slope: float
-    curvature: float
+    slope: Tensor
+    curvature: Tensor
 
     @classmethod
     def of(
@@ -321,7 +322,7 @@ class _Direction:
             curvature=total(step @ weights.precision * step),
         )
 
-    def taken(self, length: float) -> LinkMatrix:
+    def taken(self, length: Tensor) -> LinkMatrix:
         """The weights after a step of this length."""
         return replace(self.weights, mean=self.weights.mean + length * self.step)
 
@@ -357,7 +358,8 @@ def draw_weights(
     L = cholesky(prior_precision[None])[0]
     half = torch.linalg.solve_triangular(L, weights.precision, upper=False)
     half = torch.linalg.solve_triangular(L, half.mT, upper=False)
-    omega, V = torch.linalg.eigh(symmetrised(half))
+    # Signs of eigenvectors are those of LAPACK on every device.
+    omega, V = (x.to(rows) for x in torch.linalg.eigh(symmetrised(half).cpu()))
     omega, T = omega.clamp_(min=torch.finfo(omega.dtype).eps), L @ V
     target = rows @ T
     right = block.transposed_times(target + normal(target))

@@ -3,63 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from .._sparse import SparseRows
+from .scalars import fetched, total
 
 # Ratings of a block of rows of similar length, whose squares are summed at once.
 BLOCK_RATINGS = 2**13
-
-
-def total(x: Tensor) -> float:
-    """Sum of all elements, in double precision."""
-    return float(x.sum(dtype=torch.float64))
-
-
-@dataclass(frozen=True)
-class SparseRows:
-    """Pattern of a sparse matrix, in compressed sparse rows.
-
-    Attributes
-    ----------
-    offsets : Tensor of shape (n_rows + 1,)
-        Start of each row among the entries.
-    others : Tensor of shape (n_entries,)
-        Column of each entry: the number of a row of another table.
-    """
-
-    offsets: Tensor
-    others: Tensor
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> Tensor:
-        """Number of entries of each row."""
-        return self.offsets.diff()
-
-    def sum(self, table: Tensor, weight: Tensor) -> Tensor:
-        """Σ weight · table[other] over the entries of every row."""
-        # A sparse matrix product in effect. As an embedding bag it is fast without
-        # MKL, runs on every device, and is no beta feature.
-        return F.embedding_bag(
-            self.others,
-            table,
-            self.offsets,
-            mode="sum",
-            per_sample_weights=weight,
-            include_last_offset=True,
-        )
-
-    def sum_values(self, values: Tensor) -> Tensor:
-        """Σ value over the entries of every row, shape (n_rows,)."""
-        ones = replace(self, others=torch.zeros_like(self.others))
-        return ones.sum(values.new_ones(1, 1), values).squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -120,10 +75,11 @@ class Ratings(SparseRows):
     features: tuple[Any, ...] = ()
     unobserved: UnobservedPairs | None = None
 
-    @property
+    @cached_property
     def total_weight(self) -> float:
         """Sum of the weights of all rows."""
-        return total(self.count)
+        (weight,) = fetched(total(self.count))
+        return weight
 
     @classmethod
     def from_sorted(
@@ -170,21 +126,28 @@ class Ratings(SparseRows):
             start += len(rows)
         return sums
 
+    def tile(self, rows: slice) -> Ratings:
+        """The ratings of consecutive rows."""
+        if rows == slice(0, len(self)):
+            return self
+        key = rows.start, rows.stop
+        if key not in self.parts:
+            offsets = self.offsets[rows.start : rows.stop + 1]
+            start, stop = offsets[[0, -1]].tolist()
+            self.parts[key] = slice(start, stop), offsets - start, {}
+        entries, offsets, parts = self.parts[key]
+        return Ratings(
+            offsets,
+            self.others[entries],
+            self.weight[entries],
+            self.target[entries],
+            self.target_square[entries],
+            self.count[rows],
+            parts=parts,
+        )
+
     def tiles(self, size: int) -> Iterator[tuple[slice, Ratings]]:
         """The same ratings, `size` rows at a time."""
-        bounds = self.offsets[::size].tolist()
-        bounds.append(int(self.offsets[-1]))
-        for tile, (start, stop) in enumerate(pairwise(bounds)):
-            rows = slice(tile * size, min((tile + 1) * size, len(self)))
-            if rows.start < rows.stop:
-                yield (
-                    rows,
-                    Ratings(
-                        self.offsets[rows.start : rows.stop + 1] - start,
-                        self.others[start:stop],
-                        self.weight[start:stop],
-                        self.target[start:stop],
-                        self.target_square[start:stop],
-                        self.count[rows],
-                    ),
-                )
+        for start in range(0, len(self), size):
+            rows = slice(start, min(start + size, len(self)))
+            yield rows, self.tile(rows)

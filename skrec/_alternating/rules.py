@@ -8,6 +8,7 @@ the covariance alone.
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 
@@ -21,9 +22,10 @@ from torch import Tensor
 from .conditional import Gaussians, Moments
 from .feature_weights import Block, LinkMatrix, draw_weights
 from .problem import Problem
-from .ratings import Ratings, total
+from .ratings import Ratings
+from .scalars import fetched, total
 from .state import Side, State
-from .symmetric import inverse
+from .symmetric import identity, inverse
 from .tiles import SideConditional
 
 # A prior for the covariance of a side's rows, worth one row: a tenth of the variance of
@@ -93,12 +95,20 @@ class Rule(ABC):
         """
         return side
 
-    def noise_variance(self, weight: float, residual: float) -> float:
+    def finish(self, side: Side, residual: Tensor) -> tuple[Side, Tensor | float]:
+        """A side with all that the host computes, and its residual sum of squares.
+
+        The one place where a rule may wait for the device after `update_priors`.
+        """
+        return side, residual
+
+    def noise_variance(self, weight: float, residual: Tensor | float) -> float:
         """Noise variance that maximises the bound, by Σ w and Σ w α γ E[(y − ŷ)²]."""
+        (residual,) = fetched(residual)
         variance = PRIOR_RATINGS * PRIOR_NOISE_VARIANCE + residual
         return max(variance / (PRIOR_RATINGS + weight), MIN_NOISE_VARIANCE)
 
-    def noise_precision(self, weight: float, residual: float) -> float:
+    def noise_precision(self, weight: float, residual: Tensor | float) -> float:
         """β of the next update."""
         return 1 / self.noise_variance(weight, residual)
 
@@ -145,22 +155,22 @@ class ALSRule(Rule):
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         return over_relax(conditional.mean(), auxiliary), None, math.nan
 
-    def noise_precision(self, weight: float, residual: float) -> float:
+    def noise_precision(self, weight: float, residual: Tensor | float) -> float:
         return 1.0
 
     def coef_precision(self, n_context: int, square: float) -> float:
         return self.reg
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
-        penalty = total(state.coef.square())
+        penalties = [total(state.coef.square())]
         for side in (state.users, state.items):
             square = side.own.square().sum(1)
             if side.prior_weight is not None:
                 square *= side.prior_weight
-            penalty += total(square)
+            penalties.append(total(square))
             for weights in side.weights:
-                penalty += WEIGHT_PENALTY * total(weights.mean.square())
-        return residual + self.reg * penalty
+                penalties.append(WEIGHT_PENALTY * total(weights.mean.square()))
+        return residual + self.reg * sum(fetched(*penalties))
 
 
 class VBRule(Rule):
@@ -195,9 +205,15 @@ class VBRule(Rule):
             prior_precision=_precision(scatter, len(own)),
             relative_precision=alpha,
             relative_shape=shape,
-            concentration=_concentration(alpha, shape),
+            gap=total(alpha - _expected_log(alpha, shape)) / len(alpha),
             weights=tuple(self._with_precision(w) for w in side.weights),
         )
+
+    def finish(self, side: Side, residual: Tensor) -> tuple[Side, Tensor | float]:
+        assert side.gap is not None
+        gap, fetched_residual = fetched(side.gap, residual)
+        side = replace(side, concentration=_concentration(gap), gap=None)
+        return side, fetched_residual
 
     def _with_precision(self, weights: LinkMatrix) -> LinkMatrix:
         B = weights.mean
@@ -283,7 +299,7 @@ class GibbsRule(Rule):
         shift = side.mean - side.prior_mean - rest
         return replace(side, weights=tuple(weights), shift=shift)
 
-    def noise_precision(self, weight: float, residual: float) -> float:
+    def noise_precision(self, weight: float, residual: Tensor | float) -> float:
         shape = (PRIOR_RATINGS + weight) / 2
         gamma = self.random_state.standard_gamma(shape) / shape
         return gamma / self.noise_variance(weight, residual)
@@ -322,11 +338,12 @@ class UpdateRule(Rule):
         rate = prior.relative_shape / prior.relative_precision + squares / 2
         return replace(side, relative_precision=shape / rate, relative_shape=shape)
 
-    def noise_variance(self, weight: float, residual: float) -> float:
+    def noise_variance(self, weight: float, residual: Tensor | float) -> float:
+        (residual,) = fetched(residual)
         past = self.past_weight * self.past_variance
         return (past + residual) / (self.past_weight + weight)
 
-    def noise_precision(self, weight: float, residual: float) -> float:
+    def noise_precision(self, weight: float, residual: Tensor | float) -> float:
         if self.is_certain:
             return 1 / self.past_variance
         return super().noise_precision(weight, residual)
@@ -351,46 +368,53 @@ def evidence_lower_bound(state: State, problem: Problem, residual: float) -> flo
     beta = state.noise_precision
     doubled = problem.weight * math.log(beta / (2 * math.pi)) - beta * residual
     doubled += PRIOR_RATINGS * (math.log(beta) - beta * PRIOR_NOISE_VARIANCE)
-    doubled += 2 * _side_evidence(state.users, problem.users)
-    doubled += 2 * _side_evidence(state.items, problem.items)
+    terms = _side_evidence(state.users, problem.users)
+    terms += _side_evidence(state.items, problem.items)
     if state.coef_factor is not None:
-        doubled += 2 * total(state.coef_factor.diagonal().log())
+        terms.append((2.0, total(state.coef_factor.diagonal().log())))
         doubled += (PRIOR_ROWS + len(state.coef)) * math.log(state.coef_precision)
         doubled -= PRIOR_ROWS
-    return doubled / 2
+    factors, values = zip(*terms, strict=True)
+    return (doubled + math.fsum(map(operator.mul, factors, fetched(*values)))) / 2
 
 
-def _side_evidence(side: Side, ratings: Ratings) -> float:
-    """Share of a side's rows, weights and relative precisions in the bound."""
+# A factor and the scalar that it multiplies, which may be on the device.
+Term = tuple[float, Tensor | float]
+
+
+def _side_evidence(side: Side, ratings: Ratings) -> list[Term]:
+    """Share of a side's rows, weights and relative precisions in twice the bound."""
     assert side.relative_shape is not None
     n_rows, size = side.mean.shape
     log_alpha = _expected_log(side.relative_precision, side.relative_shape)
-    doubled = total(ratings.count * log_alpha)
-    doubled += 2 * _relative_evidence(side, side.relative_shape, log_alpha)
-    log_det = _log_det(side.prior_precision)
-    doubled += side.log_det + (PRIOR_ROWS + n_rows) * log_det - PRIOR_ROWS * size
+    matrices, n_draws = [side.prior_precision], [PRIOR_ROWS + n_rows]
     for w in side.weights:
         n_weights = len(w.mean)
-        doubled += n_weights * _log_det(w.covariance) - PRIOR_ROWS * size
-        doubled += (PRIOR_ROWS + n_weights) * _log_det(w.precision)
-    return doubled / 2
-
-
-def _log_det(matrix: Tensor) -> float:
-    return float(torch.linalg.slogdet(matrix).logabsdet)
+        matrices += [w.covariance, w.precision]
+        n_draws += [n_weights, PRIOR_ROWS + n_weights]
+    log_dets = torch.linalg.slogdet(torch.stack(matrices)).logabsdet
+    return [
+        (1.0, total(ratings.count * log_alpha)),
+        (2.0, _relative_evidence(side, side.relative_shape, log_alpha)),
+        (1.0, side.log_det),
+        *zip(n_draws, log_dets.double(), strict=True),
+        (1.0, -PRIOR_ROWS * size * (1 + len(side.weights))),
+    ]
 
 
 def _precision(scatter: Tensor, n_rows: int) -> Tensor:
     """The precision that maximises the bound, by E of the scatter of rows."""
     strength = PRIOR_ROWS + n_rows
     prior = PRIOR_ROWS * PRIOR_VARIANCE / strength
-    identity = torch.eye(len(scatter)).to(scatter)
-    return inverse(scatter / strength + prior * identity, floor=prior)
+    spread = scatter / strength + prior * identity(len(scatter), scatter)
+    return inverse(spread, floor=prior)
 
 
-def _concentration(alpha: Tensor, shape: Tensor) -> float:
-    """The a that maximises the bound: log a − ψ(a) + 1 = mean(E[α] − E[log α])."""
-    gap = total(alpha - _expected_log(alpha, shape)) / len(alpha)
+def _concentration(gap: float) -> float:
+    """The a that maximises the bound: log a − ψ(a) + 1 = `gap`.
+
+    `gap` is the mean of E[α] − E[log α].
+    """
 
     def slope(a: float) -> float:
         return math.log(a) - digamma(a) + 1 - gap
@@ -401,7 +425,7 @@ def _concentration(alpha: Tensor, shape: Tensor) -> float:
     return high if slope(high) >= 0 else brentq(slope, low, high, rtol=1e-6)
 
 
-def _exchange(alpha: Tensor, a: float, noise_precision: float) -> float:
+def _exchange(alpha: Tensor, a: float, noise_precision: float) -> Tensor:
     """The c that maximises the bound if every α is divided by it and β times it.
 
     It solves a Σα / c² − (a n_rows − n / 2) / c = β n v / 2, where the prior of β is
@@ -411,8 +435,8 @@ def _exchange(alpha: Tensor, a: float, noise_precision: float) -> float:
     weight = a * total(alpha)
     held = noise_precision * PRIOR_RATINGS * PRIOR_NOISE_VARIANCE / 2
     rows = a * len(alpha) - PRIOR_RATINGS / 2
-    c = 2 * weight / (rows + math.sqrt(rows**2 + 4 * held * weight))
-    return min(c, 1 / (MIN_NOISE_VARIANCE * noise_precision))
+    c = 2 * weight / (rows + (rows**2 + 4 * held * weight).sqrt())
+    return c.clamp_(max=1 / (MIN_NOISE_VARIANCE * noise_precision))
 
 
 def _expected_log(alpha: Tensor, shape: Tensor) -> Tensor:
@@ -420,7 +444,7 @@ def _expected_log(alpha: Tensor, shape: Tensor) -> Tensor:
     return torch.digamma(shape) - shape.log() + alpha.log()
 
 
-def _relative_evidence(side: Side, shape: Tensor, log_alpha: Tensor) -> float:
+def _relative_evidence(side: Side, shape: Tensor, log_alpha: Tensor) -> Tensor:
     """E[log p(α)] + entropy of the relative precisions of a side."""
     a, alpha = side.concentration, side.relative_precision
     prior = a * math.log(a) - math.lgamma(a) + (a - 1) * log_alpha - a * alpha

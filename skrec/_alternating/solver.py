@@ -16,6 +16,7 @@ from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
 from .._data.units import Units
 from .._interfaces import Iteration, Objective, Solver, Start
+from .._sparse import fixed_order
 from .conditional import Layout
 from .convert import as_state, in_rating_units, with_unobserved_pairs
 from .posterior import Posterior
@@ -23,7 +24,7 @@ from .problem import Problem, RatingArrays
 from .retract import retracted
 from .start import spectral_start
 from .state import State
-from .structure import Alternative, best_fit, suitable_n_factors
+from .structure import MAX_FACTORS, Alternative, best_fit, suitable_n_factors
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
 from .unseen import SWEEP_SAMPLE_SIZE, UnseenSample
 
@@ -135,6 +136,12 @@ class AlternatingSolver(Solver[Posterior]):
     def prior_exponent(self) -> float:
         """Exponent of a row's weight in the precision of its prior."""
         return 0.0
+
+    @property
+    def rating_work(self) -> float:
+        # Squares of rows and columns; few fits take more sweeps.
+        n_factors = MAX_FACTORS if self.n_factors is None else self.n_factors
+        return 2.0 * min(self.max_iter, 20) * (n_factors + 2) ** 2
 
     @abstractmethod
     def _states(self, run: Run, start: State) -> Iterator[State]:
@@ -475,6 +482,18 @@ class GibbsSolver(AlternatingSolver):
     def check_retraction(self, model: Posterior) -> None:
         Solver.check_retraction(self, model)
 
+    def iterations(
+        self,
+        data: Interactions,
+        start: Start[Posterior] | None,
+        random_state: np.random.RandomState,
+        device: torch.device,
+    ) -> Iterator[Iteration]:
+        # Chains of one seed part where a sum is rounded in another way.
+        with fixed_order():
+            reports = super().iterations(data, start, random_state, device)
+        return _in_fixed_order(reports)
+
     def _states(self, run: Run, start: State) -> Iterator[State]:
         arguments = run.problem, start, run.random_state
         if run.is_continued:
@@ -489,6 +508,13 @@ class GibbsSolver(AlternatingSolver):
         for state in states:
             draws.append(self._posterior(run, state))
             yield state, partial(Posterior.average, draws)
+
+
+def _in_fixed_order(reports: Iterator[Iteration]) -> Iterator[Iteration]:
+    while True:
+        with fixed_order():
+            report = next(reports)
+        yield report
 
 
 @dataclass(frozen=True)

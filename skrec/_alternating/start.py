@@ -80,8 +80,12 @@ def _singular_vectors(
     V = torch.randn(len(items), size, generator=generator).to(residual)
     for _ in range(START_ITERATIONS):
         V = torch.linalg.qr(items.sum(users.sum(V, residual), by_item)).Q
-    _, S, W = torch.linalg.svd(users.sum(V, residual), full_matrices=False)
-    return (V @ W.T)[:, :k], S[:k]
+    Y = users.sum(V, residual)
+    if Y.device.type != "cpu":
+        # LAPACK, too, begins with this factor. Its signs are those of every device.
+        Y = torch.linalg.qr(Y, mode="r").R.cpu()
+    _, S, W = torch.linalg.svd(Y, full_matrices=False)
+    return (V @ W.T.to(V))[:, :k], S[:k].to(V)
 
 
 def _start(mean: Tensor, ratings: Ratings) -> Side:

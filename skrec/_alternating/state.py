@@ -37,20 +37,22 @@ class Side:
         a.
     covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2) or None
         Packed posterior covariances; None where the rule has none.
-    log_det : float
+    log_det : Tensor of shape () or float
         Sum of the log determinants of the covariances.
     prior_weight : Tensor of shape (n_rows,) or None
         Factor of Λ for each row; None is 1.
     row_priors : Side or None
         A prior of each row, in place of the shared one: the posterior before further
         ratings.
-    squared_change : float
+    squared_change : Tensor of shape () or float
         Weighted sum over the ratings of the squared change of their predictions by the
         last update of these rows, where there are `row_priors`.
     weights : tuple of LinkMatrix
         One for each block of features.
     shift : Tensor of shape (n_rows, row_size) or None
         Bᵀf of each row, summed over blocks; None without features.
+    gap : Tensor of shape () or None
+        Mean of E[α] − E[log α], by which `concentration` is to be updated.
     """
 
     mean: Tensor
@@ -60,12 +62,13 @@ class Side:
     relative_shape: Tensor | None = None
     concentration: float = INITIAL_CONCENTRATION
     covariance: Tensor | None = None
-    log_det: float = 0.0
+    log_det: Tensor | float = 0.0
     prior_weight: Tensor | None = None
     row_priors: Side | None = None
-    squared_change: float = 0.0
+    squared_change: Tensor | float = 0.0
     weights: tuple[LinkMatrix, ...] = ()
     shift: Tensor | None = None
+    gap: Tensor | None = None
 
     @classmethod
     def at(cls, mean: Tensor) -> Side:

@@ -16,7 +16,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import islice
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ from .conditional import (
 )
 from .feature_weights import RowsGivenWeights, step_weights
 from .problem import Problem
-from .ratings import Ratings, total
+from .ratings import Ratings
 from .rules import (
     ALSRule,
     CovarianceRule,
@@ -44,8 +46,9 @@ from .rules import (
     VBRule,
     over_relax,
 )
+from .scalars import NotDefinite, fetched, postponed_checks, total
 from .state import Side, State
-from .symmetric import cholesky, inverse, times
+from .symmetric import cholesky, identity, inverse, times
 from .tiles import SideConditional, parallel_map
 
 
@@ -196,6 +199,14 @@ class Sweep:
 
     def __call__(self, state: State) -> State:
         """The state after the sweep."""
+        try:
+            with postponed_checks(self.problem.layout.device):
+                return self._after(state)
+        except NotDefinite:
+            # Rare, and mended where it is seen.
+            return self._after(state)
+
+    def _after(self, state: State) -> State:
         problem, rule = self.problem, self.rule
         state = self.update_coef(state)
         factor = None if rule.is_certain else state.coef_factor
@@ -203,11 +214,14 @@ class Sweep:
         users, of_users = self.update_side(
             rest.users, state.users, state.items, state.noise_precision
         )
-        weight, residual = rest.users.total_weight, of_users
+        weight, residual = problem.users.total_weight, of_users
         beta = rule.noise_precision(weight, residual)
-        items, of_items = self.update_side(rest.items, state.items, users, beta)
+        items, residual_of_items = self.update_side(
+            rest.items, state.items, users, beta
+        )
         if not problem.has_more_user_pairs:
-            weight, residual = rest.items.total_weight, of_items
+            weight, residual = problem.items.total_weight, residual_of_items
+        (residual,) = fetched(residual)
         state = replace(
             state,
             users=users,
@@ -230,11 +244,12 @@ class Sweep:
         if covariance is not None:
             factor = cholesky(covariance)[0].mT
             square += total(factor.square())
+        (known_square,) = fetched(square)
         return replace(
             state,
             coef=coef[0],
             coef_factor=factor,
-            coef_precision=self.rule.coef_precision(n_context, square),
+            coef_precision=self.rule.coef_precision(n_context, known_square),
         )
 
     def _conditional_coef(self, state: State) -> NaturalGaussians:
@@ -248,7 +263,7 @@ class Sweep:
         )
         fitted = fitted_values(ratings, users.mean, items.mean, problem.layout)
         prior_mean = torch.zeros_like(state.coef)
-        prior_precision = state.coef_precision * torch.eye(len(state.coef)).to(context)
+        prior_precision = state.coef_precision * identity(len(state.coef), context)
         if state.coef_prior is not None:
             prior_mean, prior_precision = state.coef_prior
         A = (context.T * precision) @ context + prior_precision
@@ -258,7 +273,7 @@ class Sweep:
 
     def update_side(
         self, ratings: Ratings, side: Side, other: Side, noise_precision: float
-    ) -> tuple[Side, float]:
+    ) -> tuple[Side, Tensor | float]:
         """One side's rows given the other, and their weighted residual."""
         rule, layout = self.rule, self.problem.layout
         covariance = None if rule.is_certain else other.covariance
@@ -279,7 +294,7 @@ class Sweep:
         side, squares = update(given, rule)
         squares.clamp_(min=0)
         side = rule.update_priors(side, noise_precision * squares, given)
-        return side, total(side.relative_precision * squares)
+        return rule.finish(side, total(side.relative_precision * squares))
 
 
 def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
@@ -292,7 +307,7 @@ def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
     if rule.has_covariance:
         covariance = mean.new_empty(len(mean), layout.n_packed_row)
 
-    def update_tile(rows: slice, conditional: Any) -> tuple[float, float]:
+    def update_tile(rows: slice, conditional: Any) -> tuple[Tensor | float, ...]:
         mean[rows], spread, log_det = rule.rows(conditional, auxiliary[rows])
         if covariance is not None and spread is not None:
             covariance[rows] = layout.pack(spread)
@@ -300,7 +315,7 @@ def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
                 covariance[rows] /= side.prior_weight[rows, None]
         known = None if rule.is_certain else spread
         squares[rows] = conditional.residual(mean[rows], known)
-        squared_change = 0.0
+        squared_change: Tensor | float = 0.0
         if side.row_priors is not None:
             change = mean[rows] - side.mean[rows]
             squared_change = total(conditional.sums.squares_of(change))
@@ -362,7 +377,7 @@ class _Pass:
     ----------
     mean, covariance : Tensor
         Moments; covariances are packed.
-    log_det : float
+    log_det : Tensor of shape ()
         Sum of the log determinants of the covariances.
     ahead : Tensor of shape (n_rows, row_size)
         How far over-relaxation goes beyond the mean.
@@ -376,7 +391,7 @@ class _Pass:
 
     mean: Tensor
     covariance: Tensor
-    log_det: float
+    log_det: Tensor
     ahead: Tensor
     g: Tensor
     noise_precision: Tensor
@@ -390,7 +405,7 @@ class _Pass:
         beta, squares = (torch.empty_like(side.relative_precision) for _ in range(2))
         covariance = mean.new_empty(len(mean), layout.n_packed_row)
 
-        def keep(rows: slice, conditional: Conditional) -> float:
+        def keep(rows: slice, conditional: Conditional) -> Tensor:
             mean[rows], spread, log_det = conditional.moments()
             covariance[rows] = layout.pack(spread)
             beta[rows], g[rows] = conditional.noise_precision, conditional.sums.g
@@ -399,7 +414,7 @@ class _Pass:
             squares[rows] = conditional.sums.s + further / beta[rows]
             return log_det
 
-        log_det = sum(given.map_tiles(keep))
+        log_det = reduce(add, given.map_tiles(keep))
         return cls(mean, covariance, log_det, ahead, g, beta, squares)
 
     def residual(self, mean: Tensor, gap: Tensor, prior_precision: Tensor) -> Tensor:

@@ -10,12 +10,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .scalars import is_any, total
+
 # Shares of the diagonal that are added to it until a matrix has a Cholesky factor; with
 # the last every symmetric matrix of non-negative diagonal is close to diagonal.
 JITTERS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e2, 1e4)
 
 # Matrices of more rows than this are split before LAPACK has them.
 MAX_LAPACK_SIZE = 24
+
+
+def identity(size: int, like: Tensor) -> Tensor:
+    """The identity matrix, of the dtype and on the device of another tensor."""
+    return torch.eye(size, dtype=like.dtype, device=like.device)
 
 
 def symmetrised(matrix: Tensor) -> Tensor:
@@ -25,6 +32,8 @@ def symmetrised(matrix: Tensor) -> Tensor:
 
 def times(matrices: Tensor, vectors: Tensor) -> Tensor:
     """The product of each matrix and its vector."""
+    if matrices.device.type != "cpu":
+        return torch.bmm(matrices, vectors[:, :, None]).squeeze(2)
     # On small matrices twice as fast as a batched matrix product.
     return (matrices * vectors[:, None, :]).sum(2)
 
@@ -38,18 +47,32 @@ def inverse(matrix: Tensor, floor: float = 0.0) -> Tensor:
     """
     M = symmetrised(matrix.double())
     eps = len(M) * torch.finfo(matrix.dtype).eps
-    if floor:
+    if floor and matrix.device.type == "cpu":
+        found = _inverse_by_eigenvalues(M, floor, eps)
+        return symmetrised(found).to(matrix.dtype)
+    scale = M.diagonal().clamp(min=torch.finfo(M.dtype).tiny).rsqrt()
+    scaled = scale[:, None] * M * scale
+    root, failure = torch.linalg.cholesky_ex(scaled)
+    # Where there is a floor, M was made to have no eigenvalue below it, and only
+    # rounding could.
+    is_definite = root.diagonal() ** 2 >= (0.0 if floor else eps)
+    if not is_any(~is_definite | (failure != 0)):
+        found = scale[:, None] * _inverse_of_product(root) * scale
+    elif floor:
         found = _inverse_by_eigenvalues(M, floor, eps)
     else:
-        scale = M.diagonal().clamp(min=torch.finfo(M.dtype).tiny).rsqrt()
-        M = scale[:, None] * M * scale
-        root, failure = torch.linalg.cholesky_ex(M)
-        if bool(failure) or bool((root.diagonal() ** 2 < eps).any()):
-            found = _inverse_by_eigenvalues(M, 0.0, eps)
-        else:
-            found = torch.cholesky_inverse(root)
+        found = _inverse_by_eigenvalues(scaled, 0.0, eps)
         found = scale[:, None] * found * scale
     return symmetrised(found).to(matrix.dtype)
+
+
+def _inverse_of_product(roots: Tensor) -> Tensor:
+    """(RRᵀ)⁻¹ of lower triangular roots R; its transpose is contiguous."""
+    if roots.device.type == "cpu":
+        return torch.cholesky_inverse(roots)
+    one = identity(roots.shape[-1], roots)
+    inverse_roots = torch.linalg.solve_triangular(roots, one, upper=False)
+    return (inverse_roots.mT @ inverse_roots).mT
 
 
 def _inverse_by_eigenvalues(M: Tensor, floor: float, eps: float) -> Tensor:
@@ -65,16 +88,16 @@ def cholesky(matrices: Tensor) -> Tensor:
 
     A matrix that rounding has left indefinite gets the smallest of JITTERS that helps.
     """
-    roots, failures = torch.linalg.cholesky_ex(matrices)
-    if not bool(failures.any()):
+    roots, failures = _factorised(matrices)
+    if not is_any(failures):
         return roots
     failed = failures.nonzero().squeeze(1)
     for jitter in JITTERS:
         A = matrices[failed]
         A.diagonal(dim1=-2, dim2=-1).mul_(1 + jitter)
-        again, failures = torch.linalg.cholesky_ex(A)
+        again, failures = _factorised(A)
         roots[failed] = again
-        failed = failed[failures > 0]
+        failed = failed[failures != 0]
         if not len(failed):
             return roots
     raise torch.linalg.LinAlgError(
@@ -83,17 +106,25 @@ def cholesky(matrices: Tensor) -> Tensor:
     )
 
 
-def log_det_of_product(roots: Tensor) -> float:
+def _factorised(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower Cholesky factors, and whether there is none, which is not 0."""
+    roots, failures = torch.linalg.cholesky_ex(matrices)
+    if matrices.device.type != "cpu":
+        # Libraries of devices may take matrices that are not finite.
+        failures = failures + 0 * roots.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return roots, failures
+
+
+def log_det_of_product(roots: Tensor) -> Tensor:
     """Sum of log det RRᵀ over triangular roots R."""
-    return 2 * float(roots.diagonal(dim1=1, dim2=2).log().sum(dtype=torch.float64))
+    return 2 * total(roots.diagonal(dim1=1, dim2=2).log())
 
 
-def covariance_and_log_det(precisions: Tensor) -> tuple[Tensor, float]:
+def covariance_and_log_det(precisions: Tensor) -> tuple[Tensor, Tensor]:
     """Inverses of a batch of precisions, and the sum of the inverses' log dets."""
     if precisions.shape[-1] <= MAX_LAPACK_SIZE:
         root = cholesky(precisions)
-        # Symmetric, and the transpose is the contiguous one.
-        return torch.cholesky_inverse(root).mT, -log_det_of_product(root)
+        return _inverse_of_product(root).mT, -log_det_of_product(root)
     root = inverse_root(precisions)
     return root.mT @ root, log_det_of_product(root)
 
@@ -102,8 +133,9 @@ def inverse_root(A: Tensor) -> Tensor:
     """L⁻¹ for the Cholesky factors A = LLᵀ of positive definite matrices."""
     size = A.shape[-1]
     if size <= MAX_LAPACK_SIZE:
-        identity = torch.eye(size, dtype=A.dtype, device=A.device)
-        return torch.linalg.solve_triangular(cholesky(A), identity, upper=False)
+        return torch.linalg.solve_triangular(
+            cholesky(A), identity(size, A), upper=False
+        )
     # By halves, since LAPACK is slow on matrices of this size one by one, and batched
     # matrix products are not.
     half = size // 2

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from .._device import in_halves
 from .._threads import set_own_threads
 from .conditional import (
     Conditional,
@@ -75,13 +77,15 @@ class SideConditional:
 
     def map_tiles(self, function: Callable[[slice, Any], T]) -> list[T]:
         """Values of a function of the rows of each tile and their conditional."""
-        tiles = self.ratings.tiles(self.layout.tile_rows(len(self.ratings)))
-        return list(
-            self.parallel_map(lambda tile: function(tile[0], self._of(*tile)), tiles)
-        )
 
-    def _of(self, rows: slice, ratings: Ratings) -> Conditional | UpdatedRows:
-        side, layout = self.side, self.layout
+        def values(rows: slice) -> list[T]:
+            return list(in_halves(lambda part: function(part, self._of(part)), rows))
+
+        tiles = self.layout.tiles(len(self.ratings))
+        return list(chain.from_iterable(self.parallel_map(values, tiles)))
+
+    def _of(self, rows: slice) -> Conditional | UpdatedRows:
+        side, layout, ratings = self.side, self.layout, self.ratings.tile(rows)
         sums = Sums.over(ratings, self.others, layout, self.unobserved(rows))
         beta = self.noise_precision * side.relative_precision[rows]
         if side.prior_weight is not None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .conditional import Layout
 from .problem import Problem
-from .ratings import total
+from .scalars import fetched, total
 from .state import Side, State
 
 # Ratings that estimate the error, after a fit and after each sweep.
@@ -97,8 +97,9 @@ class UnseenSample:
             leverage = beta * _variance(side, rows, others, layout)
             leverage.clamp_(max=MAX_LEVERAGE)
             factor += leverage / (1 - leverage)
-        square = total(weight * (factor * residual).square())
-        return (square / total(weight)) ** 0.5
+        squares = weight * (factor * residual).square()
+        (mean_square,) = fetched(total(squares) / total(weight))
+        return mean_square**0.5
 
 
 def _predictions(x: Tensor, z: Tensor, layout: Layout) -> Tensor:

@@ -94,6 +94,10 @@ class FittedNetwork(StandardisedModel):
     objective: Objective
     rating_range: tuple[float, float]
 
+    @property
+    def score_work(self) -> float:
+        return self.shape.score_work
+
     def with_cold_rows(
         self, users: sparse.csr_array | None, items: sparse.csr_array | None
     ) -> Self:

@@ -14,10 +14,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn import functional as F
 
 from .._threads import torch_threads
 from .._warn import warn
+from .graphs import MIN_STEPS, WARM_UP_STEPS, GraphedSteps, tensor_cores
 from .losses import LOSSES, RELATIVE_CURVATURE
 from .network import TABLES, NeuMF
 
@@ -196,9 +198,14 @@ class _Trainer:
         self.generator, self.seen = generator, seen
         self.tables = {side: network.tables(TABLES[side]) for side in TABLES}
         rows = [table for tables in self.tables.values() for table in tables]
-        self.optimizer = OPTIMIZERS[options.optimizer](rows + network.shared())
+        self.device = samples.users.device
+        self.optimizer = _optimizer(options, rows + network.shared(), self.device)
         self.n_batches = math.ceil(len(samples) / options.batch_size)
         self.step, self.n_parts = 0, 1
+        self.graphs: GraphedSteps | None = None
+        n_steps = options.n_epochs * self.n_batches
+        if self.device.type == "cuda" and n_steps >= MIN_STEPS:
+            self.graphs = GraphedSteps(self.step_of, generator)
 
         # A pair of weight w has w / √W_r of the penalty of row r.
         self.curvature = RELATIVE_CURVATURE[options.loss]
@@ -241,13 +248,14 @@ class _Trainer:
 
     def run_epoch(self) -> float:
         """Mean loss of one pass over the samples, in random order."""
-        device = self.samples.users.device
+        device = self.device
         order = torch.randperm(
             len(self.samples), generator=self.generator, device=device
         )
         total = torch.zeros(2, device=device)
-        for rows in order.tensor_split(self.n_batches):
-            total += self.update(self.with_negatives(self.samples.take(rows)))
+        with tensor_cores(device):
+            for rows in order.tensor_split(self.n_batches):
+                total += self.update(rows)
         for side in self.network.features:
             self.update_feature_weights(side)
         loss, weight = total.tolist()
@@ -307,16 +315,42 @@ class _Trainer:
             weight = torch.cat([weight, weight * is_unseen], dim=1)
         return Samples(samples.users, items, samples.context, target, weight)
 
-    def update(self, batch: Samples) -> Tensor:
+    def update(self, rows: Tensor) -> Tensor:
         """Step of the optimizer. Returns the sums of losses and of weights."""
         progress = (self.step + 1) / (self.options.n_epochs * self.n_batches + 1)
+        rate = self.options.learning_rate * _schedule(progress)
         (group,) = self.optimizer.param_groups
-        group["lr"] = self.options.learning_rate * _schedule(progress)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+        self.step += 1
+        if self.graphs is not None and self.step > WARM_UP_STEPS and self.n_parts == 1:
+            try:
+                return self.graphs(rows)
+            except RuntimeError:
+                # Such as where the memory does not suffice for what a graph keeps.
+                self.graphs = None
+        sums = self.accumulate_in_parts(self.batch(rows))
+        self.optimizer.step()
+        return sums
+
+    def step_of(self, rows: Tensor) -> Tensor:
+        """A whole step on numbered samples, without a word to the host."""
+        sums = self.accumulate(self.batch(rows))
+        self.optimizer.step()
+        return sums
+
+    def batch(self, rows: Tensor) -> Samples:
+        """Numbered samples, with negatives."""
+        return self.with_negatives(self.samples.take(rows))
+
+    def accumulate_in_parts(self, batch: Samples) -> Tensor:
+        """As `accumulate`, in more parts where the memory does not suffice."""
         state = self.generator.get_state() if self.options.dropout else None
         while True:
             try:
-                sums = self.accumulate(batch)
-                break
+                return self.accumulate(batch)
             except torch.OutOfMemoryError:
                 if self.n_parts >= len(batch):
                     raise
@@ -330,9 +364,6 @@ class _Trainer:
                 self.n_parts *= 2
                 if state is not None:
                     self.generator.set_state(state)
-        self.optimizer.step()
-        self.step += 1
-        return sums
 
     def accumulate(self, batch: Samples) -> Tensor:
         """Accumulate gradients of the objective on a batch, part by part."""
@@ -418,6 +449,17 @@ class _Trainer:
             loss = LOSSES[self.options.loss](score, part.target[..., None])
             total += float((loss[..., 0] * part.weight).sum())
         return total / float(samples.weight.sum())
+
+
+def _optimizer(
+    options: TrainingOptions, parameters: list[Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    if device.type != "cuda":
+        return OPTIMIZERS[options.optimizer](parameters)
+    # A learning rate that graphs can read.
+    capturable = {"capturable": True} if options.optimizer == "adam" else {}
+    rate = torch.zeros((), device=device)
+    return OPTIMIZERS[options.optimizer](parameters, lr=rate, **capturable)
 
 
 def _schedule(progress: float) -> float:

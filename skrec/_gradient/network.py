@@ -70,6 +70,13 @@ class Shape:
     biased: bool = True
     n_members: int = 1
 
+    @property
+    def score_work(self) -> float:
+        """About how many multiplications a score takes."""
+        sizes = (2 * self.n_embedding, *self.hidden_layer_sizes, 1)
+        layers = sum(n_in * n_out for n_in, n_out in pairwise(sizes))
+        return self.n_members * (self.n_factors + layers)
+
 
 @dataclass(frozen=True)
 class SideScores:

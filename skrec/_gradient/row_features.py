@@ -7,6 +7,8 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from .._sparse import SparseRows
+
 # Penalty of feature weights relative to that of rows. Less overfits where each row has
 # features of its own; more shrinks the predictions of features.
 PENALTY = 3.0
@@ -30,6 +32,7 @@ class RowFeatures(nn.Module):
     def __init__(self, matrix: sparse.sparray) -> None:
         super().__init__()
         self.n_rows, self.n_columns = matrix.shape
+        self.parts: dict[str, dict] = {"row": {}, "column": {}}
         for name, form in (("row", matrix.tocsr()), ("column", matrix.tocsc())):
             for part, values in (
                 ("offsets", form.indptr.astype("i8")),
@@ -91,11 +94,5 @@ class RowFeatures(nn.Module):
     def _sums(self, order: str, table: Tensor) -> Tensor:
         parts = ("offsets", "others", "values")
         offsets, others, values = (self.get_buffer(f"{order}_{p}") for p in parts)
-        return nn.functional.embedding_bag(
-            others,
-            table,
-            offsets,
-            mode="sum",
-            per_sample_weights=values,
-            include_last_offset=True,
-        )
+        rows = SparseRows(offsets, others, parts=self.parts[order])
+        return rows.sum(table, values)

@@ -128,6 +128,12 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     validation_fraction: float = 0.1
     n_iter_no_change: int = 3
 
+    @property
+    def rating_work(self) -> float:
+        # A forward pass and a backward pass of twice its size.
+        n_pairs = 1 + self.objective.n_negatives
+        return 3.0 * self.max_iter * n_pairs * self.sizes.score_work
+
     def check(self) -> None:
         if self.objective.loss == "bpr" and self.objective.n_negatives == 0:
             raise ValueError(

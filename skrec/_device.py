@@ -1,0 +1,45 @@
+"""Memory of a device, and work that is halved where it does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+
+# Share of the free memory that the work space of one tile may take.
+WORK_SHARE = 0.25
+
+# Work space on devices that do not say how much memory is free.
+DEFAULT_WORK_BYTES = 2**30
+
+T = TypeVar("T")
+
+
+def work_bytes(device: torch.device) -> int:
+    """Bytes of work space that a tile may take on a device other than the CPU."""
+    try:
+        free, _ = torch.cuda.mem_get_info(device)
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    except (RuntimeError, AssertionError, AttributeError, ValueError):
+        return DEFAULT_WORK_BYTES
+    return int(WORK_SHARE * (free + held))
+
+
+def in_halves(function: Callable[[slice], T], rows: slice) -> Iterator[T]:
+    """Values of a function of rows, by halves of them where memory does not suffice.
+
+    The function may be called again for rows that it has been called for.
+    """
+    try:
+        value = function(rows)
+    except torch.OutOfMemoryError:
+        if rows.stop - rows.start <= 1:
+            raise
+    else:
+        yield value
+        return
+    # Outside of the except clause, whose traceback keeps tensors alive.
+    middle = (rows.start + rows.stop) // 2
+    yield from in_halves(function, slice(rows.start, middle))
+    yield from in_halves(function, slice(middle, rows.stop))

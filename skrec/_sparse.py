@@ -1,0 +1,159 @@
+"""Sums over the entries of sparse rows, as a device computes them best."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Longest bag on devices other than the CPU, where one thread reads a bag; at least 2,
+# so that pieces are fewer than entries.
+MAX_BAG = 256
+
+
+class _Order(threading.local):
+    is_fixed = False
+
+
+_order = _Order()
+
+
+@contextmanager
+def fixed_order() -> Iterator[None]:
+    """Sums of this thread are in the order of the entries, on every device."""
+    before, _order.is_fixed = _order.is_fixed, True
+    try:
+        yield
+    finally:
+        _order.is_fixed = before
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """Pattern of a sparse matrix, in compressed sparse rows.
+
+    Attributes
+    ----------
+    offsets : Tensor of shape (n_rows + 1,)
+        Start of each row among the entries.
+    others : Tensor of shape (n_entries,)
+        Column of each entry: the number of a row of another table.
+    parts : dict
+        Offsets of parts of the rows, kept once they are computed.
+    """
+
+    offsets: Tensor
+    others: Tensor
+    parts: dict[Any, Any] = field(
+        default_factory=dict, kw_only=True, repr=False, compare=False
+    )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """Number of entries of each row."""
+        return self.offsets.diff()
+
+    def sum(self, table: Tensor, weight: Tensor | None) -> Tensor:
+        """Σ weight · table[other] over the entries of every row."""
+        device = table.device
+        if device.type == "cpu":
+            # A sparse matrix product in effect, which is fast without MKL.
+            return _bags(self, table, weight)
+        if weight is not None and self._has_product(table):
+            return _product(self, table, weight)
+        split = self._pieces()
+        if split is None:
+            return _bags(self, table, weight)
+        pieces, of_rows = split
+        return of_rows.sum(_bags(pieces, table, weight), None)
+
+    def sum_values(self, values: Tensor) -> Tensor:
+        """Σ value over the entries of every row, shape (n_rows,)."""
+        ones = replace(self, others=torch.zeros_like(self.others))
+        return ones.sum(values.new_ones(1, 1), values).squeeze(1)
+
+    def _has_product(self, table: Tensor) -> bool:
+        """Whether a sparse product may replace bags."""
+        if _order.is_fixed or torch.are_deterministic_algorithms_enabled():
+            return False
+        # Libraries refuse more entries than places, which repeated entries can be.
+        n_places = len(self) * len(table)
+        return len(self.others) <= n_places and has_sparse_products(table.device)
+
+    def _pieces(self) -> tuple[SparseRows, SparseRows] | None:
+        """Rows of at most MAX_BAG entries, and their sums that are those of rows."""
+        if "pieces" not in self.parts:
+            self.parts["pieces"] = _piece_offsets(self.offsets)
+        if self.parts["pieces"] is None:
+            return None
+        offsets, of_rows = self.parts["pieces"]
+        return SparseRows(offsets, self.others), of_rows
+
+
+def _bags(rows: SparseRows, table: Tensor, weight: Tensor | None) -> Tensor:
+    return F.embedding_bag(
+        rows.others,
+        table,
+        rows.offsets,
+        mode="sum",
+        per_sample_weights=weight,
+        include_last_offset=True,
+    )
+
+
+def _product(rows: SparseRows, table: Tensor, weight: Tensor) -> Tensor:
+    matrix = torch.sparse_csr_tensor(
+        rows.offsets,
+        rows.others,
+        weight,
+        (len(rows), len(table)),
+        check_invariants=False,
+    )
+    return matrix @ table
+
+
+def _piece_offsets(offsets: Tensor) -> tuple[Tensor, SparseRows] | None:
+    """Offsets of pieces of rows, and the pieces of each row; None if all are one."""
+    bounds = offsets.cpu().numpy()
+    n_pieces = -(-np.diff(bounds) // MAX_BAG)
+    if n_pieces.max(initial=0) <= 1:
+        return None
+    first = np.append(0, np.cumsum(n_pieces))
+    row = np.repeat(np.arange(len(n_pieces)), n_pieces)
+    numbers = np.arange(first[-1])
+    starts = np.append(bounds[row] + MAX_BAG * (numbers - first[row]), bounds[-1])
+    index = partial(torch.as_tensor, dtype=offsets.dtype, device=offsets.device)
+    return index(starts), SparseRows(index(first), index(numbers))
+
+
+@cache
+def has_sparse_products(device: torch.device) -> bool:
+    """Whether a device multiplies sparse and dense matrices.
+
+    On CUDA these products are three times as fast as bags. Sums of long rows are in no
+    fixed order, so that they are reproducible up to rounding only.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The first sparse matrix of a process warns that support is in beta.
+            warnings.simplefilter("ignore")
+            index = torch.zeros(2, dtype=torch.int32)
+            one = torch.ones(1, 1).to(device)
+            _product(
+                SparseRows(index.to(device), index[:0].to(device)), one, one[:0, 0]
+            )
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True

@@ -1,0 +1,65 @@
+"""Sums over sparse rows: bags, pieces of bags and sparse products are the same."""
+
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from helpers import NEEDS_SIMULATION
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+from simulated_device import simulated
+
+from skrec import _sparse
+from skrec._sparse import SparseRows, has_sparse_products
+
+
+def make_rows(seed, lengths, n_others=7):
+    rng = np.random.default_rng(seed)
+    offsets = np.append(0, np.cumsum(lengths))
+    others = rng.integers(n_others, size=offsets[-1])
+    weight, table = rng.normal(size=offsets[-1]), rng.normal(size=(n_others, 3))
+    matrix = sparse.csr_array((weight, others, offsets), (len(lengths), n_others))
+    index = partial(torch.as_tensor, dtype=torch.int32)
+    rows = SparseRows(index(offsets), index(others))
+    return rows, torch.as_tensor(weight), torch.as_tensor(table), matrix @ table
+
+
+LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=6)
+
+
+@NEEDS_SIMULATION
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 99), lengths=LENGTHS, most=st.sampled_from([2, 3, 16]))
+def test_sums_on_a_device_are_of_short_bags(seed, lengths, most):
+    rows, weight, table, expected = make_rows(seed, lengths)
+    with pytest.MonkeyPatch.context() as monkeypatch, simulated() as device:
+        monkeypatch.setattr(_sparse, "MAX_BAG", most)
+        rows = SparseRows(rows.offsets.to("simulated"), rows.others.to("simulated"))
+        weight, table = weight.to("simulated"), table.to("simulated")
+        for _ in range(2):
+            np.testing.assert_allclose(rows.sum(table, weight).cpu(), expected)
+        sums = rows.sum_values(weight).cpu()
+        assert device.longest_bag <= most
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    np.testing.assert_allclose(sums, np.bincount(row, weight.held, len(lengths)))
+
+
+def test_a_sparse_product_is_a_sum_of_bags():
+    rows, weight, table, expected = make_rows(0, [3, 0, 9, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = _sparse._product(rows, table, weight)
+        except RuntimeError as error:
+            pytest.skip(f"sparse products of the CPU need MKL: {error}")
+    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(rows.sum(table, weight), expected)
+
+
+@NEEDS_SIMULATION
+def test_a_device_without_sparse_products_is_seen_not_to_have_them():
+    with simulated():
+        assert not has_sparse_products(torch.device("simulated", 0))
