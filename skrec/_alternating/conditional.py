@@ -107,11 +107,11 @@ class Layout:
         """Numbers in single precision that fit into the work space of a device."""
         return work_bytes(self.device) // 4
 
-    def tiles(self, n_rows: int) -> Iterator[slice]:
-        """All rows, tile by tile."""
-        size = self.tile_rows(n_rows)
-        for start in range(0, n_rows, size):
-            yield slice(start, min(start + size, n_rows))
+    def tiles(self, rows: slice) -> Iterator[slice]:
+        """Consecutive rows, tile by tile."""
+        size = self.tile_rows(rows.stop - rows.start)
+        for start in range(rows.start, rows.stop, size):
+            yield slice(start, min(start + size, rows.stop))
 
     def tile_rows(self, n_rows: int) -> int:
         """Number of rows of a tile; large tables have several tiles."""
@@ -225,7 +225,7 @@ class SideMoments:
                 for table, part in zip(tables, parts, strict=True):
                     table[tile] = packed[:, part]
 
-        list(parallel_map(write, layout.tiles(len(rows))))
+        list(parallel_map(write, layout.tiles(slice(0, len(rows)))))
         return cls(mean, precision, tables)
 
     def sums(self, ratings: Ratings) -> Tensor:

@@ -211,10 +211,10 @@ class AlternatingSolver(Solver[Posterior]):
         run = Run(
             problem,
             units,
-            self._rating_range(data.rating),
+            self._rating_range(data),
             is_continued=start is not None,
             random_state=random_state,
-            may_collapse=np.ptp(data.rating) > 0 and not self.unobserved_weight,
+            may_collapse=np.ptp(data.rating_range) > 0 and not self.unobserved_weight,
         )
         return (report for _, report in self._reports(run, self._states(run, state)))
 
@@ -271,8 +271,8 @@ class AlternatingSolver(Solver[Posterior]):
             posterior = posterior.without_covariance()
         return replace(posterior, objective=self.objective, rating_range=rating_range)
 
-    def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
-        low, high = float(rating.min()), float(rating.max())
+    def _rating_range(self, data: Interactions) -> tuple[float, float]:
+        low, high = data.rating_range
         return (
             (min(low, 0.0), max(high, 0.0)) if self.unobserved_weight else (low, high)
         )
@@ -286,7 +286,7 @@ class AlternatingSolver(Solver[Posterior]):
         implicit_features: bool = False,
         unobserved_weight: float = 0.0,
     ) -> Problem:
-        is_small = len(data.rating) <= MAX_DOUBLE_ROWS
+        is_small = data.n_rows <= MAX_DOUBLE_ROWS
         arrays = RatingArrays(
             data.users,
             data.items,
@@ -294,6 +294,7 @@ class AlternatingSolver(Solver[Posterior]):
             units.standard_ratings(data.rating),
             data.weight,
             units.standard_features(data.context),
+            data.shares,
         )
         problem = Problem.from_arrays(
             arrays,
@@ -382,7 +383,7 @@ class AlternatingSolver(Solver[Posterior]):
             updated = updated.scale_covariances(
                 float(updated.noise_variance / known.noise_variance)
             )
-        low, high = self._rating_range(data.rating)
+        low, high = self._rating_range(data)
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
         return self._stored(updated, rating_range)
 

@@ -72,7 +72,7 @@ def _singular_vectors(
     scale = [(side.count + START_SHRINKAGE).rsqrt() for side in (users, items)]
     residual = (problem.target - user_bias[u] - item_bias[i]) * users.weight
     residual *= scale[0][u] * scale[1][i]
-    by_item = residual[problem.to_items]
+    by_item = problem.by_item(residual)
 
     k = min(problem.layout.n_factors, len(users), len(items))
     size = min(k + START_OVERSAMPLING, len(users), len(items))

@@ -27,7 +27,7 @@ def suitable_n_factors(data: Interactions) -> int:
     n_rows = sum(data.shape)
     # Rows of a pair follow each other.
     is_new = (np.diff(data.users) != 0) | (np.diff(data.items) != 0)
-    n_pairs = 1 + np.count_nonzero(is_new)
+    n_pairs = data.shares.user.sum(1.0 + np.count_nonzero(is_new))
     n_factors = np.ceil(n_pairs / (PAIRS_PER_NUMBER * n_rows))
     return int(n_factors.clip(MIN_FACTORS, MAX_FACTORS))
 

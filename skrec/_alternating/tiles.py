@@ -76,12 +76,15 @@ class SideConditional:
     parallel_map: ParallelMap
 
     def map_tiles(self, function: Callable[[slice, Any], T]) -> list[T]:
-        """Values of a function of the rows of each tile and their conditional."""
+        """Values of a function of the rows of each tile and their conditional.
+
+        Tiles are of the rows that this process computes.
+        """
 
         def values(rows: slice) -> list[T]:
             return list(in_halves(lambda part: function(part, self._of(part)), rows))
 
-        tiles = self.layout.tiles(len(self.ratings))
+        tiles = self.layout.tiles(self.ratings.share.rows(len(self.ratings)))
         return list(chain.from_iterable(self.parallel_map(values, tiles)))
 
     def _of(self, rows: slice) -> Conditional | UpdatedRows:

@@ -40,22 +40,26 @@ class UnseenSample:
 
     Attributes
     ----------
-    problem : Problem
-    ratings : Tensor of shape (n_sample,)
-        Places of some ratings, in random order.
+    ratings : tuple of Tensor of shape (n_sample,)
+        Users, items, weights and targets of some ratings, in random order.
+    context : Tensor of shape (n_sample, n_context)
+        Context of these.
     pairs : tuple of Tensor of shape (n_pairs,)
         Users and items that are as frequent as among the ratings, paired at random.
+    layout : Layout
     """
 
-    problem: Problem
-    ratings: Tensor
+    ratings: tuple[Tensor, Tensor, Tensor, Tensor]
+    context: Tensor
     pairs: tuple[Tensor, Tensor]
+    layout: Layout
 
     @classmethod
     def of(cls, problem: Problem) -> UnseenSample:
         """A sample that is the same for every fit of these ratings."""
         generator = torch.Generator().manual_seed(0)
-        n_ratings, device = len(problem.target), problem.target.device
+        n_own, device = len(problem.target), problem.target.device
+        n_ratings = int(problem.users.share.sum(float(n_own)))
 
         def places(size: int) -> Tensor:
             if n_ratings <= size:
@@ -64,25 +68,29 @@ class UnseenSample:
                 drawn = torch.randint(n_ratings, (size,), generator=generator)
             return drawn.to(device)
 
-        users = problem.user_index[places(N_PAIRS)]
-        items = problem.users.others[places(N_PAIRS)]
-        return cls(problem, places(SAMPLE_SIZE), (users, items))
+        numbers = problem.user_index, problem.users.others
+        users, items = (problem.at(places(N_PAIRS), rows) for rows in numbers)
+        sample = places(SAMPLE_SIZE)
+        of_sample = (*numbers, problem.users.weight, problem.target)
+        u, i, weight, target = (problem.at(sample, values) for values in of_sample)
+        context = problem.at(sample, problem.context)
+        pairs = users, items
+        return cls((u, i, weight, target), context, pairs, problem.layout)
 
     def predictions(self, state: State) -> Tensor:
         """Standardised predictions of the pairs, without their context."""
         users, items = self.pairs
         return _predictions(
-            state.users.mean[users], state.items.mean[items], self.problem.layout
+            state.users.mean[users], state.items.mean[items], self.layout
         )
 
     def error(self, state: State, size: int = SAMPLE_SIZE) -> float:
         """Root mean squared leave-one-out residual of `size` standardised ratings."""
-        problem, layout, places = self.problem, self.problem.layout, self.ratings[:size]
-        users, items = problem.user_index[places], problem.users.others[places]
+        users, items, weight, target = (values[:size] for values in self.ratings)
+        layout = self.layout
         x, z = state.users.mean[users], state.items.mean[items]
-        weight = problem.users.weight[places]
-        residual = problem.target[places] - _predictions(x, z, layout)
-        residual -= problem.context[places] @ state.coef
+        residual = target - _predictions(x, z, layout)
+        residual -= self.context[:size] @ state.coef
         beta = (
             state.noise_precision
             * weight
