@@ -153,9 +153,10 @@ class MFRegressor(BaseRecommender):
         items they are rows of 0. So models of ratings and of choices stand in one
         search, with one `y`. None takes `y` as it is. Not used by fits of ratings.
     store_covariance : bool, default=True
-        Keep the posterior covariances, (n_users + n_items) (n_factors + 1)² numbers.
-        `predict(return_std=True)` needs them after "vb", and `partial_fit` after "vb"
-        and "als".
+        Keep the posterior covariances, (n_users + n_items) (n_factors + 1)² numbers;
+        after "als" with 46 factors or more, (n_users + n_items) (n_factors + 1)
+        variances along shared axes. `predict(return_std=True)` needs them after "vb",
+        and `partial_fit` after "vb" and "als".
     warm_start : bool, default=False
         Start from the last fit. Users and items are matched by id.
     device : str or torch.device, default="auto"

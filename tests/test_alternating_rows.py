@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from skrec._alternating.rows import FactorSums, FittedLinkMatrix, PatchedCovariance
+from skrec._alternating.rows import FactorSums, FittedLinkMatrix, PackedCovariance
 from skrec._data.vocabulary import Growth
 
 
@@ -87,10 +87,10 @@ def test_factor_sums_have_the_scatter_matrix_after_updates(seed):
 
 @given(seed=st.integers(0, 2**16), n_updates=st.integers(1, 4))
 @settings(max_examples=40, deadline=None)
-def test_patched_covariances_are_those_of_a_whole_copy(seed, n_updates):
+def test_packed_covariances_are_those_of_a_whole_copy(seed, n_updates):
     rng = np.random.default_rng(seed)
     stored = random_covariances(rng, 5, 2)
-    patched, expected = PatchedCovariance.of(stored), dict(enumerate(stored))
+    patched, expected = PackedCovariance.of(stored), dict(enumerate(stored))
     ids = np.arange(5)
     for _ in range(n_updates):
         factor = rng.uniform(0.5, 2)
@@ -100,7 +100,7 @@ def test_patched_covariances_are_those_of_a_whole_copy(seed, n_updates):
         rows = np.where(np.isin(further, ids), np.searchsorted(ids, further), -1)
         growth = Growth.of(ids, further, rows)
         values = random_covariances(rng, len(further), 2)
-        patched = patched.with_updates(values, growth)
+        patched = patched.with_updates(PackedCovariance.of(values), growth)
         expected |= dict(zip(further, values, strict=True))
         ids = growth.ids
     whole = np.stack([expected[id_] for id_ in ids])

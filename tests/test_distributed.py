@@ -92,12 +92,23 @@ CASES = {
     "vb of features": ({"n_factors": 2, "rank_by": "rating"}, 2, False, FEATURES),
     "als": ({"solver": "als"}, 3, True, None),
     "als of choices": (
-        {"solver": "als", "unobserved_weight": 0.1, "n_factors": 48},
+        {"solver": "als", "unobserved_weight": 0.1, "n_factors": 20},
         *(2, True, None),
     ),
     "als with features": (
         {"solver": "als", "implicit_features": True, "reg_exponent": 0.5},
         *(2, False, FEATURES),
+    ),
+}
+
+
+# Steps of conjugate gradients end where all rows of a tile are good enough.
+WIDE = {"solver": "als", "n_factors": 50, "implicit_features": True}
+WIDE_CASES = {
+    "wide": (WIDE, 3, True, None),
+    "wide, of choices": (
+        {"solver": "als", "n_factors": 50, "unobserved_weight": 0.1},
+        *(2, False, None),
     ),
 }
 
@@ -112,10 +123,12 @@ def together(tmp_path_factory, rows):
             "shards": cut(X.iloc[:, :width], y, weight if weighs else None),
             "features": features,
         }
-        for params, width, weighs, features in CASES.values()
+        for params, width, weighs, features in (CASES | WIDE_CASES).values()
     ]
     results = launched(tmp_path_factory.mktemp("processes"), cases)
-    return {case: models for case, *models in zip(CASES, *results, strict=True)}
+    return {
+        case: models for case, *models in zip(CASES | WIDE_CASES, *results, strict=True)
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -138,6 +151,18 @@ def test_processes_fit_as_one(case, together, rows):
         with unconverged():
             model.partial_fit(further, y[:1])
         assert np.isfinite(model.predict(further)).all()
+
+
+@pytest.mark.parametrize("case", WIDE_CASES)
+def test_wide_points_are_as_good_as_those_of_one(case, together, rows):
+    X, y, weight = rows
+    params, width, weighs, _ = WIDE_CASES[case]
+    X = X.iloc[:, :width]
+    one = MFRegressor(**params).fit(X, y, weight if weighs else None)
+    first, second = together[case]
+    assert (first.predict(X) == second.predict(X)).all()
+    assert first.loss_curve_[-1] == pytest.approx(one.loss_curve_[-1], rel=1e-2)
+    assert np.corrcoef(first.predict(X), one.predict(X))[0, 1] > 0.99
 
 
 def test_three_processes_of_torchrun(tmp_path, rows):

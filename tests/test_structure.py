@@ -8,7 +8,13 @@ from helpers import rmse, unconverged
 from sklearn.model_selection import train_test_split
 
 from skrec import MFRegressor
-from skrec._alternating.structure import Alternative, best_fit, suitable_n_factors
+from skrec._alternating.structure import (
+    Alternative,
+    best_fit,
+    least_error,
+    suitable_n_factors,
+)
+from skrec._data.interactions import ONE_PROCESS, Interactions
 from skrec._interfaces import Iteration
 from skrec.datasets import make_ratings
 
@@ -24,6 +30,14 @@ def fit_of(name, error, n_iter=3):
             curves={"loo_curve_": [error] * number},
             error=lambda: error,
         )
+
+
+def interactions(X, y, weight, context=None):
+    """Canonical rows of pairs that are in order."""
+    ids = [np.arange(n) for n in X.max(axis=0) + 1]
+    if context is None:
+        context = np.empty((len(X), 0))
+    return Interactions(*ids, *X.T, y, weight, context)
 
 
 def best(first, *others, max_iter=10):
@@ -59,6 +73,28 @@ def test_the_lowest_error_wins_as_long_as_alternatives_are_better(others, model,
     assert curve == (None if model == "first" else [1, 1 / 2])
 
 
+def test_nothing_is_tried_that_cannot_be_better():
+    tried = []
+    other = Alternative("other", lambda: tried.append("other") or fit_of("other", 0.5))
+    for bound, expected in ((2.0, []), (0.9, ["other"])):
+        list(best_fit(fit_of("first", 1.0), [other], 10, lambda bound=bound: bound))
+        assert tried == expected
+
+
+def test_the_bound_is_that_of_least_squares():
+    rng = np.random.default_rng(0)
+    X = np.unique(rng.integers(0, (30, 20), (300, 2)), axis=0)
+    y, weight = rng.normal(size=len(X)), rng.uniform(0.5, 2, len(X))
+    design = np.hstack([np.eye(30)[X[:, 0]], np.eye(20)[X[:, 1]]])
+    root = np.sqrt(weight)
+    beta = np.linalg.lstsq(design * root[:, None], y * root)[0]
+    expected = np.sqrt(np.average((y - design @ beta) ** 2, weights=weight))
+    found = least_error(interactions(X, y, weight))
+    assert expected <= found < 1.02 * expected
+    context = interactions(X, y, weight, context=rng.normal(size=(len(X), 1)))
+    assert least_error(context) == 0
+
+
 @pytest.mark.parametrize("max_iter", [1, 2, 3, 4])
 def test_no_fit_has_more_iterations_than_allowed(max_iter):
     other = Alternative("other", lambda: fit_of("other", 0.5, n_iter=100))
@@ -92,6 +128,7 @@ def test_the_number_of_factors_is_within_its_bounds(n_pairs):
     class Data:
         users, items = np.divmod(np.arange(n_pairs), 20)
         shape = 1 + users.max(), min(n_pairs, 20)
+        shares = ONE_PROCESS
 
     expected = np.ceil(n_pairs / 2 / sum(Data.shape))
     assert suitable_n_factors(Data) == np.clip(expected, 2, 32)

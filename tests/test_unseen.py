@@ -92,7 +92,7 @@ def test_the_curve_ends_near_the_error_on_test_rows(n_ratings, noise):
     X, X_test, y, y_test = train_test_split(X, y, test_size=0.2, random_state=0)
     model = MFRegressor(4, rank_by="rating").fit(X, y)
     assert len(model.loo_curve_) == model.n_iter_ == len(model.loss_curve_)
-    assert model.loo_curve_[-1] == pytest.approx(rmse(model, X_test, y_test), rel=0.08)
+    assert model.loo_curve_[-1] == pytest.approx(rmse(model, X_test, y_test), rel=0.12)
 
 
 @pytest.mark.filterwarnings("ignore:No factor is left")

@@ -243,6 +243,23 @@ class SideMoments:
         return layout.pack_extended(((e * share[:, None]).T @ e)[None])[0]
 
 
+def unobserved_totals(
+    pairs: UnobservedPairs | None, moments: SideMoments, layout: Layout
+) -> list[tuple[Tensor | None, Tensor]]:
+    """Factors of rows and packed Σ E[e eᵀ] over unobserved pairs, to be added up.
+
+    A factor of None is 1 for all rows.
+    """
+    if pairs is None:
+        return []
+    new = pairs.weight * moments.total(pairs.is_new_other, layout)
+    if bool(pairs.is_new_other.all()) and pairs.n_background == 0:
+        return [(None, new)]
+    known = moments.total(1 - pairs.is_new_other, layout) + pairs.background
+    known *= pairs.weight
+    return [(None, new), (pairs.is_new[:, None], known)]
+
+
 def unobserved_moments(
     pairs: UnobservedPairs | None, moments: SideMoments, layout: Layout
 ) -> Callable[[slice], Tensor | None]:
@@ -251,14 +268,15 @@ def unobserved_moments(
     It returns packed Σ E[e eᵀ] of each row, or one for all rows if they are alike; None
     if there are no pairs.
     """
-    if pairs is None:
+    totals = unobserved_totals(pairs, moments, layout)
+    if not totals:
         return lambda rows: None
-    new = pairs.weight * moments.total(pairs.is_new_other, layout)
-    if bool(pairs.is_new_other.all()) and pairs.n_background == 0:
+    (_, new), *rest = totals
+    if not rest:
         return lambda rows: new[None]
-    known = moments.total(1 - pairs.is_new_other, layout) + pairs.background
-    known *= pairs.weight
-    return lambda rows: new + pairs.is_new[rows, None] * known
+    ((is_new, known),) = rest
+    assert is_new is not None
+    return lambda rows: new + is_new[rows] * known
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ standard units, and a `Posterior` is in rating units.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,12 +16,22 @@ from torch import Tensor
 
 from .._data.sides import Sides
 from .._data.units import Units
+from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments
 from .feature_weights import Block, LinkMatrix
 from .posterior import Posterior
 from .problem import Problem
 from .ratings import Ratings, UnobservedPairs
-from .rows import DESCRIBED, IMPLICIT, FactorSums, FittedLinkMatrix, Rows
+from .rows import (
+    DESCRIBED,
+    IMPLICIT,
+    AxisCovariance,
+    FactorSums,
+    FittedLinkMatrix,
+    PackedCovariance,
+    Rows,
+    packed,
+)
 from .state import INITIAL_CONCENTRATION, Side, State
 from .symmetric import inverse
 
@@ -72,6 +82,24 @@ class RowUnits:
         """Standard covariances in rating units."""
         square = np.outer(self.scale, self.scale)
         return array(tensor).astype(self.scale.dtype, copy=False) * square
+
+    def packed_covariances(self, tensor: Tensor) -> PackedCovariance:
+        """Packed standard covariances in rating units."""
+        square = packed(np.outer(self.scale, self.scale))
+        values = array(tensor).astype(self.scale.dtype, copy=False)
+        return PackedCovariance.of_triangles(values * square)
+
+    def axis_covariance(self, variances: AxisVariances) -> AxisCovariance:
+        """Variances along axes of standard rows, with the axes in rating units."""
+        dtype = self.scale.dtype
+        basis = array(variances.axes.basis).astype(dtype) * self.scale[:, None]
+        variance = array(variances.variance).astype(dtype, copy=False)
+        return AxisCovariance(basis, variance)
+
+    def standard_axes(self, covariance: AxisCovariance) -> Axes:
+        """Axes of rating units in standard ones."""
+        basis = covariance.basis / self.scale[:, None]
+        return Axes(self.tensor(basis), self.tensor(np.linalg.inv(basis)))
 
     def tensor(self, values: np.ndarray) -> Tensor:
         """An array as a tensor."""
@@ -170,9 +198,12 @@ def _rows_in_rating_units(
     selection: np.ndarray,
     row_units: RowUnits,
 ) -> Rows:
-    layout, covariance = row_units.layout, None
-    if side.covariance is not None:
-        covariance = row_units.covariances(layout.unpack(side.covariance)[None])
+    layout = row_units.layout
+    covariance: PackedCovariance | AxisCovariance | None = None
+    if side.axes is not None:
+        covariance = row_units.axis_covariance(side.axes)
+    elif side.covariance is not None:
+        covariance = row_units.packed_covariances(side.covariance)
     own = row_units.covariances(inverse(side.prior_precision))[None]
     links = {
         block.name: _fitted_link(block, w, row_units)
@@ -221,6 +252,7 @@ def as_state(
     items: np.ndarray,
     columns: Sides[np.ndarray] = NO_COLUMNS,
     exponent: float = 0.0,
+    with_covariance: bool = True,
 ) -> State:
     """A state to start from; new rows start at their prior.
 
@@ -236,8 +268,12 @@ def as_state(
     _check_row_size(last, problem.layout)
     row_units = RowUnits.of(units, problem)
     coef, coef_covariance = _standard_coef(last, units)
-    user_side = _SideImport(last.users, problem.users, users, columns.user, items)
-    item_side = _SideImport(last.items, problem.items, items, columns.item, users)
+    user_side = _SideImport(
+        last.users, problem.users, users, columns.user, items, with_covariance
+    )
+    item_side = _SideImport(
+        last.items, problem.items, items, columns.item, users, with_covariance
+    )
     return State(
         users=user_side.state(row_units, exponent),
         items=item_side.state(row_units, exponent),
@@ -282,6 +318,8 @@ class _SideImport:
     where, columns, others : ndarray
         Numbers in the posterior of the problem's rows, of the columns of their
         described features, and of the rows of the other side; -1 is a new one.
+    with_covariance : bool
+        Whether the state needs covariances.
     """
 
     known: Rows
@@ -289,22 +327,30 @@ class _SideImport:
     where: np.ndarray
     columns: np.ndarray
     others: np.ndarray
+    with_covariance: bool
 
     def state(self, row_units: RowUnits, exponent: float) -> Side:
         """The rows in standard units."""
         known, layout = self.known, row_units.layout
-        mean, covariance = self._moments(exponent)
         alpha, shape = known.relative_precisions(self.where)
         own_covariance = row_units.standard_covariances(known.residual_covariance[-1])
         side = Side(
-            mean=row_units.standard_rows(mean),
-            covariance=layout.pack(row_units.standard_covariances(covariance)),
+            mean=row_units.standard_rows(self._means()),
             prior_mean=row_units.standard_rows(known.prior_mean[-1, -1]),
             prior_precision=inverse(own_covariance),
             relative_precision=row_units.tensor(alpha),
             relative_shape=row_units.tensor(shape),
             concentration=known.concentration,
         )
+        if isinstance(known.covariance, AxisCovariance):
+            variance = row_units.tensor(
+                self._axis_variances(known.covariance, exponent)
+            )
+            axes = row_units.standard_axes(known.covariance)
+            side = replace(side, axes=AxisVariances(axes, variance))
+        elif self.with_covariance:
+            covariance = row_units.standard_covariances(self._covariances(exponent))
+            side = replace(side, covariance=layout.pack(covariance))
         weights = [self._weights(block, row_units) for block in self.ratings.features]
         return side.with_weights(self.ratings, weights)
 
@@ -322,21 +368,50 @@ class _SideImport:
         precision = inverse(row_units.standard_covariances(covariance))
         return LinkMatrix.at(row_units.standard_rows(mean), precision)
 
-    def _moments(self, exponent: float) -> tuple[np.ndarray, np.ndarray]:
-        """Means and covariances of the rows; those of new ones are their prior's."""
+    def _means(self) -> np.ndarray:
+        """Means of the rows; those of new ones are their prior's."""
         known, is_new = self.known, self.where < 0
         *_, mean = known.means(self.where)
         mean[is_new] -= known.cold_offset[-1]
-        *_, covariance = known.covariances(self.where)
-        if IMPLICIT in known.links and not self.ratings.features and is_new.any():
+        if self._implies_new:
             link = known.links[IMPLICIT]
-            effect, spread = link.effects(self._implicit_features(link)[is_new])
-            mean[is_new] += effect[-1]
+            mean[is_new] += link.effect_means(self._implicit_features(link)[is_new])[-1]
+        return mean
+
+    def _covariances(self, exponent: float) -> np.ndarray:
+        """Covariances of the rows; those of new ones are their prior's."""
+        known, is_new = self.known, self.where < 0
+        *_, covariance = known.covariances(self.where)
+        if self._implies_new:
+            link = known.links[IMPLICIT]
+            _, spread = link.effects(self._implicit_features(link)[is_new])
             covariance[is_new] += spread[-1] - link.effect_covariance[-1]
         if exponent:
             count = array(self.ratings.count.double())[is_new]
             covariance[is_new] /= (count**exponent)[:, None, None]
-        return mean, covariance
+        return covariance
+
+    def _axis_variances(self, stored: AxisCovariance, exponent: float) -> np.ndarray:
+        """As `_covariances`, along the axes of those of the last fit."""
+        known, is_new = self.known, self.where < 0
+        variance = stored.variance[np.maximum(self.where, 0)]
+        numbers, place = np.unique(self.where[is_new], return_inverse=True)
+        new = stored.along(known.prior_covariance[-1, numbers])[place]
+        if self._implies_new:
+            link = known.links[IMPLICIT]
+            energy = link.energies(self._implicit_features(link)[is_new])
+            new += energy[:, None] * stored.along(link.covariance[-1:])
+            new -= stored.along(link.effect_covariance[-1:])
+        if exponent:
+            new /= (array(self.ratings.count.double())[is_new] ** exponent)[:, None]
+        variance[is_new] = new
+        return variance
+
+    @property
+    def _implies_new(self) -> bool:
+        """Whether new rows are predicted by the rows that they have ratings with."""
+        has_link = IMPLICIT in self.known.links and not self.ratings.features
+        return has_link and bool((self.where < 0).any())
 
     def _implicit_features(self, link: FittedLinkMatrix) -> sparse.csr_array:
         """1/√n for each of the n others that a row has ratings with.

@@ -8,11 +8,13 @@ stay: what they have learned from, and so how firm they are, is not known.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from .._data.sides import Sides
 from .._data.units import Units
+from .conditional import Layout
 from .posterior import Posterior
-from .rows import FactorSums, PatchedCovariance, Rows
+from .rows import AxisCovariance, FactorSums, PackedCovariance, Rows, packed
 from .state import INITIAL_CONCENTRATION
 
 # Variance of known rows, as a share of that of their prior: updates do not move them.
@@ -65,11 +67,9 @@ def _rows(
     n_rows, row_size = rows.shape
     mean = rows.astype(np.float32)[None]
     prior = (variance * np.eye(row_size, dtype=np.float32))[None]
-    covariance = None
+    covariance: PackedCovariance | AxisCovariance | None = None
     if is_held:
-        # One matrix, which all known rows share.
-        everywhere = np.zeros(n_rows, dtype=np.int64)
-        covariance = PatchedCovariance(HELD * prior, prior[:0], everywhere)
+        covariance = _held(n_rows, prior, n_factors)
     return Rows(
         mean=mean,
         covariance=covariance,
@@ -83,3 +83,18 @@ def _rows(
         selection=np.zeros(n_rows),
         factor_sums=FactorSums.of(mean[..., :n_factors]),
     )
+
+
+def _held(
+    n_rows: int, prior: np.ndarray, n_factors: int
+) -> PackedCovariance | AxisCovariance:
+    """Covariances of rows that updates do not move, in the form that these need."""
+    row_size = prior.shape[-1]
+    layout = Layout(n_factors, row_size > n_factors, torch.device("cpu"))
+    if layout.is_wide:
+        variance = np.full((n_rows, row_size), HELD, prior.dtype)
+        return AxisCovariance(np.sqrt(prior[0]), variance)
+    # One matrix, which all of them share.
+    everywhere = np.zeros(n_rows, dtype=np.int64)
+    held = packed(HELD * prior)
+    return PackedCovariance(held, held[:0], everywhere)

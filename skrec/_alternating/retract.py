@@ -23,7 +23,7 @@ import numpy as np
 from .._data.forgotten import ForgottenRows
 from .._data.vocabulary import Growth
 from .posterior import Posterior
-from .rows import Rows
+from .rows import PackedCovariance, Rows
 
 # Elements of outer products, or of the matrices of rows, that are held at a time.
 TILE_SIZE = 2**21
@@ -118,7 +118,7 @@ class OtherSide:
         updated = replace(
             rows,
             mean=mean[None],
-            covariance=covariance[None],
+            covariance=PackedCovariance.of(covariance),
             count=-taken,
             selection=rows.selection[numbers] * (share - 1),
             relative_variance=relative_variance,

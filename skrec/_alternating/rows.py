@@ -8,8 +8,10 @@ and no ratings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 from scipy import sparse
@@ -109,12 +111,19 @@ class FittedLinkMatrix:
 
         Of shape (n_draws, n_rows, row_size) and (n_draws, n_rows, row_size, row_size).
         """
-        mean = np.stack(
+        covariance = self.energies(matrix)[:, None, None] * self.covariance[:, None]
+        return self.effect_means(matrix), covariance
+
+    def effect_means(self, matrix: sparse.csr_array) -> np.ndarray:
+        """Mean of Bᵀf for rows of a matrix, shape (n_draws, n_rows, row_size)."""
+        return np.stack(
             [self.scale * (matrix @ B) - self.column_mean @ B for B in self.mean]
         )
+
+    def energies(self, matrix: sparse.csr_array) -> np.ndarray:
+        """‖f‖² for rows of a matrix, shape (n_rows,)."""
         energy = self._energy(matrix) - 2 * self.scale * (matrix @ self.column_mean)
-        energy = np.maximum(energy + self.column_mean @ self.column_mean, 0)
-        return mean, energy[:, None, None] * self.covariance[:, None]
+        return np.maximum(energy + self.column_mean @ self.column_mean, 0)
 
     def contrast_effects(
         self, contrasts: sparse.csr_array
@@ -191,17 +200,32 @@ class FactorSums:
         return np.sqrt(values)[:, :, None] * vectors.swapaxes(1, 2)
 
 
+@cache
+def _triangle(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of a lower triangle in a matrix, and of a matrix in its triangle."""
+    rows, columns = np.tril_indices(size)
+    place = np.empty((size, size), dtype=np.intp)
+    place[rows, columns] = place[columns, rows] = np.arange(len(rows))
+    return rows * size + columns, place
+
+
+def packed(matrices: np.ndarray) -> np.ndarray:
+    """Lower triangles of symmetric matrices, row by row."""
+    *shape, size, _ = matrices.shape
+    return matrices.reshape(*shape, size**2)[..., _triangle(size)[0]]
+
+
 @dataclass(frozen=True)
-class PatchedCovariance:
-    """Covariances of rows, with updated ones apart from the stored ones.
+class PackedCovariance:
+    """Covariances of rows by their lower triangles, with updated ones apart.
 
     An update of a few rows does not copy the others. It is indexed as an array of shape
     (1, n_rows, row_size, row_size).
 
     Attributes
     ----------
-    stored : ndarray of shape (n_stored, row_size, row_size)
-    updated : ndarray of shape (n_updated, row_size, row_size)
+    stored : ndarray of shape (n_stored, row_size (row_size + 1) / 2)
+    updated : ndarray of shape (n_updated, row_size (row_size + 1) / 2)
     place : ndarray of shape (n_rows,)
         Place of each row in `stored` followed by `updated`.
     factor : float
@@ -214,46 +238,113 @@ class PatchedCovariance:
     factor: float = 1.0
 
     @classmethod
-    def of(cls, stored: np.ndarray, factor: float = 1.0) -> PatchedCovariance:
+    def of(cls, covariances: np.ndarray) -> PackedCovariance:
         """Covariances of shape (n_rows, row_size, row_size), none of them updated."""
+        return cls.of_triangles(packed(covariances))
+
+    @classmethod
+    def of_triangles(cls, stored: np.ndarray, factor: float = 1.0) -> PackedCovariance:
         return cls(stored, stored[:0], np.arange(len(stored)), factor)
 
     def __getitem__(self, key: int | tuple) -> np.ndarray:
         _, rows = key if isinstance(key, tuple) else (key, slice(None))
-        return self._unscaled(rows) * self.factor
+        triangles = self._triangles(rows) * self.factor
+        size = (math.isqrt(8 * triangles.shape[-1] + 1) - 1) // 2
+        return triangles[..., _triangle(size)[1]]
 
-    def __mul__(self, factor: float) -> PatchedCovariance:
+    def __mul__(self, factor: float) -> PackedCovariance:
         return replace(self, factor=self.factor * factor)
 
     def __reduce__(self) -> tuple:
         merged = self._merged()
-        return PatchedCovariance, tuple(getattr(merged, f.name) for f in fields(merged))
+        if len(merged.stored) < len(merged.place):
+            return PackedCovariance, (
+                *(merged.stored, merged.updated),
+                *(merged.place, merged.factor),
+            )
+        return PackedCovariance.of_triangles, (merged.stored, merged.factor)
 
-    def _merged(self) -> PatchedCovariance:
-        """The same covariances in one array, unless rows that share them are more."""
+    def _merged(self) -> PackedCovariance:
+        """The same covariances in one array, unless rows share fewer of them."""
         if len(self.stored) + len(self.updated) < len(self.place):
             return self
-        return PatchedCovariance.of(self._unscaled(slice(None)), self.factor)
+        return self.take(slice(None))
 
-    def _unscaled(self, rows: np.ndarray | slice) -> np.ndarray:
+    def take(self, rows: np.ndarray | slice) -> PackedCovariance:
+        """Covariances of some rows, none of them updated."""
+        return PackedCovariance.of_triangles(self._triangles(rows), self.factor)
+
+    def _triangles(self, rows: np.ndarray | slice) -> np.ndarray:
         place = self.place[rows]
         flat = np.ravel(place)
         n_stored = len(self.stored)
         taken = self.stored[np.minimum(flat, n_stored - 1)]
         is_updated = flat >= n_stored
         taken[is_updated] = self.updated[flat[is_updated] - n_stored]
-        return taken.reshape(*np.shape(place), *taken.shape[1:])
+        return taken.reshape(*np.shape(place), taken.shape[1])
 
-    def with_updates(self, values: np.ndarray, own: Growth) -> PatchedCovariance:
-        """Covariances among new rows, with `values` for the rows that are given."""
+    def with_updates(
+        self, updated: PackedCovariance | AxisCovariance, own: Growth
+    ) -> PackedCovariance:
+        """Covariances among new rows, with `updated` for the rows that are given."""
+        values = packed(updated[0])
         place = own.inserted(self.place)
         place[own.given] = len(self.stored) + len(self.updated) + np.arange(len(values))
         values = (values / self.factor).astype(self.stored.dtype)
-        updated = np.concatenate([self.updated, values])
-        patched = replace(self, updated=updated, place=place)
-        if len(updated) > max(MIN_PATCH, len(place) * MAX_PATCH):
+        grown = np.concatenate([self.updated, values])
+        patched = replace(self, updated=grown, place=place)
+        if len(grown) > max(MIN_PATCH, len(place) * MAX_PATCH):
             return patched._merged()
         return patched
+
+
+@dataclass(frozen=True)
+class AxisCovariance:
+    """Covariances B diag(v) Bᵀ of rows, with the same axes B for all of them.
+
+    It is indexed as an array of shape (1, n_rows, row_size, row_size).
+
+    Attributes
+    ----------
+    basis : ndarray of shape (row_size, row_size)
+        B.
+    variance : ndarray of shape (n_rows, row_size)
+        v.
+    """
+
+    basis: np.ndarray
+    variance: np.ndarray
+
+    def __getitem__(self, key: int | tuple) -> np.ndarray:
+        _, rows = key if isinstance(key, tuple) else (key, slice(None))
+        return (self.variance[rows][..., None, :] * self.basis) @ self.basis.T
+
+    def __mul__(self, factor: float) -> AxisCovariance:
+        return replace(self, variance=self.variance * factor)
+
+    def along(self, covariances: np.ndarray) -> np.ndarray:
+        """Variances of other covariances along the axes, shape (n_rows, row_size)."""
+        inverse = np.linalg.inv(self.basis)
+        return np.einsum("jk,nkl,jl->nj", inverse, covariances, inverse, optimize=True)
+
+    def take(self, rows: np.ndarray) -> AxisCovariance:
+        """Covariances of some rows."""
+        return replace(self, variance=self.variance[rows])
+
+    def with_updates(
+        self, updated: PackedCovariance | AxisCovariance, own: Growth
+    ) -> AxisCovariance:
+        """Covariances among new rows, with `updated` for the rows that are given.
+
+        Of other covariances the variances along the axes are kept.
+        """
+        if isinstance(updated, AxisCovariance):
+            values = updated.variance
+        else:
+            values = self.along(updated[0])
+        variance = own.inserted(self.variance)
+        variance[own.given] = values
+        return replace(self, variance=variance)
 
 
 @dataclass(frozen=True)
@@ -263,7 +354,7 @@ class Rows:
     Attributes
     ----------
     mean : ndarray of shape (n_draws, n_rows, row_size)
-    covariance : ndarray of shape (n_draws, n_rows, row_size, row_size) or None
+    covariance : PackedCovariance, AxisCovariance or None
         None for draws, and if covariances were not to be stored.
     prior_mean : ndarray of shape (n_draws, n_priors, row_size)
         The last one is that of unknown rows. Those of cold rows -2, -3 and so on stand
@@ -289,7 +380,7 @@ class Rows:
     """
 
     mean: np.ndarray
-    covariance: np.ndarray | PatchedCovariance | None
+    covariance: PackedCovariance | AxisCovariance | None
     prior_mean: np.ndarray
     prior_covariance: np.ndarray
     cold_offset: np.ndarray
@@ -443,7 +534,7 @@ class Rows:
         dropped = np.setdiff1d(np.arange(self.mean.shape[1]), kept)
         covariance = self.covariance
         if covariance is not None and len(dropped):
-            covariance = PatchedCovariance.of(covariance[0, kept])
+            covariance = covariance.take(kept)
         return replace(
             self,
             mean=self.mean[:, kept],
@@ -464,13 +555,9 @@ class Rows:
         `others` is the growth of the other side. Besides copies of small arrays, the
         cost is proportional to the updated rows.
         """
-        covariance = self.covariance
-        if isinstance(covariance, np.ndarray):
-            covariance = PatchedCovariance.of(covariance[0])
-        if updated.covariance is None:
-            covariance = None
-        elif covariance is not None:
-            covariance = covariance.with_updates(updated.covariance[0], own)
+        covariance = None
+        if self.covariance is not None and updated.covariance is not None:
+            covariance = self.covariance.with_updates(updated.covariance, own)
         k = self.factor_sums.total.shape[1]
         # The mean of one draw would be a further copy.
         mean = self.mean[0] if len(self.mean) == 1 else self.mean.mean(axis=0)

@@ -71,11 +71,21 @@ class Rule(ABC):
         Whether the other side is taken for its points.
     steps_weights : bool
         Whether rows move together with the weights of features.
+    moves_rows : bool
+        Whether rows move at all.
+    relaxation : float
+        How far rows go beyond the mean of their conditional, as a share of their step.
+    least_share : float
+        Share in the fall of the objective below which steps of an iterative solution
+        end.
     """
 
     has_covariance: bool = False
     is_certain: bool = True
     steps_weights: bool = False
+    moves_rows: bool = True
+    relaxation: float = 0.0
+    least_share: float = 1e-6
 
     def auxiliary(self, previous: Tensor) -> Tensor:
         """Tensor that `rows` takes besides the conditional: the previous rows."""
@@ -134,6 +144,9 @@ class ALSRule(Rule):
     """
 
     steps_weights = True
+    relaxation = OVER_RELAXATION
+    # The next sweep goes on where this one ends.
+    least_share = 0.1
 
     reg: float
     exponent: float = 0.0
@@ -352,7 +365,7 @@ class UpdateRule(Rule):
 class CovarianceRule(Rule):
     """Rule of `with_covariance`: rows stay, and get the covariance of a Gaussian."""
 
-    has_covariance = True
+    has_covariance, moves_rows = True, False
 
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         _, covariance, log_det = conditional.moments()

@@ -22,11 +22,17 @@ from .convert import as_state, in_rating_units, with_unobserved_pairs
 from .posterior import Posterior
 from .problem import Problem, RatingArrays
 from .retract import retracted
-from .start import spectral_start
+from .start import decomposed_start, spectral_start
 from .state import State
-from .structure import MAX_FACTORS, Alternative, best_fit, suitable_n_factors
+from .structure import (
+    MAX_FACTORS,
+    Alternative,
+    best_fit,
+    least_error,
+    suitable_n_factors,
+)
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
-from .unseen import SWEEP_SAMPLE_SIZE, UnseenSample
+from .unseen import UnseenSample
 
 # Up to this number of ratings the time of sweeps in double precision is negligible, and
 # residuals of small data can be far smaller than the ratings.
@@ -143,6 +149,10 @@ class AlternatingSolver(Solver[Posterior]):
         n_factors = MAX_FACTORS if self.n_factors is None else self.n_factors
         return 2.0 * min(self.max_iter, 20) * (n_factors + 2) ** 2
 
+    def _start(self, problem: Problem) -> State:
+        """State that sweeps start from."""
+        return spectral_start(problem)
+
     @abstractmethod
     def _states(self, run: Run, start: State) -> Iterator[State]:
         """Endless states, one after each iteration."""
@@ -204,10 +214,12 @@ class AlternatingSolver(Solver[Posterior]):
             unobserved_weight=self.unobserved_weight,
         )
         if start is None:
-            state = spectral_start(problem)
+            state = self._start(problem)
         else:
             rows = start.users, start.items, start.columns
-            state = as_state(start.model, problem, units, *rows)
+            state = as_state(
+                start.model, problem, units, *rows, with_covariance=self.is_bayesian
+            )
         run = Run(
             problem,
             units,
@@ -418,7 +430,9 @@ class VBSolver(AlternatingSolver):
             )
             for solver in self._alternatives(likely)
         ]
-        return best_fit(first, alternatives, self.max_iter) if alternatives else first
+        if not alternatives:
+            return first
+        return best_fit(first, alternatives, self.max_iter, partial(least_error, data))
 
     def _alternatives(self, likely: VBSolver) -> list[VBSolver]:
         """Solvers with another structure worth a try, the fastest first."""
@@ -447,12 +461,13 @@ class VBSolver(AlternatingSolver):
         self, run: Run, reports: Iterator[tuple[State, Iteration]]
     ) -> Iterator[tuple[State, Iteration]]:
         """Reports with estimates of the error, that end where predictions do."""
-        sample, scale = UnseenSample.of(run.problem), run.units.scale
+        sample = UnseenSample.of(run.problem, run.units.scale)
         errors: list[float] = []
         previous: Tensor | None = None
         for state, report in reports:
-            errors.append(scale * sample.error(state, SWEEP_SAMPLE_SIZE))
-            predictions, change = sample.predictions(state), np.inf
+            error, predictions = sample.after_sweep(state)
+            errors.append(error)
+            change = np.inf
             if previous is not None:
                 change = float((predictions - previous).square().mean().sqrt())
             previous = predictions
@@ -549,6 +564,11 @@ class ALSSolver(AlternatingSolver):
         if self.reg_exponent is not None:
             return float(self.reg_exponent)
         return UNOBSERVED_EXPONENT if self.unobserved_weight else 0.0
+
+    def _start(self, problem: Problem) -> State:
+        if self.unobserved_weight and problem.layout.is_wide:
+            return decomposed_start(problem)
+        return spectral_start(problem)
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
         return als(run.problem, start, self.penalty, self.prior_exponent)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .axes import AxisVariances
 from .feature_weights import LinkMatrix, shift_of
 from .ratings import Ratings
 
@@ -37,6 +38,8 @@ class Side:
         a.
     covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2) or None
         Packed posterior covariances; None where the rule has none.
+    axes : AxisVariances or None
+        Posterior variances in place of covariances, for points of many factors.
     log_det : Tensor of shape () or float
         Sum of the log determinants of the covariances.
     prior_weight : Tensor of shape (n_rows,) or None
@@ -62,6 +65,7 @@ class Side:
     relative_shape: Tensor | None = None
     concentration: float = INITIAL_CONCENTRATION
     covariance: Tensor | None = None
+    axes: AxisVariances | None = None
     log_det: Tensor | float = 0.0
     prior_weight: Tensor | None = None
     row_priors: Side | None = None

@@ -21,6 +21,9 @@ from .._interfaces import Iteration
 PAIRS_PER_NUMBER = 2.0
 MIN_FACTORS, MAX_FACTORS = 2, 32
 
+# Alternations of means that come close to the least squares of biases.
+N_ROUNDS = 3
+
 
 def suitable_n_factors(data: Interactions) -> int:
     """Number of factors that the pairs with ratings can support."""
@@ -50,14 +53,39 @@ class Alternative:
     is_probe: bool = False
 
 
+def least_error(data: Interactions) -> float:
+    """A bound below the errors of biases: that of least squares on its own rows.
+
+    0 where features or context may explain more.
+    """
+    if data.context.shape[1] or any(f is not None for f in data.side_features):
+        return 0.0
+    share, (n_users, n_items) = data.shares.user, data.shape
+    total = share.sum(float(data.weight.sum()))
+    residual = data.rating - share.sum(float(data.weight @ data.rating)) / total
+    of_users = np.bincount(data.users, data.weight, n_users)
+    of_items = share.sum(np.bincount(data.items, data.weight, n_items))
+    for _ in range(N_ROUNDS):
+        sums = share.sum(np.bincount(data.items, data.weight * residual, n_items))
+        residual = residual - (sums / of_items)[data.items]
+        # The rows of a user are all here.
+        sums = np.bincount(data.users, data.weight * residual, n_users)
+        residual = residual - sums[data.users] / of_users[data.users]
+    return float(np.sqrt(share.sum(float(data.weight @ residual**2)) / total))
+
+
 def best_fit(
-    first: Iterator[Iteration], alternatives: Iterable[Alternative], max_iter: int
+    first: Iterator[Iteration],
+    alternatives: Iterable[Alternative],
+    max_iter: int,
+    least_error: Callable[[], float] = lambda: 0.0,
 ) -> Iterator[Iteration]:
     """Iterations of a first fit until it converges, then the best of several fits.
 
     The next alternative is tried as long as the estimated error of the one before is
-    below that of the first fit. Each has at most `max_iter` iterations. A fit that ends
-    before it converges is the first one.
+    below that of the first fit, and none if that is below `least_error` already. Each
+    has at most `max_iter` iterations. A fit that ends before it converges is the first
+    one.
     """
     for last in first:
         if last.converged:
@@ -65,7 +93,7 @@ def best_fit(
         yield last
     best, first_error = last, _error(last)
     lowest = first_error
-    for alternative in alternatives:
+    for alternative in alternatives if first_error > least_error() else ():
         other = _end(islice(alternative.fit(), max_iter))
         error = _error(other)
         if error < lowest and not alternative.is_probe:

@@ -34,6 +34,7 @@ from .conditional import (
     fitted_values,
     unobserved_moments,
 )
+from .conjugate import PointConditional, update_points, update_points_and_weights
 from .feature_weights import RowsGivenWeights, step_weights
 from .problem import Problem
 from .ratings import Ratings
@@ -277,6 +278,14 @@ class Sweep:
     ) -> tuple[Side, Tensor | float]:
         """One side's rows given the other, and their weighted residual."""
         rule, layout = self.rule, self.problem.layout
+        steps_weights = bool(side.weights) and rule.steps_weights
+        if rule.is_certain and layout.is_wide:
+            points = PointConditional.given(
+                ratings, side, other, noise_precision, layout, self.parallel_map
+            )
+            move = update_points_and_weights if steps_weights else update_points
+            side, squares = move(points, rule)
+            return side, total(side.relative_precision * squares.clamp_(min=0))
         covariance = None if rule.is_certain else other.covariance
         others = SideMoments.of(
             other.mean, covariance, other.relative_precision, layout, self.parallel_map
@@ -290,7 +299,6 @@ class Sweep:
             layout,
             self.parallel_map,
         )
-        steps_weights = side.weights and rule.steps_weights
         update = update_rows_and_weights if steps_weights else update_rows
         side, squares = update(given, rule)
         squares.clamp_(min=0)

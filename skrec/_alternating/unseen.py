@@ -19,16 +19,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._threads import torch_threads
 from .conditional import Layout
 from .problem import Problem
 from .scalars import fetched, total
 from .state import Side, State
+from .symmetric import times
 
-# Ratings that estimate the error, after a fit and after each sweep.
-SAMPLE_SIZE, SWEEP_SAMPLE_SIZE = 2**14, 2**11
+# Ratings that estimate the error of a fit, and so many at once. One block is enough for
+# the curve.
+SAMPLE_SIZE, BLOCK_SIZE = 2**13, 2**10
 
 # Pairs that show how far predictions move.
-N_PAIRS = 2**12
+N_PAIRS = 2**11
 
 # A leverage is below one; rounding may reach it.
 MAX_LEVERAGE = 1 - 1e-6
@@ -40,74 +43,87 @@ class UnseenSample:
 
     Attributes
     ----------
-    ratings : tuple of Tensor of shape (n_sample,)
-        Users, items, weights and targets of some ratings, in random order.
-    context : Tensor of shape (n_sample, n_context)
-        Context of these.
+    problem : Problem
+    scale : float
+        Rating units per standard unit.
+    ratings : Tensor of shape (n_own,)
+        Places of some ratings, in random order; those that this process has.
+    n_first : int
+        How many of them are in the first block of all.
     pairs : tuple of Tensor of shape (n_pairs,)
         Users and items that are as frequent as among the ratings, paired at random.
-    layout : Layout
     """
 
-    ratings: tuple[Tensor, Tensor, Tensor, Tensor]
-    context: Tensor
+    problem: Problem
+    scale: float
+    ratings: Tensor
+    n_first: int
     pairs: tuple[Tensor, Tensor]
-    layout: Layout
 
     @classmethod
-    def of(cls, problem: Problem) -> UnseenSample:
+    def of(cls, problem: Problem, scale: float = 1.0) -> UnseenSample:
         """A sample that is the same for every fit of these ratings."""
         generator = torch.Generator().manual_seed(0)
-        n_own, device = len(problem.target), problem.target.device
-        n_ratings = int(problem.users.share.sum(float(n_own)))
+        n_own, share = len(problem.target), problem.users.share
+        n_ratings, first = int(share.sum(float(n_own))), share.n_before(n_own)
+        device = problem.target.device
 
-        def places(size: int) -> Tensor:
+        def places(size: int) -> tuple[Tensor, Tensor]:
             if n_ratings <= size:
                 drawn = torch.randperm(n_ratings, generator=generator)
             else:
                 drawn = torch.randint(n_ratings, (size,), generator=generator)
-            return drawn.to(device)
+            is_own = (drawn >= first) & (drawn < first + n_own)
+            return (drawn[is_own] - first).to(device), is_own
 
-        numbers = problem.user_index, problem.users.others
-        users, items = (problem.at(places(N_PAIRS), rows) for rows in numbers)
-        sample = places(SAMPLE_SIZE)
-        of_sample = (*numbers, problem.users.weight, problem.target)
-        u, i, weight, target = (problem.at(sample, values) for values in of_sample)
-        context = problem.at(sample, problem.context)
-        pairs = users, items
-        return cls((u, i, weight, target), context, pairs, problem.layout)
+        def of_pairs(values: Tensor) -> Tensor:
+            rows, is_own = places(N_PAIRS)
+            found = values.new_zeros(len(is_own))
+            found[is_own.to(device)] = values[rows]
+            return share.sum(found)
 
-    def predictions(self, state: State) -> Tensor:
-        """Standardised predictions of the pairs, without their context."""
+        pairs = of_pairs(problem.user_index), of_pairs(problem.users.others)
+        rows, is_own = places(SAMPLE_SIZE)
+        return cls(problem, scale, rows, int(is_own[:BLOCK_SIZE].sum()), pairs)
+
+    @torch_threads(1)
+    def after_sweep(self, state: State) -> tuple[float, Tensor]:
+        """An estimate of the error by few ratings, and predictions of the pairs."""
         users, items = self.pairs
-        return _predictions(
-            state.users.mean[users], state.items.mean[items], self.layout
-        )
-
-    def error(self, state: State, size: int = SAMPLE_SIZE) -> float:
-        """Root mean squared leave-one-out residual of `size` standardised ratings."""
-        users, items, weight, target = (values[:size] for values in self.ratings)
-        layout = self.layout
         x, z = state.users.mean[users], state.items.mean[items]
-        residual = target - _predictions(x, z, layout)
-        residual -= self.context[:size] @ state.coef
-        beta = (
-            state.noise_precision
-            * weight
-            * state.users.relative_precision[users]
-            * state.items.relative_precision[items]
-        )
+        predictions = _predictions(x, z, self.problem.layout)
+        return self._error(state, self.ratings[: self.n_first]), predictions
+
+    @torch_threads(1)
+    def error(self, state: State) -> float:
+        """Root mean squared leave-one-out residual, in rating units."""
+        return self._error(state, self.ratings)
+
+    def _error(self, state: State, places: Tensor) -> float:
+        parts = [self._squares(state, block) for block in places.split(BLOCK_SIZE)]
+        sums = self.problem.users.share.sum(torch.stack(parts).sum(0))
+        squares, weight = fetched(*sums)
+        return self.scale * (squares / weight) ** 0.5
+
+    def _squares(self, state: State, places: Tensor) -> Tensor:
+        """Weighted sum of squared residuals at some places, and sum of the weights."""
+        problem, layout = self.problem, self.problem.layout
+        users, items = problem.user_index[places], problem.users.others[places]
+        x, z = state.users.mean[users], state.items.mean[items]
+        weight = problem.users.weight[places]
+        residual = problem.target[places] - _predictions(x, z, layout)
+        residual -= problem.context[places] @ state.coef
+        beta = state.noise_precision * weight
+        beta = beta * state.users.relative_precision[users]
+        beta *= state.items.relative_precision[items]
         factor = torch.ones_like(residual)
-        for side, rows, others in (
-            (state.users, users, z),
-            (state.items, items, x),
-        ):
+        sides = (state.users, users, z), (state.items, items, x)
+        for side, rows, others in sides:
             leverage = beta * _variance(side, rows, others, layout)
             leverage.clamp_(max=MAX_LEVERAGE)
             factor += leverage / (1 - leverage)
         squares = weight * (factor * residual).square()
-        (mean_square,) = fetched(total(squares) / total(weight))
-        return mean_square**0.5
+        return torch.stack([total(squares), total(weight)])
 
 
 def _predictions(x: Tensor, z: Tensor, layout: Layout) -> Tensor:
@@ -121,11 +137,5 @@ def _variance(side: Side, rows: Tensor, others: Tensor, layout: Layout) -> Tenso
     assert side.covariance is not None
     z = others.clone()
     z[:, layout.n_factors :] = 1
-    # A row of the packed lower triangle at a time, without the square matrices.
-    variance, start = z.new_zeros(len(z)), 0
-    for j in range(layout.row_size):
-        entries = side.covariance[rows, start : start + j + 1]
-        doubled = 2 * (entries[:, :j] * z[:, :j]).sum(1) + entries[:, j] * z[:, j]
-        variance += doubled * z[:, j]
-        start += j + 1
-    return variance
+    covariance = layout.unpack(side.covariance.index_select(0, rows))
+    return (times(covariance, z) * z).sum(1)

@@ -1,0 +1,71 @@
+"""Coordinates along the axes of two quadratic forms, and variances along them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .symmetric import cholesky, symmetrised
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Coordinates x̃ of rows x = Bx̃.
+
+    Attributes
+    ----------
+    basis : Tensor of shape (row_size, row_size)
+        B.
+    inverse : Tensor of shape (row_size, row_size)
+        B⁻¹.
+    """
+
+    basis: Tensor
+    inverse: Tensor
+
+    @classmethod
+    def of(cls, prior_precision: Tensor, moments: Tensor) -> tuple[Axes, Tensor]:
+        """Axes along which Λ is the identity and moments are diagonal; the diagonal.
+
+        BᵀΛB = I and BᵀMB = diag(μ).
+        """
+        # In double precision, since the eigenvalues of moments differ by far.
+        L = cholesky(prior_precision.double()[None])[0]
+        M = torch.linalg.solve_triangular(L, moments.double(), upper=False)
+        M = torch.linalg.solve_triangular(L, M.mT, upper=False)
+        values, vectors = torch.linalg.eigh(symmetrised(M))
+        basis = torch.linalg.solve_triangular(L.mT, vectors, upper=True)
+        axes = cls(basis.to(moments), (vectors.mT @ L.mT).to(moments))
+        return axes, values.clamp_(min=0).to(moments)
+
+    def coordinates(self, rows: Tensor) -> Tensor:
+        """x̃ of rows x."""
+        return rows @ self.inverse.mT
+
+    def rows(self, coordinates: Tensor) -> Tensor:
+        """x of coordinates x̃."""
+        return coordinates @ self.basis.mT
+
+    def forms(self, vectors: Tensor) -> Tensor:
+        """z̃ = Bᵀz, so that z̃·x̃ = z·x."""
+        return vectors @ self.basis
+
+    def form_matrix(self, matrix: Tensor) -> Tensor:
+        """BᵀMB."""
+        return self.basis.mT @ matrix @ self.basis
+
+
+@dataclass(frozen=True)
+class AxisVariances:
+    """Gaussians whose covariances are diagonal along the same axes.
+
+    Attributes
+    ----------
+    axes : Axes
+    variance : Tensor of shape (n_rows, row_size)
+    """
+
+    axes: Axes
+    variance: Tensor

@@ -1,0 +1,550 @@
+"""Rows of many factors, by conjugate gradients in place of exact solutions.
+
+The mean A⁻¹h of a row's conditional takes n k² + k³ operations for n ratings and k
+factors. A product with A takes n k, besides the part that rows share:
+
+    A x = β (Σ w z (z·x) + M x) + Λ x
+
+with the sum M over unobserved pairs. In coordinates in which Λ is the identity and M is
+diagonal, that part takes k, and A is close to its diagonal. A few steps of conjugate
+gradients from the present row, preconditioned by the diagonal, are then nearly as good
+as the mean (Takács, Pilászy and Tikk, 2011, without these coordinates). No step raises
+the objective.
+
+For further ratings a row keeps the diagonal of its precision in these coordinates: k
+numbers for k (k + 1) / 2.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .._share import Share
+from .axes import Axes, AxisVariances
+from .conditional import Layout, ParallelMap, SideMoments, unobserved_totals
+from .feature_weights import Block, LinkMatrix
+from .ratings import Ratings
+from .rules import Rule
+from .scalars import total
+from .state import Side
+from .symmetric import inverse
+
+T = TypeVar("T")
+
+# Steps at most.
+MAX_STEPS = 20
+
+# Rows of a tile have about this many elements, so that they stay in the cache.
+TILE_SIZE, MIN_TILES, MIN_TILE_ROWS = 2**17, 4, 512
+
+# torch warns once a process that its compressed sparse rows are in beta.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor([0], [], [], (0, 0))
+
+
+@dataclass(frozen=True)
+class SharedSums:
+    """Sums over unobserved pairs, along the axes: α Σ z zᵀ, α Σ c z and α Σ c².
+
+    Attributes
+    ----------
+    share : Tensor of shape (n_rows, 1) or None
+        Factor of the sums for each row; None is 1.
+    moments : Tensor of shape (row_size,) or (row_size, row_size)
+        The former is a diagonal.
+    along : Tensor of shape (row_size,)
+    square : Tensor of shape ()
+    """
+
+    share: Tensor | None
+    moments: Tensor
+    along: Tensor
+    square: Tensor
+
+    def of_rows(self, rows: slice) -> SharedSums:
+        """The sums of some rows."""
+        return self if self.share is None else replace(self, share=self.share[rows])
+
+    @property
+    def diagonal(self) -> Tensor:
+        """Diagonal of the moments of each row, or one for all."""
+        M = self.moments
+        return self._shared(M if M.ndim == 1 else M.diagonal())
+
+    def times(self, x: Tensor) -> Tensor:
+        """Product of the moments and each row."""
+        M = self.moments
+        return self._shared(x * M if M.ndim == 1 else x @ M)
+
+    def pull(self, x: Tensor) -> Tensor:
+        """Half the negative gradient of the sum of squares."""
+        return -self.times(x) - self._shared(self.along)
+
+    def squares(self, x: Tensor) -> Tensor:
+        """Sum of squares of each row x, shape (n_rows,)."""
+        squares = (x * self.times(x)).sum(1)
+        offset = 2 * (x @ self.along) + self.square
+        return squares + (offset if self.share is None else self.share[:, 0] * offset)
+
+    def _shared(self, values: Tensor) -> Tensor:
+        return values if self.share is None else self.share * values
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """Objective F of rows along the axes, β Σ w (y − c − x·z)² + (x − m)ᵀV⁻¹(x − m).
+
+    The sum includes unobserved pairs.
+
+    Attributes
+    ----------
+    ratings : Ratings
+        Their targets are y − c.
+    table, table_square : Tensor of shape (n_others, row_size)
+        z of the other side, and its squares.
+    start : Tensor of shape (n_rows, row_size)
+        The rows as they are.
+    prior_mean, prior_precision : Tensor of shape (n_rows or 1, row_size)
+        m, and the diagonal of V⁻¹.
+    noise_precision : Tensor of shape (n_rows, 1)
+        β of each row.
+    shared : sequence of SharedSums
+    """
+
+    ratings: Ratings
+    table: Tensor
+    table_square: Tensor
+    start: Tensor
+    prior_mean: Tensor
+    prior_precision: Tensor
+    noise_precision: Tensor
+    shared: Sequence[SharedSums]
+
+    @cached_property
+    def diagonal(self) -> Tensor:
+        """Diagonal of A of each row, for F = xᵀAx − 2 h·x + const."""
+        squares = self.ratings.sum(self.table_square, self.ratings.weight)
+        squares = sum((s.diagonal for s in self.shared), squares)
+        return self.prior_precision + self.noise_precision * squares
+
+    @cached_property
+    def _of_start(self) -> tuple[Tensor, Tensor]:
+        """h − Ax of the start, and the sum of squares."""
+        ratings, x = self.ratings, self.start
+        rest = ratings.target - self._products(x)
+        weighted = ratings.weight * rest
+        pull = ratings.sum(self.table, weighted)
+        squares = ratings.sum_values(weighted * rest)
+        for s in self.shared:
+            pull = pull + s.pull(x)
+            squares = squares + s.squares(x)
+        held = self.prior_precision * (self.prior_mean - x)
+        return torch.addcmul(held, self.noise_precision, pull), squares
+
+    @property
+    def pull(self) -> Tensor:
+        """h − Ax of the start."""
+        return self._of_start[0]
+
+    def times(self, x: Tensor) -> Tensor:
+        """A x of each row."""
+        weighted = self.ratings.weight * self._products(x)
+        product = self.ratings.sum(self.table, weighted)
+        product = sum((s.times(x) for s in self.shared), product)
+        return torch.addcmul(self.prior_precision * x, self.noise_precision, product)
+
+    def squares_of(self, x: Tensor) -> Tensor:
+        """Σ w (x·z)² of each row, without unobserved pairs."""
+        return self.ratings.sum_values(self.ratings.weight * self._products(x).square())
+
+    def squares(self, x: Tensor, pull: Tensor) -> Tensor:
+        """Residual sum of squares of each row x, by its h − Ax."""
+        # F(x) = F(x₀) − (x − x₀)·(pull + pull₀) needs no pass over the ratings.
+        pull_of_start, squares = self._of_start
+        gain = (x - self.start) * (pull + pull_of_start)
+        gain += (
+            self.prior_precision
+            * (x - self.start)
+            * (x + self.start - 2 * self.prior_mean)
+        )
+        return squares - gain.sum(1) / self.noise_precision[:, 0]
+
+    def minimise(self, least_share: float) -> tuple[Tensor, Tensor]:
+        """Rows after a few steps of conjugate gradients, and their h − Ax.
+
+        Steps end when one more would add less than a share to the fall of the
+        objective.
+        """
+        x, pull, D = self.start, self.pull, self.diagonal
+        direction = ahead = pull / D
+        slope, fallen = (pull * ahead).sum(1, keepdim=True), pull.new_zeros(())
+        least = torch.finfo(x.dtype).tiny
+        for _ in range(MAX_STEPS):
+            # The fall of a step of length one, which D makes nearly the best.
+            if total(slope / self.noise_precision) <= least_share * fallen:
+                break
+            image = self.times(direction)
+            length = slope / (direction * image).sum(1, keepdim=True).clamp_min(least)
+            x = torch.addcmul(x, length, direction)
+            pull = torch.addcmul(pull, length, image, value=-1)
+            fallen += total(length * slope / self.noise_precision)
+            ahead, previous = pull / D, slope
+            slope = (pull * ahead).sum(1, keepdim=True)
+            direction = torch.addcmul(
+                ahead, slope / previous.clamp_min(least), direction
+            )
+        return x, pull
+
+    def _products(self, x: Tensor) -> Tensor:
+        """x·z of every rating."""
+        ratings = self.ratings
+        pattern = torch.sparse_csr_tensor(
+            ratings.offsets,
+            ratings.others,
+            torch.zeros_like(ratings.target),
+            (len(ratings), len(self.table)),
+            check_invariants=False,
+        )
+        # In place, which spares a copy of the pattern.
+        torch.sparse.sampled_addmm(pattern, x, self.table.T, beta=0, out=pattern)
+        return pattern.values()
+
+
+@dataclass(frozen=True)
+class PointConditional:
+    """Objective of one side's rows given the other side's points, along axes.
+
+    Attributes
+    ----------
+    ratings : Ratings
+        Their targets are y − c.
+    side : Side
+        The rows as they are.
+    axes : Axes
+    table, table_square : Tensor of shape (n_others, row_size)
+        z of the other side along the axes, and its squares.
+    shared : tuple of SharedSums
+    noise_precision : Tensor of shape (n_rows, 1)
+        β of each row.
+    parallel_map : callable
+    """
+
+    ratings: Ratings
+    side: Side
+    axes: Axes
+    table: Tensor
+    table_square: Tensor
+    shared: tuple[SharedSums, ...]
+    noise_precision: Tensor
+    parallel_map: ParallelMap
+
+    @classmethod
+    def given(
+        cls,
+        ratings: Ratings,
+        side: Side,
+        other: Side,
+        noise_precision: float,
+        layout: Layout,
+        parallel_map: ParallelMap,
+    ) -> PointConditional:
+        """The objective, for points of noise that is the same everywhere."""
+        d = layout.row_size
+        moments = SideMoments.of(
+            other.mean, None, torch.ones_like(other.mean[:, 0]), layout, parallel_map
+        )
+        totals = [
+            (share, layout.unpack_extended(packed[None])[0])
+            for share, packed in unobserved_totals(ratings.unobserved, moments, layout)
+        ]
+        diagonal = None
+        if side.row_priors is not None and side.row_priors.axes is not None:
+            axes = side.row_priors.axes.axes
+        elif totals:
+            axes, diagonal = Axes.of(side.prior_precision, totals[0][1][:d, :d])
+        else:
+            count = torch.bincount(ratings.others, ratings.weight, len(other.mean))
+            count = ratings.share.sum(count)
+            packed = moments.total(count.to(ratings.weight), layout)
+            M = layout.unpack_extended(packed[None])[0]
+            axes, _ = Axes.of(side.prior_precision, M[:d, :d])
+        if layout.biased:
+            offset = other.mean[:, -1]
+            target = ratings.target - offset[ratings.others]
+            ratings = replace(ratings, target=target)
+        beta = noise_precision * torch.ones_like(side.mean[:, :1])
+        if side.prior_weight is not None:
+            beta /= side.prior_weight[:, None]
+        # torch drops entries of a sparse matrix beyond the number of its places, which
+        # rows that repeat their ratings may have.
+        missing = int(ratings.lengths.max()) - len(other.mean)
+        table = F.pad(axes.forms(moments.mean[:, :d]), (0, 0, 0, max(0, missing)))
+        return cls(
+            ratings,
+            side,
+            axes,
+            table,
+            table.square(),
+            tuple(
+                _shared_sums(share, M, axes, diagonal, layout) for share, M in totals
+            ),
+            beta,
+            parallel_map,
+        )
+
+    def map_tiles(self, function: Callable[[slice, Quadratic], T]) -> list[T]:
+        """Values of a function of the rows of each tile and their objective."""
+        n_rows, size = self.side.mean.shape
+        share = max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES))
+        tiles = self.ratings.tiles(max(1, min(share, TILE_SIZE // size)))
+        return list(
+            self.parallel_map(lambda tile: function(tile[0], self._of(*tile)), tiles)
+        )
+
+    def _of(self, rows: slice, ratings: Ratings) -> Quadratic:
+        side, prior = self.side, self.side.row_priors
+        if prior is not None and prior.axes is not None:
+            prior_mean = prior.mean[rows]
+            prior_precision = prior.axes.variance[rows].reciprocal()
+        else:
+            prior_mean = side.prior_means(rows).view(-1, side.mean.shape[1])
+            prior_precision = torch.ones_like(side.prior_mean)[None]
+        return Quadratic(
+            ratings,
+            self.table,
+            self.table_square,
+            self.axes.coordinates(side.mean[rows]),
+            self.axes.coordinates(prior_mean),
+            prior_precision,
+            self.noise_precision[rows],
+            [s.of_rows(rows) for s in self.shared],
+        )
+
+
+def _shared_sums(
+    share: Tensor | None,
+    M: Tensor,
+    axes: Axes,
+    diagonal: Tensor | None,
+    layout: Layout,
+) -> SharedSums:
+    """Sums by their matrix over e, whose head is diagonal along the axes if known."""
+    d = layout.row_size
+    moments = axes.form_matrix(M[:d, :d]) if diagonal is None else diagonal
+    along, square = M.new_zeros(d), M.new_zeros(())
+    if layout.biased:
+        along, square = axes.forms(M[-1, :d]), M[-1, -1]
+    return SharedSums(share, moments, along, square)
+
+
+def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:
+    """Rows by the rule, and the residual sum of squares of each."""
+    side, axes = given.side, given.axes
+    mean = torch.empty_like(side.mean)
+    squares = torch.empty_like(side.relative_precision)
+    variance = torch.empty_like(side.mean) if rule.has_covariance else None
+
+    def update_tile(rows: slice, objective: Quadratic) -> Tensor:
+        x, pull = objective.start, objective.pull
+        if rule.moves_rows:
+            x, pull = _beyond(objective, rule)
+        mean[rows] = axes.rows(x) if rule.moves_rows else side.mean[rows]
+        squares[rows] = objective.squares(x, pull)
+        if variance is not None:
+            variance[rows] = objective.diagonal.reciprocal()
+            if side.prior_weight is not None:
+                variance[rows] /= side.prior_weight[rows, None]
+        if side.row_priors is None:
+            return x.new_zeros(())
+        return total(objective.squares_of(x - objective.start))
+
+    share = given.ratings.share
+    squared_change = share.sum(torch.stack(given.map_tiles(update_tile)).sum())
+    share.complete(mean, squares, *([] if variance is None else [variance]))
+    side = replace(
+        side,
+        mean=mean,
+        covariance=None,
+        axes=None if variance is None else AxisVariances(axes, variance),
+        squared_change=squared_change,
+    )
+    return side, squares
+
+
+def _beyond(objective: Quadratic, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Rows beyond the minimum of an objective, and their h − Ax."""
+    x, pull = objective.minimise(rule.least_share)
+    # Both are linear along the way.
+    return (
+        x + rule.relaxation * (x - objective.start),
+        pull + rule.relaxation * (pull - objective.pull),
+    )
+
+
+def update_points_and_weights(
+    given: PointConditional, rule: Rule
+) -> tuple[Side, Tensor]:
+    """As `update_points`, with a step of the weights that rows follow.
+
+    While the weights go by D, rows follow by Dᵀf over the diagonal of A, and both go as
+    far as lowers the objective most.
+    """
+    side, axes = given.side, given.axes
+    assert side.shift is not None
+    rows = _PointPass.over(given, rule)
+    weight = rows.weight
+    directions = [
+        _AxisDirection.of(block, w, rows, axes)
+        for block, w in zip(given.ratings.features, side.weights, strict=True)
+    ]
+    shift = torch.stack([direction.shift for direction in directions]).sum(0)
+    follow = shift / rows.diagonal
+    image = torch.empty_like(follow)
+
+    def multiply(tile: slice, objective: Quadratic) -> float:
+        image[tile] = objective.times(follow[tile])
+        return 0.0
+
+    given.map_tiles(multiply)
+    share, own = given.ratings.share, rows.own
+    along = weight * (rows.gap * shift + rows.pull * follow)
+    bend = weight * (follow * (image - 2 * shift) + shift.square())
+    slope, curvature = (share.sum(total(x[own])) for x in (along, bend))
+    slope = slope + sum(direction.slope for direction in directions)
+    curvature = curvature + sum(direction.curvature for direction in directions)
+    length = torch.where(curvature > 0, slope / curvature, 0.0)
+    gain = 2 * (rows.pull + rows.gap) - length * (image - follow)
+    gain = length * (follow * gain).sum(1) / given.noise_precision[:, 0]
+    mean, squares = axes.rows(rows.x + length * follow), rows.squares - gain
+    share.complete(mean, squares)
+    side = replace(
+        side,
+        mean=mean,
+        covariance=None,
+        axes=None,
+        weights=tuple(direction.taken(length, axes) for direction in directions),
+        shift=side.shift + axes.rows(length * shift),
+    )
+    return side, squares
+
+
+@dataclass(frozen=True)
+class _PointPass:
+    """Rows along the axes after an update given the weights.
+
+    Those that this process computes, in tables of all rows.
+
+    Attributes
+    ----------
+    x, pull, diagonal : Tensor of shape (n_rows, row_size)
+        The rows, their h − Ax, and the diagonal of A.
+    gap, gap_at_minimum : Tensor of shape (n_rows, row_size)
+        x − m − Bᵀf, and that before rows are relaxed.
+    squares : Tensor of shape (n_rows,)
+        Residual sums of squares.
+    weight : Tensor of shape (n_rows, 1)
+        Factor of Λ for each row.
+    share : Share
+        The rows that this process computes.
+    """
+
+    x: Tensor
+    pull: Tensor
+    diagonal: Tensor
+    gap: Tensor
+    gap_at_minimum: Tensor
+    squares: Tensor
+    weight: Tensor
+    share: Share
+
+    @property
+    def own(self) -> slice:
+        """The rows of the share."""
+        return self.share.rows(len(self.x))
+
+    @classmethod
+    def over(cls, given: PointConditional, rule: Rule) -> _PointPass:
+        """A pass over the tiles of a side."""
+        side = given.side
+        x, pull, diagonal, gap, lowest = (torch.empty_like(side.mean) for _ in range(5))
+        squares = torch.empty_like(side.relative_precision)
+        relaxed = 1 + rule.relaxation
+
+        def keep(rows: slice, objective: Quadratic) -> float:
+            x[rows], pull[rows] = _beyond(objective, rule)
+            diagonal[rows] = objective.diagonal
+            squares[rows] = objective.squares(x[rows], pull[rows])
+            gap[rows] = x[rows] - objective.prior_mean
+            ahead = rule.relaxation / relaxed * (x[rows] - objective.start)
+            lowest[rows] = gap[rows] - ahead
+            return 0.0
+
+        given.map_tiles(keep)
+        weight = torch.ones_like(side.mean[:, :1])
+        if side.prior_weight is not None:
+            weight = side.prior_weight[:, None]
+        share = given.ratings.share
+        return cls(x, pull, diagonal, gap, lowest, squares, weight, share)
+
+
+@dataclass(frozen=True)
+class _AxisDirection:
+    """Direction D of the weights of one block, along the axes.
+
+    Attributes
+    ----------
+    weights : LinkMatrix
+        The present ones, with the covariance that is best given the diagonals of A.
+    step : Tensor of shape (n_columns, row_size)
+        D.
+    shift : Tensor of shape (n_rows, row_size)
+        Dᵀf of every row.
+    slope, curvature : Tensor of shape ()
+        −⟨BΩ, D⟩ and ⟨DΩ, D⟩.
+    """
+
+    weights: LinkMatrix
+    step: Tensor
+    shift: Tensor
+    slope: Tensor
+    curvature: Tensor
+
+    @classmethod
+    def of(
+        cls, block: Block, weights: LinkMatrix, rows: _PointPass, axes: Axes
+    ) -> _AxisDirection:
+        square = block.square * rows.weight[:, 0]
+        diagonal = rows.diagonal[rows.own]
+        response = rows.share.sum(square[rows.own] @ diagonal.reciprocal())
+        free = (total(square) - response).clamp_(min=0)
+        Omega = axes.form_matrix(weights.precision)
+        C = inverse(free.diag() / len(block.columns) + Omega)
+        held = axes.coordinates(weights.mean) @ Omega
+        gap = rows.weight * rows.gap_at_minimum
+        rows.share.complete(gap)
+        step = (block.transposed_times(gap) - held) @ C
+        return cls(
+            weights=replace(
+                weights,
+                covariance=axes.basis @ C @ axes.basis.mT,
+                response=axes.rows(response.diag()).mT @ axes.inverse,
+            ),
+            step=step,
+            shift=block.times(step),
+            slope=-total(held * step),
+            curvature=total(step @ Omega * step),
+        )
+
+    def taken(self, length: Tensor, axes: Axes) -> LinkMatrix:
+        """The weights after a step of this length."""
+        mean = self.weights.mean + length * axes.rows(self.step)
+        return replace(self.weights, mean=mean)
