@@ -1,6 +1,7 @@
 """Configuration of the documentation."""
 
 import warnings
+from pathlib import Path
 
 import skrec
 
@@ -10,6 +11,7 @@ project_copyright = f"2026, {author}"
 release = version = skrec.__version__
 
 extensions = [
+    "matplotlib.sphinxext.plot_directive",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.doctest",
@@ -25,6 +27,11 @@ extlinks = {"doi": ("https://doi.org/%s", "doi:%s")}
 
 autosummary_generate = True
 numpydoc_show_class_members = False
+
+# Plots are drawn from results beside the pages.
+plot_working_directory = Path(__file__).parent
+plot_formats = [("svg", 100)]
+plot_html_show_formats = plot_html_show_source_link = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"skrec {release}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -11,19 +12,28 @@ import torch
 WORK_SHARE = 0.25
 
 # Work space on devices that do not say how much memory is free.
-DEFAULT_WORK_BYTES = 2**30
+DEFAULT_WORK_BYTES = 2**32
 
 T = TypeVar("T")
 
 
-def work_bytes(device: torch.device) -> int:
-    """Bytes of work space that a tile may take on a device other than the CPU."""
+def free_bytes(device: torch.device) -> float:
+    """Bytes that are free on a device, or that torch holds there for nothing.
+
+    Infinity where a device does not say.
+    """
     try:
         free, _ = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     except (RuntimeError, AssertionError, AttributeError, ValueError):
-        return DEFAULT_WORK_BYTES
-    return int(WORK_SHARE * (free + held))
+        return math.inf
+    return free + held
+
+
+def work_bytes(device: torch.device) -> int:
+    """Bytes of work space that a tile may take on a device other than the CPU."""
+    free = free_bytes(device)
+    return DEFAULT_WORK_BYTES if free == math.inf else int(WORK_SHARE * free)
 
 
 def in_halves(function: Callable[[slice], T], rows: slice) -> Iterator[T]:

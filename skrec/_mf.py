@@ -129,8 +129,8 @@ class MFRegressor(BaseRecommender):
         for "sgd".
     tol : float, default=None
         "vb" and "als" stop when a sweep lowers the objective (see `loss_curve_`) by
-        less than this; "vb" also when a sweep changes predictions by less than four
-        times this, in standard deviations of the ratings. "adam" and "sgd" use it as
+        less than this; "vb" also when a sweep changes predictions by less than twice
+        this, in standard deviations of the ratings. "adam" and "sgd" use it as
         `NCFRegressor` does. None is 2e-3 for "vb", 1e-3 for "als", and 1e-4 for "adam"
         and "sgd".
     handle_unknown : {"ignore", "warn", "error"}, default="ignore"
@@ -160,7 +160,8 @@ class MFRegressor(BaseRecommender):
     warm_start : bool, default=False
         Start from the last fit. Users and items are matched by id.
     device : str or torch.device, default="auto"
-        "auto" is CUDA where it is available, else the CPU; or a device of torch.
+        "auto" is CUDA where it is available and the work is worth it, else the CPU; or
+        a device of torch.
     random_state : int, RandomState instance or None, default=None
         Seed of the draws (gibbs), or of the training (adam, sgd).
     verbose : int, default=0

@@ -121,7 +121,8 @@ class NCFRegressor(BaseRecommender):
     warm_start : bool, default=False
         Start from the last fit. Users and items are matched by id.
     device : str or torch.device, default="auto"
-        "auto" is CUDA where it is available, else the CPU; or a device of torch.
+        "auto" is CUDA where it is available and the work is worth it, else the CPU; or
+        a device of torch.
     random_state : int, RandomState instance or None, default=None
         Seed of the first weights, the shuffling, the drawn items, the held out rows and
         the dropout.

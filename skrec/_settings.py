@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from sklearn import config_context, get_config
 
+from ._device import free_bytes
 from ._threads import avoid_lost_threads
 from ._warn import warn
 
@@ -26,7 +27,7 @@ CPU = torch.device("cpu")
 
 # Multiplications from which "auto" takes a GPU that is in use, and one that has to be
 # started, which takes a CPU about as long.
-MIN_WORK, MIN_WORK_TO_START = 3e9, 3e10
+MIN_WORK, MIN_WORK_TO_START = 1e10, 4e10
 
 # Free memory that "auto" asks of a GPU.
 MIN_FREE_BYTES = 2**30
@@ -91,7 +92,7 @@ def _auto_device(work: float) -> torch.device:
         return CPU
     try:
         torch.zeros(1, device="cuda").item()
-        free, _ = torch.cuda.mem_get_info()
+        free = free_bytes(torch.device("cuda"))
         reason = f"{free / 2**20:.0f} MiB are free" if free < MIN_FREE_BYTES else ""
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = _reason(error)

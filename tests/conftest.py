@@ -9,6 +9,8 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
+from device_simulation import register, simulated
 from sklearn.model_selection import KFold
 
 from skrec.datasets import fetch_movielens
@@ -41,6 +43,18 @@ def ml_100k_fold(ml_100k):
     X, y = ml_100k
     train, test = next(KFold(5, shuffle=True, random_state=0).split(X))
     return X.iloc[train], y.iloc[train], X.iloc[test], y.iloc[test]
+
+
+@pytest.fixture
+def gpu():
+    """Name of a GPU, or else of a simulated device."""
+    if torch.cuda.is_available():
+        yield "cuda"
+        return
+    if register is None:
+        pytest.skip("needs a GPU, or torch 2.10 to simulate a device")
+    with simulated():
+        yield "simulated"
 
 
 @pytest.fixture(scope="session")

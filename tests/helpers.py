@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 
+import device_simulation
 import numpy as np
 import pandas as pd
 import pytest
-import simulated_device
 import torch
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -30,7 +30,7 @@ NEEDS_CALLBACKS = pytest.mark.skipif(
     reason="callbacks are new in scikit-learn 1.9",
 )
 NEEDS_SIMULATION = pytest.mark.skipif(
-    simulated_device.register is None, reason="torch can simulate a device since 2.10"
+    device_simulation.register is None, reason="torch can simulate a device since 2.10"
 )
 NEEDS_CUDA = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"

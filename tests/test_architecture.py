@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "_ranks": GROUND,
     "_sparse": {"_share"},
     "_snapshot": {"_settings"},
-    "_settings": {"_threads", "_warn"},
+    "_settings": {"_device", "_threads", "_warn"},
     "_topk": {"_device"},
     **{module: set() for module in ("_device", "_share", "_sklearn")},
     **{module: set() for module in ("_threads", "_warn")},

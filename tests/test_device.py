@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from device_simulation import simulated
 from helpers import NEEDS_SIMULATION
-from simulated_device import simulated
 
 from skrec._device import DEFAULT_WORK_BYTES, in_halves, work_bytes
 

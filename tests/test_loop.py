@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from helpers import NEEDS_CUDA, default_threads
+from helpers import default_threads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -770,12 +770,11 @@ def test_any_batches_leave_finite_weights(sizes, drawing, n_epochs, seed):
     assert all(value.isfinite().all() for value in weights_of(network).values())
 
 
-@NEEDS_CUDA
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_cuda_and_cpu_agree(optimizer):
+def test_a_gpu_and_the_cpu_agree(optimizer, gpu):
     options = replace(OPTIONS, optimizer=optimizer, n_epochs=10, reg=0.5)
     losses, networks = [], []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", gpu):
         network = make_network(device=device)
         samples = make_samples(device=device)
         held_out = make_samples(10, seed=1, device=device)

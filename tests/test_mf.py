@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import NEEDS_CUDA, unconverged
+from helpers import unconverged
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.metrics import root_mean_squared_error
@@ -227,12 +227,11 @@ def test_no_sparse_product_is_needed_of_torch(ratings, solver):
     assert not [name for name in record.names if "sparse" in name or "mkl" in name]
 
 
-@NEEDS_CUDA
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_cuda_fits_what_the_cpu_fits(ratings, solver):
+def test_a_gpu_fits_what_the_cpu_fits(ratings, solver, gpu):
     models = [
         MFRegressor(4, solver=solver, device=device, random_state=0).fit(*ratings)
-        for device in ("cpu", "cuda")
+        for device in ("cpu", gpu)
     ]
     assert_allclose(*[model.predict(ratings[0]) for model in models], atol=1e-3)
     assert_array_equal(*[model.recommend(n_items=3)[:, 0] for model in models])

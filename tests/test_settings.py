@@ -8,6 +8,7 @@ import sklearn
 import torch
 from helpers import default_dtype
 
+from skrec import _settings
 from skrec._settings import own_settings, torch_device
 
 
@@ -93,3 +94,36 @@ def test_auto_is_the_cpu_where_a_gpu_cannot_be_used(monkeypatch):
 def test_a_device_that_is_not_there_is_refused(name):
     with pytest.raises(ValueError, match=f"device='{name}' is not available here: .*"):
         torch_device(name)
+
+
+@pytest.fixture
+def full_gpu(monkeypatch):
+    """CUDA with hardly any memory left."""
+    zeros = torch.zeros
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
+    monkeypatch.setattr(_settings, "free_bytes", lambda device: 2**20)
+
+
+def test_auto_is_the_cpu_where_a_gpu_is_full(full_gpu):
+    with pytest.warns(RuntimeWarning, match=r"GPU is not used: 1 MiB are free\. Free"):
+        assert torch_device("auto") == torch.device("cpu")
+
+
+def test_auto_is_the_cpu_where_a_gpu_is_too_old(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("CUDA error: no kernel image is available\nCompile with")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "zeros", fail)
+    with pytest.warns(RuntimeWarning, match=r"no kernel image is available\. Free it"):
+        assert torch_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+def test_auto_is_the_cpu_where_a_gpu_does_not_pay(full_gpu, monkeypatch, is_started):
+    monkeypatch.setattr(_settings, "free_bytes", lambda device: 2**40)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_started)
+    least = _settings.MIN_WORK if is_started else _settings.MIN_WORK_TO_START
+    assert torch_device("auto", least / 2) == torch.device("cpu")
+    assert torch_device("auto", 2 * least) == torch.device("cuda")

@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from device_simulation import simulated
 from helpers import NEEDS_SIMULATION
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
-from simulated_device import simulated
 
 from skrec import _sparse
 from skrec._sparse import SparseRows, has_sparse_products
@@ -47,8 +47,10 @@ def test_sums_on_a_device_are_of_short_bags(seed, lengths, most):
     np.testing.assert_allclose(sums, np.bincount(row, weight.held, len(lengths)))
 
 
-def test_a_sparse_product_is_a_sum_of_bags():
+@pytest.mark.parametrize("repeats", [1, 11, 32])
+def test_a_sparse_product_is_a_sum_of_bags(repeats):
     rows, weight, table, expected = make_rows(0, [3, 0, 9, 1])
+    table, expected = table.repeat(1, repeats), np.tile(expected, repeats)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import (
-    NEEDS_CUDA,
     VARIANTS,
     as_arrays,
     as_problem,
@@ -127,12 +126,11 @@ def test_gibbs_repeats_itself_under_one_seed():
     assert torch.equal(chains[0].users.mean, chains[1].users.mean)
 
 
-@NEEDS_CUDA
 @pytest.mark.parametrize("solver", [vb, gibbs, als])
-def test_cuda_gives_what_the_cpu_gives(solver):
+def test_a_gpu_gives_what_the_cpu_gives(solver, gpu):
     args = {vb: (), gibbs: (np.random.RandomState,), als: (0.3,)}[solver]
     states = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", gpu):
         problem, _ = make_problem(device=device, n_context=1)
         drawn = [arg(0) if callable(arg) else arg for arg in args]
         states.append(run(solver, problem, 5, *drawn)[-1])

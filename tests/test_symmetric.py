@@ -11,6 +11,7 @@ from skrec._alternating.symmetric import (
     inverse_root,
     symmetrised,
     times,
+    with_fixed_signs,
 )
 
 
@@ -114,3 +115,12 @@ def test_covariances_and_log_dets_are_those_of_numpy(size):
 def test_times_is_the_product_of_each_matrix_and_its_vector():
     A, x = random_precisions(5), torch.arange(20.0).double().view(4, 5)
     np.testing.assert_allclose(times(A, x), torch.einsum("njk,nk->nj", A, x))
+
+
+def test_signs_are_those_of_the_largest_entries():
+    vectors = torch.linalg.eigh(random_precisions(5)[0]).eigenvectors
+    flip = torch.tensor([1.0, -1, 1, -1, -1])
+    found = with_fixed_signs(vectors)
+    assert torch.equal(found, with_fixed_signs(vectors * flip))
+    np.testing.assert_array_equal(found.abs(), vectors.abs())
+    assert (found.max(0).values == vectors.abs().max(0).values).all()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import NEEDS_CUDA, Recording, copied, default_threads
+from helpers import Recording, copied, default_threads
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score, root_mean_squared_error
@@ -367,31 +367,28 @@ def test_a_high_penalty_leaves_the_mean(estimator):
     assert_allclose(model.predict(X), Y.mean(), atol=0.1)
 
 
-@NEEDS_CUDA
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("loss", ["squared_error", "log_loss", "bpr"])
-def test_one_fit_answers_alike_on_every_device(estimator, device, loss):
+def test_one_fit_answers_alike_on_every_device(estimator, gpu, loss):
     y = Y if loss == "squared_error" else CHOSEN
-    model = estimator.set_params(device=device, loss=loss).fit(X, y)
+    model = estimator.set_params(device=gpu, loss=loss).fit(X, y)
     model.partial_fit(X[:9], y[:9])
     answers = [
-        model.set_params(device=where).predict(X[:200]) for where in ("cpu", "cuda")
+        model.set_params(device=where).predict(X[:200]) for where in ("cpu", gpu)
     ]
     assert_allclose(*answers, rtol=1e-5, atol=1e-7)
     scores = [
         model.set_params(device=where).recommend(
             n_items=3, exclude_seen=False, return_scores=True
         )[1]
-        for where in ("cpu", "cuda")
+        for where in ("cpu", gpu)
     ]
     assert_allclose(*scores, rtol=1e-4, atol=1e-6)
 
 
-@NEEDS_CUDA
-def test_a_fit_on_cuda_is_as_good_as_one_on_the_cpu(estimator):
+def test_a_fit_on_a_gpu_is_as_good_as_one_on_the_cpu(estimator, gpu):
     scores = [
         clone(estimator).set_params(device=device, early_stopping=True).fit(X, Y)
-        for device in ("cpu", "cuda")
+        for device in ("cpu", gpu)
     ]
     on_cpu, on_cuda = (model.score(X, Y) for model in scores)
     assert on_cuda == pytest.approx(on_cpu, abs=0.1)

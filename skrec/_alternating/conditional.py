@@ -22,16 +22,17 @@ biases e is q, and there is no offset.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._device import work_bytes
+from .._device import in_halves, work_bytes
 from .ratings import Ratings, UnobservedPairs
 from .symmetric import cholesky, covariance_and_log_det, log_det_of_product, times
 
@@ -54,6 +55,8 @@ MATRICES_OF_ROW = 10
 # Columns of a part of a table of packed moments. Rows of a part are short enough for
 # the tables of many rows to stay in the cache while ratings are visited.
 MAX_COLUMNS = 128
+
+T = TypeVar("T")
 
 # `map`, or the one of a pool of threads.
 ParallelMap = Callable[..., Iterable[Any]]
@@ -107,11 +110,20 @@ class Layout:
         """Numbers in single precision that fit into the work space of a device."""
         return work_bytes(self.device) // 4
 
-    def tiles(self, rows: slice) -> Iterator[slice]:
-        """Consecutive rows, tile by tile."""
+    def map_tiles(
+        self, function: Callable[[slice], T], rows: slice, parallel_map: ParallelMap
+    ) -> list[T]:
+        """Values of a function of consecutive rows, tile by tile.
+
+        Where memory does not suffice, the function is called again for the halves.
+        """
         size = self.tile_rows(rows.stop - rows.start)
-        for start in range(rows.start, rows.stop, size):
-            yield slice(start, min(start + size, rows.stop))
+        tiles = (
+            slice(start, min(start + size, rows.stop))
+            for start in range(rows.start, rows.stop, size)
+        )
+        parts = parallel_map(lambda tile: list(in_halves(function, tile)), tiles)
+        return list(chain.from_iterable(parts))
 
     def tile_rows(self, n_rows: int) -> int:
         """Number of rows of a tile; large tables have several tiles."""
@@ -225,7 +237,7 @@ class SideMoments:
                 for table, part in zip(tables, parts, strict=True):
                     table[tile] = packed[:, part]
 
-        list(parallel_map(write, layout.tiles(slice(0, len(rows)))))
+        layout.map_tiles(write, slice(0, len(rows)), parallel_map)
         return cls(mean, precision, tables)
 
     def sums(self, ratings: Ratings) -> Tensor:

@@ -37,7 +37,14 @@ from .._share import ALL_ROWS, Share
 from .._sparse import SparseRows
 from .conditional import Layout, ParallelMap
 from .scalars import total
-from .symmetric import cholesky, identity, inverse, symmetrised, times
+from .symmetric import (
+    cholesky,
+    identity,
+    inverse,
+    symmetrised,
+    times,
+    with_fixed_signs,
+)
 
 # The start of Ω: weights are small until ratings say otherwise.
 START_PRECISION = 10.0
@@ -274,13 +281,15 @@ def step_weights(
     def follow(tile: slice) -> Tensor:
         V = layout.unpack(rows.covariance[tile])
         row_step[tile] = times(V, pulled[tile])
+        stays = shift[tile] - row_step[tile]
+        held = total(rows.weight[tile, None] * pulled[tile] * stays)
         if with_covariance:
             Q = (squares[tile] @ spreads).view_as(V)
+            # Last, since it must not be done twice.
             rows.covariance[tile], trace[tile] = _inflated(V, Q, Lambda, layout)
-        stays = shift[tile] - row_step[tile]
-        return total(rows.weight[tile, None] * pulled[tile] * stays)
+        return held
 
-    held = parallel_map(follow, layout.tiles(rows.own))
+    held = layout.map_tiles(follow, rows.own, parallel_map)
     curvature = reduce(add, [direction.curvature for direction in directions])
     curvature = curvature + rows.share.sum(reduce(add, held))
     slope = reduce(add, [direction.slope for direction in directions])
@@ -371,9 +380,9 @@ def draw_weights(
     L = cholesky(prior_precision[None])[0]
     half = torch.linalg.solve_triangular(L, weights.precision, upper=False)
     half = torch.linalg.solve_triangular(L, half.mT, upper=False)
-    # Signs of eigenvectors are those of LAPACK on every device.
     omega, V = (x.to(rows) for x in torch.linalg.eigh(symmetrised(half).cpu()))
-    omega, T = omega.clamp_(min=torch.finfo(omega.dtype).eps), L @ V
+    omega.clamp_(min=torch.finfo(omega.dtype).eps)
+    T = L @ with_fixed_signs(V)
     target = rows @ T
     right = block.transposed_times(target + normal(target))
     right += omega.sqrt() * normal(right)

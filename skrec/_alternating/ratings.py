@@ -143,7 +143,7 @@ class Ratings(SparseRows):
         key = rows.start, rows.stop
         if key not in self.parts:
             offsets = self.offsets[rows.start : rows.stop + 1]
-            start, stop = offsets[[0, -1]].tolist()
+            start, stop = offsets[:: len(offsets) - 1].tolist()
             self.parts[key] = slice(start, stop), offsets - start, {}
         entries, offsets, parts = self.parts[key]
         return Ratings(

@@ -72,7 +72,7 @@ DEFAULT_REG_UNOBSERVED, UNOBSERVED_EXPONENT = 0.3, 0.5
 # vb has converged too once a sweep changes predictions by less than this many times
 # `tol`: root mean square, in standard deviations of the ratings. Where ratings are few,
 # the priors of factors that are not used up creep for many sweeps more.
-CHANGE_PER_TOL = 4.0
+CHANGE_PER_TOL = 2.0
 
 # Change of predictions by the items in the last sweep over further ratings: root mean
 # square, in standard deviations of the ratings.

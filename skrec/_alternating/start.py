@@ -13,6 +13,7 @@ from .feature_weights import LinkMatrix
 from .problem import Problem
 from .ratings import Ratings
 from .state import Side, State
+from .symmetric import with_fixed_signs
 
 # Shrinkage of biases in ratings, extra columns and passes of the power iteration, and a
 # factor that makes the start small.
@@ -111,10 +112,10 @@ def _leading_singular_vectors(
         V = torch.linalg.qr(items.sum(users.sum(V, values), by_item)).Q
     Y = users.sum(V, values)
     if Y.device.type != "cpu":
-        # LAPACK, too, begins with this factor. Its signs are those of every device.
+        # This factor has the same singular vectors, and is small.
         Y = torch.linalg.qr(Y, mode="r").R.cpu()
     _, S, W = torch.linalg.svd(Y, full_matrices=False)
-    return (V @ W.T.to(V))[:, :k], S[:k].to(V)
+    return with_fixed_signs((V @ W.T.to(V))[:, :k]), S[:k].to(V)
 
 
 def _start(mean: Tensor, ratings: Ratings) -> Side:

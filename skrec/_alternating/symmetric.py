@@ -30,6 +30,16 @@ def symmetrised(matrix: Tensor) -> Tensor:
     return (matrix + matrix.mT) / 2
 
 
+def with_fixed_signs(vectors: Tensor) -> Tensor:
+    """Columns whose largest entry is positive.
+
+    The signs of eigenvectors and of singular vectors are those of a library, and draws
+    in their directions would differ between devices.
+    """
+    largest = vectors.abs().argmax(0, keepdim=True)
+    return vectors * vectors.gather(0, largest).sign()
+
+
 def times(matrices: Tensor, vectors: Tensor) -> Tensor:
     """The product of each matrix and its vector."""
     if matrices.device.type != "cpu":

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from .._device import in_halves
 from .._threads import set_own_threads
 from .conditional import (
     Conditional,
@@ -80,12 +78,11 @@ class SideConditional:
 
         Tiles are of the rows that this process computes.
         """
-
-        def values(rows: slice) -> list[T]:
-            return list(in_halves(lambda part: function(part, self._of(part)), rows))
-
-        tiles = self.layout.tiles(self.ratings.share.rows(len(self.ratings)))
-        return list(chain.from_iterable(self.parallel_map(values, tiles)))
+        return self.layout.map_tiles(
+            lambda rows: function(rows, self._of(rows)),
+            self.ratings.share.rows(len(self.ratings)),
+            self.parallel_map,
+        )
 
     def _of(self, rows: slice) -> Conditional | UpdatedRows:
         side, layout, ratings = self.side, self.layout, self.ratings.tile(rows)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from _common import iteration_seconds, print_environment, set_threads
 from footprint import mebibytes
@@ -45,7 +46,7 @@ def of_mean_rows(n_ratings: int, n_factors: int) -> Size:
 
 SERIES = {
     "ratings": [of_mean_rows(int(n), 16) for n in (1e5, 3e5, 1e6, 3e6, 1e7, 2e7)],
-    "factors": [of_mean_rows(1_000_000, k) for k in (8, 16, 32, 64, 128, 256)],
+    "factors": [of_mean_rows(1_000_000, k) for k in (4, 8, 16, 32, 64, 128)],
     "ids": [
         Size(n_users, n_users // 10, 5_000_000, 16)
         for n_users in (10_000, 30_000, 100_000, 300_000, 1_000_000)
@@ -78,14 +79,14 @@ def measure(size: Size) -> dict[str, float]:
     products = 2 * 2 * size.n_ratings * packed + 2 * n_rows * d**3
     return {
         **size._asdict(),
-        "fit": fit,
-        "sweep": sweep,
-        "rest": fit - sum(sweeps),
-        "ns per rating and sweep": 1e9 * sweep / size.n_ratings,
-        "peak MiB": mebibytes("VmHWM") - before,
-        "model MiB": len(pickle.dumps(model, 5)) / 2**20,
-        "share of bandwidth": bytes_of_sums / sweep / bandwidth(),
-        "share of products": products / sweep / product_rate(),
+        "fit, s": fit,
+        "sweep, s": sweep,
+        "rest, s": fit - sum(sweeps),
+        "ns per rating": 1e9 * sweep / size.n_ratings,
+        "peak, MiB": mebibytes("VmHWM") - before,
+        "model, MiB": len(pickle.dumps(model, 5)) / 2**20,
+        "of bandwidth": bytes_of_sums / sweep / bandwidth(),
+        "of products": products / sweep / product_rate(),
     }
 
 
@@ -117,35 +118,28 @@ def in_a_process(size: Size, threads: int) -> dict[str, float]:
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
-def print_series(results: list[dict[str, float]]) -> None:
-    header = list(results[0])
-    lines = [[f"{value:.4g}" for value in result.values()] for result in results]
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    for line in [header, *lines]:
-        print("  ".join(map(str.ljust, line, widths)).rstrip())
-    print()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("series", choices=[*SERIES, "all", "one"])
     parser.add_argument("size", nargs="*", type=int, help="of the one fit")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--most", type=int, default=10**8, help="ratings at most")
-    parser.add_argument("--json", type=Path, help="where to write the results")
+    parser.add_argument("--out", type=Path, help="folder for a table of each series")
     args = parser.parse_args()
     set_threads(args.threads)
     if args.series == "one":
         print(json.dumps(measure(Size(*args.size))))
         return
     print_environment()
-    results = {}
     for name in SERIES if args.series == "all" else [args.series]:
         sizes = [size for size in SERIES[name] if size.n_ratings <= args.most]
-        results[name] = [in_a_process(size, args.threads) for size in sizes]
-        print_series(results[name])
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
+        results = pd.DataFrame([in_a_process(size, args.threads) for size in sizes])
+        results = results.map(lambda value: float(f"{value:.3g}"))
+        print(results.to_string(index=False), end="\n\n")
+        if args.out:
+            results.astype({c: int for c in Size._fields}).to_csv(
+                args.out / f"growth_{name}.csv", index=False
+            )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import combinations
@@ -34,6 +35,10 @@ from sklearn.metrics import root_mean_squared_error
 from skrec import MFRegressor
 
 GRID = (0, 4, 8, 16, 32, 64)
+
+# Numbers in the covariances of a fit at most; numbers of factors that need more are
+# left out.
+MOST_COVARIANCES = 2**28
 
 
 class Fit(NamedTuple):
@@ -100,21 +105,17 @@ SETS: dict[str, Callable[[], pd.DataFrame]] = {
 def fits(split: Split) -> Iterator[Fit]:
     """The default fit, and one for each number of factors."""
     (X, y), (X_test, y_test) = map(x_y, split)
-    for n_factors in ("auto", *GRID):
+    n_rows = X.nunique().sum()
+    grid = [k for k in GRID if n_rows * k**2 / 2 <= MOST_COVARIANCES]
+    for n_factors in ("auto", *grid):
         model = MFRegressor(n_factors, rank_by="rating")
-        seconds = timed(lambda model=model: model.fit(X, y))
+        start = time.perf_counter()
+        model.fit(X, y)
+        seconds = time.perf_counter() - start
         rmse = root_mean_squared_error(y_test, model.predict(X_test))
         fit = Fit(model.n_factors_, rmse, model.loo_curve_[-1], seconds)
         print(n_factors, fit, file=sys.stderr)
         yield fit
-
-
-def timed(run: Callable[[], object]) -> float:
-    from time import perf_counter
-
-    start = perf_counter()
-    run()
-    return perf_counter() - start
 
 
 def ordered_share(fits: list[Fit], least: float = 0.002) -> float:
