@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._choice.autoencoder import ChoiceSolver, ItemAutoencoder
 from ._data.containers import ArrayLike, TableLike
-from ._data.interactions import Interactions
+from ._data.interactions import Collect, Interactions
 from ._data.known_ids import KnownIds, further_rows, handle_unknown
 from ._data.reading import Columns, read_ratings, read_weights
 from ._data.sides import Sides
@@ -166,33 +166,35 @@ class BaseRecommender(
         y: ArrayLike | None,
         sample_weight: ArrayLike | None,
         features: Sides[TableLike | None],
+        collect: Collect = Interactions.from_columns,
     ) -> dict[str, Any]:
-        """Fitted attributes."""
+        """Fitted attributes, by canonical rows that `collect` makes of columns."""
         solver = self._solver_for(y)
         reader = snapshot(self)
         with own_settings():
-            columns, data = reader._read(X, y, sample_weight, solver, reset=True)
+            arguments = X, y, sample_weight, solver
+            columns, data = reader._read(*arguments, reset=True, collect=collect)
             is_of_choices = solver.objective.is_of_choices
             learn = Weighting.of_choices if is_of_choices else Weighting.of_ratings
             weighting = learn(data)
             known, data = reader._with_side_features(
                 weighting.applied(data), features, len(columns.users.values)
             )
-            has_choice_part = self._ranks_by_choice and not is_of_choices
+            choices = self._ranks_by_choice and not is_of_choices and data.gathered()
             read = {
                 "n_features_in_": reader.n_features_in_,
                 "feature_names_in_": getattr(reader, "feature_names_in_", None),
                 "_users": known.user,
                 "_items": known.item,
                 "_seen": data.seen,
-                "_choice": ItemAutoencoder.fit(data) if has_choice_part else None,
+                "_choice": ItemAutoencoder.fit(choices) if choices else None,
                 "_weighting": weighting,
             }
             iterations = solver.iterations(
                 data,
                 self._start(data) if self.warm_start else None,
                 check_random_state(self.random_state),
-                torch_device(self.device, solver.rating_work * len(data.rating)),
+                torch_device(self.device, solver.rating_work * data.n_rows),
             )
         metadata = {
             "sample_weight": sample_weight,
@@ -536,6 +538,7 @@ class BaseRecommender(
         solver: Solver,
         *,
         reset: bool,
+        collect: Collect = Interactions.from_columns,
     ) -> tuple[Columns, Interactions]:
         """Columns of X, and canonical rows with their ratings and weights."""
         columns = self._read_columns(X, reset=reset)
@@ -562,7 +565,7 @@ class BaseRecommender(
             share = NOT_CHOSEN if objective.counts_unobserved else 1.0
             rating, weight = as_choices(rating, weight, threshold, share)
         solver.check_ratings(rating)
-        data = Interactions.from_columns(columns, rating, weight)
+        data = collect(columns, rating, weight)
         if reset:
             warn_of_target(columns, rating, getattr(self, "feature_names_in_", None))
             if not (objective.counts_unobserved or self._ranks_by_choice):

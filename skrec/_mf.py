@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from ._alternating.convert import as_posterior, as_weights
+from ._alternating.factors import posterior_of_factors
 from ._alternating.posterior import Posterior
 from ._alternating.rows import DESCRIBED, FittedLinkMatrix
 from ._alternating.solver import (
@@ -26,13 +27,15 @@ from ._data.containers import ArrayLike
 from ._data.interactions import FurtherRows, Interactions
 from ._data.known_ids import KnownIds
 from ._data.side_features import Encoder
-from ._data.sides import SideName
+from ._data.sides import SideName, Sides
 from ._data.units import Units
+from ._data.weights import Weighting
+from ._factors import read_factors, seen_of
 from ._gradient.fitted import Conversion, Weights
 from ._gradient.loop import OPTIMIZERS
 from ._gradient.network import Shape
 from ._gradient.solver import GradientSolver, default_reg, objective_of
-from ._interfaces import Objective, Solver
+from ._interfaces import CURVES, Objective, Solver
 from ._parameters import GRADIENT_CONSTRAINTS
 from ._sklearn import Interval, StrOptions
 from ._snapshot import fitted_attribute, reads_one_fit
@@ -381,6 +384,140 @@ class MFRegressor(BaseRecommender):
         return int(self.max_iter or DEFAULT_MAX_ITER[self.solver])
 
     partial_fit = available_if(_can_update)(BaseRecommender.partial_fit)
+
+    @classmethod
+    def from_factors(
+        cls,
+        user_factors: ArrayLike,
+        item_factors: ArrayLike,
+        *,
+        user_ids: ArrayLike | None = None,
+        item_ids: ArrayLike | None = None,
+        user_biases: ArrayLike | None = None,
+        item_biases: ArrayLike | None = None,
+        intercept: float = 0.0,
+        X: ArrayLike | None = None,
+        rating_range: tuple[float, float] | None = None,
+        **params: Any,
+    ) -> Self:
+        """Fitted estimator of factors that were trained elsewhere.
+
+        Such as by ALS of Spark, implicit or cmfrec. It predicts, recommends, compares
+        and is scored as after `fit`. With the penalty `reg` of that training,
+        `partial_fit` and `ratings` of `recommend` take in new users and new items: a
+        new row minimises Σ weight (y − ŷ)² + reg n^reg_exponent ‖row‖² over its n
+        ratings, given the other side. Known rows stay as they are given, since the
+        ratings behind them are not known. There are no standard deviations.
+
+        Parameters
+        ----------
+        user_factors, item_factors : array-like of shape (n_users or n_items, n_factors)
+            p and q of y = intercept + b_u + c_i + p_u·q_i.
+        user_ids, item_ids : array-like of shape (n_users,) and (n_items,), default=None
+            Raw ids of their rows. None numbers the rows from 0.
+        user_biases, item_biases : array-like of shape (n_users,) and (n_items,), \
+                default=None
+            b and c. None is 0; if both are None the model is not `biased`.
+        intercept : float, default=0.0
+            μ.
+        X : array-like of shape (n_samples, 2), default=None
+            Users and items of the rows behind the factors, which `recommend` leaves
+            out. Without them it leaves out nothing.
+        rating_range : tuple of float, default=None
+            Lowest and highest rating, to `clip` predictions to. None is no bounds.
+        **params : dict
+            Parameters of the estimator, such as `reg`; `reg_exponent=1` for Spark,
+            where the penalty of a row grows with its number of ratings; and
+            `unobserved_weight` where pairs without ratings count as ratings of 0.
+            `solver` is "als", and `rank_by` is "rating".
+
+        Returns
+        -------
+        estimator : MFRegressor
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not agree, numbers are not finite, ids repeat, rows of X hold
+            other ids, or parameters contradict the factors.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skrec import MFRegressor
+        >>> P, Q = np.eye(2), np.array([[1.0, 0.0], [0.8, 0.2], [0.0, 1.0]])
+        >>> mf = MFRegressor.from_factors(
+        ...     P, Q, user_ids=["ann", "bob"], item_ids=["Alien", "Brazil", "Heat"],
+        ...     X=[["ann", "Alien"]], reg=0.1)
+        >>> mf.recommend(["ann", "bob"], n_items=1)
+        array([['Brazil'],
+               ['Heat']], dtype=object)
+        >>> mf = mf.partial_fit([["cleo", "Heat"]], [1.0])
+        >>> mf.predict([["cleo", "Heat"]]).round(2)
+        array([0.91])
+        """
+        given = read_factors(
+            Sides(user_factors, item_factors),
+            Sides(user_ids, item_ids),
+            Sides(user_biases, item_biases),
+        )
+        biased = user_biases is not None or item_biases is not None
+        n_factors = given.user.rows.shape[1] - biased
+        fixed = {"n_factors": n_factors, "biased": biased}
+        fixed |= {"solver": "als", "rank_by": "rating"}
+        for name, value in fixed.items():
+            if params.setdefault(name, value) != value:
+                raise ValueError(
+                    f"from_factors sets {name}={value!r} for these factors, got "
+                    f"{name}={params[name]!r}. Leave it out."
+                )
+        model = cls(**params)
+        model._validate_params()
+        solver = model._solver()
+        solver.check()
+        if solver.objective.weighs_unobserved and intercept:
+            raise ValueError(
+                "With unobserved_weight pairs without ratings are ratings of 0, so the "
+                f"model has no intercept; got intercept={intercept}."
+            )
+        known = Sides(given.user.known, given.item.known)
+        columns = None if X is None else model._read_columns(X, reset=True)
+        seen = seen_of(columns, known)
+        counts = Sides(
+            np.diff(seen.offsets), np.bincount(seen.items, minlength=seen.n_items)
+        )
+        if X is None:
+            # As if each had a rating, since none would let further ones decide alone.
+            counts = Sides(*(np.ones(len(ids)) for ids in known))
+        posterior = posterior_of_factors(
+            Sides(given.user.rows, given.item.rows),
+            n_factors,
+            Units(float(intercept), 1.0, np.zeros(0), np.zeros(0)),
+            counts,
+            None if model.reg is None else float(model.reg),
+        )
+        low, high = (-np.inf, np.inf) if rating_range is None else rating_range
+        model._publish(
+            {
+                "_model": replace(
+                    posterior,
+                    objective=solver.objective,
+                    rating_range=(float(low), float(high)),
+                ),
+                "_users": known.user,
+                "_items": known.item,
+                "_seen": seen,
+                "_choice": None,
+                "_weighting": Weighting(1.0),
+                "n_features_in_": 2,
+                "feature_names_in_": getattr(model, "feature_names_in_", None),
+                "n_iter_": 0,
+                "loss_curve_": [],
+            }
+            | CURVES
+        )
+        return model
 
     @fitted_attribute
     def n_factors_(self) -> int:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._share import ALL_ROWS, Share
+
 # Longest bag on devices other than the CPU, where one thread reads a bag; at least 2,
 # so that pieces are fewer than entries.
 MAX_BAG = 256
@@ -53,6 +55,8 @@ class SparseRows:
         Column of each entry: the number of a row of another table.
     parts : dict
         Offsets of parts of the rows, kept once they are computed.
+    share : Share
+        The rows with entries, where other processes have those of others.
     """
 
     offsets: Tensor
@@ -60,6 +64,7 @@ class SparseRows:
     parts: dict[Any, Any] = field(
         default_factory=dict, kw_only=True, repr=False, compare=False
     )
+    share: Share = field(default=ALL_ROWS, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -71,6 +76,11 @@ class SparseRows:
 
     def sum(self, table: Tensor, weight: Tensor | None) -> Tensor:
         """Σ weight · table[other] over the entries of every row."""
+        sums = self._own_sums(table, weight)
+        self.share.complete(sums)
+        return sums
+
+    def _own_sums(self, table: Tensor, weight: Tensor | None) -> Tensor:
         device = table.device
         if device.type == "cpu":
             # A sparse matrix product in effect, which is fast without MKL.

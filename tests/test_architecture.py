@@ -13,12 +13,13 @@ PACKAGE = Path(skrec.__file__).parent
 
 # The lowest floor, which all others may stand on.
 GROUND = {"_data", "_interfaces", "_settings", "_sklearn", "_snapshot", "_threads"}
-GROUND |= {"_device", "_sparse", "_topk", "_warn"}
+GROUND |= {"_device", "_share", "_sparse", "_topk", "_warn"}
 # Modules and folders of the package that each module or folder may import.
 MAY_IMPORT = {
     "__init__": {"_dummy", "_mf", "_ncf"},
     "_dummy": {"_base", *GROUND},
-    "_mf": {"_alternating", "_base", "_gradient", "_parameters", *GROUND},
+    "_mf": {"_alternating", "_base", "_factors", "_gradient", "_parameters", *GROUND},
+    "_factors": GROUND,
     "_ncf": {"_base", "_gradient", "_parameters", *GROUND},
     "_base": {"_choice", "_forget", "_lists", "_rows", *GROUND},
     "_forget": {"_choice", *GROUND},
@@ -32,11 +33,14 @@ MAY_IMPORT = {
     "_alternating": GROUND,
     "_gradient": GROUND,
     "_interfaces": {"_data", "_topk"},
-    "_data": {"_sklearn", "_warn"},
+    "_data": {"_share", "_sklearn", "_warn"},
+    "distributed": {"_alternating", "_base", "_ranks", *GROUND},
+    "_ranks": GROUND,
+    "_sparse": {"_share"},
     "_snapshot": {"_settings"},
     "_settings": {"_device", "_threads", "_warn"},
     "_topk": {"_device"},
-    **{module: set() for module in ("_device", "_sklearn", "_sparse")},
+    **{module: set() for module in ("_device", "_share", "_sklearn")},
     **{module: set() for module in ("_threads", "_warn")},
     "metrics": {"_data", "_sklearn", "_warn"},
     "model_selection": {"_data", "_sklearn", "_warn"},
@@ -46,6 +50,8 @@ MAY_IMPORT = {
 TESTED_BY = {
     "_base": "contract",  # all that estimators share
     "_parameters": "bad_input",  # constraints alone
+    "_share": "distributed",  # all rows, unless processes share them
+    "_ranks": "distributed",  # needs several processes
     "_data/sides": "interactions",  # a pair, of which rows are made
     "datasets/_matrix": "datasets",  # one folder, read as one topic
     "datasets/_movielens": "datasets",

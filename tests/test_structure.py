@@ -14,7 +14,7 @@ from skrec._alternating.structure import (
     least_error,
     suitable_n_factors,
 )
-from skrec._data.interactions import Interactions
+from skrec._data.interactions import ONE_PROCESS, Interactions
 from skrec._interfaces import Iteration
 from skrec.datasets import make_ratings
 
@@ -129,6 +129,7 @@ def test_the_number_of_factors_is_within_its_bounds(n_pairs):
     class Data:
         users, items = np.divmod(np.arange(n_pairs), 20)
         shape = 1 + users.max(), min(n_pairs, 20)
+        shares = ONE_PROCESS
 
     expected = np.ceil(n_pairs / 2 / sum(Data.shape))
     assert suitable_n_factors(Data) == np.clip(expected, 2, 32)

@@ -111,15 +111,16 @@ class Layout:
         return work_bytes(self.device) // 4
 
     def map_tiles(
-        self, function: Callable[[slice], T], n_rows: int, parallel_map: ParallelMap
+        self, function: Callable[[slice], T], rows: slice, parallel_map: ParallelMap
     ) -> list[T]:
-        """Values of a function of rows for all rows, tile by tile.
+        """Values of a function of consecutive rows, tile by tile.
 
         Where memory does not suffice, the function is called again for the halves.
         """
-        size = self.tile_rows(n_rows)
+        size = self.tile_rows(rows.stop - rows.start)
         tiles = (
-            slice(start, min(start + size, n_rows)) for start in range(0, n_rows, size)
+            slice(start, min(start + size, rows.stop))
+            for start in range(rows.start, rows.stop, size)
         )
         parts = parallel_map(lambda tile: list(in_halves(function, tile)), tiles)
         return list(chain.from_iterable(parts))
@@ -236,7 +237,7 @@ class SideMoments:
                 for table, part in zip(tables, parts, strict=True):
                     table[tile] = packed[:, part]
 
-        layout.map_tiles(write, len(rows), parallel_map)
+        layout.map_tiles(write, slice(0, len(rows)), parallel_map)
         return cls(mean, precision, tables)
 
     def sums(self, ratings: Ratings) -> Tensor:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._share import Share
 from .axes import Axes, AxisVariances
 from .conditional import Layout, ParallelMap, SideMoments, unobserved_totals
 from .feature_weights import Block, LinkMatrix
@@ -272,6 +273,7 @@ class PointConditional:
             axes, diagonal = Axes.of(side.prior_precision, totals[0][1][:d, :d])
         else:
             count = torch.bincount(ratings.others, ratings.weight, len(other.mean))
+            count = ratings.share.sum(count)
             packed = moments.total(count.to(ratings.weight), layout)
             M = layout.unpack_extended(packed[None])[0]
             axes, _ = Axes.of(side.prior_precision, M[:d, :d])
@@ -365,7 +367,9 @@ def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:
             return x.new_zeros(())
         return total(objective.squares_of(x - objective.start))
 
-    squared_change = torch.stack(given.map_tiles(update_tile)).sum()
+    share = given.ratings.share
+    squared_change = share.sum(torch.stack(given.map_tiles(update_tile)).sum())
+    share.complete(mean, squares, *([] if variance is None else [variance]))
     side = replace(
         side,
         mean=mean,
@@ -411,27 +415,33 @@ def update_points_and_weights(
         return 0.0
 
     given.map_tiles(multiply)
-    slope = total(weight * (rows.gap * shift + rows.pull * follow))
-    curvature = total(weight * (follow * (image - 2 * shift) + shift.square()))
+    share, own = given.ratings.share, rows.own
+    along = weight * (rows.gap * shift + rows.pull * follow)
+    bend = weight * (follow * (image - 2 * shift) + shift.square())
+    slope, curvature = (share.sum(total(x[own])) for x in (along, bend))
     slope = slope + sum(direction.slope for direction in directions)
     curvature = curvature + sum(direction.curvature for direction in directions)
     length = torch.where(curvature > 0, slope / curvature, 0.0)
     gain = 2 * (rows.pull + rows.gap) - length * (image - follow)
     gain = length * (follow * gain).sum(1) / given.noise_precision[:, 0]
+    mean, squares = axes.rows(rows.x + length * follow), rows.squares - gain
+    share.complete(mean, squares)
     side = replace(
         side,
-        mean=axes.rows(rows.x + length * follow),
+        mean=mean,
         covariance=None,
         axes=None,
         weights=tuple(direction.taken(length, axes) for direction in directions),
         shift=side.shift + axes.rows(length * shift),
     )
-    return side, rows.squares - gain
+    return side, squares
 
 
 @dataclass(frozen=True)
 class _PointPass:
-    """All rows along the axes after an update given the weights.
+    """Rows along the axes after an update given the weights.
+
+    Those that this process computes, in tables of all rows.
 
     Attributes
     ----------
@@ -443,6 +453,8 @@ class _PointPass:
         Residual sums of squares.
     weight : Tensor of shape (n_rows, 1)
         Factor of Λ for each row.
+    share : Share
+        The rows that this process computes.
     """
 
     x: Tensor
@@ -452,6 +464,12 @@ class _PointPass:
     gap_at_minimum: Tensor
     squares: Tensor
     weight: Tensor
+    share: Share
+
+    @property
+    def own(self) -> slice:
+        """The rows of the share."""
+        return self.share.rows(len(self.x))
 
     @classmethod
     def over(cls, given: PointConditional, rule: Rule) -> _PointPass:
@@ -474,7 +492,8 @@ class _PointPass:
         weight = torch.ones_like(side.mean[:, :1])
         if side.prior_weight is not None:
             weight = side.prior_weight[:, None]
-        return cls(x, pull, diagonal, gap, lowest, squares, weight)
+        share = given.ratings.share
+        return cls(x, pull, diagonal, gap, lowest, squares, weight, share)
 
 
 @dataclass(frozen=True)
@@ -504,12 +523,15 @@ class _AxisDirection:
         cls, block: Block, weights: LinkMatrix, rows: _PointPass, axes: Axes
     ) -> _AxisDirection:
         square = block.square * rows.weight[:, 0]
-        response = square @ rows.diagonal.reciprocal()
+        diagonal = rows.diagonal[rows.own]
+        response = rows.share.sum(square[rows.own] @ diagonal.reciprocal())
         free = (total(square) - response).clamp_(min=0)
         Omega = axes.form_matrix(weights.precision)
         C = inverse(free.diag() / len(block.columns) + Omega)
         held = axes.coordinates(weights.mean) @ Omega
-        step = (block.transposed_times(rows.weight * rows.gap_at_minimum) - held) @ C
+        gap = rows.weight * rows.gap_at_minimum
+        rows.share.complete(gap)
+        step = (block.transposed_times(gap) - held) @ C
         return cls(
             weights=replace(
                 weights,

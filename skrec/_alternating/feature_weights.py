@@ -33,6 +33,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from .._share import ALL_ROWS, Share
 from .._sparse import SparseRows
 from .conditional import Layout, ParallelMap
 from .scalars import total
@@ -198,12 +199,20 @@ class RowsGivenWeights:
     prior_weight : Tensor of shape (n_rows,) or None
         Factor of Λ for each row; None is 1. `covariance` is then that of noise and
         prior divided by it.
+    share : Share
+        The rows that `gap` and `covariance` hold.
     """
 
     gap: Tensor
     covariance: Tensor
     prior_precision: Tensor
     prior_weight: Tensor | None
+    share: Share = ALL_ROWS
+
+    @property
+    def own(self) -> slice:
+        """The rows of the share."""
+        return self.share.rows(len(self.gap))
 
     @cached_property
     def weight(self) -> Tensor:
@@ -215,7 +224,9 @@ class RowsGivenWeights:
     @cached_property
     def pull(self) -> Tensor:
         """Λ (x* − m − Bᵀf) of every row, weighted."""
-        return self.weight[:, None] * (self.gap @ self.prior_precision)
+        pull = self.weight[:, None] * (self.gap @ self.prior_precision)
+        self.share.complete(pull)
+        return pull
 
 
 @dataclass(frozen=True)
@@ -229,9 +240,10 @@ class WeightStep:
     shift_step : Tensor of shape (n_rows, row_size)
         Dᵀf of every row.
     row_step : Tensor of shape (n_rows, row_size)
-        A⁻¹ΛDᵀf of every row.
+        A⁻¹ΛDᵀf of every row of the share.
     trace : Tensor of shape (n_rows,) or None
-        Trace of βGS where S is the covariance of a row that follows uncertain weights.
+        Trace of βGS where S is the covariance of a row that follows uncertain weights,
+        likewise.
     """
 
     weights: tuple[LinkMatrix, ...]
@@ -277,9 +289,9 @@ def step_weights(
             rows.covariance[tile], trace[tile] = _inflated(V, Q, Lambda, layout)
         return held
 
-    held = layout.map_tiles(follow, len(shift), parallel_map)
+    held = layout.map_tiles(follow, rows.own, parallel_map)
     curvature = reduce(add, [direction.curvature for direction in directions])
-    curvature = curvature + reduce(add, held)
+    curvature = curvature + rows.share.sum(reduce(add, held))
     slope = reduce(add, [direction.slope for direction in directions])
     length = torch.where(curvature > 0, slope / curvature, 0.0)
     return WeightStep(
@@ -318,7 +330,8 @@ class _Direction:
     ) -> _Direction:
         prior_precision = rows.prior_precision
         square = block.square * rows.weight
-        response = layout.unpack((square @ rows.covariance)[None])[0] @ prior_precision
+        spread = rows.share.sum(square[rows.own] @ rows.covariance[rows.own])
+        response = layout.unpack(spread[None])[0] @ prior_precision
         free = total(square) * prior_precision - prior_precision @ response
         C = inverse(free / len(block.columns) + weights.precision)
         gradient = block.transposed_times(rows.pull) - weights.mean @ weights.precision

@@ -13,6 +13,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from .._data.interactions import ONE_PROCESS
+from .._data.sides import Sides
+from .._share import Share
 from .._threads import torch_threads
 from .conditional import Layout
 from .feature_weights import Block
@@ -32,6 +35,9 @@ class RatingArrays:
         Number of users and of items.
     target, weight : ndarray of shape (n_ratings,)
     context : ndarray of shape (n_ratings, n_context)
+    shares : Sides of Share
+        The users and the items that this process computes. The ratings are those of
+        these users.
     """
 
     users: np.ndarray
@@ -40,14 +46,17 @@ class RatingArrays:
     target: np.ndarray
     weight: np.ndarray
     context: np.ndarray
+    shares: Sides[Share] = ONE_PROCESS
 
-    def order_by_item(self) -> np.ndarray:
-        """Places of the ratings, sorted by item, then user."""
-        # A counting sort: the transpose of a sparse matrix that holds these places.
-        offsets = np.searchsorted(self.users, np.arange(self.shape[0] + 1))
-        places = np.arange(len(self.items))
-        matrix = sparse.csr_array((places, self.items, offsets), shape=self.shape)
-        return matrix.tocsc().data
+
+def order_by_item(
+    users: np.ndarray, items: np.ndarray, shape: tuple[int, int]
+) -> np.ndarray:
+    """Places of ratings that are sorted by user and item, sorted by item and user."""
+    # A counting sort: the transpose of a sparse matrix that holds these places.
+    offsets = np.searchsorted(users, np.arange(shape[0] + 1))
+    matrix = sparse.csr_array((np.arange(len(items)), items, offsets), shape=shape)
+    return matrix.tocsc().data
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,8 @@ class Problem:
     user_index : Tensor of shape (n_ratings,)
         User of each rating, in the order of `users`.
     to_items : Tensor of shape (n_ratings,)
-        Permutation from the order of `users` to that of `items`.
+        Permutation from the order of `users` to that of `items`; where processes share
+        the ratings, from the order in which their owners send those of `items`.
     target : Tensor of shape (n_ratings,)
         Standardised ratings, in the order of `users`.
     context : Tensor of shape (n_ratings, n_context)
@@ -88,21 +98,25 @@ class Problem:
         """Ratings without features of rows and without unobserved pairs."""
         index = partial(torch.as_tensor, device=layout.device)
         number = partial(torch.as_tensor, dtype=dtype, device=layout.device)
+        of_users, of_items = arrays.shares
         users, items = index(arrays.users), index(arrays.items)
         y, w = number(arrays.target), number(arrays.weight)
-        to_items = index(arrays.order_by_item())
+        u, i = (of_items.sent(torch.as_tensor(x)) for x in (arrays.users, arrays.items))
+        to_items = index(order_by_item(u.numpy(), i.numpy(), arrays.shape))
+        by_item = [of_items.sent(x)[to_items] for x in (items, users, w, y)]
         n_users, n_items = arrays.shape
+        own_items, others, weight, target = by_item
         return cls(
-            users=Ratings.from_sorted(users, items, n_users, w, y),
+            users=Ratings.from_sorted(users, items, n_users, w, y, of_users),
             items=Ratings.from_sorted(
-                items[to_items], users[to_items], n_items, w[to_items], y[to_items]
+                own_items, others, n_items, weight, target, of_items
             ),
             user_index=users,
             to_items=to_items,
             target=y,
             context=number(arrays.context),
             layout=layout,
-            weight=float(arrays.weight.sum(dtype=np.float64)),
+            weight=of_users.sum(float(arrays.weight.sum(dtype=np.float64))),
         )
 
     def with_features(
@@ -127,7 +141,7 @@ class Problem:
         )
         # Repeated ratings of a pair count once together.
         by_user = count.to(self.target).reciprocal()[place]
-        by_item = by_user[self.to_items]
+        by_item = self.by_item(by_user)
         return self._with_blocks(
             _implicit_block(self.users, by_user, self.items, by_item),
             _implicit_block(self.items, by_item, self.users, by_user),
@@ -180,10 +194,22 @@ class Problem:
             users=replace(self.users, target=target, target_square=square),
             items=replace(
                 self.items,
-                target=target[self.to_items],
-                target_square=square[self.to_items],
+                target=self.by_item(target),
+                target_square=self.by_item(square),
             ),
         )
+
+    def by_item(self, values: Tensor) -> Tensor:
+        """Values of ratings in the order of `items`, from that of `users`."""
+        return self.items.share.sent(values)[self.to_items]
+
+    def at(self, places: Tensor, values: Tensor) -> Tensor:
+        """Values of ratings, given in the order of `users`, at places among all."""
+        share, n_own = self.users.share, len(self.target)
+        own = places - share.n_before(n_own)
+        is_here = (own >= 0) & (own < n_own)
+        taken = values[own.clamp(0, n_own - 1)]
+        return share.sum(taken * is_here.to(values).view(-1, *[1] * (values.ndim - 1)))
 
     def _with_blocks(self, of_users: Block | None, of_items: Block | None) -> Problem:
         """The same problem, with one more block of features of a side, or of both."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._share import ALL_ROWS, Share
 from .._sparse import SparseRows
 from .scalars import fetched, total
 
@@ -83,19 +84,28 @@ class Ratings(SparseRows):
 
     @classmethod
     def from_sorted(
-        cls, rows: Tensor, others: Tensor, n_rows: int, weight: Tensor, target: Tensor
+        cls,
+        rows: Tensor,
+        others: Tensor,
+        n_rows: int,
+        weight: Tensor,
+        target: Tensor,
+        share: Share = ALL_ROWS,
     ) -> Ratings:
-        """Ratings given in the order of `rows`."""
+        """Ratings given in the order of `rows`, those of a share of all rows."""
         offsets = torch.zeros(n_rows + 1, dtype=torch.long, device=rows.device)
         torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=offsets[1:])
         below = torch.cat([weight.new_zeros(1).double(), weight.double().cumsum(0)])
+        count = below[offsets].diff().to(weight.dtype)
+        share.complete(count)
         return cls(
             offsets=offsets.int(),
             others=others.int(),
             weight=weight,
             target=target,
             target_square=target.square(),
-            count=below[offsets].diff().to(weight.dtype),
+            count=count,
+            share=share,
         )
 
     def sum_of_squares(self, points: Tensor) -> Tensor:
@@ -147,7 +157,8 @@ class Ratings(SparseRows):
         )
 
     def tiles(self, size: int) -> Iterator[tuple[slice, Ratings]]:
-        """The same ratings, `size` rows at a time."""
-        for start in range(0, len(self), size):
-            rows = slice(start, min(start + size, len(self)))
+        """The ratings of the rows that have them here, `size` rows at a time."""
+        own = self.share.rows(len(self))
+        for start in range(own.start, own.stop, size):
+            rows = slice(start, min(start + size, own.stop))
             yield rows, self.tile(rows)

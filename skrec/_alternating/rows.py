@@ -256,8 +256,19 @@ class PackedCovariance:
         return replace(self, factor=self.factor * factor)
 
     def __reduce__(self) -> tuple:
-        merged = self.take(slice(None))
+        merged = self._merged()
+        if len(merged.stored) < len(merged.place):
+            return PackedCovariance, (
+                *(merged.stored, merged.updated),
+                *(merged.place, merged.factor),
+            )
         return PackedCovariance.of_triangles, (merged.stored, merged.factor)
+
+    def _merged(self) -> PackedCovariance:
+        """The same covariances in one array, unless rows share fewer of them."""
+        if len(self.stored) + len(self.updated) < len(self.place):
+            return self
+        return self.take(slice(None))
 
     def take(self, rows: np.ndarray | slice) -> PackedCovariance:
         """Covariances of some rows, none of them updated."""
@@ -283,7 +294,7 @@ class PackedCovariance:
         grown = np.concatenate([self.updated, values])
         patched = replace(self, updated=grown, place=place)
         if len(grown) > max(MIN_PATCH, len(place) * MAX_PATCH):
-            return patched.take(slice(None))
+            return patched._merged()
         return patched
 
 

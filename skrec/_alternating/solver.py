@@ -223,10 +223,10 @@ class AlternatingSolver(Solver[Posterior]):
         run = Run(
             problem,
             units,
-            self._rating_range(data.rating),
+            self._rating_range(data),
             is_continued=start is not None,
             random_state=random_state,
-            may_collapse=np.ptp(data.rating) > 0 and not self.unobserved_weight,
+            may_collapse=np.ptp(data.rating_range) > 0 and not self.unobserved_weight,
         )
         return (report for _, report in self._reports(run, self._states(run, state)))
 
@@ -283,8 +283,8 @@ class AlternatingSolver(Solver[Posterior]):
             posterior = posterior.without_covariance()
         return replace(posterior, objective=self.objective, rating_range=rating_range)
 
-    def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
-        low, high = float(rating.min()), float(rating.max())
+    def _rating_range(self, data: Interactions) -> tuple[float, float]:
+        low, high = data.rating_range
         return (
             (min(low, 0.0), max(high, 0.0)) if self.unobserved_weight else (low, high)
         )
@@ -298,7 +298,7 @@ class AlternatingSolver(Solver[Posterior]):
         implicit_features: bool = False,
         unobserved_weight: float = 0.0,
     ) -> Problem:
-        is_small = len(data.rating) <= MAX_DOUBLE_ROWS
+        is_small = data.n_rows <= MAX_DOUBLE_ROWS
         arrays = RatingArrays(
             data.users,
             data.items,
@@ -306,6 +306,7 @@ class AlternatingSolver(Solver[Posterior]):
             units.standard_ratings(data.rating),
             data.weight,
             units.standard_features(data.context),
+            data.shares,
         )
         problem = Problem.from_arrays(
             arrays,
@@ -336,7 +337,7 @@ class AlternatingSolver(Solver[Posterior]):
             raise ValueError(
                 f"{method} with solver={self.name!r} updates the posterior of the "
                 "last fit, and needs its covariances: fit with solver='vb' or 'als' "
-                "and store_covariance=True."
+                "and store_covariance=True, or give reg to from_factors."
             )
 
     def check_retraction(self, model: Posterior) -> None:
@@ -394,7 +395,7 @@ class AlternatingSolver(Solver[Posterior]):
             updated = updated.scale_covariances(
                 float(updated.noise_variance / known.noise_variance)
             )
-        low, high = self._rating_range(data.rating)
+        low, high = self._rating_range(data)
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
         return self._stored(updated, rating_range)
 

@@ -103,7 +103,7 @@ def _leading_singular_vectors(
     them.
     """
     users, items = problem.users, problem.items
-    by_item = values[problem.to_items]
+    by_item = problem.by_item(values)
     k = min(problem.layout.n_factors, len(users), len(items))
     size = min(k + START_OVERSAMPLING, len(users), len(items))
     generator = torch.Generator().manual_seed(0)

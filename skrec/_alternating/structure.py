@@ -30,7 +30,7 @@ def suitable_n_factors(data: Interactions) -> int:
     n_rows = sum(data.shape)
     # Rows of a pair follow each other.
     is_new = (np.diff(data.users) != 0) | (np.diff(data.items) != 0)
-    n_pairs = 1 + np.count_nonzero(is_new)
+    n_pairs = data.shares.user.sum(1.0 + np.count_nonzero(is_new))
     n_factors = np.ceil(n_pairs / (PAIRS_PER_NUMBER * n_rows))
     return int(n_factors.clip(MIN_FACTORS, MAX_FACTORS))
 
@@ -60,12 +60,18 @@ def least_error(data: Interactions) -> float:
     """
     if data.context.shape[1] or any(f is not None for f in data.side_features):
         return 0.0
-    residual = data.rating - np.average(data.rating, weights=data.weight)
+    share, (n_users, n_items) = data.shares.user, data.shape
+    total = share.sum(float(data.weight.sum()))
+    residual = data.rating - share.sum(float(data.weight @ data.rating)) / total
+    of_users = np.bincount(data.users, data.weight, n_users)
+    of_items = share.sum(np.bincount(data.items, data.weight, n_items))
     for _ in range(N_ROUNDS):
-        for rows in (data.items, data.users):
-            sums = np.bincount(rows, data.weight * residual)
-            residual = residual - (sums / np.bincount(rows, data.weight))[rows]
-    return float(np.sqrt(np.average(residual**2, weights=data.weight)))
+        sums = share.sum(np.bincount(data.items, data.weight * residual, n_items))
+        residual = residual - (sums / of_items)[data.items]
+        # The rows of a user are all here.
+        sums = np.bincount(data.users, data.weight * residual, n_users)
+        residual = residual - sums[data.users] / of_users[data.users]
+    return float(np.sqrt(share.sum(float(data.weight @ residual**2)) / total))
 
 
 def best_fit(

@@ -267,9 +267,10 @@ class Sweep:
         prior_precision = state.coef_precision * identity(len(state.coef), context)
         if state.coef_prior is not None:
             prior_mean, prior_precision = state.coef_prior
-        A = (context.T * precision) @ context + prior_precision
-        h = context.T @ (precision * (problem.target - fitted))
-        h += prior_precision @ prior_mean
+        share = ratings.share
+        A = share.sum((context.T * precision) @ context) + prior_precision
+        h = share.sum(context.T @ (precision * (problem.target - fitted)))
+        h = h + prior_precision @ prior_mean
         return NaturalGaussians(A[None], h[None])
 
     def update_side(
@@ -330,7 +331,9 @@ def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
         return log_det, squared_change
 
     parts = zip(*given.map_tiles(update_tile), strict=True)
-    log_det, squared_change = map(sum, parts)
+    share = given.ratings.share
+    log_det, squared_change = (share.sum(sum(values)) for values in parts)
+    share.complete(mean, squares, *([] if covariance is None else [covariance]))
     side = replace(
         side,
         mean=mean,
@@ -356,6 +359,7 @@ def update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, T
             rows.covariance,
             side.prior_precision,
             side.prior_weight,
+            given.ratings.share,
         ),
         given.layout,
         given.parallel_map,
@@ -366,11 +370,15 @@ def update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, T
     squares = rows.residual(mean, gap, side.prior_precision)
     if step.trace is not None:
         squares += step.trace / rows.noise_precision
+    mean += rows.ahead
+    covariance = rows.covariance if rule.has_covariance else None
+    share = given.ratings.share
+    share.complete(mean, squares, *([] if covariance is None else [covariance]))
     side = replace(
         side,
-        mean=mean + rows.ahead,
-        covariance=rows.covariance if rule.has_covariance else None,
-        log_det=rows.log_det,
+        mean=mean,
+        covariance=covariance,
+        log_det=share.sum(rows.log_det),
         weights=step.weights,
         shift=side.shift + step.shift_step,
     )
@@ -379,7 +387,9 @@ def update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, T
 
 @dataclass(frozen=True)
 class _Pass:
-    """Moments of all rows given the weights, and parts of their residuals.
+    """Moments of rows given the weights, and parts of their residuals.
+
+    Of the rows that this process computes, in tables of all rows.
 
     Attributes
     ----------

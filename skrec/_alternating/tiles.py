@@ -74,10 +74,13 @@ class SideConditional:
     parallel_map: ParallelMap
 
     def map_tiles(self, function: Callable[[slice, Any], T]) -> list[T]:
-        """Values of a function of the rows of each tile and their conditional."""
+        """Values of a function of the rows of each tile and their conditional.
+
+        Tiles are of the rows that this process computes.
+        """
         return self.layout.map_tiles(
             lambda rows: function(rows, self._of(rows)),
-            len(self.ratings),
+            self.ratings.share.rows(len(self.ratings)),
             self.parallel_map,
         )
 

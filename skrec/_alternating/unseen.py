@@ -46,8 +46,10 @@ class UnseenSample:
     problem : Problem
     scale : float
         Rating units per standard unit.
-    ratings : Tensor of shape (n_sample,)
-        Places of some ratings, in random order.
+    ratings : Tensor of shape (n_own,)
+        Places of some ratings, in random order; those that this process has.
+    n_first : int
+        How many of them are in the first block of all.
     pairs : tuple of Tensor of shape (n_pairs,)
         Users and items that are as frequent as among the ratings, paired at random.
     """
@@ -55,24 +57,34 @@ class UnseenSample:
     problem: Problem
     scale: float
     ratings: Tensor
+    n_first: int
     pairs: tuple[Tensor, Tensor]
 
     @classmethod
     def of(cls, problem: Problem, scale: float = 1.0) -> UnseenSample:
         """A sample that is the same for every fit of these ratings."""
         generator = torch.Generator().manual_seed(0)
-        n_ratings, device = len(problem.target), problem.target.device
+        n_own, share = len(problem.target), problem.users.share
+        n_ratings, first = int(share.sum(float(n_own))), share.n_before(n_own)
+        device = problem.target.device
 
-        def places(size: int) -> Tensor:
+        def places(size: int) -> tuple[Tensor, Tensor]:
             if n_ratings <= size:
                 drawn = torch.randperm(n_ratings, generator=generator)
             else:
                 drawn = torch.randint(n_ratings, (size,), generator=generator)
-            return drawn.to(device)
+            is_own = (drawn >= first) & (drawn < first + n_own)
+            return (drawn[is_own] - first).to(device), is_own
 
-        users = problem.user_index[places(N_PAIRS)]
-        items = problem.users.others[places(N_PAIRS)]
-        return cls(problem, scale, places(SAMPLE_SIZE), (users, items))
+        def of_pairs(values: Tensor) -> Tensor:
+            rows, is_own = places(N_PAIRS)
+            found = values.new_zeros(len(is_own))
+            found[is_own.to(device)] = values[rows]
+            return share.sum(found)
+
+        pairs = of_pairs(problem.user_index), of_pairs(problem.users.others)
+        rows, is_own = places(SAMPLE_SIZE)
+        return cls(problem, scale, rows, int(is_own[:BLOCK_SIZE].sum()), pairs)
 
     @torch_threads(1)
     def after_sweep(self, state: State) -> tuple[float, Tensor]:
@@ -80,7 +92,7 @@ class UnseenSample:
         users, items = self.pairs
         x, z = state.users.mean[users], state.items.mean[items]
         predictions = _predictions(x, z, self.problem.layout)
-        return self._error(state, self.ratings[:BLOCK_SIZE]), predictions
+        return self._error(state, self.ratings[: self.n_first]), predictions
 
     @torch_threads(1)
     def error(self, state: State) -> float:
@@ -89,7 +101,8 @@ class UnseenSample:
 
     def _error(self, state: State, places: Tensor) -> float:
         parts = [self._squares(state, block) for block in places.split(BLOCK_SIZE)]
-        squares, weight = fetched(*torch.stack(parts).sum(0))
+        sums = self.problem.users.share.sum(torch.stack(parts).sum(0))
+        squares, weight = fetched(*sums)
         return self.scale * (squares / weight) ** 0.5
 
     def _squares(self, state: State, places: Tensor) -> Tensor:

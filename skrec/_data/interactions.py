@@ -7,12 +7,15 @@ stand in (user, item) order, and equal rows are one row with their weights summe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from scipy import sparse
 
+from .._share import ALL_ROWS, Share
 from .reading import Columns
 from .seen import SeenItems
 from .sides import Sides
@@ -34,6 +37,11 @@ class SideFeatures:
     matrix: sparse.csr_array
 
 
+# A function that makes canonical rows of columns, ratings and weights.
+Collect = Callable[[Columns, np.ndarray, np.ndarray], "Interactions"]
+
+ONE_PROCESS: Sides[Share] = Sides(ALL_ROWS, ALL_ROWS)
+
 NO_FEATURES: Sides[SideFeatures | None] = Sides(None, None)
 
 
@@ -51,6 +59,9 @@ class Interactions:
     context : ndarray of shape (n_rows, n_context), dtype float64
         Further columns of X.
     side_features : Sides of SideFeatures or None
+    shares : Sides of Share
+        The users and the items that this process computes. The rows are those of these
+        users, and ids are those of all.
     """
 
     user_ids: np.ndarray
@@ -61,25 +72,39 @@ class Interactions:
     weight: np.ndarray
     context: np.ndarray
     side_features: Sides[SideFeatures | None] = NO_FEATURES
+    shares: Sides[Share] = ONE_PROCESS
 
     @classmethod
     def from_columns(
         cls, columns: Columns, rating: np.ndarray, weight: np.ndarray | None
     ) -> Interactions:
         """Canonical rows of validated columns, ratings and weights."""
-        users, items, context = columns.users, columns.items, columns.features
         if weight is None:
             weight = np.ones(len(rating))
-        elif not weight.all():
-            kept = np.flatnonzero(weight)
-            users, items = (
-                Ids(ids.values[kept], ids.kind, ids.where) for ids in (users, items)
-            )
-            rating, weight, context = rating[kept], weight[kept], context[kept]
-        user_numbers, user_ids = users.numbered()
-        item_numbers, item_ids = items.numbered()
+        columns, rating, weight = weighed_rows(columns, rating, weight)
+        user_numbers, user_ids = columns.users.numbered()
+        item_numbers, item_ids = columns.items.numbered()
+        return cls.from_numbers(
+            Sides(user_ids, item_ids),
+            Sides(user_numbers, item_numbers),
+            rating,
+            weight,
+            columns.features,
+        )
 
-        pair = user_numbers * np.int64(len(item_ids)) + item_numbers
+    @classmethod
+    def from_numbers(
+        cls,
+        ids: Sides[np.ndarray],
+        numbers: Sides[np.ndarray],
+        rating: np.ndarray,
+        weight: np.ndarray,
+        context: np.ndarray,
+        **shares: Any,
+    ) -> Self:
+        """Canonical rows of numbered users and items."""
+        user_numbers, item_numbers = numbers
+        pair = user_numbers * np.int64(len(ids.item)) + item_numbers
         order = np.argsort(pair)
         sorted_pair = pair[order]
         if (sorted_pair[1:] == sorted_pair[:-1]).any():
@@ -95,19 +120,36 @@ class Interactions:
         else:
             weight = weight[order]
         return cls(
-            user_ids=user_ids,
-            item_ids=item_ids,
+            user_ids=ids.user,
+            item_ids=ids.item,
             users=user_numbers[order],
             items=item_numbers[order],
             rating=rating[order],
             weight=weight,
             context=context[order],
+            **shares,
         )
 
     @cached_property
     def seen(self) -> SeenItems:
         """The items of each user."""
         return SeenItems.of_pairs(self.users, self.items, *self.shape)
+
+    def gathered(self) -> Interactions:
+        """The rows of all processes."""
+        return self
+
+    @property
+    def n_rows(self) -> int:
+        """Number of the rows of all processes."""
+        return int(self.shares.user.sum(float(len(self.rating))))
+
+    @cached_property
+    def rating_range(self) -> tuple[float, float]:
+        """Smallest and largest rating of all rows."""
+        low, high = float(self.rating.min()), float(self.rating.max())
+        share = self.shares.user
+        return -share.largest(-low), share.largest(high)
 
     @property
     def pairs(self) -> np.ndarray:
@@ -118,6 +160,21 @@ class Interactions:
     def shape(self) -> tuple[int, int]:
         """Number of users and number of items."""
         return len(self.user_ids), len(self.item_ids)
+
+
+def weighed_rows(
+    columns: Columns, rating: np.ndarray, weight: np.ndarray
+) -> tuple[Columns, np.ndarray, np.ndarray]:
+    """The rows with a weight above zero."""
+    if weight.all():
+        return columns, rating, weight
+    kept = np.flatnonzero(weight)
+    users, items = (
+        Ids(ids.values[kept], ids.kind, ids.where)
+        for ids in (columns.users, columns.items)
+    )
+    columns = Columns(users, items, columns.features[kept])
+    return columns, rating[kept], weight[kept]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._share import Share
 from .interactions import Interactions
 
 # A feature that varies by less is constant: its coefficient, which is relative to its
@@ -34,14 +35,15 @@ class Units:
     @classmethod
     def of(cls, data: Interactions, *, centred: bool, scaled: bool = True) -> Units:
         """Ratings to mean 0 (if `centred`) and mean square 1 (if `scaled`)."""
-        weight = data.weight / data.weight.sum()
-        rating, centre = data.rating, 0.0
+        share = data.shares.user
+        total = share.sum(float(data.weight.sum()))
+        weight, rating, centre = data.weight / total, data.rating, 0.0
         if centred:
             # Rounding takes the mean of equal ratings past them.
-            centre = float((weight @ rating).clip(rating.min(), rating.max()))
-        scale = _root_mean_square(rating - centre, weight) if scaled else 1.0
-        mean = weight @ data.context
-        deviation = _root_mean_square(data.context - mean, weight)
+            centre = float(np.clip(share.sum(weight @ rating), *data.rating_range))
+        scale = _root_mean_square(rating - centre, weight, share) if scaled else 1.0
+        mean = share.sum(weight @ data.context)
+        deviation = _root_mean_square(data.context - mean, weight, share)
         # Rounding leaves a constant column a deviation of a few ulps. An infinite scale
         # gives it a coefficient of zero.
         varies = deviation > np.maximum(1e-9 * np.abs(mean), MIN_DEVIATION)
@@ -50,7 +52,7 @@ class Units:
             scale=float(scale if scale > 1e-9 * abs(centre) else abs(centre) or 1.0),
             feature_mean=mean,
             feature_scale=np.where(varies, deviation, np.inf),
-            mean_weight=float(data.weight.mean()),
+            mean_weight=total / data.n_rows,
         )
 
     def standard_ratings(self, rating: np.ndarray) -> np.ndarray:
@@ -68,8 +70,10 @@ class Units:
         return scale
 
 
-def _root_mean_square(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _root_mean_square(
+    values: np.ndarray, weight: np.ndarray, share: Share
+) -> np.ndarray:
     """Root of the weighted mean of squares, which need not be in range themselves."""
-    largest = np.abs(values).max(axis=0, initial=0)
+    largest = share.largest(np.abs(values).max(axis=0, initial=0))
     unit = np.where(largest > 0, largest, 1)
-    return unit * np.sqrt(weight @ (values / unit) ** 2)
+    return unit * np.sqrt(share.sum(weight @ (values / unit) ** 2))

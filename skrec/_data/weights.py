@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from .._share import Share
 from .interactions import Interactions
 
 # A weight near zero leaves its pair out even if such pairs are no noisier than others,
@@ -65,16 +66,19 @@ class Weighting:
     @classmethod
     def of_choices(cls, data: Interactions) -> Weighting:
         """Weighting of rows without ratings, whose weights are confidences."""
-        weight = _pairs(data)[1]
-        return cls(float(weight[weight > MIN_CONFIDENCE * weight.max()].mean()))
+        weight, share = _pairs(data)[1], data.shares.user
+        counted = weight[weight > MIN_CONFIDENCE * share.largest(float(weight.max()))]
+        return cls(_mean_and_range(counted, share)[0])
 
     @classmethod
     def of_ratings(cls, data: Interactions) -> Weighting:
         """Weighting learned from canonical rows of ratings."""
         starts, weight, _ = _pairs(data)
-        mean = float(weight.mean())
-        if np.ptp(weight) <= 1e-9 * mean:
+        mean, range_of_all = _mean_and_range(weight, data.shares.user)
+        if range_of_all <= 1e-9 * mean:
             return cls(mean)
+        data = data.gathered()
+        starts, weight, _ = _pairs(data)
         rating = np.add.reduceat(data.weight * data.rating, starts) / weight
         largest = np.abs(rating).max()
         rating = rating / (largest if largest else 1)
@@ -114,6 +118,14 @@ def as_choices(
     """Ratings of 1 from a threshold on, and 0 with a share of their weight below."""
     is_chosen = rating >= threshold
     return is_chosen.astype(float), np.where(is_chosen, weight, share * weight)
+
+
+def _mean_and_range(values: np.ndarray, share: Share) -> tuple[float, float]:
+    """Mean and range of the values of all processes."""
+    total = share.sum(float(values.sum()))
+    mean = total / share.sum(float(len(values)))
+    low, high = values.min(initial=np.inf), values.max(initial=-np.inf)
+    return mean, share.largest(float(high)) + share.largest(float(-low))
 
 
 def _pairs(data: Interactions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

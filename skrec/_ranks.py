@@ -1,0 +1,308 @@
+"""Ranks: processes that fit one model together, and the rows that each computes.
+
+Each process reads rows of its own. Ids are numbered together, and every user and every
+item gets an owner, in ranges that cost about the same. Rows are sent to the owners of
+their users, where equal ones are merged, and from there to those of their items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from ._data.interactions import Interactions, weighed_rows
+from ._data.reading import Columns
+from ._data.seen import SeenItems
+from ._data.sides import Sides
+from ._data.vocabulary import Ids
+from ._share import Largest, Share, Sum
+
+# A row of a side costs as much as so many ratings.
+ROW_COST = 64
+
+
+class Ranks:
+    """The processes of a group, and this one among them.
+
+    Parameters
+    ----------
+    group : ProcessGroup
+    timeout : float
+        Seconds that an answer may take, for messages.
+    """
+
+    def __init__(self, group: Any, timeout: float) -> None:
+        self.group, self.timeout = group, timeout
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self.has_started = False
+
+    def start(self, report: Any, error: BaseException | None = None) -> list[Any]:
+        """The first reports of all processes, or an error if one has none."""
+        self.has_started = True
+        described = None if error is None else f"{type(error).__name__}: {error}"
+        found = self.objects((described, report))
+        for rank, (failure, _) in enumerate(found):
+            if failure is not None and error is None:
+                raise RuntimeError(f"Process {rank} has no rows to fit. {failure}")
+        return [own for _, own in found]
+
+    def sum(self, value: Sum) -> Sum:
+        """Sum of a value of each process."""
+        return self._reduced(value, dist.ReduceOp.SUM)
+
+    def largest(self, value: Largest) -> Largest:
+        """Largest of a value of each process."""
+        return self._reduced(value, dist.ReduceOp.MAX)
+
+    def _reduced(self, value: Any, how: Any) -> Any:
+        if isinstance(value, Tensor):
+            both = value.clone(memory_format=torch.contiguous_format)
+        else:
+            both = torch.tensor(value)
+        if isinstance(value, float):
+            both = both.double()
+        with self._answered():
+            dist.all_reduce(both, how, group=self.group)
+        if isinstance(value, Tensor):
+            return both
+        return both.numpy() if isinstance(value, np.ndarray) else both.item()
+
+    def objects(self, value: Any) -> list[Any]:
+        """A small object of each process."""
+        found = [None] * self.size
+        with self._answered():
+            dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def complete(self, bounds: np.ndarray, *tables: Tensor) -> None:
+        """Fill tables of which each process has the rows between two bounds."""
+        with self._answered():
+            running = [
+                dist.broadcast(
+                    table[bounds[rank] : bounds[rank + 1]],
+                    dist.get_global_rank(self.group, rank),
+                    group=self.group,
+                    async_op=True,
+                )
+                for table in tables
+                for rank in range(self.size)
+            ]
+            for work in running:
+                work.wait()
+
+    def joined(self, values: np.ndarray) -> np.ndarray:
+        """The arrays of all processes, one after the other."""
+        bounds = np.append(0, np.cumsum(self.objects(len(values))))
+        table = torch.empty(
+            (int(bounds[-1]), *values.shape[1:]), dtype=torch.from_numpy(values).dtype
+        )
+        table[bounds[self.rank] : bounds[self.rank + 1]] = torch.from_numpy(values)
+        self.complete(bounds, table)
+        return table.numpy()
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise ConnectionError(
+                "A process of this fit has ended, or has not answered for "
+                f"{self.timeout:g} seconds. See its own error, and start all of them "
+                "again; if it was only slow, raise timeout."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Route:
+    """Entries on their way to their owners.
+
+    Attributes
+    ----------
+    ranks : Ranks
+    order : Tensor of shape (n_entries,)
+        Places of the entries, owner by owner.
+    n_sent, n_received : list of int
+        Number of entries to and from each process.
+    """
+
+    ranks: Ranks
+    order: Tensor
+    n_sent: list[int]
+    n_received: list[int]
+
+    @classmethod
+    def to(cls, ranks: Ranks, owners: np.ndarray) -> Route:
+        """The route of entries to given owners."""
+        n_sent = np.bincount(owners, minlength=ranks.size).tolist()
+        n_received = [sent[ranks.rank] for sent in ranks.objects(n_sent)]
+        order = torch.from_numpy(np.argsort(owners, kind="stable"))
+        return cls(ranks, order, n_sent, n_received)
+
+    def sent(self, values: Tensor) -> Tensor:
+        """Values of the entries that arrive here, sender by sender."""
+        arrived = values.new_empty(sum(self.n_received), *values.shape[1:])
+        given = values[self.order.to(values.device)].contiguous()
+        with self.ranks._answered():
+            dist.all_to_all_single(
+                arrived, given, self.n_received, self.n_sent, group=self.ranks.group
+            )
+        return arrived
+
+
+@dataclass(frozen=True)
+class RankShare(Share):
+    """The rows of one side that a process owns.
+
+    Attributes
+    ----------
+    ranks : Ranks
+    bounds : ndarray of shape (n_ranks + 1,)
+        Process r owns the rows from bounds[r] to bounds[r + 1].
+    route : Route or None
+        That of ratings from the owners of users to those of items.
+    """
+
+    ranks: Ranks
+    bounds: np.ndarray
+    route: Route | None = None
+
+    @classmethod
+    def of(cls, ranks: Ranks, counts: np.ndarray, noun: str) -> RankShare:
+        """Ranges of about the same cost, by the number of ratings of each row."""
+        n_rows = len(counts)
+        if n_rows < ranks.size:
+            raise ValueError(
+                f"There are {ranks.size} processes for {n_rows} {noun}; each needs one "
+                "at least. Start fewer processes."
+            )
+        cost = np.cumsum(counts + ROW_COST)
+        ends = cost[-1] * np.arange(1, ranks.size) / ranks.size
+        bounds = np.concatenate([[0], np.searchsorted(cost, ends) + 1, [n_rows]])
+        # Nobody is left without a row.
+        steps = np.arange(ranks.size + 1)
+        bounds = np.maximum.accumulate(bounds - steps) + steps
+        return cls(ranks, np.minimum(bounds, n_rows - steps[::-1]))
+
+    def owners(self, rows: np.ndarray) -> np.ndarray:
+        """The process that owns each of these rows."""
+        return np.searchsorted(self.bounds[1:], rows, side="right")
+
+    def rows(self, n_rows: int) -> slice:
+        start, stop = self.bounds[self.ranks.rank : self.ranks.rank + 2].tolist()
+        return slice(start, stop)
+
+    def complete(self, *tables: Tensor) -> None:
+        self.ranks.complete(self.bounds, *tables)
+
+    def sum(self, value: Sum) -> Sum:
+        return self.ranks.sum(value)
+
+    def largest(self, value: Largest) -> Largest:
+        return self.ranks.largest(value)
+
+    def n_before(self, n_entries: int) -> int:
+        return sum(self.ranks.objects(n_entries)[: self.ranks.rank])
+
+    def sent(self, values: Tensor) -> Tensor:
+        assert self.route is not None
+        return self.route.sent(values)
+
+
+@dataclass(frozen=True)
+class SharedInteractions(Interactions):
+    """Canonical rows of the users that a process owns, with the ids of all."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that have the other rows."""
+        share = self.shares.user
+        assert isinstance(share, RankShare)
+        return share.ranks
+
+    @cached_property
+    def seen(self) -> SeenItems:
+        """The items of each user, of all processes."""
+        own, n_items = self.shares.user.rows(len(self.user_ids)), len(self.item_ids)
+        here = SeenItems.of_pairs(
+            self.users - own.start, self.items, own.stop - own.start, n_items
+        )
+        lengths = self.ranks.joined(np.diff(here.offsets))
+        offsets = np.append(0, np.cumsum(lengths))
+        return SeenItems(offsets, self.ranks.joined(here.items), n_items)
+
+    def gathered(self) -> Interactions:
+        """The rows of all processes, without context and features."""
+        columns = (self.users, self.items, self.rating, self.weight)
+        users, items, rating, weight = map(self.ranks.joined, columns)
+        context = np.empty((len(users), 0))
+        ids = self.user_ids, self.item_ids
+        return Interactions(*ids, users, items, rating, weight, context)
+
+
+def collect(
+    ranks: Ranks, columns: Columns, rating: np.ndarray, weight: np.ndarray
+) -> Interactions:
+    """Canonical rows of this process, from rows that any of them has read."""
+    columns, rating, weight = weighed_rows(columns, rating, weight)
+    context, own = columns.features, (columns.users, columns.items)
+    here = [(ids.kind, *ids.numbered()) for ids in own]
+    report = [(kind, ids) for kind, _, ids in here], context.shape[1]
+    reports = ranks.start(report)
+    if len({width for _, width in reports}) > 1:
+        widths = sorted({2 + width for _, width in reports})
+        raise ValueError(f"X must have as many columns in all processes, got {widths}.")
+    users, items = (
+        _numbered_together(
+            ranks, [ids[side] for ids, _ in reports], own[side].where, here[side][1]
+        )
+        for side in (0, 1)
+    )
+    shares = Sides(
+        *(
+            RankShare.of(ranks, ranks.sum(np.bincount(numbers, minlength=len(ids))), n)
+            for (numbers, ids), n in ((users, "users"), (items, "items"))
+        )
+    )
+    route = Route.to(ranks, shares.user.owners(users[0]))
+    user_numbers, item_numbers, rating, weight, context = (
+        route.sent(torch.from_numpy(np.ascontiguousarray(values))).numpy()
+        for values in (users[0], items[0], rating, weight, context)
+    )
+    data = SharedInteractions.from_numbers(
+        Sides(users[1], items[1]),
+        Sides(user_numbers, item_numbers),
+        rating,
+        weight,
+        context,
+        shares=shares,
+    )
+    to_items = Route.to(ranks, shares.item.owners(data.items))
+    return replace(
+        data, shares=Sides(shares.user, replace(shares.item, route=to_items))
+    )
+
+
+def _numbered_together(
+    ranks: Ranks, found: list[tuple[str, np.ndarray]], where: str, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers among the ids of all processes, and these, sorted.
+
+    `found` holds the kind and the distinct ids of each process, and `numbers` are those
+    among its own.
+    """
+    kinds = {kind: rank for rank, (kind, _) in enumerate(found)}
+    if len(kinds) > 1:
+        described = ", ".join(f"{kind!r} in process {r}" for kind, r in kinds.items())
+        raise TypeError(f"{where} must hold ids of one kind, got {described}.")
+    (kind,) = kinds
+    together, ids = Ids(np.concatenate([i for _, i in found]), kind, where).numbered()
+    start = sum(len(i) for _, i in found[: ranks.rank])
+    return together[start : start + len(found[ranks.rank][1])][numbers], ids

@@ -1,0 +1,163 @@
+"""Fits of one model by several processes, which torchrun starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import distributed as dist
+
+from ._alternating.solver import ALSSolver, VBSolver
+from ._base import BaseRecommender
+from ._data.containers import ArrayLike, TableLike
+from ._data.interactions import Interactions
+from ._data.reading import check_number
+from ._data.sides import Sides
+from ._interfaces import Solver
+from ._ranks import Ranks, collect
+
+__all__ = ["fit"]
+
+Estimator = TypeVar("Estimator", bound=BaseRecommender)
+
+
+def fit(
+    estimator: Estimator,
+    X: ArrayLike,
+    y: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    *,
+    user_features: TableLike | None = None,
+    item_features: TableLike | None = None,
+    timeout: float = 60.0,
+) -> Estimator:
+    """Fit an estimator to the rows of several processes.
+
+    Each process calls it with the same parameters and with rows of its own, such as a
+    file of its own, in any partition. All get the same fitted estimator, that of one
+    process with all rows up to rounding. It is an ordinary one, and keeps nothing of
+    the processes.
+
+    Each process computes the factors of some users and some items, from all of their
+    ratings, and hands them to the others. The time of sweeps falls with the number of
+    processes. Every process holds all factors, their covariances and the items that
+    each user has seen. Where weights differ, and with `rank_by="both"` or "choice", it
+    holds the users, items and ratings of all rows for a moment too.
+
+    Parameters
+    ----------
+    estimator : MFRegressor
+        With solver="vb" or "als", and without `warm_start`.
+    X, y, sample_weight : array-like
+        Rows of this process, as in :meth:`~skrec.MFRegressor.fit`; at least one.
+    user_features, item_features : DataFrame, matrix or callable, default=None
+        As in :meth:`~skrec.MFRegressor.fit`, the same whole table in each process.
+    timeout : float, default=60.0
+        Seconds to wait for another process. If one has ended or takes longer, all
+        others raise an error.
+
+    Returns
+    -------
+    estimator : MFRegressor
+        The same estimator, fitted.
+
+    Raises
+    ------
+    ConnectionError
+        If another process has ended, or has not answered in time.
+    RuntimeError
+        If no processes were started, such as by torchrun, or if another process cannot
+        read its rows.
+    ValueError
+        As :meth:`~skrec.MFRegressor.fit`, for another solver, and if there are more
+        processes than users or items.
+
+    Notes
+    -----
+    Processes talk by gloo on CPUs and by nccl on GPUs, of which each takes the one of
+    its local rank. All processes of torch.distributed take part. If it is not
+    initialised, it is by gloo and the environment that torchrun sets.
+
+    Examples
+    --------
+    A file that ``torchrun --nproc-per-node 4 train.py`` starts::
+
+        import os
+        import pandas as pd
+        from skrec import MFRegressor, distributed
+
+        rank = int(os.environ["RANK"])
+        rows = pd.read_parquet(f"ratings/part-{rank}.parquet")
+        model = distributed.fit(
+            MFRegressor(), rows[["user", "item"]], rows["rating"]
+        )
+    """
+    check_number(timeout, "timeout", 0.0)
+    features = Sides(user_features, item_features)
+    with _processes(estimator, timeout) as ranks:
+        rows = Interactions.from_columns
+        if ranks.size > 1:
+            rows = partial(collect, ranks)
+        try:
+            _check(estimator, y)
+            fitted = estimator._fit(X, y, sample_weight, features, rows)
+        except Exception as error:
+            if ranks.size > 1 and not ranks.has_started:
+                ranks.start(None, error)
+            raise
+    estimator._publish(fitted)
+    return estimator
+
+
+def _check(estimator: BaseRecommender, y: ArrayLike | None) -> None:
+    """Refuse what several processes cannot fit."""
+    estimator._validate_params()
+    solver: Solver = estimator._solver_for(y)
+    name = type(estimator).__name__
+    if not isinstance(solver, ALSSolver | VBSolver):
+        raise ValueError(
+            "Several processes fit ratings by MFRegressor with solver='vb' or 'als', "
+            f"or choices with its unobserved_weight; got {name} with "
+            f"{type(solver).__name__}. Fit it in one process, by its own fit."
+        )
+    if estimator.warm_start:
+        raise ValueError(
+            f"Several processes do not start from the last fit; set {name}("
+            "warm_start=False)."
+        )
+
+
+@contextmanager
+def _processes(estimator: BaseRecommender, timeout: float) -> Iterator[Ranks]:
+    """The processes of torch.distributed, in a group that waits no longer."""
+    is_first = not dist.is_initialized()
+    if is_first and "RANK" not in os.environ:
+        raise RuntimeError(
+            "No processes were started for this fit: run the file by torchrun, such as "
+            "'torchrun --nproc-per-node 2 train.py', or initialise torch.distributed."
+        )
+    backend = "gloo"
+    if str(getattr(estimator, "device", "cpu")) != "cpu" and torch.cuda.is_available():
+        n_devices = torch.cuda.device_count()
+        local = {name: int(os.environ.get(f"LOCAL_{name}", 0)) for name in _LOCAL}
+        torch.cuda.set_device(local["RANK"] % n_devices)
+        # nccl refuses two processes on one device.
+        of_gpus = "nccl" if local["WORLD_SIZE"] <= n_devices else "gloo"
+        backend = f"cpu:gloo,cuda:{of_gpus}"
+    limit = timedelta(seconds=timeout)
+    if is_first:
+        dist.init_process_group("gloo", timeout=limit)
+    group = dist.new_group(backend=backend, timeout=limit)
+    try:
+        yield Ranks(group, timeout)
+    finally:
+        # Of the default group the processes may make others later.
+        dist.destroy_process_group(group)
+
+
+_LOCAL = ("RANK", "WORLD_SIZE")

@@ -1,0 +1,56 @@
+"""Script of the tests of distributed fits: each process fits a shard of the rows.
+
+torchrun starts it with the path of a pickled list of cases, and the name of a folder
+for their results.
+"""
+
+import os
+import pickle
+import sys
+import time
+import warnings
+from pathlib import Path
+
+from skrec import MFRegressor, distributed
+
+
+class Dies:
+    """A table of features that ends its process when it is read."""
+
+    def __call__(self):
+        os._exit(3)
+
+
+class Sleeps:
+    """A table of features that is never read."""
+
+    def __call__(self):
+        time.sleep(600)
+
+
+def fitted(rank, params, shards, features=None, timeout=60):
+    X, y, weight = shards[rank]
+    features = features[rank] if isinstance(features, list) else features
+    model = MFRegressor(**params)
+    result = distributed.fit(
+        model, X, y, weight, item_features=features, timeout=timeout
+    )
+    assert result is model
+    return model
+
+
+def main(cases, folder):
+    warnings.simplefilter("ignore")
+    rank, results = int(os.environ["RANK"]), []
+    for case in pickle.loads(Path(cases).read_bytes()):
+        start = time.monotonic()
+        try:
+            results.append(fitted(rank, **case))
+        except Exception as error:
+            results.append((error, time.monotonic() - start))
+        path = Path(folder, f"{rank}.pickle")
+        path.write_bytes(pickle.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,274 @@
+"""Fits by two processes, against one process with all rows."""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import distributed_fit
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import unconverged
+
+from skrec import MFRegressor, NCFRegressor, distributed
+from skrec._data.vocabulary import Ids
+from skrec._ranks import RankShare, _numbered_together
+from skrec.datasets import make_ratings
+
+SCRIPT = Path(distributed_fit.__file__)
+
+
+def launched(tmp_path, cases, n_processes=2, by=None):
+    """Results of each process, one for each case, once the first has ended."""
+    path = tmp_path / "cases.pickle"
+    path.write_bytes(pickle.dumps(cases))
+    folders = [str(SCRIPT.parent), str(Path(distributed.__file__).parents[1])]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(folders),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(n_processes),
+    }
+    script = [str(SCRIPT), str(path), str(tmp_path)]
+    if by is None:
+        commands = [[sys.executable, *script]] * n_processes
+    else:
+        commands = [[*by, *script]]
+    processes = [
+        subprocess.Popen(
+            command, env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE
+        )
+        for rank, command in enumerate(commands)
+    ]
+    try:
+        _, errors = processes[0].communicate(timeout=120)
+    finally:
+        for process in processes[1:]:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=3)
+            process.kill()
+            process.communicate()
+    assert not processes[0].returncode, errors.decode()
+    files = [tmp_path / f"{rank}.pickle" for rank in range(n_processes)]
+    return [pickle.loads(f.read_bytes()) if f.exists() else [] for f in files]
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    X, y = make_ratings(90, 60, 2500, random_state=0)
+    rng = np.random.default_rng(0)
+    X = X.assign(user=X["user"].map("user {}".format), hour=rng.normal(size=len(X)))
+    # A pair that is repeated, and is read by several processes.
+    X = pd.concat([X, X[:20]], ignore_index=True)
+    return X, np.append(y, y[:20]), rng.uniform(0.5, 2, len(X)).round(1)
+
+
+def cut(X, y, weight, n_processes=2):
+    """Shards of different sizes, in no order."""
+    owner = np.random.default_rng(1).integers(n_processes + 1, size=len(X))
+    owner = np.minimum(owner, n_processes - 1)
+    weight = [
+        None if weight is None else weight[owner == r] for r in range(n_processes)
+    ]
+    return [(X[owner == r], y[owner == r], weight[r]) for r in range(n_processes)]
+
+
+FEATURES = pd.DataFrame({"half": np.arange(60) % 2}, index=pd.Index(range(60)))
+CASES = {
+    "vb": ({"n_factors": 3}, 2, False, None),
+    "vb with weights and context": ({"n_factors": 3}, 3, True, None),
+    "vb without biases": ({"n_factors": 3, "biased": False}, 2, False, None),
+    "vb of features": ({"n_factors": 2, "rank_by": "rating"}, 2, False, FEATURES),
+    "als": ({"solver": "als"}, 3, True, None),
+    "als of choices": (
+        {"solver": "als", "unobserved_weight": 0.1, "n_factors": 20},
+        *(2, True, None),
+    ),
+    "als with features": (
+        {"solver": "als", "implicit_features": True, "reg_exponent": 0.5},
+        *(2, False, FEATURES),
+    ),
+}
+
+
+# Steps of conjugate gradients end where all rows of a tile are good enough.
+WIDE = {"solver": "als", "n_factors": 50, "implicit_features": True}
+WIDE_CASES = {
+    "wide": (WIDE, 3, True, None),
+    "wide, of choices": (
+        {"solver": "als", "n_factors": 50, "unobserved_weight": 0.1},
+        *(2, False, None),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, rows):
+    """Estimators of each process by case."""
+    X, y, weight = rows
+    cases = [
+        {
+            "params": params,
+            "shards": cut(X.iloc[:, :width], y, weight if weighs else None),
+            "features": features,
+        }
+        for params, width, weighs, features in (CASES | WIDE_CASES).values()
+    ]
+    results = launched(tmp_path_factory.mktemp("processes"), cases)
+    return {
+        case: models for case, *models in zip(CASES | WIDE_CASES, *results, strict=True)
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_processes_fit_as_one(case, together, rows):
+    X, y, weight = rows
+    params, width, weighs, features = CASES[case]
+    X = X.iloc[:, :width]
+    one = MFRegressor(**params)
+    with unconverged():
+        one.fit(X, y, weight if weighs else None, item_features=features)
+    expected, lists = one.predict(X), one.recommend(n_items=5)
+    for model in together[case]:
+        assert type(model) is MFRegressor
+        assert vars(model).keys() == vars(one).keys()
+        assert model.n_iter_ == one.n_iter_
+        assert model.predict(X) == pytest.approx(expected, abs=1e-5)
+        assert (model.recommend(n_items=5) == lists).all()
+        assert (model.user_ids_ == one.user_ids_).all()
+        further = X[:1].assign(user="new")
+        with unconverged():
+            model.partial_fit(further, y[:1])
+        assert np.isfinite(model.predict(further)).all()
+
+
+@pytest.mark.parametrize("case", WIDE_CASES)
+def test_wide_points_are_as_good_as_those_of_one(case, together, rows):
+    X, y, weight = rows
+    params, width, weighs, _ = WIDE_CASES[case]
+    X = X.iloc[:, :width]
+    one = MFRegressor(**params).fit(X, y, weight if weighs else None)
+    first, second = together[case]
+    assert (first.predict(X) == second.predict(X)).all()
+    assert first.loss_curve_[-1] == pytest.approx(one.loss_curve_[-1], rel=1e-2)
+    assert np.corrcoef(first.predict(X), one.predict(X))[0, 1] > 0.99
+
+
+def test_three_processes_of_torchrun(tmp_path, rows):
+    X, y, _ = rows
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun += ["--nproc-per-node", "3"]
+    X = X[["user", "item"]]
+    shards = cut(X, y, None, n_processes=3)
+    case = {"params": {"n_factors": 2}, "shards": shards}
+    results = launched(tmp_path, [case], 3, by=torchrun)
+    expected = MFRegressor(2).fit(X, y).predict(X)
+    for (model,) in results:
+        assert model.predict(X) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_process_that_cannot_go_on_is_an_error_on_all(tmp_path, rows):
+    X, y, _ = rows
+    pair = X[["user", "item"]]
+    shards = cut(pair, y, None)
+    bad = [shards[0], (shards[1][0], np.full(len(shards[1][0]), np.nan), None)]
+    kinds = [shards[0], (shards[1][0].assign(user=1), *shards[1][1:])]
+    widths = [shards[0], (X.loc[shards[1][0].index], *shards[1][1:])]
+    few = [(part[0][:1].assign(user="a"), part[1][:1], None) for part in shards]
+    end = {"params": {}, "shards": shards, "timeout": 5}
+    cases = [
+        *({"params": {}, "shards": s} for s in (bad, kinds, widths, few)),
+        {"params": {"solver": "gibbs"}, "shards": shards},
+        {"params": {"warm_start": True}, "shards": shards},
+        {"params": {}, "shards": shards, "features": [FEATURES, FEATURES]},
+        end | {"features": [FEATURES, distributed_fit.Sleeps()]},
+    ]
+    waits, sleeps = launched(tmp_path, cases)
+    assert "Process 1 has no rows to fit. ValueError: y must hold" in str(waits[0][0])
+    assert "y must hold finite" in str(sleeps[0][0])
+    for number, match in [
+        (1, "ids of one kind, got 'string' in process 0, 'number' in process 1"),
+        (2, "as many columns in all processes, got"),
+        (3, "2 processes for 1 users"),
+        (4, "solver='vb' or 'als'"),
+        (5, "warm_start=False"),
+    ]:
+        for results in (waits, sleeps):
+            assert match in str(results[number][0])
+    # An error before is no hindrance.
+    assert isinstance(waits[6], MFRegressor)
+    error, seconds = waits[7]
+    assert isinstance(error, ConnectionError)
+    assert "has not answered for 5 seconds" in str(error)
+    assert seconds < 60
+
+
+def test_a_process_that_dies_is_an_error_on_all(tmp_path, rows):
+    X, y, _ = rows
+    features = [FEATURES, distributed_fit.Dies()]
+    shards = cut(X[["user", "item"]], y, None)
+    (result,), died = launched(
+        tmp_path, [{"params": {}, "shards": shards, "features": features}]
+    )
+    assert not died
+    error, seconds = result
+    assert isinstance(error, ConnectionError)
+    assert seconds < 60
+
+
+def test_processes_have_to_be_started(rows):
+    X, y, _ = rows
+    with pytest.raises(RuntimeError, match="run the file by torchrun"):
+        distributed.fit(MFRegressor(), X, y)
+    with pytest.raises(ValueError, match="timeout must be"):
+        distributed.fit(MFRegressor(), X, y, timeout=-1)
+    with pytest.raises(ValueError, match="NCFRegressor with GradientSolver"):
+        distributed._check(NCFRegressor(), y)
+
+
+class Alone:
+    """Ranks of so many processes, of which none is asked."""
+
+    rank = 0
+
+    def __init__(self, size):
+        self.size = size
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_owners_have_rows_of_equal_cost(seed):
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(1, 6))
+    counts = rng.zipf(1.5, size=rng.integers(size, 50)).clip(max=10_000)
+    share = RankShare.of(Alone(size), counts, "users")
+    assert share.bounds[0] == 0
+    assert share.bounds[-1] == len(counts)
+    assert (np.diff(share.bounds) > 0).all()
+    owners = share.owners(np.arange(len(counts)))
+    assert (np.bincount(owners, minlength=size) == np.diff(share.bounds)).all()
+    cost = np.bincount(owners, counts + 64)
+    # No cut is off by more than a row.
+    assert cost.max() <= cost.sum() / size + (counts + 64).max() * size
+
+
+def test_ids_of_processes_are_numbered_as_those_of_one():
+    parts = [np.array(["b", "c"]), np.array(["a", "bb", "c"])]
+    found = [("string", ids) for ids in parts]
+    ranks = Alone(2)
+    for ranks.rank, own in enumerate(parts):
+        rows = np.array([1, 0, 1])
+        numbers, ids = _numbered_together(ranks, found, "X", rows)
+        assert (ids == ["a", "b", "bb", "c"]).all()
+        assert (ids[numbers] == own[rows]).all()
+        assert ids.dtype == Ids(np.concatenate(parts), "string", "").numbered()[1].dtype
