@@ -38,7 +38,7 @@ GRID = (0, 4, 8, 16, 32, 64)
 
 # Numbers in the covariances of a fit at most; numbers of factors that need more are
 # left out.
-MOST_COVARIANCES = 2**28
+MOST_COVARIANCES = 2**26
 
 
 class Fit(NamedTuple):
