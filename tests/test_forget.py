@@ -244,6 +244,16 @@ def test_a_fitted_model_does_not_keep_raw_ids():
     assert b"customer 03" not in pickle.dumps(model)
 
 
+def test_a_fit_goes_on_after_all_its_first_items_are_forgotten():
+    old, new = [0, 1], [2, 3]
+    first, later = ([[u, i] for u in range(6) for i in items] for items in (old, new))
+    y = np.arange(12) % 5 + 1.0
+    model = MFRegressor(2, implicit_features=True, warm_start=True, tol=0.1)
+    model.fit(first, y).partial_fit(later, y[::-1]).forget(items=old)
+    assert np.isfinite(model.fit(later, y).predict(later)).all()
+    assert_array_equal(model.item_ids_, new)
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["vb", "als", "weighted", "choices"], scope="module")

@@ -363,7 +363,8 @@ class _SideImport:
         columns = known.columns_of(numbers)
         # The same weights for entries that are scaled otherwise.
         ratio = known.scale / block.scale if block.scale else 0.0
-        mean = known.mean[-1][columns] * (columns >= 0)[:, None] * ratio
+        # The last row is that of new columns.
+        mean = np.pad(known.mean[-1], [(0, 1), (0, 0)])[columns] * ratio
         covariance = known.prior_covariance * max(ratio, 1e-3) ** 2
         precision = inverse(row_units.standard_covariances(covariance))
         return LinkMatrix.at(row_units.standard_rows(mean), precision)
