@@ -102,8 +102,7 @@ class ListsMixin(ExplainMixin):
         never_exclude : array-like of shape (n_rows, 2 or more), default=None
             Rows of user and item to keep nevertheless, such as training rows on which
             the model is scored.
-        candidates : array-like of shape (n_candidates,) or (n_rows, 2 or more), \
-                default=None
+        candidates : array-like of shape (n_candidates,) or (n_rows, 2), default=None
             Raw item ids to choose from; None is all items, in the order of `item_ids_`.
             Rows of user and item, such as those that another model has retrieved, are
             candidates of each user alone; a user without rows has an empty list.

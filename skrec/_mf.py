@@ -173,7 +173,7 @@ class MFRegressor(BaseRecommender):
         Sorted raw ids.
     n_factors_ : int
         Number of factors of the fit.
-    user_factors_, item_factors_ : ndarray of shape (n_users or n_items, n_factors_)
+    user_factors_, item_factors_ : ndarray of shape (n_rows, `n_factors_`)
         Posterior means of p and q (of the draws, with "gibbs").
     user_biases_, item_biases_ : ndarray of shape (n_users,) and (n_items,)
         Posterior means of b and c, in rating units.
