@@ -114,12 +114,13 @@ def official_u1(device: str) -> list[Row]:
 
 
 def ml_1m(args: argparse.Namespace) -> list[Row]:
-    cmfrec = "cmfrec k=50 lambda=20"
+    cmfrec, sixteen = "cmfrec k=50 lambda=20", "skrec, n_factors=16"
     outcomes = compare(
         {
             OURS: partial(mf_regressor, device=args.device),
             SURPRISE: surprise_svd,
             cmfrec: partial(cmfrec_cmf, k=50, lambda_=20.0),
+            sixteen: partial(mf_regressor, n_factors=16, device=args.device),
         },
         [first_tenth(load_npz(DATA / "ml-1m.npz"))] * args.repetitions,
     )
