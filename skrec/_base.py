@@ -107,7 +107,7 @@ class BaseRecommender(
         ----------
         X : array-like of shape (n_samples, 2 + n_features)
             Column 0 holds the user, column 1 the item, as raw ids of any sortable kind.
-            Any further column is context: a numeric feature of that one rating.
+            Others are context: numbers, or values such as strings (see the user guide).
         y : array-like of shape (n_samples,)
             Ratings, on any scale. With None, rows of X are choices, and other pairs
             count as not chosen; this needs `rank_by` other than "rating", or a loss or
@@ -176,6 +176,8 @@ class BaseRecommender(
             columns, data = reader._read(*arguments, reset=True, collect=collect)
             is_of_choices = solver.objective.is_of_choices
             learn = Weighting.of_choices if is_of_choices else Weighting.of_ratings
+            if data.n_values:
+                solver.check_context(data.known_context)
             weighting = learn(data)
             known, data = reader._with_side_features(
                 weighting.applied(data), features, len(columns.users.values)
@@ -187,6 +189,7 @@ class BaseRecommender(
                 "_users": known.user,
                 "_items": known.item,
                 "_seen": data.seen,
+                "_context": data.known_context,
                 "_choice": ItemAutoencoder.fit(choices) if choices else None,
                 "_weighting": weighting,
             }
@@ -433,17 +436,15 @@ class BaseRecommender(
         n_rows = len(columns.users.values)
         users, cold_users = self._users.rows(columns.users, user_features, n_rows)
         items, cold_items = self._items.rows(columns.items, item_features, n_rows)
-        handle_unknown(
-            self.handle_unknown,
-            {"users": (columns.users, users), "items": (columns.items, items)},
-        )
+        handle_unknown(self.handle_unknown, columns.found(users, items))
         model = self._model.with_cold_rows(cold_users, cold_items)
         device = torch_device(self.device, model.score_work * n_rows)
+        context = columns.context
         y, std = np.empty(n_rows), np.empty(n_rows if return_std else 0)
         for start in range(0, n_rows, PREDICTION_ROWS):
             tile = slice(start, start + PREDICTION_ROWS)
             y[tile], deviation = model.predict(
-                users[tile], items[tile], columns.features[tile], return_std, device
+                users[tile], items[tile], context[tile], return_std, device
             )
             if deviation is not None:
                 std[tile] = deviation

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ._base import BaseRecommender
+from ._data.context import KnownContext
 from ._data.forgotten import ForgottenRows
 from ._data.interactions import FurtherRows, Interactions
 from ._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
@@ -89,6 +90,9 @@ class PopularitySolver(Solver[Popularity]):
         model = Popularity.of(data)
         variance = np.average((data.rating - model.mean) ** 2, weights=data.weight)
         yield Iteration(float(variance), "counted", True, lambda: model)
+
+    def check_context(self, known: KnownContext) -> None:
+        """Popularity has no context, of whatever kind."""
 
     def check_update(self, model: Model) -> None:
         """Counts can always go on."""

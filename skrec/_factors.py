@@ -91,10 +91,10 @@ def seen_of(columns: Columns | None, known: Sides[KnownIds]) -> SeenItems:
     if columns is None:
         nothing = np.empty(0, dtype=np.int64)
         return SeenItems.of_pairs(nothing, nothing, *shape)
-    if columns.features.shape[1]:
+    if columns.n_further:
         raise ValueError(
             "X must have two columns, users and items, since factors have no "
-            f"coefficients of context; got {2 + columns.features.shape[1]} columns."
+            f"coefficients of context; got {2 + columns.n_further} columns."
         )
     numbers = []
     for side, ids in zip(known, (columns.users, columns.items), strict=True):

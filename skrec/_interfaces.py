@@ -17,8 +17,10 @@ import torch
 from scipy import sparse
 from scipy.special import expit
 
+from ._data.context import KnownContext
 from ._data.forgotten import ForgottenRows
 from ._data.interactions import FurtherRows, Interactions
+from ._data.messages import shown
 from ._data.sides import SideName, Sides
 from ._data.units import Units
 from ._topk import Fill
@@ -128,6 +130,17 @@ class Model(ABC):
         raise ValueError(
             f"{type(self).__name__} cannot forget users or items; fit anew without "
             "their rows."
+        )
+
+    def in_context(self, users: np.ndarray, context: np.ndarray) -> Model:
+        """A model whose row j is `users[j]`, in the context of row j, for scores only.
+
+        Numbers of the context are NaN, and its values -1, where they are not given.
+        """
+        raise ValueError(
+            "context changes lists of ratings by MFRegressor with solver='vb', 'gibbs' "
+            "or 'als', rank_by='both' or 'rating' and strategy='mean' or 'sample'; "
+            "these lists do not depend on it. Leave context out."
         )
 
     def draw(
@@ -263,6 +276,15 @@ class Solver(ABC, Generic[AnyModel]):
 
     def check(self) -> None:
         """Raise a ValueError for options that do not fit together."""
+
+    def check_context(self, known: KnownContext) -> None:
+        """Raise a ValueError for columns of values that the solver has no terms for."""
+        name = shown(known.value_names[0])
+        raise ValueError(
+            f"Column {name} of X holds categories, for which this fit has no terms; "
+            "MFRegressor with ratings y and solver='vb', 'gibbs' or 'als' has. Leave "
+            "it out of X, or give it as columns of 0 and 1, by OneHotEncoder."
+        )
 
     def check_ratings(self, rating: np.ndarray) -> None:
         """Raise a ValueError for ratings outside the domain of the objective."""

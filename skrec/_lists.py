@@ -15,6 +15,7 @@ from ._candidates import Pairs, UserCandidates, holds_rows, number_pairs
 from ._choice.autoencoder import ItemAutoencoder
 from ._choice.expected_gain import ExpectedGain
 from ._data.containers import ArrayLike, TableLike
+from ._data.context import NO_CONTEXT, KnownContext
 from ._data.known_ids import KnownIds, handle_unknown, take_ids
 from ._data.reading import read_ids, read_pairs
 from ._data.seen import SeenItems, is_in_sorted
@@ -46,6 +47,7 @@ class ListsMixin(ExplainMixin):
     _users: KnownIds
     _items: KnownIds
     _seen: SeenItems
+    _context: KnownContext = NO_CONTEXT
 
     @property
     def _ranking(self) -> Model:
@@ -73,6 +75,7 @@ class ListsMixin(ExplainMixin):
         never_exclude: ArrayLike | None = None,
         candidates: ArrayLike | None = None,
         ratings: Any = None,
+        context: Any = None,
         strategy: Strategy = "mean",
         diversity: float = 0.0,
         random_state: int | np.random.RandomState | None = None,
@@ -111,6 +114,12 @@ class ListsMixin(ExplainMixin):
         ratings : tuple of X and y, or X, default=None
             Further rows that count in this call alone, such as those of a visitor. The
             lists are those after `partial_fit` with these rows.
+        context : dict, frame or array-like, default=None
+            Context of the lists: a value for each further column of `X`, by its name
+            or in their order, or a row of them for each user. Columns that are left
+            out are at their mean, and have no effect of their values. Needs ratings and
+            `solver="vb"`, `"gibbs"` or `"als"`; choices do not depend on it.
+            `handle_unknown` applies to values that `fit` has not seen.
         strategy : {"mean", "sample", "lower_bound"}, default="mean"
             Rating that the score is computed with: "mean" is the expected rating,
             "sample" that of one draw of the factors and biases of users and items from
@@ -135,7 +144,8 @@ class ListsMixin(ExplainMixin):
             Seed of `strategy="sample"`.
         return_scores : bool, default=False
             Return scores too: with `rank_by="rating"` predicted ratings, not clipped,
-            at the mean context. They need not fall along a list with `diversity`.
+            at the mean context or at `context`. They need not fall along a list with
+            `diversity`.
         as_frame : bool, default=False
             Return a long frame.
         user_features, item_features : DataFrame, matrix or callable, default=None
@@ -157,8 +167,9 @@ class ListsMixin(ExplainMixin):
         ------
         ValueError
             If `n_items` is less than 1, if `handle_unknown="error"` and a user or a
-            candidate is unknown, as `partial_fit` for `ratings`, or if the model has no
-            posterior for the `strategy` or no item profiles for `diversity`.
+            candidate is unknown, as `partial_fit` for `ratings`, if `context` has
+            unknown columns or another number of rows, or if the model has no posterior
+            for the `strategy`, no item profiles for `diversity` or no `context`.
         TypeError
             If `n_items` is no int, or if ids are of another kind than in `fit`.
 
@@ -180,6 +191,7 @@ class ListsMixin(ExplainMixin):
         item_ids, columns, cold_items = self._candidates(among, item_features)
         model = self._ranking.with_cold_rows(cold_users, cold_items)
         model = explored(model, strategy, rows, columns, random_state)
+        model, asking = self._in_context(model, rows, context)
         left_out = self._excluded(exclude, user_ids, item_ids)
         seen = self._seen_columns(rows, columns, never_exclude)
         left_out = _union(left_out, seen) if exclude_seen else left_out
@@ -187,15 +199,15 @@ class ListsMixin(ExplainMixin):
         n_listed = min(n_items, len(columns)) if as_frame else n_items
         k = N_PER_PLACE * n_listed if diversity else n_listed
         if own is None:
-            score = model.scorer(rows, columns, device)
+            score = model.scorer(asking, columns, device)
             best, scores = top_k(score, len(rows), len(columns), k, left_out, device)
         else:
             of_users = UserCandidates.of(*number_pairs(*own, user_ids, item_ids))
-            best, scores = of_users.top_k(model, rows, columns, k, left_out, device)
+            best, scores = of_users.top_k(model, asking, columns, k, left_out, device)
         if diversity:
             vectors = self._unit_profiles(columns, device)
             best, scores = diversified(best, scores, vectors, n_listed, diversity)
-        scores = np.where(best < 0, -np.inf, model.scores_to_ratings(scores, rows))
+        scores = np.where(best < 0, -np.inf, model.scores_to_ratings(scores, asking))
         if as_frame:
             return _long_frame(user_ids, item_ids, best, scores, "user", "item")
         items = take_ids(item_ids, best)
@@ -511,6 +523,16 @@ class ListsMixin(ExplainMixin):
         rows, cold = self._users.rows(ids, features)
         handle_unknown(self.handle_unknown, {"users": (ids, rows)})
         return self._users.like_fitted(ids.values, rows), rows, cold
+
+    def _in_context(
+        self, model: Model, rows: np.ndarray, context: Any
+    ) -> tuple[Model, np.ndarray]:
+        """A model of those who ask in a context, and their rows in it."""
+        if context is None:
+            return model, rows
+        given, found = self._context.read(context, len(rows))
+        handle_unknown(self.handle_unknown, found)
+        return model.in_context(rows, given), np.arange(len(rows))
 
     def _candidates(
         self, candidates: ArrayLike | Ids | None, features: TableLike | None

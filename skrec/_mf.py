@@ -22,6 +22,7 @@ from ._alternating.solver import (
     GibbsSolver,
     VBSolver,
 )
+from ._alternating.value_terms import FittedColumn
 from ._base import BaseRecommender
 from ._data.containers import ArrayLike
 from ._data.interactions import FurtherRows, Interactions
@@ -70,6 +71,13 @@ class MFRegressor(BaseRecommender):
     `fit` [5]_). m, Λ, the link matrix B and Ω are learned. The relative precisions α_u
     and γ_i, of mean one, let the noise differ between users and between items [3]_.
     Ratings are standardised inside, so their scale needs no setting.
+
+    A further column of X with strings, categories or bools adds, under its value v, ::
+
+        e_v + (a_u·r_v + δ_uv) + (d_i·s_v + δ_iv)
+
+    with priors of mean zero that are learned too: what the value changes for all, for
+    the user and for the item. "vb", "gibbs" and "als" have these terms for ratings.
 
     Parameters
     ----------
@@ -180,7 +188,7 @@ class MFRegressor(BaseRecommender):
     intercept_ : float
         μ, in rating units.
     coef_ : ndarray of shape (n_features,)
-        w, in rating units per unit of the feature.
+        w, in rating units per unit of the feature, for columns of numbers.
     user_feature_coef_, item_feature_coef_ : ndarray of shape \
             (n_columns, n_factors + biased)
         B of `user_features` and `item_features`, if they were passed to `fit`: the
@@ -625,12 +633,13 @@ class MFRegressor(BaseRecommender):
     def feature_effects(
         self, *, by: Literal["value", "column"] = "value"
     ) -> pd.DataFrame:
-        """Effects of features of users and items on ratings.
+        """Effects of features of users and items, and of context, on ratings.
 
         The effect of a user feature with row B_j of the link matrix is B_j·(q̄, 1) with
         the mean q̄ of the factors of all items: the change of a user's expected rating
-        of an average item. Likewise for item features. For the worth of a column in
-        error, see the user guide.
+        of an average item. Likewise for item features. The effect of a value of context
+        is for an average user and item, against the mean of all ratings. For the worth
+        of a column in error, see the user guide.
 
         Parameters
         ----------
@@ -641,7 +650,7 @@ class MFRegressor(BaseRecommender):
         Returns
         -------
         effects : DataFrame of shape (n_features, 4)
-            side : "user" or "item".
+            side : "user", "item" or "context".
 
             feature : name of the column; by value, column and value of a category.
 
@@ -656,7 +665,8 @@ class MFRegressor(BaseRecommender):
         Raises
         ------
         AttributeError
-            If neither `user_features` nor `item_features` were passed to `fit`.
+            If neither `user_features` nor `item_features` were passed to `fit`, and `X`
+            had no context of values.
         ValueError
             If `by` is none of the two.
 
@@ -680,7 +690,8 @@ class MFRegressor(BaseRecommender):
         if by not in ("value", "column"):
             raise ValueError(f"by must be 'value' or 'column', got {by!r}.")
         frames = []
-        for side in self._described_sides():
+        columns = self._model.columns if isinstance(self._model, Posterior) else ()
+        for side in () if columns and not self._sides() else self._described_sides():
             contrasts, names = self._contrasts(side), self._known(side).feature_names
             effect, std = self._model.effects(side, contrasts)
             if by == "column":
@@ -689,6 +700,10 @@ class MFRegressor(BaseRecommender):
                 effect, std = self._model.effects(side, weights @ contrasts)
             frame = {"side": side, "feature": names, "effect": effect, "std": std}
             frames.append(pd.DataFrame(frame))
+        frames += [
+            self._context_effects(place, column, by)
+            for place, column in enumerate(columns)
+        ]
         return pd.concat(frames, ignore_index=True)
 
     @reads_one_fit
@@ -730,9 +745,32 @@ class MFRegressor(BaseRecommender):
     def _known(self, side: SideName) -> KnownIds:
         return self._users if side == "user" else self._items
 
-    def _described_sides(self) -> list[SideName]:
+    def _context_effects(
+        self, place: int, column: FittedColumn, by: Literal["value", "column"]
+    ) -> pd.DataFrame:
+        """Effects of the values of a column of context, or their spread."""
+        name = self._context.value_names[place]
+        values = self._context.vocabularies[place]
+        effect, std = column.effects()
+        if not self._model.knows_variance:
+            std = np.full_like(std, np.nan)
+        names = [f"{name}_{value}" for value in values]
+        if by == "column":
+            share = column.weight / column.weight.sum()
+            spread = np.sqrt(share @ effect**2)
+            # To first order, where the effects are independent.
+            slope = share * effect / max(spread, np.finfo(float).tiny)
+            deviation = np.sqrt(slope**2 @ std**2)
+            names, effect, std = [name], np.array([spread]), np.array([deviation])
+        frame = {"side": "context", "feature": names, "effect": effect, "std": std}
+        return pd.DataFrame(frame)
+
+    def _sides(self) -> list[SideName]:
         both: tuple[SideName, SideName] = ("user", "item")
-        sides = [side for side in both if self._known(side).feature_names]
+        return [side for side in both if self._known(side).feature_names]
+
+    def _described_sides(self) -> list[SideName]:
+        sides = self._sides()
         if not (sides and isinstance(self._model, Posterior)):
             raise AttributeError(
                 f"This {type(self).__name__} was not fitted to ratings with "

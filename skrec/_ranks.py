@@ -251,6 +251,12 @@ def collect(
     ranks: Ranks, columns: Columns, rating: np.ndarray, weight: np.ndarray
 ) -> Interactions:
     """Canonical rows of this process, from rows that any of them has read."""
+    if columns.values:
+        raise ValueError(
+            "Several processes fit numbers as further columns of X, but "
+            f"{columns.values[0].where} holds categories. Leave it out, or fit in one "
+            "process."
+        )
     columns, rating, weight = weighed_rows(columns, rating, weight)
     context, own = columns.features, (columns.users, columns.items)
     here = [(ids.kind, *ids.numbered()) for ids in own]
@@ -283,6 +289,7 @@ def collect(
         weight,
         context,
         shares=shares,
+        known_context=columns.known,
     )
     to_items = Route.to(ranks, shares.item.owners(data.items))
     return replace(

@@ -27,14 +27,14 @@ def read_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> Columns:
     """Columns of X in any container; `reset` keeps their number and names."""
     if sparse.issparse(X):
         raise TypeError(SPARSE_ROWS.format(name="X"))
-    frame = as_frame(X)
+    frame, known = as_frame(X), None if reset else getattr(estimator, "_context", None)
     if isinstance(frame, nw.DataFrame):
         names = list(getattr(estimator, "feature_names_in_", ()))
         if reset or frame.columns != names:
             # For one row this takes longer than all else.
             check_columns(estimator, frame, reset)
         _check_shape(frame.shape, type(estimator).__name__)
-        return Columns.from_frame(frame)
+        return Columns.from_frame(frame, known)
     if isinstance(X, list | tuple):
         X = object_array(X)
     elif isinstance(X, np.ndarray | torch.Tensor):
@@ -47,7 +47,7 @@ def read_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> Columns:
         ensure_all_finite=False,
         ensure_min_features=2 if reset else 1,
     )
-    return Columns.from_array(X)
+    return Columns.from_array(X, known)
 
 
 def _check_shape(shape: tuple[int, int], estimator: str) -> None:
@@ -72,7 +72,7 @@ def warn_of_ids(columns: Columns, *fitted: np.ndarray, named: bool) -> None:
     column of ids, and gives no warning. With two columns only, numbers of few decimals
     are ids.
     """
-    n_context = columns.features.shape[1]
+    n_context = columns.n_further
     if n_context and not named and columns.all_fractional():
         return
     for place, (side, ids) in enumerate(
@@ -105,7 +105,7 @@ def warn_of_target(
     if len(rating) < MIN_ROWS_OF_TARGET or np.ptp(rating) == 0:
         return
     y = rating - rating.mean()
-    for j, column in enumerate(columns.features.T, 2):
+    for j, column in zip(columns.numeric_places, columns.features.T, strict=True):
         x = column - column.mean()
         scale = np.abs(x).max()
         if scale <= 1e-9 * np.abs(column).max():

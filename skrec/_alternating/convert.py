@@ -32,8 +32,17 @@ from .rows import (
     Rows,
     packed,
 )
-from .state import INITIAL_CONCENTRATION, Side, State
+from .state import (
+    INITIAL_CONCENTRATION,
+    ColumnState,
+    Effects,
+    PairState,
+    Side,
+    State,
+)
 from .symmetric import inverse
+from .value_pairs import Pairs, ValueColumn
+from .value_terms import FittedColumn, FittedEffects, FittedFactors, FittedPairs
 
 # Small multiples of the identity, which keep covariances invertible: of coefficients,
 # and of rows and weights.
@@ -129,6 +138,7 @@ def in_rating_units(
     by the mean of all rows. After further ratings it stays as in the `last` fit.
     """
     row_units = RowUnits.of(units, problem)
+    state = _with_levels(state)
     sides = (state.users, problem.users), (state.items, problem.items)
     known = (None, None) if last is None else (last.users, last.items)
     offsets = [
@@ -157,7 +167,74 @@ def in_rating_units(
         coef_covariance=array(state.coef_covariance.double()) * units.scale**2,
         noise_variance=units.scale**2 * state.noise_variance,
         knows_variance=knows_variance,
+        columns=tuple(
+            _fitted_column(column, of_column, units.scale, problem.users.weight)
+            for column, of_column in zip(state.columns, problem.columns, strict=True)
+        ),
     )
+
+
+def _fitted_column(
+    state: ColumnState, column: ValueColumn, scale: float, weight: Tensor
+) -> FittedColumn:
+    """Terms of a column of context in rating units."""
+    return FittedColumn(
+        _fitted_effects(state.values, scale),
+        _fitted_pairs(state.users, column.users, scale),
+        _fitted_pairs(state.items, column.items, scale),
+        array(column.values.sums(weight[:, None])[:, 0].double()),
+    )
+
+
+def _fitted_effects(effects: Effects, scale: float) -> FittedEffects:
+    mean, precision = effects.mean, effects.precision
+    variance = torch.zeros_like(mean) if effects.variance is None else effects.variance
+    return FittedEffects(
+        scale * np.append(array(mean), np.float32(0)),
+        scale**2 * np.append(array(variance), np.float32(1 / precision)),
+    )
+
+
+def _fitted_pairs(state: PairState, pairs: Pairs, scale: float) -> FittedPairs:
+    """Terms of pairs, where factors of values have the unit of ratings."""
+    keys = pairs.rows * pairs.shape[1] + pairs.values
+    effects = _fitted_effects(state.effects, scale)
+    if state.levels.variance is not None:
+        # What is unknown of a row counts for pairs without ratings too.
+        level = scale**2 * float(state.levels.variance.mean())
+        effects.variance[-1] += level
+    return FittedPairs(
+        _fitted_factors(state.rows, 1.0),
+        _fitted_factors(state.values, scale),
+        array(keys),
+        effects,
+    )
+
+
+def _with_levels(state: State) -> State:
+    """The same state, where biases have the levels of rows beside context."""
+    users, items = state.users, state.items
+    for column in state.columns:
+        users, items = (
+            replace(side, mean=_raised(side.mean, pairs.levels.mean))
+            for side, pairs in ((users, column.users), (items, column.items))
+        )
+    return replace(state, users=users, items=items)
+
+
+def _raised(rows: Tensor, levels: Tensor) -> Tensor:
+    return torch.cat([rows[:, :-1], rows[:, -1:] + levels[:, None]], dim=1)
+
+
+def _fitted_factors(side: Side, scale: float) -> FittedFactors:
+    mean = np.pad(array(side.mean), ((0, 1), (0, 0)))
+    covariance = None
+    if side.covariance is not None:
+        layout = Layout(mean.shape[1], False, side.mean.device)
+        prior = array(inverse(side.prior_precision))
+        known = array(layout.unpack(side.covariance))
+        covariance = scale**2 * np.concatenate([known, prior[None]])
+    return FittedFactors(scale * mean[None], covariance)
 
 
 def _cold_offset(

@@ -17,7 +17,9 @@ from .._data.units import Units
 from .._data.vocabulary import Growth
 from .._interfaces import Model, Objective, StandardisedModel
 from .._topk import Fill, inner_products_of_tiles
+from .in_context import InContext
 from .rows import DESCRIBED, Rows
+from .value_terms import FittedColumn
 
 # Share of its prior expectation below which the squared length of a taste profile is
 # negligible. Where ratings are noise, all factors shrink to about the same small
@@ -53,6 +55,8 @@ class Posterior(StandardisedModel):
         Units of the ratings and the context of the fit.
     objective : Objective
     rating_range : tuple of float
+    columns : tuple of FittedColumn
+        Terms of the columns of context that have values.
     """
 
     users: Rows
@@ -66,6 +70,7 @@ class Posterior(StandardisedModel):
     units: Units
     objective: Objective = field(default_factory=Objective)
     rating_range: tuple[float, float] = (-np.inf, np.inf)
+    columns: tuple[FittedColumn, ...] = ()
 
     @classmethod
     def average(cls, draws: Sequence[Posterior]) -> Posterior:
@@ -84,6 +89,10 @@ class Posterior(StandardisedModel):
             + deviations.T @ deviations / len(draws),
             noise_variance=float(np.mean([draw.noise_variance for draw in draws])),
             knows_variance=True,
+            columns=tuple(
+                FittedColumn.stack(columns)
+                for columns in zip(*(draw.columns for draw in draws), strict=True)
+            ),
         )
 
     @property
@@ -146,8 +155,24 @@ class Posterior(StandardisedModel):
             self,
             users=self.users.draw(users, number, random_state),
             items=self.items.draw(items, number, random_state),
+            columns=tuple(c.draw(number, random_state) for c in self.columns),
         )
         return NumberedRows(drawn, users, items, self.objective, self.rating_range)
+
+    def in_context(self, users: np.ndarray, context: np.ndarray) -> InContext:
+        return self._in_context(self, users, context)
+
+    def _in_context(
+        self, model: Model, users: np.ndarray, context: np.ndarray
+    ) -> InContext:
+        """A model of these rows in a context, where numbers may be NaN."""
+        centred = np.nan_to_num(self.units.centred(context), nan=0.0)
+        context = context.copy()
+        context[:, : centred.shape[1]] = centred + self.units.feature_mean
+        return InContext(
+            *(model, users, context, centred @ self.coef, self.columns),
+            *(self.objective, self.rating_range),
+        )
 
     def lower_bound(self) -> Model:
         if not self.knows_variance:
@@ -169,7 +194,8 @@ class Posterior(StandardisedModel):
         z, others = z.astype(np.float64), others.astype(np.float64)
         bias = z[:, k:].sum(axis=1)
         z[:, k:] = others[:, k:] = 1
-        linear = (data.context - self.units.feature_mean) @ self.coef
+        linear = self.units.centred(data.context) @ self.coef
+        linear += self.column_means(np.full(len(places), user), places, data.context)
         pull = (data.rating - self.centre - linear - bias)[:, None] * z
         if self.knows_variance and z.shape[1] > k:
             # Factors of an item are uncertain together with its bias.
@@ -199,6 +225,7 @@ class Posterior(StandardisedModel):
             self,
             users=replace(self.users, covariance=None),
             items=replace(self.items, covariance=None),
+            columns=tuple(column.without_covariance() for column in self.columns),
             knows_variance=self.knows_variance and self.users.covariance is None,
         )
 
@@ -212,6 +239,7 @@ class Posterior(StandardisedModel):
             self,
             users=self.users.without(users, items),
             items=self.items.without(items, users),
+            columns=tuple(column.without(users, items) for column in self.columns),
         )
 
     def with_updates(
@@ -222,6 +250,7 @@ class Posterior(StandardisedModel):
             updated,
             users=self.users.with_updates(updated.users, users, items),
             items=self.items.with_updates(updated.items, items, users),
+            columns=tuple(column.grown(users, items) for column in self.columns),
         )
 
     def mean(self, u: np.ndarray, i: np.ndarray, context: np.ndarray) -> np.ndarray:
@@ -233,8 +262,30 @@ class Posterior(StandardisedModel):
         for unknown, rows, numbers in ((u < 0, self.items, i), (i < 0, self.users, u)):
             if unknown.any():
                 total[unknown] += rows.selection_effects(numbers[unknown])
-        linear = (context - self.units.feature_mean) @ self.coef
-        return self.centre + linear + total
+        linear = self.units.centred(context) @ self.coef
+        return self.centre + linear + total + self.column_means(u, i, context)
+
+    def column_means(
+        self, u: np.ndarray, i: np.ndarray, context: np.ndarray
+    ) -> np.ndarray | float:
+        """Expected terms of the values of context; 0 without any."""
+        codes = self._codes(context)
+        pairs = zip(self.columns, codes, strict=True)
+        return sum((column.mean(u, i, values) for column, values in pairs), 0.0)
+
+    def column_variances(
+        self, u: np.ndarray, i: np.ndarray, context: np.ndarray
+    ) -> np.ndarray | float:
+        """Variances of the terms of the values of context; 0 without any."""
+        pairs = zip(self.columns, self._codes(context), strict=True)
+        return sum((column.variance(u, i, values) for column, values in pairs), 0.0)
+
+    def _codes(self, context: np.ndarray) -> list[np.ndarray]:
+        """Number of the value in each column that has values, unknown if not given."""
+        codes = context[:, len(self.units.feature_mean) :].astype(np.int64)
+        if not codes.shape[1]:
+            return [np.full(len(context), -1)] * len(self.columns)
+        return list(codes.T)
 
     def variance(self, u: np.ndarray, i: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Var[y] of pairs of row numbers, noise included, in float64."""
@@ -242,6 +293,7 @@ class Posterior(StandardisedModel):
         variance = self.noise_variance * noise
         x = self.units.standard_features(context)
         variance += np.einsum("nj,jk,nk->n", x, self.coef_covariance, x)
+        variance += self.column_variances(u, i, context)
         for start in range(0, len(u), TILE_SIZE):
             tile = slice(start, start + TILE_SIZE)
             variance[tile] += self._product_variance(u[tile], i[tile])
@@ -453,7 +505,9 @@ class LowerBound(Model):
         device: torch.device,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         mean = self.posterior.mean(users, items, context)
-        return mean - np.sqrt(self.posterior._product_variance(users, items)), None
+        variance = self.posterior._product_variance(users, items)
+        variance += self.posterior.column_variances(users, items, context)
+        return mean - np.sqrt(variance), None
 
     def scorer(
         self, users: np.ndarray, items: np.ndarray, device: torch.device
@@ -499,6 +553,9 @@ class NumberedRows(Model):
     items: np.ndarray
     objective: Objective
     rating_range: tuple[float, float]
+
+    def in_context(self, users: np.ndarray, context: np.ndarray) -> InContext:
+        return self.posterior._in_context(self, users, context)
 
     def predict(
         self,

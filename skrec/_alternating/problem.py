@@ -5,6 +5,7 @@ Everything here is arrays in, arrays out: no raw ids, no estimator.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,6 +22,7 @@ from .conditional import Layout
 from .feature_weights import Block
 from .ratings import Ratings, UnobservedPairs
 from .rows import DESCRIBED, IMPLICIT
+from .value_pairs import ValueColumn
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class RatingArrays:
     shares : Sides of Share
         The users and the items that this process computes. The ratings are those of
         these users.
+    values : ndarray of shape (n_ratings, n_columns)
+        Number of the value of each rating in each column of context that has values.
+    n_values : sequence of int
+        Number of values of these columns.
     """
 
     users: np.ndarray
@@ -47,6 +53,19 @@ class RatingArrays:
     weight: np.ndarray
     context: np.ndarray
     shares: Sides[Share] = ONE_PROCESS
+    values: np.ndarray | None = None
+    n_values: Sequence[int] = ()
+
+    def columns(self, device: torch.device) -> tuple[ValueColumn, ...]:
+        """The ratings by the values of each column of context."""
+        if self.values is None:
+            return ()
+        return tuple(
+            ValueColumn.of(
+                *(self.users, self.items, values), (*self.shape, n_values), device
+            )
+            for values, n_values in zip(self.values.T, self.n_values, strict=True)
+        )
 
 
 def order_by_item(
@@ -79,6 +98,8 @@ class Problem:
     layout : Layout
     weight : float
         Sum of the weights, including those of unobserved pairs.
+    columns : tuple of ValueColumn
+        Columns of context that have values.
     """
 
     users: Ratings
@@ -89,6 +110,7 @@ class Problem:
     context: Tensor
     layout: Layout
     weight: float
+    columns: tuple[ValueColumn, ...] = ()
 
     @classmethod
     @torch_threads(1)
@@ -117,6 +139,7 @@ class Problem:
             context=number(arrays.context),
             layout=layout,
             weight=of_users.sum(float(arrays.weight.sum(dtype=np.float64))),
+            columns=arrays.columns(layout.device),
         )
 
     def with_features(
@@ -185,10 +208,18 @@ class Problem:
         """The same problem, with the ratings minus the linear term of the context."""
         if not len(coef):
             return self
-        target = self.target - self.context @ coef
-        square = target.square()
+        variance = None
         if coef_factor is not None:
-            square += (self.context @ coef_factor.T).square().sum(1)
+            variance = (self.context @ coef_factor.T).square().sum(1)
+        return self.without(self.context @ coef, variance)
+
+    def without(self, mean: Tensor, variance: Tensor | None) -> Problem:
+        """The same problem, with the ratings minus a term of known moments."""
+        before = self.users.target_square - self.users.target.square()
+        target = self.users.target - mean
+        square = target.square() + before
+        if variance is not None:
+            square += variance
         return replace(
             self,
             users=replace(self.users, target=target, target_square=square),

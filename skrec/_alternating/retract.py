@@ -255,7 +255,9 @@ def retracted(
     x = model.units.standard_features(data.context)
     coef = model.coef * np.nan_to_num(model.units.feature_scale, posinf=0)
     target = data.rating - model.centre - x @ coef
+    target -= model.column_means(u, i, data.context)
     variance = np.einsum("nj,jk,nk->n", x, model.coef_covariance, x)
+    variance += model.column_variances(u, i, data.context)
     ratings = data.weight, target, variance * (not is_certain)
     of_users = RowSums.over(u, i, items, *ratings)
     of_items = RowSums.over(i, u, users, *ratings)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import operator
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,12 +20,12 @@ from scipy.optimize import brentq
 from scipy.special import digamma
 from torch import Tensor
 
-from .conditional import Gaussians, Moments
+from .conditional import Gaussians, Layout, Moments
 from .feature_weights import Block, LinkMatrix, draw_weights
 from .problem import Problem
 from .ratings import Ratings
 from .scalars import fetched, total
-from .state import Side, State
+from .state import ColumnState, Effects, Side, State
 from .symmetric import identity, inverse
 from .tiles import SideConditional
 
@@ -105,6 +106,10 @@ class Rule(ABC):
         """
         return side
 
+    def centred_prior(self, side: Side, layout: Layout) -> Side:
+        """A side with an updated Λ, where the prior mean is zero for good."""
+        return side
+
     def finish(self, side: Side, residual: Tensor) -> tuple[Side, Tensor | float]:
         """A side with all that the host computes, and its residual sum of squares.
 
@@ -174,8 +179,12 @@ class ALSRule(Rule):
     def coef_precision(self, n_context: int, square: float) -> float:
         return self.reg
 
+    def centred_prior(self, side: Side, layout: Layout) -> Side:
+        precision = self.reg * identity(layout.row_size, side.mean)
+        return replace(side, prior_precision=precision)
+
     def objective(self, state: State, problem: Problem, residual: float) -> float:
-        penalties = [total(state.coef.square())]
+        penalties = [total(state.coef.square()), *squares_of_columns(state.columns)]
         for side in (state.users, state.items):
             square = side.own.square().sum(1)
             if side.prior_weight is not None:
@@ -221,6 +230,12 @@ class VBRule(Rule):
             gap=total(alpha - _expected_log(alpha, shape)) / len(alpha),
             weights=tuple(self._with_precision(w) for w in side.weights),
         )
+
+    def centred_prior(self, side: Side, layout: Layout) -> Side:
+        assert side.covariance is not None
+        scatter = layout.unpack(side.covariance.sum(0, keepdim=True))[0]
+        scatter = scatter + side.mean.T @ side.mean
+        return replace(side, prior_precision=_precision(scatter, len(side.mean)))
 
     def finish(self, side: Side, residual: Tensor) -> tuple[Side, Tensor | float]:
         assert side.gap is not None
@@ -281,6 +296,11 @@ class GibbsRule(Rule):
             prior_precision=torch.as_tensor(precision).to(side.mean),
         )
         return self._with_weights(side, given.ratings.features)
+
+    def centred_prior(self, side: Side, layout: Layout) -> Side:
+        rows = side.mean.double().cpu().numpy()
+        precision = self._precision(rows.T @ rows, len(rows))
+        return replace(side, prior_precision=torch.as_tensor(precision).to(side.mean))
 
     def _precision(self, scatter: np.ndarray, n_rows: int) -> np.ndarray:
         """Wishart posterior of a precision, by the scatter of rows about their mean."""
@@ -387,6 +407,7 @@ def evidence_lower_bound(state: State, problem: Problem, residual: float) -> flo
         terms.append((2.0, total(state.coef_factor.diagonal().log())))
         doubled += (PRIOR_ROWS + len(state.coef)) * math.log(state.coef_precision)
         doubled -= PRIOR_ROWS
+    terms += columns_evidence(state.columns)
     factors, values = zip(*terms, strict=True)
     return (doubled + math.fsum(map(operator.mul, factors, fetched(*values)))) / 2
 
@@ -413,6 +434,67 @@ def _side_evidence(side: Side, ratings: Ratings) -> list[Term]:
         *zip(n_draws, log_dets.double(), strict=True),
         (1.0, -PRIOR_ROWS * size * (1 + len(side.weights))),
     ]
+
+
+def columns_evidence(columns: Sequence[ColumnState]) -> list[Term]:
+    """Share of the terms of context in twice the bound."""
+    terms: list[Term] = []
+    for effects in effects_of(columns):
+        n_draws = PRIOR_ROWS + len(effects.mean)
+        terms.append((1.0, effects.log_det))
+        terms.append((n_draws, math.log(effects.precision)))
+        terms.append((1.0, -PRIOR_ROWS))
+    for levels in levels_of(columns):
+        assert levels.variance is not None
+        square = total(levels.mean.square() + levels.variance)
+        terms.append((len(levels.mean), 1 + math.log(levels.precision)))
+        terms.append((-levels.precision, square))
+    for side in product_sides_of(columns):
+        n_rows, size = side.mean.shape
+        log_det = torch.linalg.slogdet(side.prior_precision).logabsdet.double()
+        terms.append((1.0, side.log_det))
+        terms.append((PRIOR_ROWS + n_rows, log_det))
+        terms.append((1.0, -PRIOR_ROWS * size))
+    return terms
+
+
+def precision_evidence(n: int, precision: float) -> float:
+    """Share of the precision of n scalars in twice the bound, up to a constant."""
+    prior = PRIOR_ROWS * PRIOR_VARIANCE * precision
+    return (PRIOR_ROWS + n) * math.log(precision) - prior
+
+
+def effects_of(columns: Sequence[ColumnState]) -> list[Effects]:
+    """All effects of columns of context."""
+    return [
+        effects
+        for column in columns
+        for effects in (column.values, column.users.effects, column.items.effects)
+    ]
+
+
+def levels_of(columns: Sequence[ColumnState]) -> list[Effects]:
+    """All levels of rows beside columns of context."""
+    return [
+        pairs.levels for column in columns for pairs in (column.users, column.items)
+    ]
+
+
+def product_sides_of(columns: Sequence[ColumnState]) -> list[Side]:
+    """All factors of columns of context."""
+    return [
+        side
+        for column in columns
+        for pairs in (column.users, column.items)
+        for side in (pairs.rows, pairs.values)
+    ]
+
+
+def squares_of_columns(columns: Sequence[ColumnState]) -> list[Tensor]:
+    """Sums of squares of all effects and factors of columns of context."""
+    tensors = [effects.mean for effects in effects_of(columns)]
+    tensors += [side.mean for side in product_sides_of(columns)]
+    return [total(tensor.square()) for tensor in tensors]
 
 
 def _precision(scatter: Tensor, n_rows: int) -> Tensor:

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._data.context import NO_CONTEXT, KnownContext
 from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
+from .._data.messages import shown
 from .._data.units import Units
 from .._interfaces import Iteration, Objective, Solver, Start
 from .._sparse import fixed_order
@@ -307,6 +309,8 @@ class AlternatingSolver(Solver[Posterior]):
             data.weight,
             units.standard_features(data.context),
             data.shares,
+            data.codes,
+            data.n_values,
         )
         problem = Problem.from_arrays(
             arrays,
@@ -321,6 +325,14 @@ class AlternatingSolver(Solver[Posterior]):
         if unobserved_weight:
             problem = problem.with_all_pairs(unobserved_weight)
         return problem
+
+    def check_context(self, known: KnownContext) -> None:
+        if self.unobserved_weight:
+            raise ValueError(
+                f"Columns of X with categories, such as {shown(known.value_names[0])}, "
+                "are context of ratings, and pairs without ratings have none. Leave "
+                f"them out of X, or unobserved_weight={self.unobserved_weight}."
+            )
 
     def check_update(self, model: Posterior) -> None:
         self._check_continued(model, "partial_fit")
@@ -364,7 +376,7 @@ class AlternatingSolver(Solver[Posterior]):
             return fit.update(model, further, random_state, device, report)
         data, units = further.data, model.units
         known = model.with_cold_rows(*further.cold)
-        problem = self._problem(data, units, device)
+        problem = _without_columns(self._problem, known, further, device)
         rows = further.users, further.items
         if self.unobserved_weight:
             problem = with_unobserved_pairs(
@@ -398,6 +410,32 @@ class AlternatingSolver(Solver[Posterior]):
         low, high = self._rating_range(data)
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
         return self._stored(updated, rating_range)
+
+
+def _without_columns(
+    problem_of: Callable[[Interactions, Units, torch.device], Problem],
+    known: Posterior,
+    further: FurtherRows,
+    device: torch.device,
+) -> Problem:
+    """Problem of further rows without the terms of values of context, which stay."""
+    data, units = further.data, known.units
+    if not known.columns:
+        return problem_of(data, units, device)
+    where = further.users[data.users], further.items[data.items], data.context
+    rest = replace(
+        data,
+        rating=data.rating - known.column_means(*where),
+        context=data.numbers,
+        known_context=NO_CONTEXT,
+    )
+    problem = problem_of(rest, units, device)
+    if not known.knows_variance:
+        return problem
+    variance = torch.as_tensor(known.column_variances(*where) / units.scale**2)
+    return problem.without(
+        torch.zeros_like(problem.target), variance.to(problem.target)
+    )
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,68 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Effects:
+    """Effects of groups of ratings, under a prior of mean zero that they share.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (n_groups,)
+        Posterior means, or points.
+    variance : Tensor of shape (n_groups,) or None
+        None for points.
+    precision : float
+        That of the prior.
+    log_det : Tensor of shape () or float
+        Log determinant of the covariance of all.
+    """
+
+    mean: Tensor
+    variance: Tensor | None = None
+    precision: float = 1.0
+    log_det: Tensor | float = 0.0
+
+
+@dataclass(frozen=True)
+class PairState:
+    """Terms of a row of one side under a value: l + a·r + δ.
+
+    Attributes
+    ----------
+    rows, values : Side
+        a and r, under priors of mean zero.
+    effects : Effects
+        δ of each pair that has ratings. The variances are those of l + δ, and the log
+        determinant that of all δ and l.
+    levels : Effects
+        l of each row, a part of its bias that is learned together with its δ.
+    products : Tensor of shape (n_pairs,)
+        Means of a·r.
+    """
+
+    rows: Side
+    values: Side
+    effects: Effects
+    levels: Effects
+    products: Tensor
+
+
+@dataclass(frozen=True)
+class ColumnState:
+    """Terms of one column of context.
+
+    Attributes
+    ----------
+    values : Effects
+        Effect of each value.
+    users, items : PairState
+    """
+
+    values: Effects
+    users: PairState
+    items: PairState
+
+
+@dataclass(frozen=True)
 class State:
     """State of a solver after a sweep.
 
@@ -133,6 +195,8 @@ class State:
         The objective that the solver lowers, per unit of weight (see the rules).
     is_warm_up : bool
         Whether the sweep belongs to the warm-up of a chain, and is not to be kept.
+    columns : tuple of ColumnState
+        Terms of the columns of context that have values.
     """
 
     users: Side
@@ -145,6 +209,7 @@ class State:
     noise_variance: float = 1.0
     objective: float = math.nan
     is_warm_up: bool = False
+    columns: tuple[ColumnState, ...] = ()
 
     @property
     def coef_covariance(self) -> Tensor:

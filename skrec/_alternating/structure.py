@@ -21,6 +21,9 @@ from .._interfaces import Iteration
 PAIRS_PER_NUMBER = 2.0
 MIN_FACTORS, MAX_FACTORS = 2, 32
 
+# Ratings of which another fit takes no time.
+MAX_FEW_ROWS = 2**15
+
 # Alternations of means that come close to the least squares of biases.
 N_ROUNDS = 3
 
@@ -56,9 +59,13 @@ class Alternative:
 def least_error(data: Interactions) -> float:
     """A bound below the errors of biases: that of least squares on its own rows.
 
-    0 where features or context may explain more.
+    0 where features or context may explain more. Among many ratings, values of context
+    count for nothing here: a fit with factors that has less error than biases without
+    context is kept, since another fit with context takes long.
     """
-    if data.context.shape[1] or any(f is not None for f in data.side_features):
+    has_few = data.n_rows <= MAX_FEW_ROWS
+    has_context = data.context.shape[1] if has_few else data.numbers.shape[1]
+    if has_context or any(f is not None for f in data.side_features):
         return 0.0
     share, (n_users, n_items) = data.shares.user, data.shape
     total = share.sum(float(data.weight.sum()))

@@ -35,6 +35,7 @@ from .conditional import (
     unobserved_moments,
 )
 from .conjugate import PointConditional, update_points, update_points_and_weights
+from .context import ColumnSweep, column_mean, column_moments, start_columns
 from .feature_weights import RowsGivenWeights, step_weights
 from .problem import Problem
 from .ratings import Ratings
@@ -173,7 +174,7 @@ def with_covariance(problem: Problem, state: State) -> State:
     with parallel_map(problem) as tile_map, torch_threads(1):
         sweep = Sweep(problem, CovarianceRule(), tile_map)
         state = sweep.update_coef(state)
-        rest = problem.without_context(state.coef, None)
+        rest = _rest(problem, state, None)
         beta = state.noise_precision
         users, _ = sweep.update_side(rest.users, state.users, state.items, beta)
         items, _ = sweep.update_side(rest.items, state.items, state.users, beta)
@@ -181,8 +182,15 @@ def with_covariance(problem: Problem, state: State) -> State:
 
 
 def sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
-    """Endless sweeps from a state."""
+    """Endless sweeps from a state.
+
+    Terms of values of context begin beside rows after one sweep without them.
+    """
     with parallel_map(problem) as tile_map:
+        if problem.columns and not state.columns:
+            with torch_threads(1):
+                state = Sweep(replace(problem, columns=()), rule, tile_map)(state)
+                state = replace(state, columns=start_columns(problem, state))
         sweep = Sweep(problem, rule, tile_map)
         while True:
             with torch_threads(1):
@@ -210,8 +218,9 @@ class Sweep:
     def _after(self, state: State) -> State:
         problem, rule = self.problem, self.rule
         state = self.update_coef(state)
+        state = self.update_columns(state)
         factor = None if rule.is_certain else state.coef_factor
-        rest = problem.without_context(state.coef, factor)
+        rest = _rest(problem, state, factor)
         users, of_users = self.update_side(
             rest.users, state.users, state.items, state.noise_precision
         )
@@ -253,6 +262,16 @@ class Sweep:
             coef_precision=self.rule.coef_precision(n_context, known_square),
         )
 
+    def update_columns(self, state: State) -> State:
+        """Terms of the values of context given both sides' rows."""
+        if not state.columns:
+            return state
+        rest = self.problem.without_context(state.coef, None)
+        beta = state.noise_precision
+        return replace(
+            state, columns=ColumnSweep(rest, self.rule, update_rows, beta)(state)
+        )
+
     def _conditional_coef(self, state: State) -> NaturalGaussians:
         problem, users, items = self.problem, state.users, state.items
         context, ratings = problem.context, problem.users
@@ -263,6 +282,8 @@ class Sweep:
             * items.relative_precision[ratings.others]
         )
         fitted = fitted_values(ratings, users.mean, items.mean, problem.layout)
+        if state.columns:
+            fitted = fitted + column_mean(problem.columns, state.columns)
         prior_mean = torch.zeros_like(state.coef)
         prior_precision = state.coef_precision * identity(len(state.coef), context)
         if state.coef_prior is not None:
@@ -304,6 +325,14 @@ class Sweep:
         squares.clamp_(min=0)
         side = rule.update_priors(side, noise_precision * squares, given)
         return rule.finish(side, total(side.relative_precision * squares))
+
+
+def _rest(problem: Problem, state: State, coef_factor: Tensor | None) -> Problem:
+    """The problem with the ratings minus all terms of context."""
+    rest = problem.without_context(state.coef, coef_factor)
+    if not state.columns:
+        return rest
+    return rest.without(*column_moments(problem.columns, state.columns))
 
 
 def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .._threads import torch_threads
 from .conditional import Layout
+from .context import column_moments
 from .problem import Problem
 from .scalars import fetched, total
 from .state import Side, State
@@ -92,6 +93,10 @@ class UnseenSample:
         users, items = self.pairs
         x, z = state.users.mean[users], state.items.mean[items]
         predictions = _predictions(x, z, self.problem.layout)
+        if state.columns:
+            of_columns = self.problem.columns, state.columns
+            mean, _ = column_moments(*of_columns, self.ratings[: self.n_first])
+            predictions = torch.cat([predictions, mean])
         return self._error(state, self.ratings[: self.n_first]), predictions
 
     @torch_threads(1)
@@ -117,6 +122,12 @@ class UnseenSample:
         beta = beta * state.users.relative_precision[users]
         beta *= state.items.relative_precision[items]
         factor = torch.ones_like(residual)
+        if state.columns:
+            mean, variance = column_moments(problem.columns, state.columns, places)
+            residual -= mean
+            assert variance is not None
+            leverage = (beta * variance).clamp_(max=MAX_LEVERAGE)
+            factor += leverage / (1 - leverage)
         sides = (state.users, users, z), (state.items, items, x)
         for side, rows, others in sides:
             leverage = beta * _variance(side, rows, others, layout)

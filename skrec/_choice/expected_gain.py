@@ -32,12 +32,15 @@ class ExpectedGain(Model):
     ----------
     rating : Model
     choice : ItemAutoencoder
+    rows : ndarray of shape (n_asking,) or None
+        Row in the model of choices of each row, where these ask in a context.
     """
 
     rating: Model
     choice: ItemAutoencoder
     objective: Objective = CHOICES
     rating_range: tuple[float, float] = (-np.inf, np.inf)
+    rows: np.ndarray | None = None
 
     def with_cold_rows(
         self, users: sparse.csr_array | None, items: sparse.csr_array | None
@@ -48,6 +51,9 @@ class ExpectedGain(Model):
         self, users: np.ndarray, items: np.ndarray, random_state: np.random.RandomState
     ) -> ExpectedGain:
         return replace(self, rating=self.rating.draw(users, items, random_state))
+
+    def in_context(self, users: np.ndarray, context: np.ndarray) -> ExpectedGain:
+        return replace(self, rating=self.rating.in_context(users, context), rows=users)
 
     def lower_bound(self) -> ExpectedGain:
         return replace(self, rating=self.rating.lower_bound())
@@ -61,6 +67,7 @@ class ExpectedGain(Model):
         device: torch.device,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         rating, _ = self.rating.predict(users, items, context, False, device)
+        users = users if self.rows is None else self.rows[users]
         choice, _ = self.choice.predict(users, items, context, return_std, device)
         gain = gain_of(rating, *self.rating.rating_range)
         return np.where(choice > 0, choice * gain, choice / gain), None
@@ -69,7 +76,8 @@ class ExpectedGain(Model):
         self, users: np.ndarray, items: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
         by_rating = self.rating.scorer(users, items, device)
-        by_choice = self.choice.scorer(users, items, device)
+        chosen_by = users if self.rows is None else self.rows[users]
+        by_choice = self.choice.scorer(chosen_by, items, device)
         low, high = self.rating.rating_range
 
         def score(tile: slice) -> Fill:

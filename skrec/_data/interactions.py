@@ -8,7 +8,7 @@ stand in (user, item) order, and equal rows are one row with their weights summe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -16,10 +16,11 @@ import numpy as np
 from scipy import sparse
 
 from .._share import ALL_ROWS, Share
+from .context import NO_CONTEXT, KnownContext
 from .reading import Columns
 from .seen import SeenItems
 from .sides import Sides
-from .vocabulary import Growth, Ids
+from .vocabulary import Growth
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,13 @@ class Interactions:
         Row numbers of each rating's user and item.
     rating, weight : ndarray of shape (n_rows,), dtype float64
     context : ndarray of shape (n_rows, n_context), dtype float64
-        Further columns of X.
+        Further columns of X: numbers, then numbers of values (see `context`).
     side_features : Sides of SideFeatures or None
     shares : Sides of Share
         The users and the items that this process computes. The rows are those of these
         users, and ids are those of all.
+    known_context : KnownContext
+        Names and raw values of the context.
     """
 
     user_ids: np.ndarray
@@ -73,6 +76,7 @@ class Interactions:
     context: np.ndarray
     side_features: Sides[SideFeatures | None] = NO_FEATURES
     shares: Sides[Share] = ONE_PROCESS
+    known_context: KnownContext = NO_CONTEXT
 
     @classmethod
     def from_columns(
@@ -84,12 +88,14 @@ class Interactions:
         columns, rating, weight = weighed_rows(columns, rating, weight)
         user_numbers, user_ids = columns.users.numbered()
         item_numbers, item_ids = columns.items.numbered()
+        columns = columns.with_own_values()
         return cls.from_numbers(
             Sides(user_ids, item_ids),
             Sides(user_numbers, item_numbers),
             rating,
             weight,
-            columns.features,
+            columns.context,
+            known_context=columns.known,
         )
 
     @classmethod
@@ -100,7 +106,7 @@ class Interactions:
         rating: np.ndarray,
         weight: np.ndarray,
         context: np.ndarray,
-        **shares: Any,
+        **others: Any,
     ) -> Self:
         """Canonical rows of numbered users and items."""
         user_numbers, item_numbers = numbers
@@ -127,7 +133,7 @@ class Interactions:
             rating=rating[order],
             weight=weight,
             context=context[order],
-            **shares,
+            **others,
         )
 
     @cached_property
@@ -152,6 +158,21 @@ class Interactions:
         return -share.largest(-low), share.largest(high)
 
     @property
+    def n_values(self) -> list[int]:
+        """Number of values of each column of context that has values."""
+        return [len(values) for values in self.known_context.vocabularies]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Columns of numbers of the context."""
+        return self.context[:, : self.context.shape[1] - len(self.n_values)]
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Numbers of values, shape (n_rows, n_columns), dtype int64."""
+        return self.context[:, self.numbers.shape[1] :].astype(np.int64)
+
+    @property
     def pairs(self) -> np.ndarray:
         """user * n_items + item of all rows, which are sorted."""
         return self.users * len(self.item_ids) + self.items
@@ -169,11 +190,17 @@ def weighed_rows(
     if weight.all():
         return columns, rating, weight
     kept = np.flatnonzero(weight)
-    users, items = (
-        Ids(ids.values[kept], ids.kind, ids.where)
-        for ids in (columns.users, columns.items)
+    users, items, *values = (
+        replace(ids, values=ids.values[kept])
+        for ids in (columns.users, columns.items, *columns.values)
     )
-    columns = Columns(users, items, columns.features[kept])
+    columns = replace(
+        columns,
+        users=users,
+        items=items,
+        features=columns.features[kept],
+        values=tuple(values),
+    )
     return columns, rating[kept], weight[kept]
 
 

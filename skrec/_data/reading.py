@@ -6,7 +6,7 @@ functions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -18,6 +18,7 @@ from scipy import sparse
 from sklearn.utils import column_or_1d
 
 from .containers import as_array, as_frame
+from .context import NO_CONTEXT, KnownContext, number_values, read_values
 from .messages import counted, shown
 from .vocabulary import DATE_KINDS, NUMBER_KINDS, Ids
 
@@ -35,64 +36,122 @@ SPARSE_ROWS = (
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of X: raw ids of users and items, and numeric features of rows.
+    """The columns of X: raw ids of users and items, numbers and values of rows.
 
     Attributes
     ----------
     users, items : Ids
         One id per row.
-    features : ndarray of shape (n_samples, n_further_columns), dtype float64
+    features : ndarray of shape (n_samples, n_numeric_columns), dtype float64
+    values : tuple of Ids
+        Further columns of values (see `context`).
+    known : KnownContext
+        The further columns; those of `fit`, where there was one, with its values.
     """
 
     users: Ids
     items: Ids
     features: np.ndarray
+    values: tuple[Ids, ...] = ()
+    known: KnownContext = NO_CONTEXT
 
     @classmethod
-    def from_frame(cls, frame: nw.DataFrame) -> Columns:
+    def from_frame(
+        cls, frame: nw.DataFrame, known: KnownContext | None = None
+    ) -> Columns:
         """Columns of a pandas, polars or pyarrow table, each in its own dtype."""
-        series = list(frame.iter_columns())
-        for j, column in enumerate(series[2:], 2):
-            if isinstance(column.dtype, nw.Categorical | nw.Enum):
-                raise ValueError(
-                    f"{describe_column(j, 'X', column.name)} must be numeric, but is "
-                    "categorical, and codes of categories are no numbers. Give each "
-                    "category a column of 0 and 1, by OneHotEncoder or "
-                    "pandas.get_dummies."
-                )
-        return cls.from_columns([as_array(column) for column in series], frame.columns)
+        return cls.from_columns(list(frame.iter_columns()), frame.columns, known)
 
     @classmethod
-    def from_array(cls, X: np.ndarray) -> Columns:
+    def from_array(cls, X: np.ndarray, known: KnownContext | None = None) -> Columns:
         """Columns of a two-dimensional array."""
-        return cls.from_columns(list(X.T), list(range(X.shape[1])))
+        return cls.from_columns(list(X.T), list(range(X.shape[1])), known)
 
     @classmethod
-    def from_columns(cls, columns: list[np.ndarray], names: list[Any]) -> Columns:
-        """Columns as arrays, with names for messages."""
+    def from_columns(
+        cls, columns: list[Any], names: list[Any], known: KnownContext | None = None
+    ) -> Columns:
+        """Columns as arrays or series, with names for messages.
+
+        `known` are the further columns of `fit`; None is those of a fit to come.
+        """
         users, items = (
             Ids.from_column(columns[j], describe_column(j, "X", names[j], noun))
             for j, noun in enumerate(("users", "items"))
         )
-        features = np.empty((len(columns[0]), len(columns) - 2))
+        has_values = (NO_CONTEXT if known is None else known).is_category
+        numbers: list[np.ndarray] = []
+        values: list[Ids] = []
+        vocabularies: list[np.ndarray | None] = []
         for j in range(2, len(columns)):
             where = describe_column(j, "X", names[j])
-            features[:, j - 2] = as_numbers(columns[j], where, "feature")
-        return cls(users, items, features)
+            if has_values(j - 2, columns[j]):
+                values.append(read_values(columns[j], where))
+                vocabularies.append(values[-1].values[:0])
+            else:
+                numbers.append(as_numbers(columns[j], where, "feature"))
+                vocabularies.append(None)
+        features = np.empty((len(users.values), len(numbers)))
+        for place, column in enumerate(numbers):
+            features[:, place] = column
+        if known is None:
+            known = KnownContext(tuple(names[2:]), tuple(vocabularies))
+        return cls(users, items, features, tuple(values), known)
+
+    @property
+    def n_further(self) -> int:
+        """Number of the columns after users and items."""
+        return self.features.shape[1] + len(self.values)
+
+    @property
+    def numeric_places(self) -> list[int]:
+        """Places in X of the columns of numbers."""
+        if not self.known.values:
+            return list(range(2, 2 + self.n_further))
+        return [j for j, values in enumerate(self.known.values, 2) if values is None]
+
+    @property
+    def context(self) -> np.ndarray:
+        """Numbers, and the numbers of values among those of `fit`."""
+        if not self.values:
+            return self.features
+        vocabularies = self.known.vocabularies
+        codes = map(number_values, self.values, vocabularies)
+        return np.column_stack([self.features, *codes])
+
+    def found(
+        self, users: np.ndarray, items: np.ndarray
+    ) -> dict[str, tuple[Ids, np.ndarray]]:
+        """Ids and values of all rows with their numbers, by noun."""
+        found = {"users": (self.users, users), "items": (self.items, items)}
+        codes = self.context[:, self.features.shape[1] :].T
+        for name, values, numbers in zip(
+            self.known.value_names, self.values, codes, strict=True
+        ):
+            found[f"values of {name!r}"] = values, numbers
+        return found
+
+    def with_own_values(self) -> Columns:
+        """The same columns, where values are new to the fit, with a number for each."""
+        vocabularies = self.known.vocabularies
+        if not vocabularies or any(map(len, vocabularies)):
+            return self
+        own = [column.numbered()[1] for column in self.values]
+        return replace(self, known=self.known.with_values(own))
 
     def all_fractional(self) -> bool:
         """Whether every column holds numbers with a fractional part."""
         ids = self.users.fractions().any() and self.items.fractions().any()
-        return bool(ids and (self.features != np.trunc(self.features)).any(0).all())
+        fractions = (self.features != np.trunc(self.features)).any(0).all()
+        return bool(ids and fractions and not self.values)
 
     def are_indicators(self) -> bool:
         """Whether 4 columns or more hold 0 and 1 alone, as many ones in every row."""
-        if self.features.shape[1] < 2 or not (
-            self.users.are_indicators() and self.items.are_indicators()
-        ):
+        columns = (self.users, self.items, *self.values)
+        if self.n_further < 2 or not all(column.are_indicators() for column in columns):
             return False
         ones = self.features == 1
-        n_ones = ones.sum(axis=1) + (self.users.values == 1) + (self.items.values == 1)
+        n_ones = ones.sum(axis=1) + sum(column.values == 1 for column in columns)
         alike = n_ones[0] > 1 and (n_ones == n_ones[0]).all()
         return bool(alike and (ones | (self.features == 0)).all())
 
@@ -283,7 +342,10 @@ def _advice(where: str, kind: str) -> str:
     if not where.startswith("column "):
         return ""
     if kind in DATE_KINDS:
-        how = "days since the first date, (dates - dates.min()).dt.days"
+        how = (
+            "days since the first date, (dates - dates.min()).dt.days, or as "
+            "categories such as month and hour, by skrec.preprocessing.DatetimeBins"
+        )
     elif kind.startswith("timedelta"):
         how = "seconds, durations.dt.total_seconds()"
     else:

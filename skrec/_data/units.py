@@ -42,8 +42,8 @@ class Units:
             # Rounding takes the mean of equal ratings past them.
             centre = float(np.clip(share.sum(weight @ rating), *data.rating_range))
         scale = _root_mean_square(rating - centre, weight, share) if scaled else 1.0
-        mean = share.sum(weight @ data.context)
-        deviation = _root_mean_square(data.context - mean, weight, share)
+        mean = share.sum(weight @ data.numbers)
+        deviation = _root_mean_square(data.numbers - mean, weight, share)
         # Rounding leaves a constant column a deviation of a few ulps. An infinite scale
         # gives it a coefficient of zero.
         varies = deviation > np.maximum(1e-9 * np.abs(mean), MIN_DEVIATION)
@@ -58,8 +58,12 @@ class Units:
     def standard_ratings(self, rating: np.ndarray) -> np.ndarray:
         return (rating - self.centre) / self.scale
 
-    def standard_features(self, features: np.ndarray) -> np.ndarray:
-        return (features - self.feature_mean) / self.feature_scale
+    def centred(self, context: np.ndarray) -> np.ndarray:
+        """Numbers of a context minus their means."""
+        return context[:, : len(self.feature_mean)] - self.feature_mean
+
+    def standard_features(self, context: np.ndarray) -> np.ndarray:
+        return self.centred(context) / self.feature_scale
 
     def row_scale(self, n_factors: int, row_size: int) -> np.ndarray:
         """Factor that takes a row (p, b) from standard units to those of ratings."""

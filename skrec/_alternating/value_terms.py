@@ -1,0 +1,296 @@
+"""Fitted terms of the columns of context that have values, in rating units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .._data.vocabulary import Growth
+
+# Pairs whose covariances are held at a time.
+TILE_SIZE = 2**14
+
+
+@dataclass(frozen=True)
+class FittedEffects:
+    """Effects and their variances; the last is that of what `fit` has not seen.
+
+    Attributes
+    ----------
+    mean, variance : ndarray of shape (n_effects + 1,)
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def stack(cls, draws: Sequence[FittedEffects]) -> FittedEffects:
+        """Mean and variance of draws, and of their variances."""
+        means = np.stack([draw.mean for draw in draws])
+        within = np.mean([draw.variance for draw in draws], axis=0)
+        return cls(means.mean(axis=0), within + means.var(axis=0))
+
+    def draw(self, random_state: np.random.RandomState) -> FittedEffects:
+        """A draw, which is certain."""
+        normal = random_state.standard_normal(self.mean.shape)
+        drawn = self.mean + np.sqrt(self.variance) * normal
+        # What is unknown keeps an effect of zero, which is the same for all of it.
+        drawn[-1] = 0
+        return FittedEffects(drawn.astype(self.mean.dtype), np.zeros_like(self.mean))
+
+    def take(self, places: np.ndarray) -> FittedEffects:
+        """Some effects, and that of what is not known."""
+        kept = np.append(places, -1)
+        return FittedEffects(self.mean[kept], self.variance[kept])
+
+
+@dataclass(frozen=True)
+class FittedFactors:
+    """Factors of the rows of a side, or of values; the last row is an unknown one.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_draws, n_rows + 1, n_factors)
+    covariance : ndarray of shape (n_rows + 1, n_factors, n_factors) or None
+        None for draws, and if it is not known.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray | None
+
+    def moments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Means and covariances of rows of a single draw."""
+        mean = self.mean[0, rows].astype(np.float64)
+        size = mean.shape[1]
+        if self.covariance is None:
+            return mean, np.zeros((len(rows), size, size))
+        return mean, self.covariance[rows].astype(np.float64)
+
+    def draw(self, number: int, random_state: np.random.RandomState) -> FittedFactors:
+        """A draw, which is certain."""
+        mean = self.mean[number]
+        if self.covariance is None:
+            return FittedFactors(mean[None], None)
+        normal = random_state.standard_normal(mean.shape)
+        covariance = self.covariance.astype(np.float64)
+        diagonal = np.einsum("njj->nj", covariance)
+        diagonal += 1e-6 * diagonal.max(axis=1, keepdims=True) + 1e-30
+        mean = mean + np.einsum("njk,nk->nj", np.linalg.cholesky(covariance), normal)
+        mean[-1] = 0
+        return FittedFactors(mean[None].astype(self.mean.dtype), None)
+
+    def take(self, rows: np.ndarray) -> FittedFactors:
+        """Some rows, and the unknown one."""
+        kept = np.append(rows, -1)
+        covariance = None if self.covariance is None else self.covariance[kept]
+        return FittedFactors(self.mean[:, kept], covariance)
+
+    def grown(self, own: Growth) -> FittedFactors:
+        """With rows of new ids, which are as unknown ones are."""
+        # New ids stand before the fitted one at this place; the unknown row stays last.
+        mean = np.insert(self.mean, own.at, self.mean[:, -1:], axis=1)
+        covariance = self.covariance
+        if covariance is not None:
+            covariance = np.insert(covariance, own.at, covariance[-1], axis=0)
+        return FittedFactors(mean, covariance)
+
+
+@dataclass(frozen=True)
+class FittedPairs:
+    """Terms a·r + δ of rows of one side under values.
+
+    Attributes
+    ----------
+    rows, values : FittedFactors
+        a and r.
+    keys : ndarray of shape (n_pairs,)
+        row * n_values + value of the pairs with ratings, sorted.
+    effects : FittedEffects
+        δ of these pairs.
+    """
+
+    rows: FittedFactors
+    values: FittedFactors
+    keys: np.ndarray
+    effects: FittedEffects
+
+    @classmethod
+    def stack(cls, draws: Sequence[FittedPairs]) -> FittedPairs:
+        """Draws as one object."""
+        rows, values = (
+            FittedFactors(np.concatenate([side.mean for side in sides]), None)
+            for sides in (
+                [draw.rows for draw in draws],
+                [draw.values for draw in draws],
+            )
+        )
+        effects = FittedEffects.stack([draw.effects for draw in draws])
+        return FittedPairs(rows, values, draws[0].keys, effects)
+
+    @property
+    def n_values(self) -> int:
+        return self.values.mean.shape[1] - 1
+
+    def draw(self, number: int, random_state: np.random.RandomState) -> FittedPairs:
+        """A draw, which is certain."""
+        return FittedPairs(
+            self.rows.draw(number, random_state),
+            self.values.draw(number, random_state),
+            self.keys,
+            self.effects.draw(random_state),
+        )
+
+    def places(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Place of each pair among the effects; -1 is one that has no ratings."""
+        if not len(self.keys):
+            return np.full(len(rows), -1)
+        key = rows * np.int64(self.n_values) + values
+        place = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
+        is_known = (self.keys[place] == key) & (rows >= 0) & (values >= 0)
+        return np.where(is_known, place, -1)
+
+    def mean(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Expected terms of pairs; -1 is an unknown row or value."""
+        known = (rows >= 0) & (values >= 0)
+        total = self.effects.mean[self.places(rows, values)].astype(np.float64)
+        for a, r in zip(self.rows.mean, self.values.mean, strict=True):
+            product = np.einsum("nk,nk->n", a[rows], r[values], dtype=np.float64)
+            total += known * product / len(self.rows.mean)
+        return total
+
+    def variance(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Variances of the terms of pairs."""
+        total = self.effects.variance[self.places(rows, values)].astype(np.float64)
+        if len(self.rows.mean) > 1:
+            products = [
+                np.einsum("nk,nk->n", a[rows], r[values])
+                for a, r in zip(self.rows.mean, self.values.mean, strict=True)
+            ]
+            return total + np.var(products, axis=0)
+        for start in range(0, len(rows), TILE_SIZE):
+            tile = slice(start, start + TILE_SIZE)
+            a, S = self.rows.moments(rows[tile])
+            r, T = self.values.moments(values[tile])
+            total[tile] += np.einsum("nj,njk,nk->n", r, S, r)
+            total[tile] += np.einsum("nj,njk,nk->n", a, T, a) + (S * T).sum((1, 2))
+        return total
+
+    def table(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Expected terms of each value with each row, shape (n_values, n_rows)."""
+        shape = len(values), len(rows)
+        of_rows = np.tile(rows, shape[0])
+        return self.mean(of_rows, np.repeat(values, shape[1])).reshape(shape)
+
+    def without(self, kept: np.ndarray) -> FittedPairs:
+        """The terms of the rows that are kept, by their new numbers."""
+        rows, values = np.divmod(self.keys, max(self.n_values, 1))
+        place = np.searchsorted(kept, rows)
+        found = kept[np.minimum(place, len(kept) - 1)] == rows
+        return replace(
+            self,
+            rows=self.rows.take(kept),
+            keys=(place * np.int64(self.n_values) + values)[found],
+            effects=self.effects.take(np.flatnonzero(found)),
+        )
+
+    def grown(self, own: Growth) -> FittedPairs:
+        """The terms among rows of new ids, which have none."""
+        rows, values = np.divmod(self.keys, max(self.n_values, 1))
+        keys = own.shifted(rows) * np.int64(self.n_values) + values
+        return replace(self, rows=self.rows.grown(own), keys=keys)
+
+
+@dataclass(frozen=True)
+class FittedColumn:
+    """Terms of one column of context.
+
+    Attributes
+    ----------
+    values : FittedEffects
+        Effect of each value.
+    users, items : FittedPairs
+    weight : ndarray of shape (n_values,)
+        Total weight of the ratings under each value.
+    """
+
+    values: FittedEffects
+    users: FittedPairs
+    items: FittedPairs
+    weight: np.ndarray
+
+    @classmethod
+    def stack(cls, draws: Sequence[FittedColumn]) -> FittedColumn:
+        """Draws as one object."""
+        return FittedColumn(
+            FittedEffects.stack([draw.values for draw in draws]),
+            FittedPairs.stack([draw.users for draw in draws]),
+            FittedPairs.stack([draw.items for draw in draws]),
+            draws[0].weight,
+        )
+
+    @property
+    def n_draws(self) -> int:
+        return len(self.users.rows.mean)
+
+    def draw(self, number: int, random_state: np.random.RandomState) -> FittedColumn:
+        """A draw, which is certain."""
+        return replace(
+            self,
+            values=self.values.draw(random_state),
+            users=self.users.draw(number, random_state),
+            items=self.items.draw(number, random_state),
+        )
+
+    def mean(self, u: np.ndarray, i: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Expected terms of ratings; numbers below 0 are unknown."""
+        u, i, values = (np.maximum(numbers, -1) for numbers in (u, i, values))
+        total = self.values.mean[values].astype(np.float64)
+        return total + self.users.mean(u, values) + self.items.mean(i, values)
+
+    def variance(self, u: np.ndarray, i: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Variances of the terms of ratings."""
+        u, i, values = (np.maximum(numbers, -1) for numbers in (u, i, values))
+        total = self.values.variance[values].astype(np.float64)
+        return total + self.users.variance(u, values) + self.items.variance(i, values)
+
+    def of_users(self, u: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """The part of the terms that is the same for all items."""
+        u, values = np.maximum(u, -1), np.maximum(values, -1)
+        return self.values.mean[values] + self.users.mean(u, values)
+
+    def of_items(self, values: np.ndarray, i: np.ndarray) -> np.ndarray:
+        """The part that differs by item, of each value with each item."""
+        return self.items.table(np.maximum(values, -1), np.maximum(i, -1))
+
+    def effects(self) -> tuple[np.ndarray, np.ndarray]:
+        """Effects of values against the mean of all ratings, and their deviations."""
+        share = self.weight / max(self.weight.sum(), np.finfo(float).tiny)
+        contrast = np.eye(len(share)) - share
+        mean = contrast @ self.values.mean[:-1].astype(np.float64)
+        variance = contrast**2 @ self.values.variance[:-1].astype(np.float64)
+        return mean, np.sqrt(variance)
+
+    def without_covariance(self) -> FittedColumn:
+        """The same means alone."""
+
+        def points(pairs: FittedPairs) -> FittedPairs:
+            rows, values = (
+                replace(side, covariance=None) for side in (pairs.rows, pairs.values)
+            )
+            return replace(pairs, rows=rows, values=values)
+
+        return replace(self, users=points(self.users), items=points(self.items))
+
+    def without(self, users: np.ndarray, items: np.ndarray) -> FittedColumn:
+        """The terms of the users and items that are kept."""
+        return replace(
+            self, users=self.users.without(users), items=self.items.without(items)
+        )
+
+    def grown(self, users: Growth, items: Growth) -> FittedColumn:
+        """The terms among new users and items, which have none."""
+        return replace(
+            self, users=self.users.grown(users), items=self.items.grown(items)
+        )

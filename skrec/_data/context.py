@@ -1,0 +1,198 @@
+"""Context: further columns of X that are categories, and the values that a fit knows.
+
+Columns of numbers have a linear term. A column of strings, categories or bools has
+values, which are numbered as ids are. The context of rows is one array: its columns of
+numbers, then the number of the value in each column of values; -1 is an unknown one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import narwhals.stable.v1 as nw
+import numpy as np
+import pandas as pd
+
+from .containers import as_array, as_frame, object_array
+from .messages import counted, quote_first, shown
+from .vocabulary import Ids
+
+CATEGORIES = nw.Categorical | nw.Enum | nw.String | nw.Boolean
+
+
+@dataclass(frozen=True)
+class KnownContext:
+    """The further columns of X as `fit` has read them.
+
+    Attributes
+    ----------
+    names : tuple
+        Name of each further column, or its number in X.
+    values : tuple of ndarray or None
+        Sorted raw values of a column of values, and None for one of numbers.
+    """
+
+    names: tuple[Any, ...] = ()
+    values: tuple[np.ndarray | None, ...] = ()
+
+    @property
+    def vocabularies(self) -> tuple[np.ndarray, ...]:
+        """Raw values of the columns of values."""
+        return tuple(v for v in self.values if v is not None)
+
+    @property
+    def value_names(self) -> list[Any]:
+        """Names of the columns of values."""
+        pairs = zip(self.names, self.values, strict=True)
+        return [name for name, values in pairs if values is not None]
+
+    def is_category(self, place: int, column: Any) -> bool:
+        """Whether a further column has values: as in `fit`, or by its own dtype."""
+        if self.names:
+            return self.values[place] is not None
+        return _is_category(column)
+
+    def with_values(self, values: Sequence[np.ndarray]) -> KnownContext:
+        """The same columns, with these raw values in the place of those that it has."""
+        left = iter(values)
+        return replace(
+            self,
+            values=tuple(None if v is None else next(left) for v in self.values),
+        )
+
+    def read(
+        self, context: Any, n_users: int
+    ) -> tuple[np.ndarray, dict[str, tuple[Ids, np.ndarray]]]:
+        """Context of each user, and values that are given with their numbers by noun.
+
+        `context` has a value for each further column, by name or in their order, or a
+        row of them for each user. Numbers are NaN, and values -1, where none is given.
+        """
+        if not self.names:
+            raise ValueError(
+                "context needs a model with further columns of X, but this one was "
+                "fitted to users and items only."
+            )
+        given = self._columns_of(context, n_users)
+        numbers: list[np.ndarray] = []
+        codes: list[np.ndarray] = []
+        found = {}
+        for place, (name, values) in enumerate(
+            zip(self.names, self.values, strict=True)
+        ):
+            where = f"column {shown(name)} of context"
+            column = given.get(place)
+            if column is None:
+                nothing = np.full(n_users, np.nan if values is None else -1.0)
+                (numbers if values is None else codes).append(nothing)
+            elif values is None:
+                numbers.append(_as_finite(column, where))
+            else:
+                ids = read_values(column, where)
+                codes.append(number_values(ids, values))
+                found[f"values of {name!r}"] = ids, codes[-1]
+        return np.column_stack([*numbers, *codes]).astype(np.float64), found
+
+    def _columns_of(self, context: Any, n_users: int) -> dict[int, np.ndarray]:
+        """Columns that are given by their places, each of one value per user."""
+        frame = as_frame(context)
+        if isinstance(context, pd.Series):
+            context = dict(context)
+        if isinstance(frame, nw.DataFrame):
+            columns = dict(zip(frame.columns, frame.iter_columns(), strict=True))
+            by_name: Mapping[Any, Any] = {k: as_array(v) for k, v in columns.items()}
+        elif isinstance(context, Mapping):
+            by_name = {k: _as_column(v) for k, v in context.items()}
+        else:
+            by_name = dict(zip(self.names, self._in_order(context), strict=True))
+        unknown = [name for name in by_name if name not in self.names]
+        if unknown:
+            raise ValueError(
+                f"context has no column {quote_first(unknown)}; the further columns of "
+                f"X were {quote_first(self.names)}."
+            )
+        found = {}
+        for name, column in by_name.items():
+            if len(column) not in (1, n_users):
+                raise ValueError(
+                    f"context must hold one value per column, or one per user, but "
+                    f"column {shown(name)} has {len(column)} for {n_users} users."
+                )
+            found[self.names.index(name)] = np.broadcast_to(column, (n_users,))
+        return found
+
+    def _in_order(self, context: Any) -> list[np.ndarray]:
+        """Columns of values or rows in the order of the further columns."""
+        if isinstance(context, str) or not hasattr(context, "__len__"):
+            context = [context]
+        table = object_array(list(context))
+        if table.ndim == 1:
+            table = table[None]
+        if table.ndim != 2 or table.shape[1] != len(self.names):
+            raise ValueError(
+                f"context must hold a value for each of {quote_first(self.names)}, "
+                f"such as context={{{shown(self.names[0])}: …}}, got shape "
+                f"{table.shape}."
+            )
+        return [_narrowed(column) for column in table.T]
+
+
+NO_CONTEXT = KnownContext()
+
+
+def _as_column(values: Any) -> np.ndarray:
+    """A value, or values of users, as a column."""
+    if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+        values = [values]
+    if isinstance(values, list | tuple):
+        return _narrowed(object_array(list(values)))
+    return as_array(values)
+
+
+def _narrowed(column: np.ndarray) -> np.ndarray:
+    """A column of objects in the dtype of its values."""
+    return np.asarray(pd.Series(list(column)).infer_objects())
+
+
+def _as_finite(column: np.ndarray, where: str) -> np.ndarray:
+    values = pd.to_numeric(pd.Series(column), errors="coerce").to_numpy(np.float64)
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        raise ValueError(
+            f"{where} must hold finite numbers, as in fit, but does not for "
+            f"{counted(wrong, 'user')}."
+        )
+    return values
+
+
+def _is_category(column: Any) -> bool:
+    """Whether values of a column are strings, categories or bools."""
+    if isinstance(column, nw.Series):
+        if isinstance(column.dtype, CATEGORIES):
+            return True
+        if not isinstance(column.dtype, nw.Object):
+            return False
+    values = as_array(column)
+    if values.dtype.kind != "O":
+        return values.dtype.kind in "USb"
+    kind = pd.api.types.infer_dtype(values, skipna=True)
+    return kind in ("string", "bytes", "boolean", "categorical")
+
+
+def read_values(column: Any, where: str) -> Ids:
+    """Values of a column, none of which may be missing."""
+    values = as_array(column)
+    missing = pd.isna(values)
+    if missing.any():
+        raise ValueError(
+            f"{where} is missing for {counted(missing, 'row')}. Give missing values a "
+            "category of their own, such as by fillna('unknown')."
+        )
+    return Ids.from_column(values, where)
+
+
+def number_values(ids: Ids, values: np.ndarray) -> np.ndarray:
+    """Number of each value among those of `fit`, -1 for unknown ones."""
+    return ids.numbered_in(values, "the values of fit are")

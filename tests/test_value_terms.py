@@ -1,0 +1,140 @@
+"""Fitted terms of context, against loops over pairs."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skrec._alternating.value_terms import (
+    FittedColumn,
+    FittedEffects,
+    FittedFactors,
+    FittedPairs,
+)
+from skrec._data.vocabulary import Growth
+
+N_ROWS, N_VALUES, SIZE = 5, 3, 2
+
+
+def factors(rng, n, n_draws=1):
+    mean = rng.normal(size=(n_draws, n + 1, SIZE))
+    mean[:, -1] = 0
+    half = rng.normal(size=(n + 1, SIZE, SIZE))
+    return FittedFactors(mean, half @ half.swapaxes(1, 2) if n_draws == 1 else None)
+
+
+def effects(rng, n):
+    mean = np.append(rng.normal(size=n), 0)
+    return FittedEffects(mean, rng.uniform(0.1, 1, n + 1))
+
+
+def pairs_of(seed=0, n_draws=1, n_rows=N_ROWS):
+    rng = np.random.default_rng(seed)
+    keys = np.flatnonzero(rng.random(n_rows * N_VALUES) < 0.5)
+    return FittedPairs(
+        factors(rng, n_rows, n_draws),
+        factors(rng, N_VALUES, n_draws),
+        keys,
+        effects(rng, len(keys)),
+    )
+
+
+def every_pair(n_rows=N_ROWS):
+    rows, values = np.indices((n_rows + 1, N_VALUES + 1)).reshape(2, -1) - 1
+    return rows, values
+
+
+@pytest.mark.parametrize("n_draws", [1, 3])
+def test_moments_are_those_of_products_and_effects(n_draws):
+    pairs = pairs_of(n_draws=n_draws)
+    rows, values = every_pair()
+    means, variances = pairs.mean(rows, values), pairs.variance(rows, values)
+    for row, value, mean, variance in zip(rows, values, means, variances, strict=True):
+        place = np.flatnonzero(pairs.keys == row * N_VALUES + value)
+        is_known = min(row, value) >= 0 and len(place)
+        place = place[0] if is_known else -1
+        products = [
+            a[row] @ r[value]
+            for a, r in zip(pairs.rows.mean, pairs.values.mean, strict=True)
+        ]
+        expected = pairs.effects.variance[place]
+        if n_draws == 1:
+            a, r = pairs.rows.mean[0, row], pairs.values.mean[0, value]
+            S, T = pairs.rows.covariance[row], pairs.values.covariance[value]
+            expected += r @ S @ r + a @ T @ a + np.sum(S * T)
+        else:
+            expected += np.var(products)
+        assert_allclose(mean, np.mean(products) + pairs.effects.mean[place])
+        assert_allclose(variance, expected)
+
+
+def test_what_is_unknown_has_no_effect():
+    pairs = pairs_of()
+    rows, values = every_pair()
+    means = pairs.mean(rows, values)
+    assert not means[(rows < 0) | (values < 0)].any()
+    assert_array_equal(
+        pairs.table(np.arange(3), np.arange(5)).T.ravel(),
+        means[(rows >= 0) & (values >= 0)],
+    )
+
+
+def test_rows_that_are_kept_keep_their_terms():
+    pairs, kept = pairs_of(), np.array([1, 4])
+    rows, values = every_pair(2)
+    before = np.append(kept, -1)[rows]
+    for name in ("mean", "variance"):
+        assert_allclose(
+            getattr(pairs.without(kept), name)(rows, values),
+            getattr(pairs, name)(before, values),
+        )
+
+
+def test_new_rows_stand_among_the_others_without_terms():
+    pairs = pairs_of()
+    growth = Growth.of(np.arange(0, 10, 2), np.array([3, 4, 11]), np.array([-1, 2, -1]))
+    grown = pairs.grown(growth)
+    rows, values = every_pair()
+    after = np.where(rows < 0, -1, growth.shifted(rows))
+    assert_allclose(grown.mean(after, values), pairs.mean(rows, values))
+    assert_allclose(grown.variance(after, values), pairs.variance(rows, values))
+    for new in growth.given[growth.is_new]:
+        assert not grown.mean(np.full(N_VALUES, new), np.arange(N_VALUES)).any()
+
+
+def test_draws_have_the_moments_of_the_posterior():
+    column = FittedColumn(
+        effects(np.random.default_rng(1), N_VALUES),
+        pairs_of(2),
+        pairs_of(3),
+        np.ones(3),
+    )
+    rng = np.random.RandomState(0)
+    at = np.array([0, 1, 4]), np.array([2, 2, 0]), np.array([0, 1, 2])
+    drawn = np.stack([column.draw(0, rng).mean(*at) for _ in range(1500)])
+    assert_allclose(drawn.mean(0), column.mean(*at), atol=0.4)
+    assert_allclose(drawn.var(0), column.variance(*at), rtol=0.25)
+    assert column.draw(0, rng).mean(at[0], at[1], np.full(3, -1)).tolist() == [0, 0, 0]
+
+
+def test_terms_are_a_part_of_users_and_a_part_of_items():
+    column = FittedColumn(
+        effects(np.random.default_rng(1), N_VALUES),
+        pairs_of(2),
+        pairs_of(3),
+        np.ones(3),
+    )
+    u, i, v = np.array([0, -1, 3]), np.array([4, 2, -3]), np.array([1, 2, 0])
+    table = column.of_items(v, i)
+    assert_allclose(column.of_users(u, v) + table.diagonal(), column.mean(u, i, v))
+
+
+def test_effects_are_against_the_mean_of_all_ratings():
+    rng = np.random.default_rng(0)
+    weight = np.array([1.0, 3.0, 6.0])
+    column = FittedColumn(effects(rng, 3), pairs_of(2), pairs_of(3), weight)
+    mean, std = column.effects()
+    assert_allclose(mean @ weight, 0, atol=1e-12)
+    assert_allclose(np.diff(mean), np.diff(column.values.mean[:-1]))
+    share = weight / 10
+    variance = column.values.variance[:-1]
+    assert_allclose(std[0] ** 2, (np.eye(3)[0] - share) ** 2 @ variance)
