@@ -29,15 +29,11 @@ from ._data.reading import Columns, read_ratings, read_weights
 from ._data.sides import Sides
 from ._data.vocabulary import numbered
 from ._data.weights import NOT_CHOSEN, Weighting, as_choices
+from ._diagram import DiagramMixin
 from ._forget import ForgetMixin
 from ._interfaces import CURVES, Iteration, Solver, Start
 from ._lists import ListsMixin
-from ._rows import (
-    read_columns,
-    warn_of_equal_ratings,
-    warn_of_ids,
-    warn_of_target,
-)
+from ._rows import read_columns, warn_of_equal_ratings, warn_of_ids, warn_of_target
 from ._settings import own_settings, torch_device
 from ._sklearn import (
     CallbackSupportMixin,
@@ -61,6 +57,7 @@ PREDICTION_ROWS = 2**16
 class BaseRecommender(
     ListsMixin,
     ForgetMixin,
+    DiagramMixin,
     CallbackSupportMixin,
     RegressorMixin,
     BaseEstimator,
