@@ -301,7 +301,8 @@ class ErrorByCountDisplay:
         # Logarithmic from one on, with a place for none.
         self.ax_.set_xscale("symlog", linthresh=1)
         self.ax_.xaxis.set_major_formatter("{x:g}")
-        self.ax_.set_xlim(left=0 if self.count[filled].min() > 0 else -0.3)
+        if self.count[filled].min() == 0:
+            self.ax_.set_xlim(left=-0.3)
         self.ax_.set(
             xlabel=f"Training ratings of the {self.by}", ylabel="RMSE of test ratings"
         )
