@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.extlinks",
     "sphinx.ext.mathjax",
     "numpydoc",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "examples"]
@@ -33,16 +34,30 @@ plot_working_directory = Path(__file__).parent
 plot_formats = [("svg", 100)]
 plot_html_show_formats = plot_html_show_source_link = False
 
+# A page for programs that read documentation.
+html_extra_path = ["llms.txt"]
+html_static_path = ["_static"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"skrec {release}"
 html_show_sourcelink = False
-html_theme_options = {"show_prev_next": False}
+html_theme_options = {
+    "show_prev_next": False,
+    # Code stands side by side on this page, and tables are wide on that one.
+    "secondary_sidebar_items": {
+        "**": ["page-toc"],
+        "index": [],
+        "migration": [],
+        "benchmarks": [],
+    },
+}
+html_sidebars = {"index": [], "getting_started": [], "api": []}
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
     "abort_on_example_error": True,
     "show_memory": False,
+    "within_subsection_order": "FileNameSortKey",
 }
 
 # The page of an example shows figures; a window for them cannot open in a build.

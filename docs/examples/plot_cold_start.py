@@ -10,7 +10,7 @@ the first ratings, and how many of them the features are worth.
 Real ratings, by name or from an archive (a release with a table of users)::
 
     python docs/examples/plot_cold_start.py --movielens 100k
-"""  # noqa: D205, D400
+"""
 
 # %%
 # Users with features

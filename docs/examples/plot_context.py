@@ -3,13 +3,13 @@
 Context
 =======
 
-A column of `X` behind the user and the item describes the circumstances of a rating: its
-hour, the device, the weather. This example learns an effect of the hour of the day.
+A column of `X` behind the user and the item describes the circumstances of a rating:
+its hour, the device, the weather. This example learns an effect of the hour of the day.
 
 Real ratings, by name or from an archive::
 
     python docs/examples/plot_context.py --movielens 100k
-"""  # noqa: D205, D400
+"""
 
 # %%
 # Ratings with an hour
@@ -51,8 +51,8 @@ X.head()
 # %%
 # Columns of numbers
 # ------------------
-# A column of numbers is a linear term. The hour is none: 23 is as close to 0 as to 22. A
-# sine and a cosine of one turn a day let the effect be any wave of that length.
+# A column of numbers is a linear term. The hour is none: 23 is as close to 0 as to 22.
+# A sine and a cosine of one turn a day let the effect be any wave of that length.
 
 
 def with_waves(X):
@@ -69,8 +69,8 @@ pd.Series(model.coef_, index=["sine", "cosine"]).round(3)
 # %%
 # The effect of an hour, and the worth of each column
 # ---------------------------------------------------
-# The coefficients make a curve over the day. The worth of a column is the error that its
-# shuffling adds on the test rows, with the user and the item for comparison.
+# The coefficients make a curve over the day. The worth of a column is the error that
+# its shuffling adds on the test rows, with the user and the item for comparison.
 
 worth = permutation_importance(
     model,

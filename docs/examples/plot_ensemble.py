@@ -10,7 +10,7 @@ tells.
 Real ratings, by name or from an archive::
 
     python docs/examples/plot_ensemble.py --movielens 100k
-"""  # noqa: D205, D400
+"""
 
 # %%
 # The ratings
@@ -50,8 +50,8 @@ X_train, X_test, y_train, y_test, _, true = train_test_split(
 # %%
 # One network to eight
 # --------------------
-# The networks differ in their random start only. A single one is fitted three times, with
-# three seeds, to show how much the start matters.
+# The networks differ in their random start only. A single one is fitted three times,
+# with three seeds, to show how much the start matters.
 
 numbers, single = [1, 2, 4, 8], []
 errors = []
@@ -71,9 +71,9 @@ pd.Series(errors, index=pd.Index(numbers, name="n_members")).round(4)
 # ----------------------
 # The mean of the networks has a lower error than any of them (left). Where the networks
 # disagree most, predictions are worst (right). They are compared with the expected
-# ratings, which are known of synthetic ones, since the noise of a single rating hides the
-# difference. The disagreement is no standard deviation of a rating: it lacks the noise.
-# For intervals, use :class:`~skrec.MFRegressor`.
+# ratings, which are known of synthetic ones, since the noise of a single rating hides
+# the difference. The disagreement is no standard deviation of a rating: it lacks the
+# noise. For intervals, use :class:`~skrec.MFRegressor`.
 
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.4), layout="constrained")
 axes[0].plot(numbers, errors, "o-", label="mean of the members")

@@ -4,17 +4,17 @@ A simulated week of exploration
 ===============================
 
 Lists decide which ratings the model gets next. Greedy lists show what the model likes
-already, and may never find out about the rest. Here two models learn for a week from the
-ratings of their own lists: one shows the best items as it sees them, and one by a draw
-from its posterior (Thompson sampling). See the page :doc:`/exploration`.
-"""  # noqa: D205, D400
+already, and may never find out about the rest. Here two models learn for a week from
+the ratings of their own lists: one shows the best items as it sees them, and one by a
+draw from its posterior (Thompson sampling). See the page :doc:`/exploration`.
+"""
 
 # %%
 # Users and their true tastes
 # ---------------------------
-# Each day every user gets a list of three items and rates them, with noise. Items may be
-# shown again, as songs or recipes are. The regret of a day is the mean true rating of the
-# best lists minus that of the lists shown.
+# Each day every user gets a list of three items and rates them, with noise. Items may
+# be shown again, as songs or recipes are. The regret of a day is the mean true rating
+# of the best lists minus that of the lists shown.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -75,9 +75,9 @@ ax.legend()
 plt.show()
 
 # %%
-# Thin lines are single worlds, thick ones their mean. A draw costs more in the first days,
-# and has found the tastes by the end of the week. Greedy lists are as good in most worlds,
-# and get stuck in some.
+# Thin lines are single worlds, thick ones their mean. A draw costs more in the first
+# days, and has found the tastes by the end of the week. Greedy lists are as good in
+# most worlds, and get stuck in some.
 
 pd.DataFrame(
     {name: [days.mean(), days[:, -1].max()] for name, days in regret.items()},

@@ -10,7 +10,7 @@ ratings that they should, and whether they are wide where errors are large.
 Real ratings, by name or from an archive::
 
     python docs/examples/plot_intervals.py --movielens 100k
-"""  # noqa: D205, D400
+"""
 
 # %%
 # The ratings and the model

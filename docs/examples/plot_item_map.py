@@ -3,19 +3,19 @@
 A map of items
 ==============
 
-Factors place items that the same users like close to each other. Their two main axes are
-a map. It often shows what nobody told the model, such as genres.
+Factors place items that the same users like close to each other. Their two main axes
+are a map. It often shows what nobody told the model, such as genres.
 
 Real ratings, by name or from an archive::
 
     python docs/examples/plot_item_map.py --movielens 100k
-"""  # noqa: D205, D400
+"""
 
 # %%
 # Items of four kinds
 # -------------------
-# Users of the synthetic ratings like items of some kinds more than others. The model gets
-# users, items and ratings, and no kinds.
+# Users of the synthetic ratings like items of some kinds more than others. The model
+# gets users, items and ratings, and no kinds.
 
 import argparse
 from pathlib import Path

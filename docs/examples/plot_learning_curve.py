@@ -10,7 +10,7 @@ fit, and then over the number of ratings.
 Real ratings, by name or from an archive::
 
     python docs/examples/plot_learning_curve.py --movielens 100k
-"""  # noqa: D205, D400
+"""
 
 # %%
 # The ratings
@@ -84,10 +84,10 @@ model.fit(X_train, y_train)
 # Errors over sweeps and over ratings
 # -----------------------------------
 # `loo_curve_` estimates the error on unseen ratings from the training rows alone, so no
-# rows have to be held out (left). It is some per cent too low, since the priors have seen
-# all ratings; it is for the comparison of fits. The learning curve of scikit-learn fits
-# the model to growing shares of the ratings (right): the error on test rows still falls,
-# so more ratings would help.
+# rows have to be held out (left). It is some per cent too low, since the priors have
+# seen all ratings; it is for the comparison of fits. The learning curve of scikit-learn
+# fits the model to growing shares of the ratings (right): the error on test rows still
+# falls, so more ratings would help.
 
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), layout="constrained")
 FitCurveDisplay.from_estimator(model, curve="loo", name="estimate", ax=axes[0])

@@ -10,13 +10,13 @@ rating, by choice, and by both, which is the default.
 Real ratings, by name or from an archive::
 
     python docs/examples/plot_rating_or_list.py --movielens 100k
-"""  # noqa: D205, D400
+"""
 
 # %%
 # The ratings
 # -----------
-# The synthetic users choose items in proportion to their popularity, and more often such
-# as they like. Ratings are the liking plus noise.
+# The synthetic users choose items in proportion to their popularity, and more often
+# such as they like. Ratings are the liking plus noise.
 
 import argparse
 from pathlib import Path
@@ -91,6 +91,7 @@ axes[0].set_title("Held-out items with 4 or 5 in the lists")
 plt.show()
 
 # %%
-# Lists by rating hold the items with the highest expected ratings, which are little known
-# (right), and few of them are among the items that users chose and liked (left). Lists by
-# both parts find more of these than lists by choice alone, and expect higher ratings.
+# Lists by rating hold the items with the highest expected ratings, which are little
+# known (right), and few of them are among the items that users chose and liked (left).
+# Lists by both parts find more of these than lists by choice alone, and expect higher
+# ratings.

@@ -3,14 +3,14 @@
 Search in a pipeline
 ====================
 
-A table has more columns than users and items. A pipeline selects those that the model is
-to see, and a grid search over the pipeline finds the number of factors, by the error of
-ratings and by the quality of lists at once.
+A table has more columns than users and items. A pipeline selects those that the model
+is to see, and a grid search over the pipeline finds the number of factors, by the error
+of ratings and by the quality of lists at once.
 
 Real ratings, by name or from an archive::
 
     python docs/examples/plot_search.py --movielens 100k
-"""  # noqa: D205, D400
+"""
 
 # %%
 # The ratings
@@ -58,9 +58,9 @@ pipe = make_pipeline(ids, MFRegressor())
 # %%
 # The search
 # ----------
-# :class:`~skrec.metrics.RankingScorer` is a scorer as any other. NDCG@10 is that of lists
-# of all items that a user has not rated in the training rows, where items with a rating
-# of 4 or 5 in the test rows are relevant.
+# :class:`~skrec.metrics.RankingScorer` is a scorer as any other. NDCG@10 is that of
+# lists of all items that a user has not rated in the training rows, where items with a
+# rating of 4 or 5 in the test rows are relevant.
 
 n_factors = [0, 1, 2, 4, 8, 16]
 search = GridSearchCV(
@@ -79,8 +79,8 @@ search
 # Errors and lists
 # ----------------
 # Without factors, the model predicts by biases alone. Factors lower the error, and more
-# than the ratings support do little harm, since the model learns how far to shrink them.
-# Lists are by the choice and the rating; the choice has a model of its own, so
+# than the ratings support do little harm, since the model learns how far to shrink
+# them. Lists are by the choice and the rating; the choice has a model of its own, so
 # `n_factors` matters less there.
 
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
