@@ -3,6 +3,8 @@
 import warnings
 from pathlib import Path
 
+from sphinx_gallery.sorting import ExplicitOrder
+
 import skrec
 
 project = "skrec"
@@ -57,7 +59,17 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "abort_on_example_error": True,
     "show_memory": False,
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": ExplicitOrder(
+        [
+            f"plot_{name}.py"
+            for name in (
+                *("quickstart", "search", "rating_or_list", "intervals"),
+                *("cold_start", "context", "item_map", "learning_curve"),
+                *("ensemble", "exploration"),
+            )
+        ]
+        + ["*"]
+    ),
 }
 
 # The page of an example shows figures; a window for them cannot open in a build.

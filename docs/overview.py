@@ -25,7 +25,7 @@ PANELS = [
 def main():
     results = pd.read_csv(DOCS / "results" / "overview.csv")
     plt.rcParams |= {"svg.hashsalt": "skrec", "svg.fonttype": "path", "font.size": 10}
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.3), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(8, 2.1), layout="constrained")
     for ax, (data, measure, title, start) in zip(axes, PANELS, strict=True):
         rows = results[(results["data"] == data) & (results["measure"] == measure)]
         # Errors do not start at zero, so they are points, and no bars.
@@ -38,16 +38,23 @@ def main():
             ax.annotate(
                 text, (value, model), (7, 0), textcoords="offset points", va="center"
             )
+        if ax is axes[1]:
+            ax.set_yticks(ax.get_yticks(), [])  # the models of the first panel
         better = "lower" if measure == "RMSE" else "higher"
         ax.set_title(title, fontsize=10, loc="left")
         longest = rows["value"].max() - start
         ax.set_xlim(start, start + 1.35 * longest)
         ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.set_xlabel(f"{measure} ({better} is better)")
+        ax.set_xlabel(f"{measure}, {better} is better")
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(left=False)
         ax.locator_params(axis="x", nbins=4)
-    figure.savefig(DOCS / "_static" / "overview.svg", metadata={"Date": None})
+    figure.savefig(
+        DOCS / "_static" / "overview.svg",
+        metadata={"Date": None},
+        bbox_inches="tight",
+        facecolor="white",
+    )
 
 
 if __name__ == "__main__":

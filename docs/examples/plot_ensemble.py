@@ -35,7 +35,7 @@ def load():
     parser.add_argument("--movielens", metavar="NAME-OR-PATH")
     name = parser.parse_args().movielens
     if name is None:
-        return make_ratings(500, 300, 20_000, return_expected=True, random_state=0)
+        return make_ratings(400, 300, 15_000, return_expected=True, random_state=0)
     archive = name if name.endswith(".zip") else None
     release = Path(name).stem.removeprefix("ml-")
     X, y = fetch_movielens(release, archive=archive, return_X_y=True)

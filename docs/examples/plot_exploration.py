@@ -54,11 +54,11 @@ def regret_of_a_week(strategy, seed):
 
 
 # %%
-# Four worlds
-# -----------
+# Three worlds
+# ------------
 # The strategies learn in the same worlds, with tastes drawn anew for each.
 
-worlds = range(4)
+worlds = range(3)
 regret = {
     name: np.array([regret_of_a_week(name, seed) for seed in worlds])
     for name in ("mean", "sample")

@@ -47,11 +47,15 @@ model = MFRegressor(rank_by="rating").fit(X_train, y_train)
 predicted, std = model.predict(X_test, return_std=True)
 
 # %%
-# Calibration
-# -----------
+# Calibration and width
+# ---------------------
 # An interval of 90 % is the prediction plus and minus 1.645 standard deviations. It
-# should hold 90 % of the ratings of the test rows, and likewise for every other share.
-# The second curve has the same width for all ratings.
+# should hold 90 % of the ratings of the test rows, and likewise for every other share
+# (left). The second curve has the same width for all ratings, and is too narrow:
+# training residuals are smaller than errors.
+#
+# The error is larger for users with few ratings, and the standard deviations say so
+# (right): the dashed line is their root mean square.
 
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained")
 IntervalCalibrationDisplay.from_estimator(model, X_test, y_test, ax=axes[0])
@@ -64,21 +68,12 @@ IntervalCalibrationDisplay.from_predictions(
     ax=axes[0],
 )
 
-# %%
-# Width
-# -----
-# The error is larger for users with few ratings, and the standard deviations say so:
-# the dashed line is their root mean square.
-
 counts = X_train["user"].value_counts().reindex(X_test["user"], fill_value=0)
-ErrorByCountDisplay.from_estimator(
-    model, X_test, y_test, by="user", name="error", ax=axes[1]
-)
+ErrorByCountDisplay.from_estimator(model, X_test, y_test, name="error", ax=axes[1])
 ErrorByCountDisplay.from_predictions(
     std,
     np.zeros(len(std)),
     counts,
-    by="user",
     name="standard deviations",
     ax=axes[1],
     line_kwargs={"linestyle": "--"},

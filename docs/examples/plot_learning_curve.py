@@ -78,8 +78,8 @@ model = MFRegressor(rank_by="rating").set_callbacks(ProgressBar(), test_error)
 model.fit(X_train, y_train)
 
 # %%
-# The bar is full after as many sweeps as `max_iter` allows. The solver has converged
-# before, and ended the fit.
+# The bar counts sweeps up to `max_iter`, and is full as soon as the solver has
+# converged.
 #
 # Errors over sweeps and over ratings
 # -----------------------------------
@@ -99,7 +99,7 @@ LearningCurveDisplay.from_estimator(
     X,
     y,
     train_sizes=[0.1, 0.2, 0.4, 0.6, 0.8, 1.0],
-    cv=ShuffleSplit(3, test_size=0.2, random_state=0),
+    cv=ShuffleSplit(2, test_size=0.2, random_state=0),
     scoring="neg_root_mean_squared_error",
     negate_score=True,
     score_name="RMSE",
