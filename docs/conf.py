@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+from docutils import nodes
 from sphinx_gallery.sorting import ExplicitOrder
 
 import skrec
@@ -18,7 +19,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.doctest",
     "sphinx.ext.extlinks",
-    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
     "numpydoc",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
@@ -29,6 +30,8 @@ default_role = "code"
 extlinks = {"doi": ("https://doi.org/%s", "doi:%s")}
 
 autosummary_generate = True
+# Docstrings have the types in words.
+autodoc_typehints = "none"
 numpydoc_show_class_members = False
 
 # Plots are drawn from results beside the pages.
@@ -74,3 +77,15 @@ sphinx_gallery_conf = {
 
 # The page of an example shows figures; a window for them cannot open in a build.
 warnings.filterwarnings("ignore", message=".*FigureCanvasAgg is non-interactive")
+
+
+def without_mail(app, doctree):
+    """Metrics such as NDCG@10 are no addresses."""
+    for link in list(doctree.findall(nodes.reference)):
+        if link.get("refuri", "").startswith("mailto:"):
+            link.replace_self(nodes.Text(link.astext()))
+
+
+def setup(app):
+    """Connect to Sphinx."""
+    app.connect("doctree-read", without_mail)
