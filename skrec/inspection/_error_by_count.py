@@ -40,6 +40,8 @@ def root_mean_squares(
 class ErrorByCountDisplay:
     """Root mean squared error, against how many ratings a user or an item has.
 
+    On the left are new users or items, the cold start [1]_.
+
     Use :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
@@ -69,6 +71,16 @@ class ErrorByCountDisplay:
         The axes with the curve.
     figure_ : matplotlib Figure
         The figure of the axes.
+
+    Raises
+    ------
+    ValueError
+        If `by` is unknown.
+
+    References
+    ----------
+    .. [1] Schein, Popescul, Ungar, Pennock (2002). Methods and metrics for cold-start
+       recommendations. SIGIR.
 
     Examples
     --------

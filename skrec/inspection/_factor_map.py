@@ -38,9 +38,10 @@ def principal_axes(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class FactorMapDisplay:
     """Map of items, or of users, by the two main axes of their factors.
 
-    The axes are principal components of the factors, those of the largest variance. The
-    items with the most ratings have labels. Items that the same users like are close to
-    each other, as far as two axes can show it: see `explained_variance_ratio`.
+    The axes are principal components of the factors, those of the largest variance
+    [1]_. The items with the most ratings have labels. Items that the same users like
+    are close to each other, as far as two axes can show it: see
+    `explained_variance_ratio`.
 
     Use :meth:`from_estimator`.
 
@@ -69,6 +70,11 @@ class FactorMapDisplay:
         The axes with the points.
     figure_ : matplotlib Figure
         The figure of the axes.
+
+    References
+    ----------
+    .. [1] Koren, Bell, Volinsky (2009). Matrix factorization techniques for recommender
+       systems. Computer 42(8).
 
     Examples
     --------
