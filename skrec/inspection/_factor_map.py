@@ -145,6 +145,8 @@ class FactorMapDisplay:
         ValueError
             If the estimator has no factors, such as with ``n_factors=0``, `side` is
             none of the two, or `n_labels` is negative.
+        TypeError
+            If `labels` is no dict or Series.
         ImportError
             If matplotlib is not installed.
         """
@@ -226,6 +228,11 @@ class FactorMapDisplay:
     ) -> list[Any]:
         """Labels of the most rated ids, without those that would cover another."""
         texts: Mapping | pd.Series = {} if labels is None else labels
+        if not isinstance(texts, Mapping | pd.Series):
+            raise TypeError(
+                "labels must be a dict or a Series of the text of each raw id, such as "
+                f"pd.Series(titles, index=ids); got {type(labels).__name__}."
+            )
         self.ax_.autoscale_view()
         middle = np.median(self.coordinates[:, 0])
         placed: list[Any] = []

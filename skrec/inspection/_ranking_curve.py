@@ -32,7 +32,7 @@ LABELS = {
 
 def _lengths(k: int | Sequence[int]) -> list[int]:
     """Lengths of lists, in increasing order; an int is all up to it."""
-    if not np.iterable(k):
+    if isinstance(k, str) or not np.iterable(k):
         check_int(k, "k", 1)
         return list(range(1, int(k) + 1))
     lengths = list(k)
