@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._data.sides import Sides
 from .._data.units import Units
+from .._threads import torch_threads
 from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments
 from .feature_weights import Block, LinkMatrix
@@ -114,6 +115,7 @@ class RowUnits:
         return self.tensor(covariances / np.outer(self.scale, self.scale))
 
 
+@torch_threads(1)
 def in_rating_units(
     state: State,
     units: Units,
