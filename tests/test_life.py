@@ -56,10 +56,12 @@ IDS = {
 }
 # Reasons to refuse a call that is sound in itself.
 REFUSALS = [
-    *("requires y to be passed", "needs ratings", "without ratings", "has no partial"),
-    *("is not fitted", "partial_fit", "fit anew", "forget", "choices", "converge"),
-    *("standard deviation", "explain", "part=", "posterior", "unknown", "at least"),
-    *("side features", "_features", "leave", "must be known", "return_std"),
+    *("return_std=True needs", "knows no standard deviations", "explain needs"),
+    *("requires y to be passed", "partial_fit needs ratings", "partial_fit continues"),
+    *("needs its covariances", "cannot take single rows back", "has not learned"),
+    *("No rows would be left", "must be known, but", "handle_unknown='error' refuses"),
+    *("needs ratings between 0 and 1", "leaves no choices", "no vectors to compare"),
+    *("had n_factors=", "had another network", "is not fitted yet"),
 ]
 PARAMETERS = {
     "handle_unknown": ["ignore", "warn", "error"],
