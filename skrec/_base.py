@@ -1,8 +1,7 @@
 """BaseRecommender: fit, partial_fit, predict and score over (user, item) rows.
 
-It validates, numbers the ids, runs the iterations of a solver with callbacks and
-stopping, and publishes the model of the last one. A subclass has parameters, and makes
-a solver of them in `_solver`.
+It validates, numbers the ids, runs the iterations of a solver with callbacks, and
+publishes the model of the last one. `_solver` of a subclass makes a solver.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from ._rows import (
     warn_of_ids,
     warn_of_target,
 )
+from ._saving import SavingMixin
 from ._settings import own_settings, torch_device
 from ._sklearn import (
     CallbackSupportMixin,
@@ -61,6 +61,7 @@ PREDICTION_ROWS = 2**16
 class BaseRecommender(
     ListsMixin,
     ForgetMixin,
+    SavingMixin,
     CallbackSupportMixin,
     RegressorMixin,
     BaseEstimator,
