@@ -28,15 +28,11 @@ from ._data.reading import Columns, read_ratings, read_weights
 from ._data.sides import Sides
 from ._data.vocabulary import numbered
 from ._data.weights import NOT_CHOSEN, Weighting, as_choices
+from ._diagram import DiagramMixin
 from ._forget import ForgetMixin
 from ._interfaces import CURVES, Iteration, Solver, Start
 from ._lists import ListsMixin
-from ._rows import (
-    read_columns,
-    warn_of_equal_ratings,
-    warn_of_ids,
-    warn_of_target,
-)
+from ._rows import read_columns, warn_of_equal_ratings, warn_of_ids, warn_of_target
 from ._saving import SavingMixin
 from ._settings import own_settings, torch_device
 from ._sklearn import (
@@ -62,6 +58,7 @@ class BaseRecommender(
     ListsMixin,
     ForgetMixin,
     SavingMixin,
+    DiagramMixin,
     CallbackSupportMixin,
     RegressorMixin,
     BaseEstimator,

@@ -21,12 +21,13 @@ MAY_IMPORT = {
     "_mf": {"_alternating", "_base", "_factors", "_gradient", "_parameters", *GROUND},
     "_factors": GROUND,
     "_ncf": {"_base", "_gradient", "_parameters", *GROUND},
-    "_base": {"_choice", "_forget", "_lists", "_rows", "_saving", *GROUND},
+    "_base": {"_choice", "_diagram", "_forget", "_lists", "_rows", "_saving", *GROUND},
     "_saving": GROUND,
     "_forget": {"_choice", *GROUND},
     "_lists": {"_candidates", "_choice", "_explain", "_explore", *GROUND},
     "_explain": {"_choice", *GROUND},
     "_candidates": GROUND,
+    "_diagram": GROUND,
     "_explore": GROUND,
     "_choice": GROUND,
     "_rows": GROUND,
@@ -43,6 +44,7 @@ MAY_IMPORT = {
     "_topk": {"_device"},
     **{module: set() for module in ("_device", "_share", "_sklearn", "_storage")},
     **{module: set() for module in ("_threads", "_warn")},
+    "inspection": {"_data", "_snapshot", "metrics"},
     "metrics": {"_data", "_sklearn", "_warn"},
     "model_selection": {"_data", "_sklearn", "_warn"},
     "datasets": {"_data"},
@@ -57,6 +59,12 @@ TESTED_BY = {
     "datasets/_matrix": "datasets",  # one folder, read as one topic
     "datasets/_movielens": "datasets",
     "datasets/_synthetic": "datasets",
+    "inspection/_calibration": "inspection",  # displays, read as one topic
+    "inspection/_drawing": "inspection",
+    "inspection/_error_by_count": "inspection",
+    "inspection/_factor_map": "inspection",
+    "inspection/_fit_curve": "inspection",
+    "inspection/_ranking_curve": "inspection",
     "metrics/_functions": "metrics",  # the functions are the public metrics
 }
 TESTS = Path(__file__).parent

@@ -132,7 +132,9 @@ class FittedNetwork(StandardisedModel):
     def network(self, device: torch.device, dtype: torch.dtype) -> NeuMF:
         """Network without the weights of side features."""
         weights = {
-            name: torch.as_tensor(value, dtype=dtype, device=device)
+            name: torch.as_tensor(
+                np.require(value, requirements="W"), dtype=dtype, device=device
+            )
             for name, value in self.weights.items()
             if not is_of_features(name)
         }
