@@ -1,5 +1,6 @@
 """Columns of context that have values: reading, and the terms of all solvers."""
 
+import io
 import warnings
 from dataclasses import replace
 from itertools import islice
@@ -14,7 +15,7 @@ from helpers import copied, rmse, small, small_ncf, unconverged
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
-from skrec import DummyRecommender, MFRegressor
+from skrec import DummyRecommender, MFRegressor, load
 from skrec._alternating.conditional import Layout
 from skrec._alternating.context import (
     LEVEL_PRECISION,
@@ -26,6 +27,8 @@ from skrec._alternating.problem import Problem, RatingArrays
 from skrec._alternating.start import spectral_start
 from skrec._alternating.sweep import als, gibbs, vb
 from skrec._alternating.value_pairs import Pairs
+from skrec._data.reading import Columns
+from skrec._ranks import collect
 
 SEASONS = np.array(["autumn", "spring", "summer", "winter"])
 
@@ -396,6 +399,12 @@ def test_effects_of_values_are_in_feature_effects():
 
 def test_a_fit_can_be_copied_cloned_and_gone_on_with(fitted):
     assert_array_equal(copied(fitted).predict(X[TEST]), fitted.predict(X[TEST]))
+    file = io.BytesIO()
+    fitted.save(file)
+    loaded = load(file)
+    assert_array_equal(loaded.predict(X[TEST]), fitted.predict(X[TEST]))
+    lists = [m.recommend([3], context={"season": "winter"}) for m in (fitted, loaded)]
+    assert_array_equal(*lists)
     again = clone(fitted).fit(X[TRAIN], Y[TRAIN])
     assert_array_equal(again.predict(X[TEST]), fitted.predict(X[TEST]))
     warm = copied(fitted).set_params(warm_start=True)
@@ -416,6 +425,13 @@ def test_other_fits_refuse_values_in_words():
             model.fit(FEW, y)
         assert not hasattr(model, "user_ids_")
     assert DummyRecommender().fit(FEW, FEW_Y).recommend([0], 2).shape == (1, 2)
+
+
+def test_several_processes_refuse_values_in_words():
+    columns = Columns.from_array(FEW.to_numpy(object))
+    with pytest.raises(ValueError, match="column 2 of X holds categories.*one process"):
+        # No process is asked before.
+        collect(None, columns, FEW_Y.to_numpy(), np.ones(400))
 
 
 REFUSED = {

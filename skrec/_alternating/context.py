@@ -426,7 +426,6 @@ class ColumnSweep:
             others=pattern.others,
             weight=weight,
             target=target,
-            target_square=target.square(),
             count=side.relative_precision,
         )
         covariance = None if self.rule.is_certain else other.covariance

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .._data.vocabulary import Growth
+from .._storage import stored
 
 # Pairs whose covariances are held at a time.
 TILE_SIZE = 2**14
 
 
+@stored
 @dataclass(frozen=True)
 class FittedEffects:
     """Effects and their variances; the last is that of what `fit` has not seen.
@@ -46,6 +48,7 @@ class FittedEffects:
         return FittedEffects(self.mean[kept], self.variance[kept])
 
 
+@stored
 @dataclass(frozen=True)
 class FittedFactors:
     """Factors of the rows of a side, or of values; the last row is an unknown one.
@@ -97,6 +100,7 @@ class FittedFactors:
         return FittedFactors(mean, covariance)
 
 
+@stored
 @dataclass(frozen=True)
 class FittedPairs:
     """Terms a·r + δ of rows of one side under values.
@@ -202,6 +206,7 @@ class FittedPairs:
         return replace(self, rows=self.rows.grown(own), keys=keys)
 
 
+@stored
 @dataclass(frozen=True)
 class FittedColumn:
     """Terms of one column of context.

@@ -15,6 +15,7 @@ import narwhals.stable.v1 as nw
 import numpy as np
 import pandas as pd
 
+from .._storage import stored
 from .containers import as_array, as_frame, object_array
 from .messages import counted, quote_first, shown
 from .vocabulary import Ids
@@ -22,6 +23,7 @@ from .vocabulary import Ids
 CATEGORIES = nw.Categorical | nw.Enum | nw.String | nw.Boolean
 
 
+@stored
 @dataclass(frozen=True)
 class KnownContext:
     """The further columns of X as `fit` has read them.

@@ -87,11 +87,11 @@ class Columns:
             where = describe_column(j, "X", names[j])
             if has_values(j - 2, columns[j]):
                 values.append(read_values(columns[j], where))
-                vocabularies.append(values[-1].values[:0])
+                vocabularies.append(values[-1].distinct[:0])
             else:
                 numbers.append(as_numbers(columns[j], where, "feature"))
                 vocabularies.append(None)
-        features = np.empty((len(users.values), len(numbers)))
+        features = np.empty((len(users), len(numbers)))
         for place, column in enumerate(numbers):
             features[:, place] = column
         if known is None:
@@ -265,7 +265,8 @@ def read_numbers(values: Any, name: str, n_rows: int) -> np.ndarray:
 def read_weights(sample_weight: Any, n_rows: int, rows: str = "X") -> np.ndarray:
     """One weight per row of `rows`, some of them positive; all are 1 for None."""
     if sample_weight is None:
-        return np.ones(n_rows)
+        # One number in memory.
+        return np.broadcast_to(1.0, n_rows)
     _check_is_dense(sample_weight, "sample_weight", "weights")
     weight = as_numbers(sample_weight, "sample_weight", "weight")
     if weight.ndim == 0:
