@@ -35,6 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 X, Y = make_ratings(30, 20, 300, random_state=0)
 CONTEXT = X.assign(hour=np.arange(300) % 24 / 24)
+SEASONS = X.assign(season=np.array(["dry", "wet"])[np.arange(len(X)) % 2])
 FURTHER = pd.DataFrame({"user": [0, 1, 1000], "item": [3, 5, 7]})
 USERS = pd.DataFrame(
     {
@@ -70,6 +71,7 @@ FITS = {
         X, Y, user_features=USERS, item_features=ITEMS
     ),
     "vb with context": lambda: mf(rank_by="rating").fit(CONTEXT, Y),
+    "vb with seasons": lambda: mf(rank_by="rating").fit(SEASONS, Y),
     "vb without covariance": lambda: mf(store_covariance=False).fit(X, Y),
     "vb that has learned": lambda: mf().fit(X, Y).partial_fit(FURTHER, [1.0, 4, 5]),
     "biases": lambda: mf(n_factors=0).fit(X, Y),
@@ -110,7 +112,9 @@ def saved(model):
 def answers(model):
     """All that a model says and learns, in arrays."""
     model = copy.copy(model)
-    rows = CONTEXT if model.n_features_in_ == 3 else X
+    rows = X
+    if model.n_features_in_ == 3:
+        rows = SEASONS if "season" in model.feature_names_in_ else CONTEXT
     more = rows[:3].assign(user=[0, 1, 1000])
     calls = {
         "predict": lambda: model.predict(rows),
@@ -191,7 +195,7 @@ def test_every_public_estimator_and_every_model_that_a_fit_keeps_can_be_saved():
     estimators = [cls for cls in public if isinstance(cls, type)]
     assert all(STORED_CLASSES[cls.__name__] is cls for cls in estimators)
     kept = {"Posterior", "FittedNetwork", "ItemAutoencoder", "Popularity"}
-    of_one_call = {"NumberedRows", "LowerBound", "ExpectedGain"}
+    of_one_call = {"NumberedRows", "LowerBound", "ExpectedGain", "InContext"}
     own = {
         cls.__name__
         for cls in subclasses(Model)
