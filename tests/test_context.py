@@ -49,7 +49,8 @@ def problem_with_context(seed=0, n=300, n_values=(4, 2), is_unknown=0.0, **optio
     arrays = RatingArrays(
         *(u, i, (15, 10), y, w, numbers), values=codes, n_values=n_values
     )
-    layout = Layout(options.pop("n_factors", 2), True, torch.device("cpu"))
+    size = options.pop("n_factors", 2), options.pop("biased", True)
+    layout = Layout(*size, torch.device("cpu"))
     problem = Problem.from_arrays(arrays, layout, torch.float64)
     if options.pop("implicit_features", False):
         problem = problem.with_implicit_features()
@@ -64,8 +65,9 @@ def problem_with_context(seed=0, n=300, n_values=(4, 2), is_unknown=0.0, **optio
         {"n_values": (1, 40)},
         {"n_numbers": 2, "n_factors": 0},
         {"implicit_features": True, "is_unknown": 0.2},
+        {"biased": False},
     ],
-    ids=["plain", "one value and many", "numbers too", "unknown values"],
+    ids=["plain", "one value and many", "numbers too", "unknown values", "no biases"],
 )
 def test_no_sweep_lowers_the_bound(options, seed):
     problem, _ = problem_with_context(seed, **options)
@@ -241,6 +243,29 @@ def test_noise_costs_nothing():
     with_noise = MFRegressor(**MF).fit(noisy[TRAIN], y[TRAIN])
     error = rmse(with_noise, noisy[TEST], y[TEST])
     assert error < 1.002 * rmse(bare, ids[TEST], y[TEST])
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+def test_the_scale_of_ratings_does_not_matter(scale):
+    y = FEW_Y - FEW_Y.mean()
+    for biased in (True, False):
+        params = {"biased": biased, "max_iter": 3, "clip": False, "n_factors": 2}
+        with unconverged():
+            one = MFRegressor(**params, rank_by="rating").fit(FEW, y)
+            other = MFRegressor(**params, rank_by="rating").fit(FEW, scale * y)
+        for expected, found in zip(
+            one.predict(FEW, return_std=True),
+            other.predict(FEW, return_std=True),
+            strict=True,
+        ):
+            assert_allclose(found / scale, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_plain_products_have_context_without_biases():
+    params = {**MF, "biased": False, "n_factors": 6}
+    model = MFRegressor(**params).fit(X[TRAIN], Y[TRAIN])
+    assert rmse(model, X[TEST], Y[TEST]) < 0.5
+    assert np.diff(model.loss_curve_).max() < 0
 
 
 def test_an_unknown_value_has_no_effect(fitted):

@@ -45,6 +45,9 @@ from .value_pairs import Groups, Pairs, ValueColumn
 # Precision of the levels: a weak prior, which leaves them to the ratings.
 LEVEL_PRECISION = 100.0
 
+# The same where there are no biases, and so no levels.
+NO_LEVEL = 1e12
+
 # A precision is searched for within this distance of the last one, on a logarithmic
 # scale, by so many golden sections.
 SPAN, N_SECTIONS, GOLDEN = 1.0, 3, (math.sqrt(5) - 1) / 2
@@ -103,11 +106,14 @@ class PairEvidence:
     ----------
     pairs : Pairs
     g, h : Tensor of shape (n_pairs,)
+    level_precision : float
+        τ₀.
     """
 
     pairs: Pairs
     g: Tensor
     h: Tensor
+    level_precision: float = LEVEL_PRECISION
 
     def levels(self, tau: float) -> tuple[Tensor, Tensor]:
         """Means and precisions of the levels."""
@@ -115,7 +121,7 @@ class PairEvidence:
         sums = self.pairs.by_row_entries.sum(
             torch.stack([share * self.h, share * self.g], 1), None
         )
-        precision = LEVEL_PRECISION + sums[:, 1]
+        precision = self.level_precision + sums[:, 1]
         return sums[:, 0] / precision, precision
 
     def value(self, tau: float) -> float:
@@ -376,9 +382,9 @@ class ColumnSweep:
                 state, effects=self._effects(state.effects, W, T), levels=levels
             )
         effects, levels = state.effects, state.levels
-        evidence = PairEvidence(
-            pairs, self.noise_precision * W, self.noise_precision * T
-        )
+        beta = self.noise_precision
+        of_levels = LEVEL_PRECISION if self.problem.layout.biased else NO_LEVEL
+        evidence = PairEvidence(pairs, beta * W, beta * T, of_levels)
         tau = evidence.likeliest_precision(
             None if effects.variance is None else effects.precision
         )
@@ -397,9 +403,7 @@ class ColumnSweep:
                 self.rule.coef_precision(len(mean), known_square),
                 -total(A.log()) - total(precision.log()),
             ),
-            levels=Effects(
-                over_relax(level, levels.mean), 1 / precision, LEVEL_PRECISION
-            ),
+            levels=Effects(over_relax(level, levels.mean), 1 / precision, of_levels),
         )
 
     def _effects(self, effects: Effects, W: Tensor, T: Tensor) -> Effects:

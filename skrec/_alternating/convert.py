@@ -140,7 +140,7 @@ def in_rating_units(
     by the mean of all rows. After further ratings it stays as in the `last` fit.
     """
     row_units = RowUnits.of(units, problem)
-    state = _with_levels(state)
+    state = _with_levels(state, problem.layout)
     sides = (state.users, problem.users), (state.items, problem.items)
     known = (None, None) if last is None else (last.users, last.items)
     offsets = [
@@ -189,12 +189,19 @@ def _fitted_column(
 
 
 def _fitted_effects(effects: Effects, scale: float) -> FittedEffects:
-    mean, precision = effects.mean, effects.precision
-    variance = torch.zeros_like(mean) if effects.variance is None else effects.variance
+    mean, precision = _in_range(effects.mean, scale), effects.precision
+    variance = torch.zeros_like(mean)
+    if effects.variance is not None:
+        variance = _in_range(effects.variance, scale)
     return FittedEffects(
         scale * np.append(array(mean), np.float32(0)),
         scale**2 * np.append(array(variance), np.float32(1 / precision)),
     )
+
+
+def _in_range(values: Tensor, scale: float) -> Tensor:
+    """Values in double precision where squares of the scale need it."""
+    return values if 1e-9 < scale < 1e9 else values.double()
 
 
 def _fitted_pairs(state: PairState, pairs: Pairs, scale: float) -> FittedPairs:
@@ -213,8 +220,10 @@ def _fitted_pairs(state: PairState, pairs: Pairs, scale: float) -> FittedPairs:
     )
 
 
-def _with_levels(state: State) -> State:
+def _with_levels(state: State, layout: Layout) -> State:
     """The same state, where biases have the levels of rows beside context."""
+    if not layout.biased:
+        return state
     users, items = state.users, state.items
     for column in state.columns:
         users, items = (
@@ -233,7 +242,7 @@ def _fitted_factors(side: Side, scale: float) -> FittedFactors:
     covariance = None
     if side.covariance is not None:
         layout = Layout(mean.shape[1], False, side.mean.device)
-        prior = array(inverse(side.prior_precision))
+        prior = array(_in_range(inverse(side.prior_precision), scale))
         known = array(layout.unpack(side.covariance))
         covariance = scale**2 * np.concatenate([known, prior[None]])
     return FittedFactors(scale * mean[None], covariance)
