@@ -196,6 +196,7 @@ class BaseRecommender(
                 check_random_state(self.random_state),
                 torch_device(self.device, solver.rating_work * data.n_rows),
             )
+            del columns, data, choices  # The solver has what it needs.
         metadata = {
             "sample_weight": sample_weight,
             "user_features": features.user,
