@@ -118,14 +118,13 @@ def test_tiles_have_the_conditional_of_the_whole(monkeypatch, is_updated):
 
 
 @pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("n_factors", [1, 3])
+@pytest.mark.parametrize("n_factors", [2, 3])
 def test_large_tables_of_moments_are_summed_by_parts(monkeypatch, n_factors, biased):
     problem, _ = make_problem(n_users=60, n_factors=n_factors, biased=biased)
     expected = run(vb, problem, 3)[-1]
     users, layout = expected.users, problem.layout
-    monkeypatch.setattr("skrec._alternating.conditional.MAX_TABLE_BYTES", 0)
-    # Columns of a part: two.
-    monkeypatch.setattr("skrec._alternating.conditional.PART_BYTES", 2 * 60 * 8)
+    two_columns = 2 * len(users.mean) * users.mean.element_size()
+    monkeypatch.setattr("skrec._alternating.conditional.MAX_TABLE_BYTES", two_columns)
     arguments = users.mean, users.covariance, users.relative_precision, layout, map
     assert not SideMoments.of(*arguments, problem.items).tables
     found = run(vb, problem, 3)[-1]

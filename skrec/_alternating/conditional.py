@@ -58,9 +58,9 @@ MATRICES_OF_ROW = 10
 # the tables of many rows to stay in the cache while ratings are visited.
 MAX_COLUMNS = 128
 
-# Bytes of a table of packed moments from which it is never held as a whole, if the sums
-# over its rows take less memory, and bytes of its parts.
-MAX_TABLE_BYTES, PART_BYTES = 2**28, 2**27
+# Bytes of a table of packed moments beyond which only parts of its columns are held, if
+# the sums over its rows take less memory.
+MAX_TABLE_BYTES = 3 * 2**26
 
 T = TypeVar("T")
 
@@ -301,8 +301,10 @@ class SideMoments:
             own = ratings.tile(tile)
             summed[tile, part] = own.sum(table, own.weight)
 
-        size = max(1, PART_BYTES // (n_rows * rows.element_size()))
-        space = rows.new_empty(n_rows * min(size, n_columns))
+        n_bytes = n_rows * n_columns * rows.element_size()
+        n_parts = min(-(-n_bytes // MAX_TABLE_BYTES), n_columns)
+        size = -(-n_columns // n_parts)
+        space = rows.new_empty(n_rows * size)
         for start in range(0, n_columns, size):
             part = slice(start, min(start + size, n_columns))
             table = space[: n_rows * (part.stop - start)].view(n_rows, -1)

@@ -103,11 +103,15 @@ class Interactions:
         **shares: Any,
     ) -> Self:
         """Canonical rows of numbered users and items."""
-        user_numbers, item_numbers = numbers
-        pair = user_numbers * np.int64(len(ids.item)) + item_numbers
-        order = np.argsort(pair)
-        sorted_pair = pair[order]
-        if (sorted_pair[1:] == sorted_pair[:-1]).any():
+        (users, items), n_items = numbers, np.int64(len(ids.item))
+        pair = users * n_items + items
+        if (pair[1:] < pair[:-1]).any():
+            order = sorting_order(items, len(ids.item))
+            order = order[sorting_order(users[order], len(ids.user))]
+            users, items, rating = users[order], items[order], rating[order]
+            weight, context = weight[order], context[order]
+            pair = users * n_items + items
+        if (pair[1:] == pair[:-1]).any():
             columns_of_row = (*context.T[::-1], rating, pair)
             order = np.lexsort((weight, *columns_of_row))
             changes = np.zeros(len(order), dtype=bool)
@@ -117,16 +121,16 @@ class Interactions:
             starts = np.flatnonzero(changes)
             weight = np.add.reduceat(weight[order], starts)
             order = order[starts]
-        else:
-            weight = weight[order]
+            users, items, rating = users[order], items[order], rating[order]
+            context = context[order]
         return cls(
             user_ids=ids.user,
             item_ids=ids.item,
-            users=user_numbers[order],
-            items=item_numbers[order],
-            rating=rating[order],
+            users=users,
+            items=items,
+            rating=rating,
             weight=weight,
-            context=context[order],
+            context=context,
             **shares,
         )
 
@@ -160,6 +164,17 @@ class Interactions:
     def shape(self) -> tuple[int, int]:
         """Number of users and number of items."""
         return len(self.user_ids), len(self.item_ids)
+
+
+def sorting_order(numbers: np.ndarray, n_numbers: int) -> np.ndarray:
+    """Order that sorts row numbers by counting; equal ones stay in their order."""
+    # Entries of a row of a sparse matrix are in the order of their columns.
+    places = np.arange(len(numbers))
+    matrix = sparse.coo_array(
+        (np.ones(len(numbers), dtype=bool), (numbers, places)),
+        shape=(n_numbers, len(numbers)),
+    )
+    return matrix.tocsr().indices.astype(np.intp, copy=False)
 
 
 def weighed_rows(
