@@ -79,7 +79,7 @@ def test_nothing_is_tried_that_cannot_be_better():
     tried = []
     other = Alternative("other", lambda: tried.append("other") or fit_of("other", 0.5))
     for bound, expected in ((2.0, []), (0.9, ["other"])):
-        list(best_fit(fit_of("first", 1.0), [other], 10, lambda bound=bound: bound))
+        list(best_fit(fit_of("first", 1.0), [other], 10, bound))
         assert tried == expected
 
 

@@ -453,6 +453,7 @@ def with_unobserved_pairs(
     likewise an item's.
     """
     layout, row_units = problem.layout, RowUnits.of(units, problem)
+    _check_row_size(last, layout)
 
     def pairs(rows: np.ndarray, others: np.ndarray, known: Rows) -> UnobservedPairs:
         """Pairs of rows; `known` are the rows of the other side in the last fit."""
