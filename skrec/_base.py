@@ -1,8 +1,7 @@
 """BaseRecommender: fit, partial_fit, predict and score over (user, item) rows.
 
-It validates, numbers the ids, runs the iterations of a solver with callbacks and
-stopping, and publishes the model of the last one. A subclass has parameters, and makes
-a solver of them in `_solver`.
+It validates, numbers the ids, runs the iterations of a solver with callbacks, and
+publishes the model of the last one. `_solver` of a subclass makes a solver.
 """
 
 from __future__ import annotations
@@ -29,15 +28,12 @@ from ._data.reading import Columns, read_ratings, read_weights
 from ._data.sides import Sides
 from ._data.vocabulary import numbered
 from ._data.weights import NOT_CHOSEN, Weighting, as_choices
+from ._diagram import DiagramMixin
 from ._forget import ForgetMixin
 from ._interfaces import CURVES, Iteration, Solver, Start
 from ._lists import ListsMixin
-from ._rows import (
-    read_columns,
-    warn_of_equal_ratings,
-    warn_of_ids,
-    warn_of_target,
-)
+from ._rows import read_columns, warn_of_equal_ratings, warn_of_ids, warn_of_target
+from ._saving import SavingMixin
 from ._settings import own_settings, torch_device
 from ._sklearn import (
     CallbackSupportMixin,
@@ -61,6 +57,8 @@ PREDICTION_ROWS = 2**16
 class BaseRecommender(
     ListsMixin,
     ForgetMixin,
+    SavingMixin,
+    DiagramMixin,
     CallbackSupportMixin,
     RegressorMixin,
     BaseEstimator,

@@ -95,21 +95,27 @@ def best_fit(
 ) -> Iterator[Iteration]:
     """Iterations of a first fit until it converges, then the best of several fits.
 
-    The first alternative is tried unless the estimated error of the first fit is below
-    `least_error`, and the others if the first one is better than that fit. Each has at
-    most `max_iter` iterations. A fit that ends before it converges is the first one.
+    Alternatives are biases without implicit features, perhaps biases with them, and
+    factors without them. The first one is tried unless the estimated error of the first
+    fit is below `least_error`, and the others if it is better than that fit. Implicit
+    features that are of use to biases are of use to factors, so factors without them
+    are not tried then. Each fit has at most `max_iter` iterations. One that ends before
+    it converges is the first one.
     """
     for last in first:
         if last.converged:
             break
         yield last
     best, first_error = last, _error(last)
-    lowest = first_error
+    lowest, errors = first_error, [first_error]
     for number, alternative in enumerate(alternatives):
         if not number and first_error <= least_error:
             break
+        if number > 1 and errors[2] < errors[1]:
+            break
         other = _end(islice(alternative.fit(), max_iter))
         error = _error(other)
+        errors.append(error)
         if error < lowest and not alternative.is_probe:
             progress = f"{alternative.name}: {other.progress}"
             best, lowest = replace(other, progress=progress, converged=True), error

@@ -32,6 +32,7 @@ from .._data.interactions import FurtherRows, Interactions
 from .._data.seen import SeenItems
 from .._data.sides import SideName
 from .._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
+from .._storage import stored
 from .._threads import torch_threads
 from .._topk import Fill, inner_products_of_tiles
 from .._warn import warn
@@ -58,6 +59,7 @@ MAX_OWN_SHARE = 0.98
 PRIOR_CHOICES = 1.0
 
 
+@stored
 @dataclass(frozen=True)
 class ItemAutoencoder(Model):
     """A fitted linear autoencoder.

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from .._sklearn import arguments_may_be_cut
+from .._storage import stored
 from .._warn import warn
 from .interactions import FurtherRows, Interactions, SideFeatures
 from .messages import quote_first, shown
@@ -21,6 +22,7 @@ from .sides import SideName, Sides
 from .vocabulary import Growth, Ids
 
 
+@stored
 @dataclass(frozen=True)
 class KnownIds:
     """The ids of one side that have ratings, and side features of others.

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._storage import stored
 from .vocabulary import Growth, inserted
 
 
+@stored
 @dataclass(frozen=True)
 class SeenItems:
     """Items by user, each once, as the rows of a sparse matrix.

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from .._share import Share
+from .._storage import stored
 from .interactions import Interactions, blocks, sums_by
 
 # A weight near zero leaves its pair out even if such pairs are no noisier than others,
@@ -43,6 +44,7 @@ SHRINKAGE, N_PASSES = 10.0, 2
 SHARE_TOL, MAX_ROUNDS = 0.01, 5
 
 
+@stored
 @dataclass(frozen=True)
 class Weighting:
     """Map from weights to relative weights, W to c / v(W).
