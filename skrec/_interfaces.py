@@ -21,6 +21,7 @@ from ._data.forgotten import ForgottenRows
 from ._data.interactions import FurtherRows, Interactions
 from ._data.sides import SideName, Sides
 from ._data.units import Units
+from ._storage import stored
 from ._topk import Fill
 
 # Losses with scores that are not ratings.
@@ -33,6 +34,7 @@ NO_POSTERIOR = (
 )
 
 
+@stored
 @dataclass(frozen=True)
 class Objective:
     """Loss of a fit, and the pairs that count in it.

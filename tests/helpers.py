@@ -75,6 +75,23 @@ def fitted_state(model):
     }
 
 
+def stored_answers(model):
+    """Arrays that a model of `tests/models` answers with, without objects."""
+    n_rows = min(len(model.user_ids_), len(model.item_ids_))
+    rows = pd.DataFrame(
+        {"user": model.user_ids_[:n_rows], "item": model.item_ids_[:n_rows]}
+    )
+    for name in getattr(model, "feature_names_in_", [])[2:]:
+        rows[name] = np.arange(n_rows) / 24
+    lists, scores = model.recommend(n_items=3, return_scores=True)
+    return {
+        "predict": model.predict(rows),
+        "strangers": model.predict(rows[::-1].assign(user=rows["user"])),
+        "lists": lists.astype(str),
+        "scores": scores,
+    }
+
+
 def rmse(model, X, y, **features):
     """Root mean squared error of predictions."""
     return root_mean_squared_error(y, model.predict(X, **features))

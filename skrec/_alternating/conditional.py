@@ -40,8 +40,10 @@ from .symmetric import cholesky, covariance_and_log_det, log_det_of_product, tim
 # the work space neither grows with the number of rows nor leaves the processor's cache.
 TILE_SIZE = 2**17
 
-# Tiles that a few threads can share evenly, and rows that are not worth sharing.
-MIN_TILES, MIN_TILE_ROWS = 4, 512
+# Tiles that a few threads can share evenly, and rows that are not worth sharing. Of
+# narrow rows those are more, whose packed moments hold so many numbers: in smaller
+# tiles calls take longer than arithmetic.
+MIN_TILES, MIN_TILE_ROWS, MIN_TILE_SIZE = 4, 512, 25_000
 
 # From this size of e on, sums over ratings of points are batched matrix products of
 # rows of similar length, which move fewer bytes than a table of packed moments. Tiles
@@ -130,7 +132,8 @@ class Layout:
         if self.device.type != "cpu":
             n_numbers = MATRICES_OF_ROW * self.extended_size**2
             return max(1, min(n_rows, self.work_size // n_numbers))
-        share = max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES))
+        least = max(MIN_TILE_ROWS, MIN_TILE_SIZE // self.n_packed)
+        share = max(least, -(-n_rows // MIN_TILES))
         if self.is_wide:
             return min(share, MAX_WIDE_ROWS)
         return max(1, min(share, TILE_SIZE // self.n_packed))

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from .._data.vocabulary import Growth
+from .._storage import stored
 
 # Blocks of features: side features, and the rows that a row has ratings with.
 DESCRIBED, IMPLICIT = "described", "implicit"
@@ -29,6 +30,7 @@ MIN_PATCH, MAX_PATCH = 2**8, 1 / 64
 DRAW_SIZE = 2**21
 
 
+@stored
 @dataclass(frozen=True)
 class FittedLinkMatrix:
     """Link matrix B of a block of features f = scale × matrix − column_mean.
@@ -141,6 +143,7 @@ class FittedLinkMatrix:
         return self.scale**2 * matrix.multiply(matrix).sum(axis=1)
 
 
+@stored
 @dataclass(frozen=True)
 class FactorSums:
     """Sums over rows of factors minus a reference, and of their outer products.
@@ -215,6 +218,7 @@ def packed(matrices: np.ndarray) -> np.ndarray:
     return matrices.reshape(*shape, size**2)[..., _triangle(size)[0]]
 
 
+@stored
 @dataclass(frozen=True)
 class PackedCovariance:
     """Covariances of rows by their lower triangles, with updated ones apart.
@@ -298,6 +302,7 @@ class PackedCovariance:
         return patched
 
 
+@stored
 @dataclass(frozen=True)
 class AxisCovariance:
     """Covariances B diag(v) Bᵀ of rows, with the same axes B for all of them.
@@ -347,6 +352,7 @@ class AxisCovariance:
         return replace(self, variance=variance)
 
 
+@stored
 @dataclass(frozen=True)
 class Rows:
     """Rows of one side: factors, followed by the bias if there is one.

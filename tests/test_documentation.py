@@ -1,0 +1,47 @@
+"""Pages that no build checks: links and code of llms.txt, figures of the picture."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+LLMS = (DOCS / "llms.txt").read_text()
+
+
+@pytest.mark.parametrize("page", re.findall(r"\]\(([\w/]+)\.html\)", LLMS))
+def test_llms_txt_links_to_pages(page):
+    # The gallery is made of the examples.
+    source = "examples/GALLERY_HEADER" if page == "gallery/index" else page
+    assert (DOCS / f"{source}.rst").exists()
+
+
+def test_llms_txt_names_all_pages_of_the_guide():
+    toctrees = re.findall(r"^   (\w+)$", (DOCS / "guide.rst").read_text(), re.M)
+    assert {page for page in toctrees if f"({page}.html)" not in LLMS} == set()
+
+
+def test_the_code_of_llms_txt_runs():
+    (code,) = re.findall(r"^```python\n(.*?)^```$", LLMS, re.M | re.S)
+    names = {}
+    exec(code, names)
+    assert names["lists"]["user"].tolist() == ["ann", "bob"]
+    assert names["rating"].shape == names["std"].shape == (1,)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.rst"])
+def test_figures_of_the_picture_are_those_of_the_tables(page):
+    text = (DOCS.parent / page).read_text()
+    results = pd.read_csv(DOCS / "results" / "overview.csv", dtype=str)
+    if page == "docs/index.rst":
+        results = results[results["measure"] == "RMSE"]
+    assert [value for value in results["value"] if value not in text] == []
+
+
+def test_every_example_has_its_place_in_the_gallery():
+    names = {path.stem for path in (DOCS / "examples").glob("plot_*.py")}
+    conf = (DOCS / "conf.py").read_text()
+    assert {
+        name for name in names if f'"{name.removeprefix("plot_")}"' not in conf
+    } == set()
