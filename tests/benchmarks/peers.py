@@ -410,19 +410,39 @@ def written(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
     return text.fillna("")
 
 
-def readme_table(results: list[dict]) -> str:
-    """The table of the README: a line of each set, and a column of each model."""
-    models = [OURS, "Surprise SVD", "Surprise SVD++", "cmfrec CMF", "cornac MF"]
-    models += ["LensKit BiasedMF", "fastai collab", "myFM"]
-    header = ["RMSE", *models]
-    lines = [header, ["---"] * len(header)]
+README_MODELS = {
+    "RMSE": (
+        OURS,
+        "Surprise SVD",
+        "cmfrec CMF",
+        "LensKit BiasedMF",
+        "cornac MF",
+        "skrecsys ALS",
+        "myFM",
+    ),
+    "NDCG@10": (
+        OURS,
+        "MFRegressor().fit(X)",
+        "skrecsys EASE",
+        "LightFM WARP",
+        "implicit ALS",
+        "most rated items",
+    ),
+}
+
+
+def readme_table(measure: str, results: list[dict]) -> str:
+    """A table of the README: a line of each set, and a column of each model."""
+    models = README_MODELS[measure]
+    lines = [[measure, *models], ["---"] * (1 + len(models))]
     for name, one in SETS.items():
-        if one.models is not RATINGS:
+        if one.measure != measure:
             continue
-        found = {title: line(name, title, results) for title in models}
-        if "RMSE" in found[OURS]:
-            figures = [found[title].get("RMSE") for title in models]
-            lines.append([one.title, *(f"{x:.4f}" if x else "" for x in figures)])
+        found = [line(name, title, results) for title in models]
+        for key, title in ((measure, one.title), ("fit, s", "fit, seconds")):
+            form = FORMATS.get(key, "{:.2g}")
+            figures = [form.format(f[key]) if key in f else "" for f in found]
+            lines.append([title, *figures])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -435,7 +455,8 @@ def report(args: argparse.Namespace) -> None:
     readme = PROJECT / "README.md"
     before, begin, rest = readme.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
-    readme.write_text(f"{before}{begin}\n\n{readme_table(results)}\n{end}{after}")
+    tables = "\n".join(readme_table(measure, results) for measure in README_MODELS)
+    readme.write_text(f"{before}{begin}\n\n{tables}\n{end}{after}")
 
 
 def parse_args() -> argparse.Namespace:
