@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from skrec.datasets import make_ratings
+
 DOCS = Path(__file__).parents[1] / "docs"
 LLMS = (DOCS / "llms.txt").read_text()
 
@@ -28,6 +30,21 @@ def test_the_code_of_llms_txt_runs():
     exec(code, names)
     assert names["lists"]["user"].tolist() == ["ann", "bob"]
     assert names["rating"].shape == names["std"].shape == (1,)
+
+
+def test_the_lists_of_a_csv_are_written_by_the_code_of_the_readme(
+    tmp_path, monkeypatch
+):
+    readme = (DOCS.parent / "README.md").read_text()
+    code = re.search(r"^```python\n(import pandas.*?)^```$", readme, re.M | re.S)[1]
+    monkeypatch.chdir(tmp_path)
+    X, y = make_ratings(30, 40, 300, random_state=0)
+    named = X.assign(user=[f"user {number}" for number in X["user"]], rating=y)
+    named.to_csv("ratings.csv", index=False)
+    exec(code, {})
+    lists = pd.read_csv("lists.csv")
+    assert lists.groupby("user").size().tolist() == [10] * 30
+    assert len(code.splitlines()) <= 10
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.rst"])

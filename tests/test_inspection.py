@@ -159,6 +159,8 @@ def test_weights_are_repeats_and_the_standard_error_is_that_of_the_mean_square()
     ("wrong", "message"),
     [
         ({"counts": [-1, 2]}, "counts holds negative"),
+        ({"edges": ["few", "many"]}, "edges must be two numbers or more"),
+        ({"edges": [0, np.nan, 9]}, "edges must be two numbers or more"),
         ({"edges": [2, 1]}, "edges must be two numbers or more, in increasing order"),
         ({"edges": [0, 2]}, "the last edge must be above all counts"),
         ({"by": "row"}, "by must be 'user' or 'item'"),
@@ -213,6 +215,7 @@ def test_ranking_curves_of_scored_rows(model):
     [
         ({"metric": "auc"}, "metric must be one of"),
         ({"k": 0}, "k must be an int of at least 1"),
+        ({"k": "10"}, "k must be an int of at least 1, got '10'"),
         ({"k": []}, "k must be an int or a list of at least one"),
         ({"k": [1, 2.5]}, "k must be an int of at least 1"),
     ],
@@ -279,6 +282,11 @@ def test_maps_of_one_factor_of_choices_and_of_none():
 def test_maps_refuse(model, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         FactorMapDisplay.from_estimator(model, **wrong)
+
+
+def test_labels_are_found_by_id(model):
+    with pytest.raises(TypeError, match="labels must be a dict or a Series"):
+        FactorMapDisplay.from_estimator(model, labels=["title"] * 60)
 
 
 def test_fit_curves_are_attributes(model):

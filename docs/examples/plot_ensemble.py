@@ -5,7 +5,7 @@ Members of an ensemble
 
 :class:`~skrec.NCFRegressor` trains several networks side by side and predicts by their
 mean. This example shows what each further network is worth, and what their disagreement
-tells.
+tells. The progress bars need scikit-learn 1.9.
 
 Real ratings, by name or from an archive::
 
@@ -22,6 +22,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from sklearn.callback import ProgressBar
 from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import train_test_split
 
@@ -35,7 +36,9 @@ def load():
     parser.add_argument("--movielens", metavar="NAME-OR-PATH")
     name = parser.parse_args().movielens
     if name is None:
-        return make_ratings(400, 300, 15_000, return_expected=True, random_state=0)
+        return make_ratings(
+            400, 300, 15_000, noise=0.4, return_expected=True, random_state=0
+        )
     archive = name if name.endswith(".zip") else None
     release = Path(name).stem.removeprefix("ml-")
     X, y = fetch_movielens(release, archive=archive, return_X_y=True)
@@ -57,6 +60,7 @@ numbers, single = [1, 2, 4, 8], []
 errors = []
 for n_members in numbers:
     model = NCFRegressor(n_members=n_members, rank_by="rating", random_state=0)
+    model.set_callbacks(ProgressBar())
     predicted = model.fit(X_train, y_train).predict(X_test)
     errors.append(root_mean_squared_error(y_test, predicted))
 predicted, spread = model.predict(X_test, return_std=True)

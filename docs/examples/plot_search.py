@@ -5,7 +5,7 @@ Search in a pipeline
 
 A table has more columns than users and items. A pipeline selects those that the model
 is to see, and a grid search over the pipeline finds the number of factors, by the error
-of ratings and by the quality of lists at once.
+of ratings and by the quality of lists at once. The progress bar needs scikit-learn 1.9.
 
 Real ratings, by name or from an archive::
 
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.callback import ProgressBar
 from sklearn.compose import make_column_transformer
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
@@ -72,8 +73,10 @@ search = GridSearchCV(
     },
     refit="rmse",
     cv=KFold(3, shuffle=True, random_state=0),
-).fit(ratings, ratings["rating"])
-search
+)
+# Of the search as a whole; each fit within it would have a bar of its own.
+search.set_callbacks(ProgressBar(max_propagation_depth=0))
+search.fit(ratings, ratings["rating"])
 
 # %%
 # Errors and lists

@@ -37,8 +37,22 @@ def root_mean_squares(
     return rmse, std_error
 
 
+def _read_edges(edges: ArrayLike) -> np.ndarray:
+    """Bounds of bins; the last may be infinite."""
+    values = as_array(edges)
+    is_numeric = values.dtype.kind in "iuf" and values.ndim == 1 and len(values) > 1
+    if not is_numeric or not (np.diff(values) > 0).all():
+        raise ValueError(
+            "edges must be two numbers or more, in increasing order, such as "
+            f"[0, 1, 10, 100]; got {values.tolist()!r}."
+        )
+    return values
+
+
 class ErrorByCountDisplay:
     """Root mean squared error, against how many ratings a user or an item has.
+
+    On the left are new users or items, the cold start [1]_.
 
     Use :meth:`from_estimator` or :meth:`from_predictions`.
 
@@ -69,6 +83,16 @@ class ErrorByCountDisplay:
         The axes with the curve.
     figure_ : matplotlib Figure
         The figure of the axes.
+
+    Raises
+    ------
+    ValueError
+        If `by` is unknown.
+
+    References
+    ----------
+    .. [1] Schein, Popescul, Ungar, Pennock (2002). Methods and metrics for cold-start
+       recommendations. SIGIR.
 
     Examples
     --------
@@ -234,12 +258,7 @@ class ErrorByCountDisplay:
         weight = read_weights(sample_weight, n_rows, "y_true")
         if (count < 0).any():
             raise ValueError("counts holds negative numbers of ratings.")
-        edges = doubling_edges(count.max()) if edges is None else as_array(edges)
-        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
-            raise ValueError(
-                "edges must be two numbers or more, in increasing order, such as "
-                f"[0, 1, 10, 100]; got {edges.tolist()!r}."
-            )
+        edges = doubling_edges(count.max()) if edges is None else _read_edges(edges)
         if not edges[0] <= count.min() <= count.max() < edges[-1]:
             raise ValueError(
                 f"edges are from {edges[0]} to {edges[-1]}, but counts are from "

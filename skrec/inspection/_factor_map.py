@@ -38,9 +38,10 @@ def principal_axes(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class FactorMapDisplay:
     """Map of items, or of users, by the two main axes of their factors.
 
-    The axes are principal components of the factors, those of the largest variance. The
-    items with the most ratings have labels. Items that the same users like are close to
-    each other, as far as two axes can show it: see `explained_variance_ratio`.
+    The axes are principal components of the factors, those of the largest variance
+    [1]_. The items with the most ratings have labels. Items that the same users like
+    are close to each other, as far as two axes can show it: see
+    `explained_variance_ratio`.
 
     Use :meth:`from_estimator`.
 
@@ -69,6 +70,11 @@ class FactorMapDisplay:
         The axes with the points.
     figure_ : matplotlib Figure
         The figure of the axes.
+
+    References
+    ----------
+    .. [1] Koren, Bell, Volinsky (2009). Matrix factorization techniques for recommender
+       systems. Computer 42(8).
 
     Examples
     --------
@@ -139,6 +145,8 @@ class FactorMapDisplay:
         ValueError
             If the estimator has no factors, such as with ``n_factors=0``, `side` is
             none of the two, or `n_labels` is negative.
+        TypeError
+            If `labels` is no dict or Series.
         ImportError
             If matplotlib is not installed.
         """
@@ -220,6 +228,11 @@ class FactorMapDisplay:
     ) -> list[Any]:
         """Labels of the most rated ids, without those that would cover another."""
         texts: Mapping | pd.Series = {} if labels is None else labels
+        if not isinstance(texts, Mapping | pd.Series):
+            raise TypeError(
+                "labels must be a dict or a Series of the text of each raw id, such as "
+                f"pd.Series(titles, index=ids); got {type(labels).__name__}."
+            )
         self.ax_.autoscale_view()
         middle = np.median(self.coordinates[:, 0])
         placed: list[Any] = []

@@ -30,6 +30,8 @@ class FitCurveDisplay:
     """Curve of a fit over its iterations.
 
     Use :meth:`from_estimator`. Fits are compared by drawing several curves on one `ax`.
+    Objectives of different solvers have no common scale; errors that are estimated by
+    leave-one-out residuals [1]_ have, and so have scores on held-out rows.
 
     Parameters
     ----------
@@ -55,6 +57,10 @@ class FitCurveDisplay:
     ------
     ValueError
         If there are no values, one of them is not finite, or `curve` is unknown.
+
+    References
+    ----------
+    .. [1] Cook, Weisberg (1982). Residuals and influence in regression. Chapman & Hall.
 
     Examples
     --------

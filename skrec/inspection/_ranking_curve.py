@@ -32,7 +32,7 @@ LABELS = {
 
 def _lengths(k: int | Sequence[int]) -> list[int]:
     """Lengths of lists, in increasing order; an int is all up to it."""
-    if not np.iterable(k):
+    if isinstance(k, str) or not np.iterable(k):
         check_int(k, "k", 1)
         return list(range(1, int(k) + 1))
     lengths = list(k)
@@ -54,8 +54,9 @@ def _check_metric(metric: str) -> None:
 class RankingCurveDisplay:
     """A ranking metric of lists, against their length.
 
-    Use :meth:`from_estimator` or :meth:`from_predictions`. Estimators are compared by
-    drawing several curves on one `ax`.
+    The metrics are those of information retrieval [1]_. Use :meth:`from_estimator` or
+    :meth:`from_predictions`. Estimators are compared by drawing several curves on one
+    `ax`.
 
     Parameters
     ----------
@@ -78,6 +79,16 @@ class RankingCurveDisplay:
         The axes with the curve.
     figure_ : matplotlib Figure
         The figure of the axes.
+
+    Raises
+    ------
+    ValueError
+        If the metric is unknown.
+
+    References
+    ----------
+    .. [1] Manning, Raghavan, Schütze (2008). Introduction to information retrieval,
+       chapter 8. Cambridge University Press.
 
     Examples
     --------
