@@ -410,17 +410,19 @@ def written(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
     return text.fillna("")
 
 
-README_MODELS = {
-    "RMSE": (
+SUMMARIES = {
+    "errors": (
+        "RMSE",
         OURS,
-        "Surprise SVD",
-        "cmfrec CMF",
-        "LensKit BiasedMF",
-        "cornac MF",
-        "skrecsys ALS",
         "myFM",
+        "skrecsys ALS",
+        "cornac MF",
+        "LensKit BiasedMF",
+        "cmfrec CMF",
+        "Surprise SVD",
     ),
-    "NDCG@10": (
+    "lists": (
+        "NDCG@10",
         OURS,
         "MFRegressor().fit(X)",
         "skrecsys EASE",
@@ -431,32 +433,37 @@ README_MODELS = {
 }
 
 
-def readme_table(measure: str, results: list[dict]) -> str:
-    """A table of the README: a line of each set, and a column of each model."""
-    models = README_MODELS[measure]
-    lines = [[measure, *models], ["---"] * (1 + len(models))]
+def summary(measure: str, models: tuple[str, ...], results: list[dict]) -> pd.DataFrame:
+    """A line of each set and its fit times, and a column of each model, as text."""
+    rows = []
     for name, one in SETS.items():
         if one.measure != measure:
             continue
-        found = [line(name, title, results) for title in models]
-        for key, title in ((measure, one.title), ("fit, s", "fit, seconds")):
-            form = FORMATS.get(key, "{:.2g}")
-            figures = [form.format(f[key]) if key in f else "" for f in found]
-            lines.append([title, *figures])
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        found = {title: line(name, title, results) for title in models}
+        if any(found.values()):
+            for key, title in ((measure, one.title), ("fit, s", "fit, seconds")):
+                form = FORMATS.get(key, "{:.2g}")
+                figures = {m: form.format(f[key]) for m, f in found.items() if key in f}
+                rows.append({measure: title} | figures)
+    return pd.DataFrame(rows).fillna("")
 
 
 def report(args: argparse.Namespace) -> None:
-    """Write the tables of docs/peers.rst and the README from the results."""
+    """Write the tables of the page, the first page and the README from the results."""
     results = json.loads((RESULTS / "peers.json").read_text())["records"]
     for name in dict.fromkeys(record["set"] for record in results):
         frame = written(table(name, results), SETS[name].measure)
         frame.to_csv(RESULTS / f"peers_{name}.csv", index=False)
+    tables = []
+    for name, (measure, *models) in SUMMARIES.items():
+        frame = summary(measure, tuple(models), results)
+        frame.to_csv(RESULTS / f"summary_{name}.csv", index=False)
+        lines = [list(frame), ["---"] * frame.shape[1], *frame.to_numpy().tolist()]
+        tables.append("".join(f"| {' | '.join(cells)} |\n" for cells in lines))
     readme = PROJECT / "README.md"
     before, begin, rest = readme.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
-    tables = "\n".join(readme_table(measure, results) for measure in README_MODELS)
-    readme.write_text(f"{before}{begin}\n\n{tables}\n{end}{after}")
+    readme.write_text("\n".join([before + begin + "\n", *tables]) + "\n" + end + after)
 
 
 def parse_args() -> argparse.Namespace:
