@@ -16,18 +16,19 @@ import pandas as pd
 DOCS = Path(__file__).parent
 OURS, OTHERS = "#1f77b4", "#8b949e"
 PANELS = [
-    ("MovieLens 100K", "RMSE", "Error of ratings,\nMovieLens 100K", 0.8),
-    ("MovieLens 1M", "RMSE", "Error of ratings,\nMovieLens 1M", 0.75),
-    ("MovieLens 100K", "NDCG@10", "Quality of lists,\nMovieLens 100K", 0),
+    ("errors", "MovieLens 100K", "Error of ratings,\nMovieLens 100K", 0.8),
+    ("errors", "MovieLens 1M", "Error of ratings,\nMovieLens 1M", 0.75),
+    ("lists", "MovieLens 100K, lists", "Quality of lists,\nMovieLens 100K", 0),
 ]
 
 
 def main():
-    results = pd.read_csv(DOCS / "results" / "overview.csv")
     plt.rcParams |= {"svg.hashsalt": "skrec", "svg.fonttype": "path", "font.size": 10}
-    figure, axes = plt.subplots(1, 3, figsize=(8, 2.1), layout="constrained")
-    for ax, (data, measure, title, start) in zip(axes, PANELS, strict=True):
-        rows = results[(results["data"] == data) & (results["measure"] == measure)]
+    figure, axes = plt.subplots(1, 3, figsize=(8.5, 2.6), layout="constrained")
+    for ax, (name, data, title, start) in zip(axes, PANELS, strict=True):
+        table = pd.read_csv(DOCS / "results" / f"summary_{name}.csv", index_col=0)
+        measure = table.index.name
+        rows = table.loc[data].rename_axis("model").reset_index(name="value")
         # Errors do not start at zero, so they are points, and no bars.
         is_ours = rows["model"] == "MFRegressor()"
         colors = [OURS if ours else OTHERS for ours in is_ours]

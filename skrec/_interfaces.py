@@ -213,7 +213,7 @@ class Iteration:
         Description of the iteration's result.
     converged : bool
     model : callable
-        Returns the model of a fit that ends here.
+        Returns the model of a fit that ends here, until the next iteration.
     warning : str
         Warning of a fit that ends here, or an empty string.
     curves : dict of str to list of float
@@ -221,7 +221,7 @@ class Iteration:
         "loss_curve_" is that of the model, if it is not the one of the iterations.
     error : callable or None
         Returns an estimate of the root mean squared error of the model on ratings that
-        it has not seen.
+        it has not seen, until the next iteration.
     """
 
     objective: float

@@ -27,9 +27,6 @@ FORMAT, FORMAT_VERSION = "skrec model", 1
 # Devices that every machine has.
 COMMON_DEVICES = ("auto", "cpu")
 
-# Attributes of scikit-learn that are no part of a model.
-NOT_SAVED = ("_skl", "_metadata_request")
-
 
 class InconsistentVersionWarning(exceptions.InconsistentVersionWarning):
     """A pickle is of another version of this package."""
@@ -96,7 +93,7 @@ class SavingMixin:
         fitted = {
             name: value
             for name, value in vars(self).items()
-            if name not in parameters and not name.startswith(NOT_SAVED)
+            if name not in parameters and not _is_of_sklearn(name, value)
         }
         if "device" in parameters:
             device = str(parameters["device"])
@@ -216,6 +213,12 @@ def _model(header: dict[str, Any], reader: Reader) -> Any:
     model = cls(**parameters)
     vars(model).update(fitted)
     return model
+
+
+def _is_of_sklearn(name: str, value: Any) -> bool:
+    """Whether an attribute is of scikit-learn, such as callbacks while a fit runs."""
+    is_object = name.startswith("_") and type(value).__module__.startswith("sklearn.")
+    return is_object or name.startswith("_skl")
 
 
 def defaults(cls: type) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Helpers of many test files: estimators, callbacks, and small alternating problems."""
 
+import io
 import pickle
 import threading
 import warnings
@@ -63,6 +64,13 @@ def unconverged():
 
 def copied(model):
     return pickle.loads(pickle.dumps(model))
+
+
+def saved(model):
+    """Bytes of its file."""
+    file = io.BytesIO()
+    model.save(file)
+    return file.getvalue()
 
 
 def fitted_state(model):

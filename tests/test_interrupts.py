@@ -29,7 +29,6 @@ ESTIMATORS = {
     "als of choices": MFRegressor(solver="als", unobserved_weight=0.1, **SMALL),
     "gibbs": MFRegressor(solver="gibbs", **SMALL),
     "adam": MFRegressor(solver="adam", batch_size=30, **SMALL),
-    "sgd": MFRegressor(solver="sgd", batch_size=30, **SMALL),
     "network": NCFRegressor(hidden_layer_sizes=(2,), batch_size=30, **SMALL),
     "dummy": DummyRecommender(),
 }

@@ -30,7 +30,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from skrec import DummyRecommender, MFRegressor, NCFRegressor, load
 
-N_STEPS = int(os.environ.get("SKREC_N_STEPS", "100"))
+N_STEPS = int(os.environ.get("SKREC_N_STEPS", "80"))
 STEPS_OF_A_LIFE = min(50, max(20, N_STEPS // 5))
 N_USERS, N_ITEMS = 9, 7
 

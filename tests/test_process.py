@@ -21,6 +21,7 @@ from helpers import (
     default_dtype,
     default_threads,
     in_thread,
+    saved,
     unconverged,
 )
 from numpy.testing import assert_allclose, assert_array_equal
@@ -186,6 +187,7 @@ def test_readers_meet_one_fit_or_the_other(name):
             tuple(model.predict(asked)),
             tuple(model.recommend([7], n_items=3, exclude_seen=False)[0]),
             tuple(model.similar_items([3], n_items=3)[0]),
+            saved(model),
         )
 
     with unconverged():

@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
-from helpers import NEEDS_CALLBACKS, Callback, stored_answers, unconverged
+from helpers import NEEDS_CALLBACKS, Callback, saved, stored_answers, unconverged
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
 
@@ -100,13 +100,6 @@ def through_a_file(model):
     file = io.BytesIO()
     model.save(file)
     return load(file)
-
-
-def saved(model):
-    """Bytes of its file."""
-    file = io.BytesIO()
-    model.save(file)
-    return file.getvalue()
 
 
 def answers(model):

@@ -115,3 +115,22 @@ def test_tiles_have_the_conditional_of_the_whole(monkeypatch, is_updated):
     assert [tile.start for tile in rows[1:]] == [tile.stop for tile in rows[:-1]]
     for part, moment in zip(found, expected, strict=True):
         np.testing.assert_allclose(part, moment, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("n_factors", [2, 3])
+def test_large_tables_of_moments_are_summed_by_parts(monkeypatch, n_factors, biased):
+    problem, _ = make_problem(n_users=60, n_factors=n_factors, biased=biased)
+    expected = run(vb, problem, 3)[-1]
+    users, layout = expected.users, problem.layout
+    two_columns = 2 * len(users.mean) * users.mean.element_size()
+    monkeypatch.setattr("skrec._alternating.conditional.MAX_TABLE_BYTES", two_columns)
+    arguments = users.mean, users.covariance, users.relative_precision, layout, map
+    assert not SideMoments.of(*arguments, problem.items).tables
+    found = run(vb, problem, 3)[-1]
+    for side in ("users", "items"):
+        for name in ("mean", "covariance"):
+            of_parts, whole = (
+                getattr(getattr(state, side), name) for state in (found, expected)
+            )
+            torch.testing.assert_close(of_parts, whole, rtol=1e-12, atol=1e-14)

@@ -97,7 +97,7 @@ class RowUnits:
         """Packed standard covariances in rating units."""
         square = packed(np.outer(self.scale, self.scale))
         values = array(tensor).astype(self.scale.dtype, copy=False)
-        return PackedCovariance.of_triangles(values * square)
+        return PackedCovariance.of_triangles(values, square)
 
     def axis_covariance(self, variances: AxisVariances) -> AxisCovariance:
         """Variances along axes of standard rows, with the axes in rating units."""

@@ -232,14 +232,14 @@ class PackedCovariance:
     updated : ndarray of shape (n_updated, row_size (row_size + 1) / 2)
     place : ndarray of shape (n_rows,)
         Place of each row in `stored` followed by `updated`.
-    factor : float
-        Multiplies all of them.
+    factor : float or ndarray of shape (row_size (row_size + 1) / 2,)
+        Multiplies all of them, so that a change of units does not copy them.
     """
 
     stored: np.ndarray
     updated: np.ndarray
     place: np.ndarray
-    factor: float = 1.0
+    factor: float | np.ndarray = 1.0
 
     @classmethod
     def of(cls, covariances: np.ndarray) -> PackedCovariance:
@@ -247,7 +247,9 @@ class PackedCovariance:
         return cls.of_triangles(packed(covariances))
 
     @classmethod
-    def of_triangles(cls, stored: np.ndarray, factor: float = 1.0) -> PackedCovariance:
+    def of_triangles(
+        cls, stored: np.ndarray, factor: float | np.ndarray = 1.0
+    ) -> PackedCovariance:
         return cls(stored, stored[:0], np.arange(len(stored)), factor)
 
     def __getitem__(self, key: int | tuple) -> np.ndarray:

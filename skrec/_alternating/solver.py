@@ -6,7 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Self
+from operator import itemgetter
+from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -82,6 +83,8 @@ CHANGE_PER_TOL = 2.0
 # square, in standard deviations of the ratings.
 UPDATE_TOL = 0.06
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True)
 class Given:
@@ -148,6 +151,23 @@ class Run:
     is_continued: bool
     random_state: np.random.RandomState
     may_collapse: bool
+
+
+class OfState(Generic[Value]):
+    """Value of a function at a state, which is held until it is released.
+
+    Covariances take most of the memory of a fit, so that the next sweep starts without
+    those of the state before it, whoever keeps the report of that state.
+    """
+
+    def __init__(self, function: Callable[[State], Value], state: State) -> None:
+        self.function, self.state = function, state
+
+    def __call__(self) -> Value:
+        return self.function(self.state)
+
+    def release(self) -> None:
+        del self.state
 
 
 @dataclass(frozen=True)
@@ -286,7 +306,7 @@ class AlternatingSolver(Solver[Posterior]):
             random_state=random_state,
             may_collapse=np.ptp(given.rating_range) > 0 and not self.unobserved_weight,
         )
-        return (report for _, report in self._reports(run, self._states(run, state)))
+        return map(itemgetter(1), self._reports(run, self._states(run, state)))
 
     @property
     def tolerance(self) -> float:
@@ -310,13 +330,17 @@ class AlternatingSolver(Solver[Posterior]):
                     self._warning(run, state),
                 ),
             )
+            del state, model
 
     def _models(
         self, run: Run, states: Iterator[State]
     ) -> Iterator[tuple[State, Callable[[], Posterior]]]:
         """Each state, and the model of a fit that ends there."""
         for state in states:
-            yield state, partial(self._posterior, run, state)
+            model = OfState(partial(self._posterior, run), state)
+            yield state, model
+            model.release()
+            del state
 
     def _warning(self, run: Run, state: State) -> str:
         """Warning of a fit that ends in this state."""
@@ -543,15 +567,18 @@ class VBSolver(AlternatingSolver):
                 change = float((predictions - previous).square().mean().sqrt())
             previous = predictions
             stands_still = change < CHANGE_PER_TOL * self.tolerance
+            final_error = OfState(sample.error, state)
             yield (
                 state,
                 replace(
                     report,
                     converged=report.converged or stands_still,
                     curves={"loo_curve_": errors.copy()},
-                    error=partial(sample.error, state),
+                    error=final_error,
                 ),
             )
+            final_error.release()
+            del state, report
 
     def _warning(self, run: Run, state: State) -> str:
         n_factors = self.n_factors if self.unobserved_weight else None

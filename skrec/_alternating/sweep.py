@@ -184,7 +184,9 @@ def with_covariance(problem: Problem, state: State) -> State:
 def sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
     """Endless sweeps from a state.
 
-    Terms of values of context begin beside rows after one sweep without them.
+    Terms of values of context begin beside rows after one sweep without them. A sweep
+    does without the covariances of the users before it, which take most of the
+    memory: they are freed if the caller does not keep the state.
     """
     with parallel_map(problem) as tile_map:
         if problem.columns and not state.columns:
@@ -193,6 +195,7 @@ def sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
                 state = replace(state, columns=start_columns(problem, state))
         sweep = Sweep(problem, rule, tile_map)
         while True:
+            state = replace(state, users=replace(state.users, covariance=None))
             with torch_threads(1):
                 state = sweep(state)
             yield state
@@ -309,7 +312,12 @@ class Sweep:
             return side, total(side.relative_precision * squares.clamp_(min=0))
         covariance = None if rule.is_certain else other.covariance
         others = SideMoments.of(
-            other.mean, covariance, other.relative_precision, layout, self.parallel_map
+            other.mean,
+            covariance,
+            other.relative_precision,
+            layout,
+            self.parallel_map,
+            None if ratings.unobserved else ratings,
         )
         given = SideConditional(
             ratings,

@@ -91,7 +91,8 @@ class SideConditional:
 
     def _of(self, rows: slice) -> Conditional | UpdatedRows:
         side, layout, ratings = self.side, self.layout, self.ratings.tile(rows)
-        sums = Sums.over(ratings, self.others, layout, self.unobserved(rows))
+        others, unobserved = self.others.at(rows), self.unobserved(rows)
+        sums = Sums.over(ratings, others, layout, unobserved)
         beta = self.noise_precision * side.relative_precision[rows]
         if side.prior_weight is not None:
             # A prior twice as firm has the effect of noise twice as large, except on

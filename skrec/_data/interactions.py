@@ -115,7 +115,10 @@ class Interactions:
         user_numbers, item_numbers = numbers
         pair = user_numbers * np.int64(len(ids.item))
         pair += item_numbers
-        order = np.argsort(pair)
+        order = np.arange(len(pair))
+        if (pair[1:] < pair[:-1]).any():
+            order = sorting_order(item_numbers, len(ids.item))
+            order = order[sorting_order(user_numbers[order], len(ids.user))]
         sorted_pair = pair[order]
         is_repeated = (sorted_pair[1:] == sorted_pair[:-1]).any()
         del sorted_pair
@@ -200,6 +203,17 @@ class Interactions:
     def shape(self) -> tuple[int, int]:
         """Number of users and number of items."""
         return len(self.user_ids), len(self.item_ids)
+
+
+def sorting_order(numbers: np.ndarray, n_numbers: int) -> np.ndarray:
+    """Order that sorts row numbers by counting; equal ones stay in their order."""
+    # Entries of a row of a sparse matrix are in the order of their columns.
+    places = np.arange(len(numbers))
+    matrix = sparse.coo_array(
+        (np.ones(len(numbers), dtype=bool), (numbers, places)),
+        shape=(n_numbers, len(numbers)),
+    )
+    return matrix.tocsr().indices.astype(np.intp, copy=False)
 
 
 def blocks(n_rows: int) -> Iterator[slice]:
