@@ -93,3 +93,30 @@ axes[1].barh(X_train.columns, worth.importances_mean, xerr=worth.importances_std
 axes[1].set(xlabel="Error added by shuffling (RMSE)")
 axes[1].invert_yaxis()
 plt.show()
+
+# %%
+# Columns of values
+# -----------------
+# As a category, each hour has an effect of its own, and what it changes for each user
+# and each item is learned too. Nothing says that neighbouring hours are alike.
+
+by_hour = X.astype({"hour": "category"})
+X_train, X_test, y_train, y_test = train_test_split(by_hour, y, random_state=0)
+model = MFRegressor(rank_by="rating").fit(X_train, y_train)
+effects = model.feature_effects()
+
+fig, ax = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
+ax.errorbar(
+    np.arange(24), effects["effect"], 2 * effects["std"], fmt="o", label="learned"
+)
+if effect is not None:
+    ax.plot(effect, "--", color="black", label="true")
+ax.set(xlabel="Hour of the day", ylabel="Effect on the rating, ± 2 std")
+ax.legend()
+plt.show()
+
+# %%
+# Lists can be asked for in a context.
+
+users = model.user_ids_[:3]
+model.recommend(users, n_items=4, context={"hour": 21}, return_scores=True)
