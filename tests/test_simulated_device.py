@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from device_simulation import simulated
-from helpers import NEEDS_SIMULATION, as_problem
+from helpers import NEEDS_SIMULATION, as_problem, unconverged
 from test_contract import (
     test_a_warm_start_goes_on_with_rows_known_by_their_ids,
     test_answers_are_finite_and_of_the_documented_shapes,
@@ -195,3 +195,18 @@ class TestDevice:
             torch.zeros(200, device="simulated")
         del x
         assert torch.zeros(200, device="simulated").sum() == 0
+
+
+@pytest.mark.parametrize("solver", ["vb", "als", "gibbs"])
+def test_terms_of_context_are_those_of_the_cpu(solver):
+    X, y = make_ratings(30, 20, 400, random_state=0)
+    X = X.assign(season=np.array(["dry", "wet", "cold"])[np.arange(400) % 3])
+    params = {"solver": solver, "max_iter": 3, "random_state": 0, "rank_by": "rating"}
+    answers = []
+    for device in ("auto", "cpu"):
+        model = MFRegressor(2, device=device, **params)
+        with unconverged():
+            model.fit(X, y)
+        scores = model.recommend([1], 3, context=["wet"], return_scores=True)[1]
+        answers.append(np.append(model.predict(X), scores))
+    np.testing.assert_allclose(*answers, rtol=1e-6)
