@@ -182,6 +182,7 @@ class NCFRegressor(BaseRecommender):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "n_members": [Interval(Integral, 1, None, closed="left")],
+        "implicit_features": ["boolean", None],
         "reg": [Interval(Real, 0, None, closed="left"), None],
         "solver": [StrOptions({"adam", "sgd"})],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -196,6 +197,7 @@ class NCFRegressor(BaseRecommender):
         activation: Literal["relu", "tanh", "logistic", "silu"] = "relu",
         dropout: float = 0.0,
         n_members: int = 8,
+        implicit_features: bool | None = None,
         loss: Literal[
             "squared_error", "absolute_error", "huber", "log_loss", "bpr"
         ] = "squared_error",
@@ -224,6 +226,7 @@ class NCFRegressor(BaseRecommender):
         self.activation = activation
         self.dropout = dropout
         self.n_members = n_members
+        self.implicit_features = implicit_features
         self.loss = loss
         self.n_negatives = n_negatives
         self.reg = reg
@@ -250,6 +253,9 @@ class NCFRegressor(BaseRecommender):
         draws_with_sgd = self.solver == "sgd" and objective.is_of_choices
         is_slow = draws_with_sgd or self.architecture == "mlp"
         max_iter = self.max_iter or (SLOW_MAX_ITER if is_slow else DEFAULT_MAX_ITER)
+        implicit_features = self.implicit_features
+        if implicit_features is None and objective.is_of_choices:
+            implicit_features = False
         return GradientSolver(
             objective,
             self._sizes(),
@@ -261,6 +267,7 @@ class NCFRegressor(BaseRecommender):
             batch_size=self.batch_size,
             tol=self.tol,
             dropout=self.dropout,
+            implicit_features=implicit_features,
             early_stopping=self.early_stopping,
             validation_fraction=self.validation_fraction,
             n_iter_no_change=self.n_iter_no_change,
