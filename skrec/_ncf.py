@@ -39,7 +39,8 @@ class NCFRegressor(BaseRecommender):
     Side features of users and items (`user_features` and `item_features` of `fit`) are
     linear terms of their rows: p_u is Bᵀf_u plus a term of the user's own, and
     likewise r_u, b_u and the rows of items. Rows without ratings have the linear term
-    only.
+    only. `implicit_features` are another such term, of whom a row has ratings with
+    [4]_.
 
     Parameters
     ----------
@@ -58,6 +59,13 @@ class NCFRegressor(BaseRecommender):
         Share of the hidden units that are set to zero in training.
     n_members : int, default=8
         Number of networks.
+    implicit_features : bool, default=None
+        Let the items that a user has rated describe the user, whatever the ratings, and
+        the users who have rated an item the item: each row of a table has a share
+        Σ y / √n, with a learned row y of each of its n counterparts. New users then
+        have rows as soon as they have ratings. None is True for losses of ratings,
+        unless the pairs with ratings are as good as drawn at random, and False for
+        choices.
     loss : {"squared_error", "absolute_error", "huber", "log_loss", "bpr"}, \
             default="squared_error"
         - "squared_error", "absolute_error", "huber" (squared up to one standard
@@ -154,6 +162,8 @@ class NCFRegressor(BaseRecommender):
     .. [2] Rendle, Freudenthaler, Gantner, Schmidt-Thieme (2009). BPR: Bayesian
        personalized ranking from implicit feedback. UAI.
     .. [3] Steck (2019). Embarrassingly shallow autoencoders for sparse data. WWW.
+    .. [4] Koren (2008). Factorization meets the neighborhood: a multifaceted
+       collaborative filtering model. KDD.
 
     Examples
     --------

@@ -30,43 +30,42 @@ OTHER = {"user": "item", "item": "user"}
 # Penalty of the rows of counterparts, relative to that of the rows that they describe.
 PENALTY = 4.0
 
-# Multiplications with a matrix of pairs, and the ratio of largest singular values from
-# which on pairs are less random than shuffled ones.
-N_MULTIPLICATIONS, LEAST_RATIO = 20, 0.98
+# Multiplications with a matrix of pairs; the ratio of largest singular values below
+# which pairs are as random as shuffled ones; and the value of shuffled pairs up to
+# which this can be told.
+N_MULTIPLICATIONS, LEAST_RATIO, MAX_RANDOM = 20, 1.05, 0.3
 
 
 def is_informative(users: np.ndarray, items: np.ndarray) -> bool:
     """Whether it is not at random whom rows have ratings with.
 
-    The matrix of pairs, with rows and columns of length one, has a first singular value
-    of one, by how many pairs a row has. The second is larger than that of shuffled
-    pairs if rows have counterparts in common. Where pairs are too few to tell, both are
-    about one.
+    Pairs less their expected number, with rows and columns of about length one, have a
+    largest singular value that is above that of shuffled pairs if rows have
+    counterparts in common. The value of shuffled pairs falls with the number of pairs
+    of a row; where it is large, pairs are too few to tell.
     """
     shuffled = np.random.RandomState(0).permutation(items)
-    given, random = (_second_singular_value(users, i) for i in (items, shuffled))
-    return given >= LEAST_RATIO * random
+    given, random = (_largest_singular_value(users, i) for i in (items, shuffled))
+    return random > MAX_RANDOM or given >= LEAST_RATIO * random
 
 
-def _second_singular_value(users: np.ndarray, items: np.ndarray) -> float:
-    """About the second singular value of the normalised matrix of pairs."""
+def _largest_singular_value(users: np.ndarray, items: np.ndarray) -> float:
+    """About the largest singular value of the pairs less their expected number."""
     matrix = sparse.csr_array((np.ones(len(users)), (users, items)))
     matrix.sum_duplicates()
     matrix.data[:] = 1
-    first, roots = np.sqrt(matrix.sum(axis=0)), np.sqrt(matrix.sum(axis=1))
-    scales = (1 / np.maximum(root, 1) for root in (roots, first))
-    left, right = map(sparse.diags_array, scales)
-    matrix = sparse.csr_array(left @ matrix @ right)
-    transposed, first = sparse.csr_array(matrix.T), first / np.linalg.norm(first)
-    vector = np.random.RandomState(0).standard_normal(len(first))
-    value = 0.0
+    counts = matrix.sum(axis=1), matrix.sum(axis=0)
+    # The means keep rows of few pairs from having large values by themselves.
+    left, right = (1 / np.sqrt(count + count.mean()) for count in counts)
+    scaled = sparse.diags_array(left) @ matrix @ sparse.diags_array(right)
+    matrix, transposed = sparse.csr_array(scaled), sparse.csr_array(scaled.T)
+    p, q = left * counts[0] / counts[0].sum(), right * counts[1]
+    vector, value = np.random.RandomState(0).standard_normal(len(q)), 0.0
     for _ in range(N_MULTIPLICATIONS):
-        vector -= (first @ vector) * first
-        length = np.linalg.norm(vector)
-        if length < np.finfo(np.float32).eps:
-            return 0.0
-        vector = transposed @ (matrix @ (vector / length))
-        value = float(np.sqrt(np.linalg.norm(vector)))
+        vector /= max(np.linalg.norm(vector), np.finfo(np.float64).tiny)
+        product = matrix @ vector - p * (q @ vector)
+        value = float(np.linalg.norm(product))
+        vector = transposed @ product - q * (p @ product)
     return value
 
 

@@ -44,7 +44,7 @@ MAX_GRADIENT = 10.0
 UPDATES_PER_EPOCH = 5
 
 # Growth of the penalty of a row's own part by features of each kind.
-DESCRIBED_SHARE, IMPLICIT_SHARE = 0.5, 0.8
+DESCRIBED_SHARE, IMPLICIT_SHARE = 0.3, 0.8
 
 # Samples scored at once in validation.
 TILE_SIZE = 2**14
@@ -233,7 +233,9 @@ class _Trainer:
         # the unseen. Rows are penalised by the distance from them.
         self.anchors: dict[Tensor, Tensor] = {}
         self.predictions: dict[Tensor, Tensor] = {}
+        self.leverages: dict[str, Tensor] = {}
         for side in network.features:
+            self.leverages[side] = self._leverages(side)
             for table, weights in network.described_tables(side):
                 predicted = self.predicted_rows(side, weights)
                 self.predictions[table] = predicted
@@ -264,6 +266,11 @@ class _Trainer:
         shape = self.network.shape
         is_described = side in self.network.features
         return self.options.reg * own_penalty(is_described, shape.implicit_features)
+
+    @torch.no_grad()
+    def _leverages(self, side: str) -> Tensor:
+        weight = self.row_weights[side][:-1].sqrt()
+        return self.network.row_features(side).leverages(weight)[:, None]
 
     def _implicit_shares(self, total: Tensor) -> list[ImplicitShares]:
         """Shares of the rows of each side from their counterparts, at their start."""
@@ -368,25 +375,34 @@ class _Trainer:
         penalty = self.penalties[side][:-1]
         share = torch.where(row_weight > 0, penalty / (self.curvature + penalty), 1)
         sizes = [weights[0].numel() for _, weights in described]
-        for (table, weights), part in zip(
-            described, fitted.split(sizes, dim=1), strict=True
+        for (table, weights), part, own in zip(
+            described, fitted.split(sizes, dim=1), rows, strict=True
         ):
             weights.copy_(part.view(weights.shape))
-            predicted = self.predicted_rows(side, weights)
+            predicted = self.predicted_rows(side, weights, own)
             change = predicted - self.predictions[table]
             table[:-1].flatten(1).addcmul_(share[:, None], change.flatten(1))
             self.anchors[table][:-1] += change
             self.predictions[table] = predicted
 
     @torch.no_grad()
-    def predicted_rows(self, side: str, weights: Tensor) -> Tensor:
-        """Rows of a table predicted from features.
+    def predicted_rows(
+        self, side: str, weights: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """Rows of a table predicted from features, by the weights of other `rows`.
 
-        They are zero on average, as the prior mean of rows without features.
+        They are zero on average, as the prior mean of rows without features. Where
+        features are many, a ridge regression reproduces a row by features of its own,
+        so that its penalty would be for nothing. The prediction of others than
+        itself follows from its leverage.
         """
         share = self.row_weights[side][:-1].sqrt()
         share = (share / share.sum())[:, None]
         predicted = self.network.row_features(side).times(weights.flatten(1))
+        if rows is not None:
+            rows, leverage = rows.flatten(1), self.leverages[side]
+            away = rows - (share * rows).sum(0)
+            predicted = (predicted - leverage * away) / (1 - leverage)
         predicted -= (share * predicted).sum(0)
         return predicted.view(-1, *weights.shape[1:])
 
