@@ -3,6 +3,9 @@
 import warnings
 from pathlib import Path
 
+from docutils import nodes
+from sphinx_gallery.sorting import ExplicitOrder
+
 import skrec
 
 project = "skrec"
@@ -16,8 +19,9 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.doctest",
     "sphinx.ext.extlinks",
-    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
     "numpydoc",
+    "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "examples"]
@@ -26,6 +30,8 @@ default_role = "code"
 extlinks = {"doi": ("https://doi.org/%s", "doi:%s")}
 
 autosummary_generate = True
+# Docstrings have the types in words.
+autodoc_typehints = "none"
 numpydoc_show_class_members = False
 
 # Plots are drawn from results beside the pages.
@@ -33,17 +39,53 @@ plot_working_directory = Path(__file__).parent
 plot_formats = [("svg", 100)]
 plot_html_show_formats = plot_html_show_source_link = False
 
+# A page for programs that read documentation.
+html_extra_path = ["llms.txt"]
+html_static_path = ["_static"]
 html_theme = "pydata_sphinx_theme"
 html_title = f"skrec {release}"
 html_show_sourcelink = False
-html_theme_options = {"show_prev_next": False}
+html_theme_options = {
+    "show_prev_next": False,
+    # Code stands side by side on this page, and tables are wide on that one.
+    "secondary_sidebar_items": {
+        "**": ["page-toc"],
+        "index": [],
+        "migration": [],
+        "benchmarks": [],
+    },
+}
+html_sidebars = {"index": [], "getting_started": [], "api": []}
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
     "abort_on_example_error": True,
     "show_memory": False,
+    "within_subsection_order": ExplicitOrder(
+        [
+            f"plot_{name}.py"
+            for name in (
+                *("quickstart", "search", "rating_or_list", "intervals"),
+                *("cold_start", "context", "item_map", "learning_curve"),
+                *("ensemble", "exploration"),
+            )
+        ]
+        + ["*"]
+    ),
 }
 
 # The page of an example shows figures; a window for them cannot open in a build.
 warnings.filterwarnings("ignore", message=".*FigureCanvasAgg is non-interactive")
+
+
+def without_mail(app, doctree):
+    """Metrics such as NDCG@10 are no addresses."""
+    for link in list(doctree.findall(nodes.reference)):
+        if link.get("refuri", "").startswith("mailto:"):
+            link.replace_self(nodes.Text(link.astext()))
+
+
+def setup(app):
+    """Connect to Sphinx."""
+    app.connect("doctree-read", without_mail)

@@ -3,6 +3,7 @@
 from ._dummy import DummyRecommender
 from ._mf import MFRegressor
 from ._ncf import NCFRegressor
+from ._saving import load
 
 __version__ = "0.1.0"
-__all__ = ["DummyRecommender", "MFRegressor", "NCFRegressor", "__version__"]
+__all__ = ["DummyRecommender", "MFRegressor", "NCFRegressor", "__version__", "load"]

@@ -1,8 +1,7 @@
 """BaseRecommender: fit, partial_fit, predict and score over (user, item) rows.
 
-It validates, numbers the ids, runs the iterations of a solver with callbacks and
-stopping, and publishes the model of the last one. A subclass has parameters, and makes
-a solver of them in `_solver`.
+It validates, numbers the ids, runs the iterations of a solver with callbacks, and
+publishes the model of the last one. `_solver` of a subclass makes a solver.
 """
 
 from __future__ import annotations
@@ -24,20 +23,17 @@ from sklearn.utils.validation import check_is_fitted
 from ._choice.autoencoder import ChoiceSolver, ItemAutoencoder
 from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import Collect, Interactions
-from ._data.known_ids import KnownIds, further_rows, handle_unknown
+from ._data.known_ids import further_rows, handle_unknown, with_side_features
 from ._data.reading import Columns, read_ratings, read_weights
 from ._data.sides import Sides
 from ._data.vocabulary import numbered
 from ._data.weights import NOT_CHOSEN, Weighting, as_choices
+from ._diagram import DiagramMixin
 from ._forget import ForgetMixin
 from ._interfaces import CURVES, Iteration, Solver, Start
 from ._lists import ListsMixin
-from ._rows import (
-    read_columns,
-    warn_of_equal_ratings,
-    warn_of_ids,
-    warn_of_target,
-)
+from ._rows import read_columns, warn_of_equal_ratings, warn_of_ids, warn_of_target
+from ._saving import SavingMixin
 from ._settings import own_settings, torch_device
 from ._sklearn import (
     CallbackSupportMixin,
@@ -61,6 +57,8 @@ PREDICTION_ROWS = 2**16
 class BaseRecommender(
     ListsMixin,
     ForgetMixin,
+    SavingMixin,
+    DiagramMixin,
     CallbackSupportMixin,
     RegressorMixin,
     BaseEstimator,
@@ -170,31 +168,9 @@ class BaseRecommender(
     ) -> dict[str, Any]:
         """Fitted attributes, by canonical rows that `collect` makes of columns."""
         solver = self._solver_for(y)
-        reader = snapshot(self)
         with own_settings():
-            arguments = X, y, sample_weight, solver
-            columns, data = reader._read(*arguments, reset=True, collect=collect)
-            is_of_choices = solver.objective.is_of_choices
-            learn = Weighting.of_choices if is_of_choices else Weighting.of_ratings
-            weighting = learn(data)
-            known, data = reader._with_side_features(
-                weighting.applied(data), features, len(columns.users.values)
-            )
-            choices = self._ranks_by_choice and not is_of_choices and data.gathered()
-            read = {
-                "n_features_in_": reader.n_features_in_,
-                "feature_names_in_": getattr(reader, "feature_names_in_", None),
-                "_users": known.user,
-                "_items": known.item,
-                "_seen": data.seen,
-                "_choice": ItemAutoencoder.fit(choices) if choices else None,
-                "_weighting": weighting,
-            }
-            iterations = solver.iterations(
-                data,
-                self._start(data) if self.warm_start else None,
-                check_random_state(self.random_state),
-                torch_device(self.device, solver.rating_work * data.n_rows),
+            read, iterations = snapshot(self)._begin(
+                X, y, sample_weight, features, solver, collect
             )
         metadata = {
             "sample_weight": sample_weight,
@@ -208,6 +184,43 @@ class BaseRecommender(
         fitted = self._run(solver, iterations, context, task, read)
         context.call_on_fit_task_end(**task, reconstruction_attributes=lambda: fitted)
         return fitted
+
+    def _begin(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        features: Sides[TableLike | None],
+        solver: Solver,
+        collect: Collect,
+    ) -> tuple[dict[str, Any], Iterator[Iteration]]:
+        """Fitted attributes that come from rows, and iterations that own the rows."""
+        arguments = X, y, sample_weight, solver
+        columns, data = self._read(*arguments, reset=True, collect=collect)
+        is_of_choices = solver.objective.is_of_choices
+        learn = Weighting.of_choices if is_of_choices else Weighting.of_ratings
+        weighting = learn(data)
+        names = getattr(self, "feature_names_in_", (None, None))[:2]
+        known, data = with_side_features(
+            weighting.applied(data), features, Sides(*names), len(columns.users)
+        )
+        choices = self._ranks_by_choice and not is_of_choices and data.gathered()
+        read = {
+            "n_features_in_": self.n_features_in_,
+            "feature_names_in_": getattr(self, "feature_names_in_", None),
+            "_users": known.user,
+            "_items": known.item,
+            "_seen": data.seen,
+            "_choice": ItemAutoencoder.fit(choices) if choices else None,
+            "_weighting": weighting,
+        }
+        iterations = solver.iterations(
+            data,
+            self._start(data) if self.warm_start else None,
+            check_random_state(self.random_state),
+            torch_device(self.device, solver.rating_work * data.n_rows),
+        )
+        return read, iterations
 
     def partial_fit(
         self,
@@ -430,7 +443,7 @@ class BaseRecommender(
         """
         check_is_fitted(self)
         columns = self._read_columns(X, reset=False)
-        n_rows = len(columns.users.values)
+        n_rows = len(columns.users)
         users, cold_users = self._users.rows(columns.users, user_features, n_rows)
         items, cold_items = self._items.rows(columns.items, item_features, n_rows)
         handle_unknown(
@@ -542,7 +555,7 @@ class BaseRecommender(
     ) -> tuple[Columns, Interactions]:
         """Columns of X, and canonical rows with their ratings and weights."""
         columns = self._read_columns(X, reset=reset)
-        n_rows = len(columns.users.values)
+        n_rows = len(columns.users)
         objective = solver.objective
         if y is not None:
             rating = read_ratings(y, n_rows)
@@ -571,20 +584,6 @@ class BaseRecommender(
             if not (objective.counts_unobserved or self._ranks_by_choice):
                 warn_of_equal_ratings(data.rating)
         return columns, data
-
-    def _with_side_features(
-        self, data: Interactions, features: Sides[TableLike | None], n_rows: int
-    ) -> tuple[Sides[KnownIds], Interactions]:
-        """Known ids of each side, and the rows with their side features."""
-        names = getattr(self, "feature_names_in_", (None, None))
-        users, of_users = KnownIds("user", data.user_ids, names[0]).with_features(
-            features.user, n_rows
-        )
-        items, of_items = KnownIds("item", data.item_ids, names[1]).with_features(
-            features.item, n_rows
-        )
-        data = replace(data, side_features=Sides(of_users, of_items))
-        return Sides(users, items), data
 
     def _start(self, data: Interactions) -> Start | None:
         """The last fit as a start for a fit of these rows."""

@@ -13,9 +13,11 @@ from ._base import BaseRecommender
 from ._data.forgotten import ForgottenRows
 from ._data.interactions import FurtherRows, Interactions
 from ._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
+from ._storage import stored
 from ._topk import Fill
 
 
+@stored
 @dataclass(frozen=True)
 class Popularity(Model):
     """Numbers of users by item, and the mean rating.
@@ -126,6 +128,7 @@ class PopularitySolver(Solver[Popularity]):
         return replace(model, mean=total / weight, weight=weight)
 
 
+@stored
 class DummyRecommender(BaseRecommender):
     """Recommend the items with most users, and predict the mean rating.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -157,8 +156,8 @@ class ForgetMixin:
         self, columns: Columns, data: Interactions, ids: Sides[np.ndarray]
     ) -> ForgottenRows:
         """Canonical rows with their numbers in the model, which must have them."""
-        users = replace(columns.users, values=data.user_ids)
-        items = replace(columns.items, values=data.item_ids)
+        users = columns.users.of_kind(data.user_ids)
+        items = columns.items.of_kind(data.item_ids)
         forgotten = ForgottenRows(
             self._weighting.applied(data),
             users.numbered_in(self._users.ids),

@@ -21,6 +21,7 @@ from ._data.forgotten import ForgottenRows
 from ._data.interactions import FurtherRows, Interactions
 from ._data.sides import SideName, Sides
 from ._data.units import Units
+from ._storage import stored
 from ._topk import Fill
 
 # Losses with scores that are not ratings.
@@ -33,6 +34,7 @@ NO_POSTERIOR = (
 )
 
 
+@stored
 @dataclass(frozen=True)
 class Objective:
     """Loss of a fit, and the pairs that count in it.
@@ -198,7 +200,7 @@ class Iteration:
         Description of the iteration's result.
     converged : bool
     model : callable
-        Returns the model of a fit that ends here.
+        Returns the model of a fit that ends here, until the next iteration.
     warning : str
         Warning of a fit that ends here, or an empty string.
     curves : dict of str to list of float
@@ -206,7 +208,7 @@ class Iteration:
         "loss_curve_" is that of the model, if it is not the one of the iterations.
     error : callable or None
         Returns an estimate of the root mean squared error of the model on ratings that
-        it has not seen.
+        it has not seen, until the next iteration.
     """
 
     objective: float

@@ -39,6 +39,7 @@ from ._interfaces import CURVES, Objective, Solver
 from ._parameters import GRADIENT_CONSTRAINTS
 from ._sklearn import Interval, StrOptions
 from ._snapshot import fitted_attribute, reads_one_fit
+from ._storage import stored
 
 DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 20}
 DEFAULT_REG = 1.0
@@ -54,6 +55,7 @@ def _can_update(estimator: MFRegressor) -> bool:
     )
 
 
+@stored
 class MFRegressor(BaseRecommender):
     """Matrix factorisation of ratings, as a regressor over (user, item) rows.
 

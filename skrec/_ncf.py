@@ -15,11 +15,13 @@ from ._gradient.solver import GradientSolver, default_reg, objective_of
 from ._interfaces import Solver
 from ._parameters import GRADIENT_CONSTRAINTS
 from ._sklearn import Interval, StrOptions
+from ._storage import stored
 
 DEFAULT_REG = 0.7
 DEFAULT_MAX_ITER, SLOW_MAX_ITER = 10, 20
 
 
+@stored
 class NCFRegressor(BaseRecommender):
     """Neural collaborative filtering, as a regressor over (user, item) rows.
 

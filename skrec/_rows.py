@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from os import PathLike
 from typing import Any
 
 import narwhals.stable.v1 as nw
@@ -28,6 +29,12 @@ def read_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> Columns:
     if sparse.issparse(X):
         raise TypeError(SPARSE_ROWS.format(name="X"))
     frame = as_frame(X)
+    if _is_to_be_read(X, frame):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which has to be read first: X, y = "
+            "skrec.datasets.from_arrow(source) reads Parquet files and batches of "
+            "Arrow into little memory."
+        )
     if isinstance(frame, nw.DataFrame):
         names = list(getattr(estimator, "feature_names_in_", ()))
         if reset or frame.columns != names:
@@ -48,6 +55,15 @@ def read_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> Columns:
         ensure_min_features=2 if reset else 1,
     )
     return Columns.from_array(X)
+
+
+def _is_to_be_read(X: Any, frame: Any) -> bool:
+    """Whether X is a file, or batches."""
+    if isinstance(frame, nw.DataFrame):
+        return False
+    first = X[0] if isinstance(X, list | tuple) and X else X
+    of_arrow = type(first).__module__.startswith("pyarrow.")
+    return of_arrow or isinstance(X, str | PathLike | Iterator)
 
 
 def _check_shape(shape: tuple[int, int], estimator: str) -> None:

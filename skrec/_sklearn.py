@@ -20,6 +20,12 @@ from sklearn.utils.validation import _num_samples as num_samples
 from sklearn.utils.validation import validate_data
 
 try:
+    from sklearn.utils._repr_html.estimator import _VisualBlock as VisualBlock
+except ImportError:
+    # The module of releases before 1.7.
+    from sklearn.utils._estimator_html_repr import _VisualBlock as VisualBlock
+
+try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:
 
@@ -57,6 +63,7 @@ __all__ = [
     "CallbackSupportMixin",
     "Interval",
     "StrOptions",
+    "VisualBlock",
     "arguments_may_be_cut",
     "check_columns",
     "fit_context",

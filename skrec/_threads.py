@@ -27,8 +27,10 @@ def torch_threads(n_threads: int) -> Iterator[None]:
     if n_threads == before:
         yield
         return
-    default = set_own_threads(n_threads)
+    default = None
     try:
+        # An interrupt of this call, too, is followed by the number of before.
+        default = set_own_threads(n_threads)
         yield
     finally:
         if before == default:
@@ -55,8 +57,8 @@ def set_own_threads(n_threads: int) -> int:
         torch.get_num_threads()
         # A new thread starts with the default.
         keeper = threading.Thread(target=keep, daemon=True)
-        keeper.start()
         try:
+            keeper.start()
             read.wait()
             torch.set_num_threads(n_threads)
         finally:

@@ -88,14 +88,12 @@ def fit(
     A file that ``torchrun --nproc-per-node 4 train.py`` starts::
 
         import os
-        import pandas as pd
         from skrec import MFRegressor, distributed
+        from skrec.datasets import from_arrow
 
         rank = int(os.environ["RANK"])
-        rows = pd.read_parquet(f"ratings/part-{rank}.parquet")
-        model = distributed.fit(
-            MFRegressor(), rows[["user", "item"]], rows["rating"]
-        )
+        X, y = from_arrow(f"ratings/part-{rank}.parquet")
+        model = distributed.fit(MFRegressor(), X, y)
     """
     check_number(timeout, "timeout", 0.0)
     features = Sides(user_features, item_features)

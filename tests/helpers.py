@@ -1,5 +1,6 @@
 """Helpers of many test files: estimators, callbacks, and small alternating problems."""
 
+import io
 import pickle
 import threading
 import warnings
@@ -65,6 +66,13 @@ def copied(model):
     return pickle.loads(pickle.dumps(model))
 
 
+def saved(model):
+    """Bytes of its file."""
+    file = io.BytesIO()
+    model.save(file)
+    return file.getvalue()
+
+
 def fitted_state(model):
     """All attributes that fit has set, to the byte."""
     others = model.get_params().keys() | {"_skl_callbacks"}
@@ -72,6 +80,23 @@ def fitted_state(model):
         name: pickle.dumps(value)
         for name, value in vars(model).items()
         if name not in others
+    }
+
+
+def stored_answers(model):
+    """Arrays that a model of `tests/models` answers with, without objects."""
+    n_rows = min(len(model.user_ids_), len(model.item_ids_))
+    rows = pd.DataFrame(
+        {"user": model.user_ids_[:n_rows], "item": model.item_ids_[:n_rows]}
+    )
+    for name in getattr(model, "feature_names_in_", [])[2:]:
+        rows[name] = np.arange(n_rows) / 24
+    lists, scores = model.recommend(n_items=3, return_scores=True)
+    return {
+        "predict": model.predict(rows),
+        "strangers": model.predict(rows[::-1].assign(user=rows["user"])),
+        "lists": lists.astype(str),
+        "scores": scores,
     }
 
 

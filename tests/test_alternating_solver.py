@@ -1,11 +1,14 @@
 """The alternating solvers: their options, defaults, warnings and stopping."""
 
+import weakref
+
 import numpy as np
 import pytest
 from helpers import small, unconverged
 from sklearn.base import clone
 
 from skrec import MFRegressor
+from skrec._alternating.sweep import Sweep
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(40, 30, 600, random_state=0)
@@ -85,3 +88,22 @@ def test_without_covariances_a_fit_predicts_the_same_and_is_not_updated():
         model.predict(X, return_std=True)
     with pytest.raises(ValueError, match="needs its covariances"):
         model.partial_fit(X[:3], Y[:3])
+
+
+@pytest.mark.parametrize("params", [{}, {"n_factors": 2, "implicit_features": False}])
+def test_a_sweep_starts_without_the_covariances_of_the_users_before_it(
+    monkeypatch, params
+):
+    sweep, last, held = Sweep._after, [], []
+
+    def counted(self, state):
+        held.append(sum(covariance() is not None for covariance in last))
+        state = sweep(self, state)
+        last.append(weakref.ref(state.users.covariance))
+        return state
+
+    monkeypatch.setattr(Sweep, "_after", counted)
+    X, y = make_ratings(30, 20, 300, random_state=0)
+    with unconverged():
+        MFRegressor(rank_by="rating", max_iter=4, **params).fit(X, y)
+    assert held == [0] * 4

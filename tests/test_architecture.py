@@ -13,35 +13,38 @@ PACKAGE = Path(skrec.__file__).parent
 
 # The lowest floor, which all others may stand on.
 GROUND = {"_data", "_interfaces", "_settings", "_sklearn", "_snapshot", "_threads"}
-GROUND |= {"_device", "_share", "_sparse", "_topk", "_warn"}
+GROUND |= {"_device", "_share", "_sparse", "_storage", "_topk", "_warn"}
 # Modules and folders of the package that each module or folder may import.
 MAY_IMPORT = {
-    "__init__": {"_dummy", "_mf", "_ncf"},
+    "__init__": {"_dummy", "_mf", "_ncf", "_saving"},
     "_dummy": {"_base", *GROUND},
     "_mf": {"_alternating", "_base", "_factors", "_gradient", "_parameters", *GROUND},
     "_factors": GROUND,
     "_ncf": {"_base", "_gradient", "_parameters", *GROUND},
-    "_base": {"_choice", "_forget", "_lists", "_rows", *GROUND},
+    "_base": {"_choice", "_diagram", "_forget", "_lists", "_rows", "_saving", *GROUND},
+    "_saving": GROUND,
     "_forget": {"_choice", *GROUND},
     "_lists": {"_candidates", "_choice", "_explain", "_explore", *GROUND},
     "_explain": {"_choice", *GROUND},
     "_candidates": GROUND,
+    "_diagram": GROUND,
     "_explore": GROUND,
     "_choice": GROUND,
     "_rows": GROUND,
     "_parameters": {"_gradient", "_sklearn"},
     "_alternating": GROUND,
     "_gradient": GROUND,
-    "_interfaces": {"_data", "_topk"},
-    "_data": {"_share", "_sklearn", "_warn"},
+    "_interfaces": {"_data", "_storage", "_topk"},
+    "_data": {"_share", "_sklearn", "_storage", "_warn"},
     "distributed": {"_alternating", "_base", "_ranks", *GROUND},
     "_ranks": GROUND,
     "_sparse": {"_share"},
     "_snapshot": {"_settings"},
     "_settings": {"_device", "_threads", "_warn"},
     "_topk": {"_device"},
-    **{module: set() for module in ("_device", "_share", "_sklearn")},
+    **{module: set() for module in ("_device", "_share", "_sklearn", "_storage")},
     **{module: set() for module in ("_threads", "_warn")},
+    "inspection": {"_data", "_snapshot", "metrics"},
     "metrics": {"_data", "_sklearn", "_warn"},
     "model_selection": {"_data", "_sklearn", "_warn"},
     "datasets": {"_data"},
@@ -56,6 +59,12 @@ TESTED_BY = {
     "datasets/_matrix": "datasets",  # one folder, read as one topic
     "datasets/_movielens": "datasets",
     "datasets/_synthetic": "datasets",
+    "inspection/_calibration": "inspection",  # displays, read as one topic
+    "inspection/_drawing": "inspection",
+    "inspection/_error_by_count": "inspection",
+    "inspection/_factor_map": "inspection",
+    "inspection/_fit_curve": "inspection",
+    "inspection/_ranking_curve": "inspection",
     "metrics/_functions": "metrics",  # the functions are the public metrics
 }
 TESTS = Path(__file__).parent

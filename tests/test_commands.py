@@ -3,9 +3,12 @@
 import re
 import runpy
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import skrec
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = sorted((ROOT / "tests" / "benchmarks").glob("[!_]*.py"))
@@ -23,6 +26,16 @@ def test_the_commands_of_the_readme_are_those_of_ci():
         if line in commands
     ]
     assert in_order == commands
+
+
+def test_the_recipe_of_conda_has_the_version_and_the_requirements_of_the_package():
+    recipe = (ROOT / ".ci" / "recipe.yaml").read_text()
+    assert re.search(r"version: (.*)", recipe)[1] == skrec.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = {f"python{project['requires-python']}", *project["dependencies"]}
+    run = recipe[recipe.index("  run:") : recipe.index("tests:")]
+    found = {f"{name}{bound}" for name, bound in re.findall(r"- (\S+) (\S+)", run)}
+    assert found == {name.replace("torch", "pytorch") for name in required}
 
 
 @pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)

@@ -1,11 +1,14 @@
 """The generator, the fetcher and the converter."""
 
 import datetime
+import errno
 import hashlib
 import io
+import shutil
 import socket
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -246,6 +249,7 @@ class Site:
 
     def __init__(self):
         self.bodies, self.faults, self.requested = {}, [], []
+        self.is_over = threading.Event()
         site = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -266,6 +270,10 @@ class Site:
                     self.connection.shutdown(socket.SHUT_RDWR)
                 elif fault == "garbage":
                     self.wfile.write(b"x" * len(body))
+                elif fault == "stall":
+                    self.wfile.write(body[:1])
+                    self.wfile.flush()
+                    site.is_over.wait()
                 else:
                     self.wfile.write(body)
 
@@ -283,6 +291,7 @@ def site(monkeypatch):
     thread.start()
     monkeypatch.setattr(_movielens, "BASE_URL", site.url)
     yield site
+    site.is_over.set()
     site.server.shutdown()
     site.server.server_close()
     thread.join()
@@ -396,9 +405,12 @@ def test_an_archive_is_downloaded_once(publish, site, tmp_path):
     assert cached(tmp_path) == ["movielens/ml-20m.zip"]
 
 
-@pytest.mark.parametrize("fault", ["cut", "garbage", "404"])
+@pytest.mark.parametrize("fault", ["cut", "garbage", "404", "stall"])
 @pytest.mark.parametrize("name", ["20m", "latest-small"])
-def test_a_broken_download_leaves_nothing_behind(publish, site, tmp_path, name, fault):
+def test_a_broken_download_leaves_nothing_behind(
+    publish, site, tmp_path, monkeypatch, name, fault
+):
+    monkeypatch.setattr(_movielens, "_TIMEOUT", 0.2 if fault == "stall" else 30)
     publish(name, pack(f"ml-{name}", CSV))
     site.faults = [fault]
     with pytest.raises(OSError, match=f"Could not download {site.url}ml-{name}.zip"):
@@ -415,6 +427,57 @@ def test_a_download_is_tried_again(publish, site, tmp_path):
         fetch_movielens("20m", data_home=tmp_path, n_retries=3, delay=0)
     assert len(warned) == 3
     assert len(site.requested) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (KeyboardInterrupt("stopped"), "stopped"),
+    ],
+)
+def test_a_full_disk_and_an_interrupt_end_a_download(
+    publish, site, tmp_path, monkeypatch, error, message
+):
+    """Another try would not help; the archive that was there stays."""
+    publish("20m", pack("ml-20m", CSV))
+    fetch_movielens("20m", data_home=tmp_path)
+    before = pack("ml-20m", CSV | {"more.csv": ""})
+    (tmp_path / "movielens" / "ml-20m.zip").write_bytes(before)
+
+    def copy(source, target):
+        target.write(source.read(20))
+        raise error
+
+    monkeypatch.setattr(_movielens.shutil, "copyfileobj", copy)
+    with (
+        pytest.warns(UserWarning, match="Downloading it again"),
+        pytest.raises(type(error), match=message),
+    ):
+        fetch_movielens("20m", data_home=tmp_path)
+    assert len(site.requested) == 2
+    assert cached(tmp_path) == ["movielens/ml-20m.zip"]
+    assert (tmp_path / "movielens" / "ml-20m.zip").read_bytes() == before
+
+
+def test_two_downloads_at_once_leave_one_archive(publish, site, tmp_path, monkeypatch):
+    """Neither reads a part of the other's, as two processes that start together."""
+    publish("20m", pack("ml-20m", CSV))
+    both = threading.Barrier(2, timeout=30)
+    copyfileobj = shutil.copyfileobj
+
+    def copy(source, target):
+        both.wait()
+        copyfileobj(source, target)
+
+    monkeypatch.setattr(_movielens.shutil, "copyfileobj", copy)
+    with ThreadPoolExecutor(2) as pool:
+        found = [
+            pool.submit(fetch_movielens, "20m", data_home=tmp_path) for _ in range(2)
+        ]
+        assert [len(future.result().data) for future in found] == [2, 2]
+    assert len(site.requested) == 2
+    assert cached(tmp_path) == ["movielens/ml-20m.zip"]
 
 
 def test_retries_end(site, tmp_path):
@@ -473,6 +536,17 @@ def test_an_archive_of_ones_own_is_read_as_it_is(site, tmp_path):
     assert cached(tmp_path) == ["mine.zip"]
     with pytest.raises(OSError, match=r"archive='.*absent\.zip' is not a zip file"):
         fetch_movielens("20m", archive=tmp_path / "absent.zip")
+
+
+def test_a_damaged_archive_of_ones_own_is_named(tmp_path):
+    path = tmp_path / "mine.zip"
+    sound = pack("ml-20m", CSV)
+    path.write_bytes(sound.replace(b"Tricky", b"Trixky"))
+    with pytest.raises(OSError, match=r"mine\.zip is damaged: Bad CRC-32"):
+        fetch_movielens("20m", archive=path)
+    path.write_bytes(sound[: len(sound) // 2])
+    with pytest.raises(OSError, match="not a zip file"):
+        fetch_movielens("20m", archive=path)
 
 
 def test_a_missing_member_is_named(publish, tmp_path):

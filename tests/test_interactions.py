@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skrec._data.interactions import Interactions
+from skrec._data.interactions import Interactions, sorting_order
 from skrec._data.reading import Columns
 
 # Random ratings may all be equal.
@@ -209,3 +209,12 @@ def test_integers_of_128_bits_are_ids():
     frame = pl.DataFrame({"user": column, "item": [1, 2, 3]})
     model = small().fit(frame, [1.0, 2.0, 3.0])
     assert list(model.user_ids_) == [3, 2**70]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize(("n_rows", "n_numbers"), [(0, 3), (1, 1), (50, 7), (999, 400)])
+def test_rows_are_sorted_by_counting(n_rows, n_numbers, dtype):
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, n_numbers, n_rows).astype(dtype)
+    expected = np.argsort(numbers, kind="stable")
+    assert_array_equal(sorting_order(numbers, n_numbers), expected)

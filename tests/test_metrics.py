@@ -366,6 +366,22 @@ def test_bad_input_is_refused(metric, changes, message):
         function(**{**args, **changes})
 
 
+@every_metric
+def test_lists_are_of_ten_unless_k_is_given(metric):
+    """The first reciprocal rank needs no bound."""
+    relevance, score = np.array([0] * 10 + [1, 0, 1]), -np.arange(13.0)
+    rows = [relevance, score, np.zeros(13, dtype=int)]
+    k = None if metric == "mrr" else 10
+    assert METRICS[metric](*rows) == METRICS[metric](*rows, k=k)
+    assert METRICS[metric](*rows) != METRICS[metric](*rows, k=11) or metric == "mrr"
+
+
+def test_items_in_lists_are_not_turned_into_strings():
+    assert catalogue_coverage([2**63, -1], [-1, 2**63, 7, 8]) == 0.5
+    with pytest.raises(TypeError, match="mixes ids of types int, str"):
+        catalogue_coverage(["a", 1], ["a", "b"])
+
+
 def test_coverage_counts_the_catalogue_s_items_once():
     lists = np.array([["b", "a"], ["a", "b"], ["a", "gone"]])
     assert catalogue_coverage(lists, ["a", "b", "c", "d", "d"]) == 0.5

@@ -462,6 +462,13 @@ FAILURES = {
         ValueError,
         "had n_factors=3 and biased=True, but now n_factors=4 and biased=False",
     ),
+    "other factors after choices": (
+        {"unobserved_weight": 0.1, "solver": "als"},
+        {"n_factors": 4},
+        (ROWS, RATINGS),
+        ValueError,
+        "had n_factors=3 and biased=True, but now n_factors=4",
+    ),
     "another loss": (
         {},
         {"loss": "huber"},

@@ -1,5 +1,6 @@
 """Settings, threads and forks of the process: they neither break nor change results."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from helpers import (
     default_dtype,
     default_threads,
     in_thread,
+    saved,
     unconverged,
 )
 from numpy.testing import assert_allclose, assert_array_equal
@@ -27,7 +29,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
 
-from skrec import MFRegressor, NCFRegressor
+from skrec import MFRegressor, NCFRegressor, load
 from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 
@@ -185,6 +187,7 @@ def test_readers_meet_one_fit_or_the_other(name):
             tuple(model.predict(asked)),
             tuple(model.recommend([7], n_items=3, exclude_seen=False)[0]),
             tuple(model.similar_items([3], n_items=3)[0]),
+            saved(model),
         )
 
     with unconverged():
@@ -257,7 +260,7 @@ FORK = """
 import os, signal, sys, warnings
 import numpy as np, torch
 torch.set_num_threads(2)
-from skrec import MFRegressor, NCFRegressor
+from skrec import MFRegressor, NCFRegressor, load
 from skrec.datasets import make_ratings
 warnings.simplefilter("ignore")
 X, y = make_ratings(3000, 2000, 60_000, random_state=0)
@@ -297,3 +300,20 @@ def test_a_forked_process_answers(model):
     """Its parent has computed with threads that are not in the child."""
     code = textwrap.dedent(FORK).format(model=model)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_new_process_answers_and_fits_as_this_one(method, tmp_path):
+    """With a model from a pickle or a file, and rows in another order."""
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("the platform has no fork servers")
+    path = tmp_path / "model.skrec"
+    with unconverged():
+        model = MFRegressor(2, max_iter=3).fit(X, Y)
+    model.save(path)
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        predicted = pool.apply(MFRegressor.predict, (model, X))
+        loaded = pool.apply(load, (path,))
+        fitted = pool.apply(MFRegressor.fit, (clone(model), X[::-1], Y[::-1]))
+    for values in (predicted, loaded.predict(X), fitted.predict(X)):
+        assert_array_equal(values, model.predict(X))

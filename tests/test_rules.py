@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import VARIANTS, make_problem, residuals, run
-from scipy import linalg, stats
+from scipy import linalg, optimize, special, stats
 
 from skrec._alternating.conditional import NaturalGaussians
 from skrec._alternating.rules import (
+    CONCENTRATION_BOUNDS,
     MIN_NOISE_VARIANCE,
     PRIOR_NOISE_VARIANCE,
     PRIOR_RATINGS,
@@ -20,6 +21,7 @@ from skrec._alternating.rules import (
     WEIGHT_PENALTY,
     GibbsRule,
     VBRule,
+    _exchange,
 )
 from skrec._alternating.start import spectral_start
 from skrec._alternating.state import Side
@@ -217,3 +219,66 @@ def test_gibbs_draws_relative_precisions_from_their_gamma():
 def test_there_is_some_noise_where_residuals_vanish():
     assert VBRule().noise_variance(3.0, 0.0) > 0.1
     assert VBRule().noise_variance(1e9, 0.0) == MIN_NOISE_VARIANCE
+
+
+def test_the_next_noise_precision_is_that_of_the_variance():
+    variance = (8.0 + PRIOR_RATINGS * PRIOR_NOISE_VARIANCE) / (30.0 + PRIOR_RATINGS)
+    assert VBRule().noise_variance(30.0, 8.0) == pytest.approx(variance)
+    assert VBRule().noise_precision(30.0, 8.0) == pytest.approx(1 / variance)
+    rule = GibbsRule(np.random.RandomState(0))
+    draws = [rule.noise_precision(30.0, 8.0) for _ in range(20_000)]
+    gamma = stats.gamma((30 + PRIOR_RATINGS) / 2)
+    assert np.mean(draws) == pytest.approx(1 / variance, rel=0.01)
+    assert np.std(draws) * variance == pytest.approx(gamma.std() / gamma.mean(), 0.03)
+
+
+@pytest.mark.parametrize(("n_context", "square"), [(1, 0.05), (4, 3.0)])
+def test_the_precision_of_coefficients_is_that_of_a_row_more(n_context, square):
+    expected = (n_context + PRIOR_ROWS) / (square + PRIOR_ROWS * PRIOR_VARIANCE)
+    assert VBRule().coef_precision(n_context, square) == pytest.approx(expected)
+    rule = GibbsRule(np.random.RandomState(0))
+    draws = [rule.coef_precision(n_context, square) for _ in range(20_000)]
+    gamma = stats.gamma((n_context + PRIOR_ROWS) / 2)
+    assert np.mean(draws) == pytest.approx(expected, rel=0.03)
+    assert np.std(draws) / expected == pytest.approx(gamma.std() / gamma.mean(), 0.05)
+
+
+def test_the_concentration_maximises_the_bound():
+    """Σ E[log Gamma(α | a, a)] over the rows of a side."""
+    problem, _ = make_problem(n_users=40, n_items=25)
+    state = run(vb, problem, 4)[-1]
+    for side in (state.users, state.items):
+        alpha, shape = (
+            values.numpy() for values in (side.relative_precision, side.relative_shape)
+        )
+        log_alpha = special.digamma(shape) - np.log(shape / alpha)
+
+        def cost(a, alpha=alpha, log_alpha=log_alpha):
+            terms = a * (np.log(a) + log_alpha - alpha) - special.gammaln(a)
+            return -terms.mean()
+
+        best = optimize.minimize_scalar(
+            cost, bounds=CONCENTRATION_BOUNDS, method="bounded", options={"xatol": 1e-6}
+        ).x
+        assert cost(side.concentration) <= cost(best) + 1e-9
+
+
+@pytest.mark.parametrize(("a", "beta"), [(3.0, 0.7), (50.0, 20.0)])
+def test_the_exchange_of_precisions_maximises_the_bound(a, beta):
+    """Its terms in c, where every α is divided by it and β times it."""
+    alpha = torch.as_tensor(np.random.default_rng(0).uniform(0.2, 4, 30))
+    prior = PRIOR_RATINGS / 2
+
+    def loss(c):
+        rows = len(alpha) * a * np.log(c) + a * float(alpha.sum()) / c
+        noise = -prior * np.log(c) + beta * c * prior * PRIOR_NOISE_VARIANCE
+        return rows + noise
+
+    best = optimize.minimize_scalar(loss, bounds=(0.01, 10), method="bounded").x
+    assert float(_exchange(alpha, a, beta)) == pytest.approx(best, rel=1e-4)
+
+
+def test_the_exchange_keeps_the_least_noise():
+    alpha = torch.full((3,), 1e9).double()
+    c = _exchange(alpha, 3.0, 2.0)
+    assert float(c) * 2.0 == pytest.approx(1 / MIN_NOISE_VARIANCE)

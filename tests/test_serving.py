@@ -1,5 +1,6 @@
 """Requests of a shop or a site: baskets, visitors, users for an item, reasons."""
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -72,6 +73,19 @@ def test_ratings_of_a_visitor_count_in_one_call_alone(model):
     assert not {1, 2, 3} & set(found[1])
     assert 77 not in model.user_ids_
     assert_array_equal(model.recommend([5], return_scores=True), before)
+
+
+def test_a_model_of_arrays_that_are_mapped_from_a_file_answers_alike(model, tmp_path):
+    joblib.dump(model, tmp_path / "model.joblib")
+    mapped = joblib.load(tmp_path / "model.joblib", mmap_mode="r")
+    assert_array_equal(mapped.predict(X), model.predict(X))
+    assert_array_equal(mapped.recommend([5]), model.recommend([5]))
+    assert_array_equal(mapped.similar_items([5]), model.similar_items([5]))
+    visitor = X[:3].assign(user=777), [5.0, 4.0, 1.0]
+    assert_array_equal(
+        mapped.recommend(ratings=visitor), model.recommend(ratings=visitor)
+    )
+    assert 777 in mapped.partial_fit(*visitor).user_ids_
 
 
 def test_choices_of_a_visitor_need_no_ratings():

@@ -65,6 +65,7 @@ def best(first, *others, max_iter=10):
         ([("a", 0.9, True), ("b", 0.95)], "b", ["a", "b"]),
         ([("a", 0.9, True), ("b", 1.1)], "first", ["a", "b"]),
         ([("a", 0.9), ("b", 1.1), ("c", 0.8)], "c", ["a", "b", "c"]),
+        ([("a", 0.9), ("b", 0.8), ("c", 0.7)], "b", ["a", "b"]),
         ([("a", 1.0), ("b", 0.5)], "first", ["a"]),
     ],
 )
@@ -78,7 +79,7 @@ def test_nothing_is_tried_that_cannot_be_better():
     tried = []
     other = Alternative("other", lambda: tried.append("other") or fit_of("other", 0.5))
     for bound, expected in ((2.0, []), (0.9, ["other"])):
-        list(best_fit(fit_of("first", 1.0), [other], 10, lambda bound=bound: bound))
+        list(best_fit(fit_of("first", 1.0), [other], 10, bound))
         assert tried == expected
 
 

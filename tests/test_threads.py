@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import default_threads, in_thread
 
+from skrec import _threads
 from skrec._threads import set_own_threads, torch_threads
 
 
@@ -56,3 +57,22 @@ def test_a_thread_sets_its_own_number_and_leaves_the_default():
     with default_threads(3):
         assert in_thread(one) == (3, 1)
         assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
+
+
+@pytest.mark.parametrize("n_threads", [1, 5])
+def test_an_interrupt_while_threads_are_set_leaves_nothing(n_threads, monkeypatch):
+    calls = []
+
+    def interrupted(number):
+        calls.append(number)
+        default = set_own_threads(number)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return default
+
+    monkeypatch.setattr(_threads, "set_own_threads", interrupted)
+    with default_threads(3):
+        with pytest.raises(KeyboardInterrupt), torch_threads(n_threads):
+            pytest.fail("a block must not run with other threads")
+        assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
+    assert calls == [n_threads, 3]

@@ -5,16 +5,36 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import make_problem, random_posterior, run
+from helpers import default_threads, make_problem, random_posterior, run
 
 from skrec._alternating.conditional import SideMoments, unobserved_moments
 from skrec._alternating.sweep import als, gibbs, update, vb
-from skrec._alternating.tiles import SideConditional
+from skrec._alternating.tiles import SideConditional, parallel_map
+from skrec._threads import torch_threads
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of few rows, which a pool of threads takes however little work they are."""
+    monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", 40)
+    monkeypatch.setattr("skrec._alternating.tiles.MIN_POOL_WORK", 0)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_factors", "is_shared"),
+    [(20, 2, False), (20, 32, False), (300, 2, False), (300, 32, True)],
+)
+def test_threads_share_work_that_is_worth_it(n_rows, n_factors, is_shared):
+    problem, _ = make_problem(n_users=n_rows, n_items=n_rows, n_factors=n_factors)
+    with default_threads(2):
+        with parallel_map(problem) as tile_map:
+            assert (tile_map is not map) == is_shared
+        with torch_threads(1), parallel_map(problem) as tile_map:
+            assert tile_map is map
 
 
 @pytest.mark.parametrize("solver", [vb, gibbs, als])
-def test_the_number_of_threads_does_not_matter(monkeypatch, solver):
-    monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", 40)
+def test_the_number_of_threads_does_not_matter(small_tiles, solver):
     args = {vb: [], gibbs: [np.random.RandomState], als: [0.3]}[solver]
     threads, means = torch.get_num_threads(), []
     try:
@@ -29,7 +49,7 @@ def test_the_number_of_threads_does_not_matter(monkeypatch, solver):
     assert torch.equal(*means)
 
 
-def test_an_update_depends_neither_on_tiles_nor_on_threads(monkeypatch):
+def test_an_update_depends_neither_on_tiles_nor_on_threads(small_tiles, monkeypatch):
     problem, _ = make_problem(n_users=60, n_context=1)
     start = random_posterior(problem, is_certain=False)
     threads, states = torch.get_num_threads(), []
@@ -95,3 +115,22 @@ def test_tiles_have_the_conditional_of_the_whole(monkeypatch, is_updated):
     assert [tile.start for tile in rows[1:]] == [tile.stop for tile in rows[:-1]]
     for part, moment in zip(found, expected, strict=True):
         np.testing.assert_allclose(part, moment, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("n_factors", [2, 3])
+def test_large_tables_of_moments_are_summed_by_parts(monkeypatch, n_factors, biased):
+    problem, _ = make_problem(n_users=60, n_factors=n_factors, biased=biased)
+    expected = run(vb, problem, 3)[-1]
+    users, layout = expected.users, problem.layout
+    two_columns = 2 * len(users.mean) * users.mean.element_size()
+    monkeypatch.setattr("skrec._alternating.conditional.MAX_TABLE_BYTES", two_columns)
+    arguments = users.mean, users.covariance, users.relative_precision, layout, map
+    assert not SideMoments.of(*arguments, problem.items).tables
+    found = run(vb, problem, 3)[-1]
+    for side in ("users", "items"):
+        for name in ("mean", "covariance"):
+            of_parts, whole = (
+                getattr(getattr(state, side), name) for state in (found, expected)
+            )
+            torch.testing.assert_close(of_parts, whole, rtol=1e-12, atol=1e-14)

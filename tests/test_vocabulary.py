@@ -85,6 +85,42 @@ def test_ids_round_trip_in_their_own_dtype(kind, data):
 @KINDS
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
+def test_codes_of_categories_are_the_same_ids(kind, data):
+    values = data.draw(ID_ARRAYS[kind])
+    # The last category does not occur.
+    *categories, _ = order = data.draw(st.permutations(pd.unique(values)))
+    assume(categories)
+    values = values[
+        np.isin(pd.Index(order).get_indexer(values), range(len(categories)))
+    ]
+    column = pd.Series(pd.Categorical(values, categories=order))
+    plain, coded = ids_of(np.asarray(column)), ids_of(column)
+    assert (len(coded), coded.kind) == (len(plain), plain.kind)
+    assert_array_equal(coded.values, plain.values)
+    for found, expected in zip(coded.numbered(), plain.numbered(), strict=True):
+        assert_array_equal(found, expected)
+    assert coded.numbered()[1].dtype == plain.numbered()[1].dtype
+    rows = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=1))
+    assert_array_equal(coded.take(np.array(rows)).values, plain.values[rows])
+    fitted = plain.take(np.array(rows)).numbered()[1]
+    assert_array_equal(coded.numbered_in(fitted), plain.numbered_in(fitted))
+    assert coded.are_indicators() == plain.are_indicators()
+    assert_array_equal(coded.fractions(), plain.fractions())
+
+
+def test_missing_codes_of_categories_are_counted():
+    column = pd.Series(pd.Categorical(["a", None, "b", None]))
+    with pytest.raises(ValueError, match=r"2 missing ids .* 1, 3"):
+        ids_of(column)
+    with pytest.raises(ValueError, match="2 missing ids"):
+        ids_of(pd.Series(pd.Categorical([None, None])))
+    with pytest.raises(TypeError, match="mixes ids of types int, str"):
+        ids_of(pd.Series(pd.Categorical(["a", 1, "a"])))
+
+
+@KINDS
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
 def test_an_id_that_was_not_fitted_has_no_number(kind, data):
     values = data.draw(ID_ARRAYS[kind])
     other, fitted = values[:1], values[1:][values[1:] != values[0]]

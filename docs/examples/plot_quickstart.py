@@ -17,7 +17,7 @@ file::
 
 A file is a MovieLens archive under its published name, or an ``.npz`` with the arrays
 ``user``, ``item`` and ``rating``.
-"""  # noqa: D205, D400
+"""
 
 # %%
 # The ratings

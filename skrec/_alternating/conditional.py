@@ -23,8 +23,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -40,8 +40,10 @@ from .symmetric import cholesky, covariance_and_log_det, log_det_of_product, tim
 # the work space neither grows with the number of rows nor leaves the processor's cache.
 TILE_SIZE = 2**17
 
-# Tiles that a few threads can share evenly, and rows that are not worth sharing.
-MIN_TILES, MIN_TILE_ROWS = 4, 512
+# Tiles that a few threads can share evenly, and rows that are not worth sharing. Of
+# narrow rows those are more, whose packed moments hold so many numbers: in smaller
+# tiles calls take longer than arithmetic.
+MIN_TILES, MIN_TILE_ROWS, MIN_TILE_SIZE = 4, 512, 25_000
 
 # From this size of e on, sums over ratings of points are batched matrix products of
 # rows of similar length, which move fewer bytes than a table of packed moments. Tiles
@@ -55,6 +57,10 @@ MATRICES_OF_ROW = 10
 # Columns of a part of a table of packed moments. Rows of a part are short enough for
 # the tables of many rows to stay in the cache while ratings are visited.
 MAX_COLUMNS = 128
+
+# Bytes of a table of packed moments beyond which only parts of its columns are held, if
+# the sums over its rows take less memory.
+MAX_TABLE_BYTES = 3 * 2**26
 
 T = TypeVar("T")
 
@@ -89,8 +95,8 @@ class Layout:
         self._unpack[rows, columns] = torch.arange(len(rows), device=device)
         self._unpack[columns, rows] = torch.arange(len(rows), device=device)
         size = self.extended_size
-        rows, columns = torch.tril_indices(size, size, device=device)
-        self._pack_extended = rows * size + columns
+        self.triangle = torch.tril_indices(size, size, device=device)
+        self._pack_extended = self.triangle[0] * size + self.triangle[1]
 
     @property
     def is_wide(self) -> bool:
@@ -104,6 +110,14 @@ class Layout:
         if self.device.type == "cpu" and n >= 2 * MAX_COLUMNS:
             size = MAX_COLUMNS
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+    @cached_property
+    def covariance_places(self) -> Tensor:
+        """Place in a packed covariance of each column of moments of e, -1 for none."""
+        moments = torch.zeros(1, self.n_packed, dtype=torch.float64)
+        numbers = torch.arange(self.n_packed_row, dtype=torch.float64)[None]
+        self.add_covariance(moments, numbers + 1, torch.ones(1, dtype=torch.float64))
+        return moments[0].long() - 1
 
     @cached_property
     def work_size(self) -> int:
@@ -130,7 +144,8 @@ class Layout:
         if self.device.type != "cpu":
             n_numbers = MATRICES_OF_ROW * self.extended_size**2
             return max(1, min(n_rows, self.work_size // n_numbers))
-        share = max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES))
+        least = max(MIN_TILE_ROWS, MIN_TILE_SIZE // self.n_packed)
+        share = max(least, -(-n_rows // MIN_TILES))
         if self.is_wide:
             return min(share, MAX_WIDE_ROWS)
         return max(1, min(share, TILE_SIZE // self.n_packed))
@@ -200,12 +215,15 @@ class SideMoments:
     roots : Tensor of shape (n_rows + 1, size of e) or None
         For points that are wide, e times the root of the relative precision, and a row
         of zeros.
+    summed : Tensor of shape (n_others, n_packed) or None
+        In place of tables that take more memory, their sums for each other row.
     """
 
     mean: Tensor
     precision: Tensor
     tables: tuple[Tensor, ...] = ()
     roots: Tensor | None = None
+    summed: Tensor | None = None
 
     @classmethod
     def of(
@@ -215,20 +233,32 @@ class SideMoments:
         precision: Tensor,
         layout: Layout,
         parallel_map: ParallelMap,
+        ratings: Ratings | None = None,
     ) -> SideMoments:
-        """Moments of rows with packed covariances, or of points."""
-        e = layout.extend(rows)
-        mean = e * precision[:, None]
+        """Moments of rows with packed covariances, or of points.
+
+        If they need not be known but for their sums over `ratings`, these may be taken.
+        """
+        mean = layout.extend(rows) * precision[:, None]
         if covariance is None and layout.is_wide:
-            roots = F.pad(e * precision.sqrt()[:, None], (0, 0, 0, 1))
+            roots = F.pad(layout.extend(rows) * precision.sqrt()[:, None], (0, 0, 0, 1))
             return cls(mean, precision, roots=roots)
+        if covariance is not None and ratings is not None:
+            table_bytes = rows.element_size() * len(rows) * layout.n_packed
+            is_large = table_bytes > MAX_TABLE_BYTES and len(rows) > 2 * len(ratings)
+            if is_large and layout.device.type == "cpu":
+                moments = cls(mean, precision)
+                summed = moments._summed_by(
+                    ratings, rows, covariance, layout, parallel_map
+                )
+                return replace(moments, summed=summed)
         parts = layout.column_parts
         tables = tuple(
             rows.new_empty(len(rows), part.stop - part.start) for part in parts
         )
 
         def write(tile: slice) -> None:
-            outer = mean[tile, :, None] * e[tile, None, :]
+            outer = mean[tile, :, None] * layout.extend(rows[tile])[:, None, :]
             whole = tables[0][tile] if len(tables) == 1 else None
             packed = layout.pack_extended(outer, out=whole)
             if covariance is not None:
@@ -240,8 +270,61 @@ class SideMoments:
         layout.map_tiles(write, slice(0, len(rows)), parallel_map)
         return cls(mean, precision, tables)
 
+    def at(self, rows: slice) -> SideMoments:
+        """The same moments, with the sums of some rows of the other side."""
+        if self.summed is None:
+            return self
+        return replace(self, summed=self.summed[rows])
+
+    def _summed_by(
+        self,
+        ratings: Ratings,
+        rows: Tensor,
+        covariance: Tensor,
+        layout: Layout,
+        parallel_map: ParallelMap,
+    ) -> Tensor:
+        """Packed sums over the ratings of each row, a few columns at a time."""
+        n_rows, n_columns = len(rows), layout.n_packed
+        summed = rows.new_empty(len(ratings), n_columns)
+
+        def write(tile: slice, columns: Tensor, table: Tensor) -> None:
+            place = layout.covariance_places[columns]
+            left, right = layout.triangle[:, columns]
+            torch.index_select(self.mean[tile], 1, left, out=table[tile])
+            table[tile] *= layout.extend(rows[tile]).index_select(1, right)
+            own = covariance[tile].index_select(1, place.clamp(min=0))
+            own *= place >= 0
+            table[tile].addcmul_(own, self.precision[tile, None])
+
+        def add_up(tile: slice, part: slice, table: Tensor) -> None:
+            own = ratings.tile(tile)
+            summed[tile, part] = own.sum(table, own.weight)
+
+        n_bytes = n_rows * n_columns * rows.element_size()
+        n_parts = min(-(-n_bytes // MAX_TABLE_BYTES), n_columns)
+        size = -(-n_columns // n_parts)
+        space = rows.new_empty(n_rows * size)
+        for start in range(0, n_columns, size):
+            part = slice(start, min(start + size, n_columns))
+            table = space[: n_rows * (part.stop - start)].view(n_rows, -1)
+            columns = torch.arange(start, part.stop)
+            layout.map_tiles(
+                partial(write, columns=columns, table=table),
+                slice(0, n_rows),
+                parallel_map,
+            )
+            layout.map_tiles(
+                partial(add_up, part=part, table=table),
+                ratings.share.rows(len(ratings)),
+                parallel_map,
+            )
+        return summed
+
     def sums(self, ratings: Ratings) -> Tensor:
         """Σ weight · E[e eᵀ] over the ratings of each row, packed unless of roots."""
+        if self.summed is not None:
+            return self.summed
         if self.roots is not None:
             return ratings.sum_of_squares(self.roots)
         sums = [ratings.sum(table, ratings.weight) for table in self.tables]

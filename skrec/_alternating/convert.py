@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._data.sides import Sides
 from .._data.units import Units
+from .._threads import torch_threads
 from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments
 from .feature_weights import Block, LinkMatrix
@@ -87,7 +88,7 @@ class RowUnits:
         """Packed standard covariances in rating units."""
         square = packed(np.outer(self.scale, self.scale))
         values = array(tensor).astype(self.scale.dtype, copy=False)
-        return PackedCovariance.of_triangles(values * square)
+        return PackedCovariance.of_triangles(values, square)
 
     def axis_covariance(self, variances: AxisVariances) -> AxisCovariance:
         """Variances along axes of standard rows, with the axes in rating units."""
@@ -114,6 +115,7 @@ class RowUnits:
         return self.tensor(covariances / np.outer(self.scale, self.scale))
 
 
+@torch_threads(1)
 def in_rating_units(
     state: State,
     units: Units,
@@ -451,6 +453,7 @@ def with_unobserved_pairs(
     likewise an item's.
     """
     layout, row_units = problem.layout, RowUnits.of(units, problem)
+    _check_row_size(last, layout)
 
     def pairs(rows: np.ndarray, others: np.ndarray, known: Rows) -> UnobservedPairs:
         """Pairs of rows; `known` are the rows of the other side in the last fit."""

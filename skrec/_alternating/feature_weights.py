@@ -89,15 +89,15 @@ class Block:
         name: str,
         by_row: tuple[SparseRows, Tensor],
         by_column: tuple[SparseRows, Tensor],
-        row_squares: Tensor,
+        square: Tensor,
     ) -> Block:
         """A matrix by its pattern and entries, in both orders.
 
-        Entries of the same place add up; `row_squares` are their shares in the square.
+        Entries of the same place add up; `square` is the sum of squares of each row.
+        Entries are scaled in place.
         """
         (rows, row_values), (columns, column_values) = by_row, by_column
         mean = columns.sum_values(column_values) / len(rows)
-        square = rows.sum_values(row_squares)
         product = rows.sum(mean[:, None], row_values).squeeze(1)
         centred = (square - 2 * product + mean.square().sum()).clamp_(min=0)
         # Rounding leaves a little of columns that do not vary.
@@ -107,8 +107,8 @@ class Block:
             name=name,
             rows=rows,
             columns=columns,
-            row_values=row_values * scale,
-            column_values=column_values * scale,
+            row_values=row_values.mul_(scale),
+            column_values=column_values.mul_(scale),
             mean=mean * scale,
             square=centred * scale**2,
             scale=scale,
@@ -123,11 +123,12 @@ class Block:
         by_row, by_column = (
             (
                 SparseRows(index(form.indptr), index(form.indices)),
-                torch.as_tensor(form.data, dtype=dtype, device=device),
+                torch.tensor(form.data, dtype=dtype, device=device),
             )
             for form in (matrix.tocsr(), matrix.tocsc())
         )
-        return cls.from_entries(name, by_row, by_column, by_row[1].square())
+        square = by_row[0].sum_values(by_row[1].square())
+        return cls.from_entries(name, by_row, by_column, square)
 
     def times(self, weights: Tensor) -> Tensor:
         """Bᵀf of every row, shape (n_rows, row_size)."""

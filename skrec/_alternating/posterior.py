@@ -16,6 +16,7 @@ from .._data.sides import SideName
 from .._data.units import Units
 from .._data.vocabulary import Growth
 from .._interfaces import Model, Objective, StandardisedModel
+from .._storage import stored
 from .._topk import Fill, inner_products_of_tiles
 from .rows import DESCRIBED, Rows
 
@@ -32,6 +33,7 @@ TILE_SIZE = 2**13
 TABLE_SIZE, MAX_TABLE_ITEMS = 2**21, 2**11
 
 
+@stored
 @dataclass(frozen=True)
 class Posterior(StandardisedModel):
     """Posterior of y = centre + b_u + c_i + p_u·q_i + (x − x̄)·coef + noise.

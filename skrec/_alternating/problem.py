@@ -54,8 +54,9 @@ def order_by_item(
 ) -> np.ndarray:
     """Places of ratings that are sorted by user and item, sorted by item and user."""
     # A counting sort: the transpose of a sparse matrix that holds these places.
-    offsets = np.searchsorted(users, np.arange(shape[0] + 1))
-    matrix = sparse.csr_array((np.arange(len(items)), items, offsets), shape=shape)
+    offsets = np.append(0, np.cumsum(np.bincount(users, minlength=shape[0])))
+    places = np.arange(len(items), dtype=np.int32 if len(items) < 2**31 else np.int64)
+    matrix = sparse.csr_array((places, items, offsets), shape=shape)
     return matrix.tocsc().data
 
 
@@ -103,15 +104,18 @@ class Problem:
         y, w = number(arrays.target), number(arrays.weight)
         u, i = (of_items.sent(torch.as_tensor(x)) for x in (arrays.users, arrays.items))
         to_items = index(order_by_item(u.numpy(), i.numpy(), arrays.shape))
-        by_item = [of_items.sent(x)[to_items] for x in (items, users, w, y)]
+        own_items, others, weight, target = (
+            of_items.sent(x).index_select(0, to_items) for x in (items, users, w, y)
+        )
         n_users, n_items = arrays.shape
-        own_items, others, weight, target = by_item
+        of_rows = Ratings.from_sorted(
+            own_items, others, n_items, weight, target, of_items
+        )
+        del own_items
         return cls(
             users=Ratings.from_sorted(users, items, n_users, w, y, of_users),
-            items=Ratings.from_sorted(
-                own_items, others, n_items, weight, target, of_items
-            ),
-            user_index=users,
+            items=of_rows,
+            user_index=users.int(),
             to_items=to_items,
             target=y,
             context=number(arrays.context),
@@ -135,12 +139,15 @@ class Problem:
     @torch_threads(1)
     def with_implicit_features(self) -> Problem:
         """The same problem, with the others of each row as features (as in SVD++)."""
-        pair = self.user_index * len(self.items) + self.users.others
-        _, place, count = torch.unique_consecutive(
-            pair, return_inverse=True, return_counts=True
-        )
-        # Repeated ratings of a pair count once together.
-        by_user = count.to(self.target).reciprocal()[place]
+        users, items = self.user_index, self.users.others
+        is_first = torch.ones_like(users, dtype=torch.bool)
+        is_first[1:] = users[1:] != users[:-1]
+        is_first[1:] |= items[1:] != items[:-1]
+        by_user = torch.ones_like(self.target)
+        if not bool(is_first.all()):
+            # Repeated ratings of a pair count once together.
+            place = is_first.cumsum(0) - 1
+            by_user = place.bincount().to(self.target).reciprocal()[place]
         by_item = self.by_item(by_user)
         return self._with_blocks(
             _implicit_block(self.users, by_user, self.items, by_item),
@@ -186,22 +193,21 @@ class Problem:
         if not len(coef):
             return self
         target = self.target - self.context @ coef
-        square = target.square()
+        of_users = of_items = None
         if coef_factor is not None:
-            square += (self.context @ coef_factor.T).square().sum(1)
+            of_users = (self.context @ coef_factor.T).square().sum(1)
+            of_items = self.by_item(of_users)
         return replace(
             self,
-            users=replace(self.users, target=target, target_square=square),
+            users=replace(self.users, target=target, target_variance=of_users),
             items=replace(
-                self.items,
-                target=self.by_item(target),
-                target_square=self.by_item(square),
+                self.items, target=self.by_item(target), target_variance=of_items
             ),
         )
 
     def by_item(self, values: Tensor) -> Tensor:
         """Values of ratings in the order of `items`, from that of `users`."""
-        return self.items.share.sent(values)[self.to_items]
+        return self.items.share.sent(values).index_select(0, self.to_items)
 
     def at(self, places: Tensor, values: Tensor) -> Tensor:
         """Values of ratings, given in the order of `users`, at places among all."""
@@ -228,9 +234,11 @@ def _implicit_block(
     """Features 1/√n for each of the n others that a row has ratings with."""
     root = rows.sum_values(row_shares).rsqrt()
     of_ratings = root.repeat_interleave(rows.lengths)
+    squares = rows.sum_values(of_ratings.square().mul_(row_shares))
+    of_columns = root.index_select(0, columns.others)
     return Block.from_entries(
         IMPLICIT,
-        (rows, row_shares * of_ratings),
-        (columns, column_shares * root[columns.others]),
-        row_shares * of_ratings.square(),
+        (rows, of_ratings.mul_(row_shares)),
+        (columns, of_columns.mul_(column_shares)),
+        squares,
     )

@@ -59,22 +59,30 @@ class Ratings(SparseRows):
 
     Attributes
     ----------
-    weight, target, target_square : Tensor of shape (n_ratings,)
-        Weight of each rating, E[y] and E[y²].
+    weight, target : Tensor of shape (n_ratings,)
+        Weight of each rating, and E[y].
     count : Tensor of shape (n_rows,)
         Sum of the weights of each row, including its unobserved pairs.
     features : tuple of Block
         Features of the rows.
     unobserved : UnobservedPairs or None
         Pairs that count as ratings of 0, if any.
+    target_variance : Tensor of shape (n_ratings,) or None
+        Var[y]; None is 0.
     """
 
     weight: Tensor
     target: Tensor
-    target_square: Tensor
     count: Tensor
     features: tuple[Any, ...] = ()
     unobserved: UnobservedPairs | None = None
+    target_variance: Tensor | None = None
+
+    @property
+    def target_square(self) -> Tensor:
+        """E[y²] of each rating."""
+        square = self.target.square()
+        return square if self.target_variance is None else square + self.target_variance
 
     @cached_property
     def total_weight(self) -> float:
@@ -95,15 +103,14 @@ class Ratings(SparseRows):
         """Ratings given in the order of `rows`, those of a share of all rows."""
         offsets = torch.zeros(n_rows + 1, dtype=torch.long, device=rows.device)
         torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=offsets[1:])
-        below = torch.cat([weight.new_zeros(1).double(), weight.double().cumsum(0)])
-        count = below[offsets].diff().to(weight.dtype)
+        pattern = SparseRows(offsets.int(), others.int())
+        count = pattern.sum_values(weight.double()).to(weight.dtype)
         share.complete(count)
         return cls(
-            offsets=offsets.int(),
-            others=others.int(),
+            offsets=pattern.offsets,
+            others=pattern.others,
             weight=weight,
             target=target,
-            target_square=target.square(),
             count=count,
             share=share,
         )
@@ -146,13 +153,14 @@ class Ratings(SparseRows):
             start, stop = offsets[:: len(offsets) - 1].tolist()
             self.parts[key] = slice(start, stop), offsets - start, {}
         entries, offsets, parts = self.parts[key]
+        variance = self.target_variance
         return Ratings(
             offsets,
             self.others[entries],
             self.weight[entries],
             self.target[entries],
-            self.target_square[entries],
             self.count[rows],
+            target_variance=None if variance is None else variance[entries],
             parts=parts,
         )
 

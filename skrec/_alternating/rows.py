@@ -17,6 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from .._data.vocabulary import Growth
+from .._storage import stored
 
 # Blocks of features: side features, and the rows that a row has ratings with.
 DESCRIBED, IMPLICIT = "described", "implicit"
@@ -29,6 +30,7 @@ MIN_PATCH, MAX_PATCH = 2**8, 1 / 64
 DRAW_SIZE = 2**21
 
 
+@stored
 @dataclass(frozen=True)
 class FittedLinkMatrix:
     """Link matrix B of a block of features f = scale × matrix − column_mean.
@@ -141,6 +143,7 @@ class FittedLinkMatrix:
         return self.scale**2 * matrix.multiply(matrix).sum(axis=1)
 
 
+@stored
 @dataclass(frozen=True)
 class FactorSums:
     """Sums over rows of factors minus a reference, and of their outer products.
@@ -215,6 +218,7 @@ def packed(matrices: np.ndarray) -> np.ndarray:
     return matrices.reshape(*shape, size**2)[..., _triangle(size)[0]]
 
 
+@stored
 @dataclass(frozen=True)
 class PackedCovariance:
     """Covariances of rows by their lower triangles, with updated ones apart.
@@ -228,14 +232,14 @@ class PackedCovariance:
     updated : ndarray of shape (n_updated, row_size (row_size + 1) / 2)
     place : ndarray of shape (n_rows,)
         Place of each row in `stored` followed by `updated`.
-    factor : float
-        Multiplies all of them.
+    factor : float or ndarray of shape (row_size (row_size + 1) / 2,)
+        Multiplies all of them, so that a change of units does not copy them.
     """
 
     stored: np.ndarray
     updated: np.ndarray
     place: np.ndarray
-    factor: float = 1.0
+    factor: float | np.ndarray = 1.0
 
     @classmethod
     def of(cls, covariances: np.ndarray) -> PackedCovariance:
@@ -243,7 +247,9 @@ class PackedCovariance:
         return cls.of_triangles(packed(covariances))
 
     @classmethod
-    def of_triangles(cls, stored: np.ndarray, factor: float = 1.0) -> PackedCovariance:
+    def of_triangles(
+        cls, stored: np.ndarray, factor: float | np.ndarray = 1.0
+    ) -> PackedCovariance:
         return cls(stored, stored[:0], np.arange(len(stored)), factor)
 
     def __getitem__(self, key: int | tuple) -> np.ndarray:
@@ -298,6 +304,7 @@ class PackedCovariance:
         return patched
 
 
+@stored
 @dataclass(frozen=True)
 class AxisCovariance:
     """Covariances B diag(v) Bᵀ of rows, with the same axes B for all of them.
@@ -347,6 +354,7 @@ class AxisCovariance:
         return replace(self, variance=variance)
 
 
+@stored
 @dataclass(frozen=True)
 class Rows:
     """Rows of one side: factors, followed by the bias if there is one.

@@ -6,14 +6,17 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Self
+from operator import itemgetter
+from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
+from .._data.sides import Sides
 from .._data.units import Units
 from .._interfaces import Iteration, Objective, Solver, Start
 from .._sparse import fixed_order
@@ -78,6 +81,49 @@ CHANGE_PER_TOL = 2.0
 # square, in standard deviations of the ratings.
 UPDATE_TOL = 0.06
 
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Given:
+    """The rows of a fit in standard units.
+
+    Attributes
+    ----------
+    arrays : RatingArrays
+        In the precision of the fit.
+    units : Units
+    rating_range : tuple of float
+    side_features : Sides of csr_array or None
+    """
+
+    arrays: RatingArrays
+    units: Units
+    rating_range: tuple[float, float]
+    side_features: Sides[sparse.csr_array | None]
+
+    @classmethod
+    def of(cls, data: Interactions, units: Units) -> Given:
+        """Canonical rows in these units."""
+        dtype = np.float64 if data.n_rows <= MAX_DOUBLE_ROWS else np.float32
+        arrays = RatingArrays(
+            data.users,
+            data.items,
+            data.shape,
+            units.standard_ratings(data.rating).astype(dtype, copy=False),
+            data.weight.astype(dtype, copy=False),
+            units.standard_features(data.context).astype(dtype, copy=False),
+            data.shares,
+        )
+        matrices = (side and side.matrix for side in data.side_features)
+        return cls(arrays, units, data.rating_range, Sides(*matrices))
+
+    def problem(self, device: torch.device) -> Problem:
+        """The rows as a problem, with side features but without a structure."""
+        dtype = torch.from_numpy(self.arrays.target).dtype
+        problem = Problem.from_arrays(self.arrays, Layout(0, True, device), dtype)
+        return problem.with_features(*self.side_features)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -101,6 +147,23 @@ class Run:
     is_continued: bool
     random_state: np.random.RandomState
     may_collapse: bool
+
+
+class OfState(Generic[Value]):
+    """Value of a function at a state, which is held until it is released.
+
+    Covariances take most of the memory of a fit, so that the next sweep starts without
+    those of the state before it, whoever keeps the report of that state.
+    """
+
+    def __init__(self, function: Callable[[State], Value], state: State) -> None:
+        self.function, self.state = function, state
+
+    def __call__(self) -> Value:
+        return self.function(self.state)
+
+    def release(self) -> None:
+        del self.state
 
 
 @dataclass(frozen=True)
@@ -178,7 +241,11 @@ class AlternatingSolver(Solver[Posterior]):
         device: torch.device,
     ) -> Iterator[Iteration]:
         fit = self._with_structure(data, start)
-        return fit._iterations(data, start, random_state, device)
+        given = fit._given(data)
+        # Its rows are in the problem now, and take as much memory.
+        del data
+        problem = given.problem(device)
+        yield from fit._iterations(given, problem, start, random_state)
 
     def _with_structure(
         self, data: Interactions, start: Start[Posterior] | None
@@ -197,38 +264,45 @@ class AlternatingSolver(Solver[Posterior]):
             implicit_features = predicts_ratings
         return replace(self, n_factors=n_factors, implicit_features=implicit_features)
 
+    def _given(self, data: Interactions, units: Units | None = None) -> Given:
+        """Rows in standard units, by default in those of the rows."""
+        centred = self.biased and not self.unobserved_weight
+        units = Units.of(data, centred=centred) if units is None else units
+        return Given.of(data, units)
+
     def _iterations(
         self,
-        data: Interactions,
+        given: Given,
+        problem: Problem,
         start: Start[Posterior] | None,
         random_state: np.random.RandomState,
-        device: torch.device,
     ) -> Iterator[Iteration]:
-        """Iterations with the structure that is set."""
-        units = Units.of(data, centred=self.biased and not self.unobserved_weight)
-        problem = self._problem(
-            data,
-            units,
-            device,
-            implicit_features=bool(self.implicit_features),
-            unobserved_weight=self.unobserved_weight,
-        )
+        """Iterations with the structure that is set, of a problem without any."""
+        problem = replace(problem, layout=self._layout(problem.layout.device))
+        if self.implicit_features:
+            problem = problem.with_implicit_features()
+        if self.unobserved_weight:
+            problem = problem.with_all_pairs(self.unobserved_weight)
         if start is None:
             state = self._start(problem)
         else:
             rows = start.users, start.items, start.columns
             state = as_state(
-                start.model, problem, units, *rows, with_covariance=self.is_bayesian
+                start.model,
+                problem,
+                given.units,
+                *rows,
+                with_covariance=self.is_bayesian,
             )
         run = Run(
             problem,
-            units,
-            self._rating_range(data),
+            given.units,
+            self._rating_range(given.rating_range),
             is_continued=start is not None,
             random_state=random_state,
-            may_collapse=np.ptp(data.rating_range) > 0 and not self.unobserved_weight,
+            may_collapse=np.ptp(given.rating_range) > 0 and not self.unobserved_weight,
         )
-        return (report for _, report in self._reports(run, self._states(run, state)))
+        return map(itemgetter(1), self._reports(run, self._states(run, state)))
 
     @property
     def tolerance(self) -> float:
@@ -252,13 +326,17 @@ class AlternatingSolver(Solver[Posterior]):
                     self._warning(run, state),
                 ),
             )
+            del state, model
 
     def _models(
         self, run: Run, states: Iterator[State]
     ) -> Iterator[tuple[State, Callable[[], Posterior]]]:
         """Each state, and the model of a fit that ends there."""
         for state in states:
-            yield state, partial(self._posterior, run, state)
+            model = OfState(partial(self._posterior, run), state)
+            yield state, model
+            model.release()
+            del state
 
     def _warning(self, run: Run, state: State) -> str:
         """Warning of a fit that ends in this state."""
@@ -283,44 +361,14 @@ class AlternatingSolver(Solver[Posterior]):
             posterior = posterior.without_covariance()
         return replace(posterior, objective=self.objective, rating_range=rating_range)
 
-    def _rating_range(self, data: Interactions) -> tuple[float, float]:
-        low, high = data.rating_range
+    def _rating_range(self, of_rows: tuple[float, float]) -> tuple[float, float]:
+        low, high = of_rows
         return (
             (min(low, 0.0), max(high, 0.0)) if self.unobserved_weight else (low, high)
         )
 
-    def _problem(
-        self,
-        data: Interactions,
-        units: Units,
-        device: torch.device,
-        *,
-        implicit_features: bool = False,
-        unobserved_weight: float = 0.0,
-    ) -> Problem:
-        is_small = data.n_rows <= MAX_DOUBLE_ROWS
-        arrays = RatingArrays(
-            data.users,
-            data.items,
-            data.shape,
-            units.standard_ratings(data.rating),
-            data.weight,
-            units.standard_features(data.context),
-            data.shares,
-        )
-        problem = Problem.from_arrays(
-            arrays,
-            Layout(self.n_factors or 0, self.biased, device),
-            torch.float64 if is_small else torch.float32,
-        )
-        problem = problem.with_features(
-            *(side and side.matrix for side in data.side_features)
-        )
-        if implicit_features:
-            problem = problem.with_implicit_features()
-        if unobserved_weight:
-            problem = problem.with_all_pairs(unobserved_weight)
-        return problem
+    def _layout(self, device: torch.device) -> Layout:
+        return Layout(self.n_factors or 0, self.biased, device)
 
     def check_update(self, model: Posterior) -> None:
         self._check_continued(model, "partial_fit")
@@ -364,7 +412,8 @@ class AlternatingSolver(Solver[Posterior]):
             return fit.update(model, further, random_state, device, report)
         data, units = further.data, model.units
         known = model.with_cold_rows(*further.cold)
-        problem = self._problem(data, units, device)
+        given = self._given(data, units)
+        problem = replace(given.problem(device), layout=self._layout(device))
         rows = further.users, further.items
         if self.unobserved_weight:
             problem = with_unobserved_pairs(
@@ -395,7 +444,7 @@ class AlternatingSolver(Solver[Posterior]):
             updated = updated.scale_covariances(
                 float(updated.noise_variance / known.noise_variance)
             )
-        low, high = self._rating_range(data)
+        low, high = self._rating_range(data.rating_range)
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
         return self._stored(updated, rating_range)
 
@@ -417,10 +466,17 @@ class VBSolver(AlternatingSolver):
         device: torch.device,
     ) -> Iterator[Iteration]:
         likely = self._with_structure(data, start)
-        arguments = data, start, random_state, device
+        is_set = start is not None or self.unobserved_weight or not self.biased
+        others = [] if is_set else self._alternatives(likely)
+        bound = least_error(data) if others else 0.0
+        given = likely._given(data)
+        del data
+        problem = given.problem(device)
+        arguments = given, problem, start, random_state
         first = likely._iterations(*arguments)
-        if start is not None or self.unobserved_weight or not self.biased:
-            return first
+        if not others:
+            yield from first
+            return
         alternatives = [
             Alternative(
                 f"n_factors={solver.n_factors}, "
@@ -428,11 +484,9 @@ class VBSolver(AlternatingSolver):
                 partial(solver._iterations, *arguments),
                 is_probe=self.n_factors not in (None, solver.n_factors),
             )
-            for solver in self._alternatives(likely)
+            for solver in others
         ]
-        if not alternatives:
-            return first
-        return best_fit(first, alternatives, self.max_iter, partial(least_error, data))
+        yield from best_fit(first, alternatives, self.max_iter, bound)
 
     def _alternatives(self, likely: VBSolver) -> list[VBSolver]:
         """Solvers with another structure worth a try, the fastest first."""
@@ -476,15 +530,18 @@ class VBSolver(AlternatingSolver):
                 change = float((predictions - previous).square().mean().sqrt())
             previous = predictions
             stands_still = change < CHANGE_PER_TOL * self.tolerance
+            final_error = OfState(sample.error, state)
             yield (
                 state,
                 replace(
                     report,
                     converged=report.converged or stands_still,
                     curves={"loo_curve_": errors.copy()},
-                    error=partial(sample.error, state),
+                    error=final_error,
                 ),
             )
+            final_error.release()
+            del state, report
 
     def _warning(self, run: Run, state: State) -> str:
         n_factors = self.n_factors if self.unobserved_weight else None

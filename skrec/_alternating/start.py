@@ -78,7 +78,8 @@ def _biases(problem: Problem) -> tuple[Tensor, Tensor]:
         return y.new_zeros(len(users)), y.new_zeros(len(items))
     total = items.sum_values(items.weight * items.target)
     item_bias = total / (items.count + START_SHRINKAGE)
-    total = users.sum_values(users.weight * (y - item_bias[users.others]))
+    rest = y - item_bias.index_select(0, users.others)
+    total = users.sum_values(rest.mul_(users.weight))
     return total / (users.count + START_SHRINKAGE), item_bias
 
 
@@ -89,8 +90,11 @@ def _singular_vectors(
     users, items = problem.users, problem.items
     u, i = problem.user_index, users.others
     scale = [(side.count + START_SHRINKAGE).rsqrt() for side in (users, items)]
-    residual = (problem.target - user_bias[u] - item_bias[i]) * users.weight
-    residual *= scale[0][u] * scale[1][i]
+    residual = problem.target - user_bias.index_select(0, u)
+    residual -= item_bias.index_select(0, i)
+    residual *= users.weight
+    both = scale[0].index_select(0, u)
+    residual *= both.mul_(scale[1].index_select(0, i))
     return _leading_singular_vectors(problem, residual)
 
 

@@ -14,12 +14,16 @@ from itertools import islice
 
 import numpy as np
 
-from .._data.interactions import Interactions
+from .._data.interactions import Interactions, blocks, sums_by
+from .._data.seen import first_of_pairs
 from .._interfaces import Iteration
 
 # Pairs with ratings for each number in the factors, and bounds of `n_factors`.
 PAIRS_PER_NUMBER = 2.0
 MIN_FACTORS, MAX_FACTORS = 2, 32
+
+# Weights of rows that other processes have are zero.
+TINY = np.finfo(np.float64).tiny
 
 # Alternations of means that come close to the least squares of biases.
 N_ROUNDS = 3
@@ -28,9 +32,8 @@ N_ROUNDS = 3
 def suitable_n_factors(data: Interactions) -> int:
     """Number of factors that the pairs with ratings can support."""
     n_rows = sum(data.shape)
-    # Rows of a pair follow each other.
-    is_new = (np.diff(data.users) != 0) | (np.diff(data.items) != 0)
-    n_pairs = data.shares.user.sum(1.0 + np.count_nonzero(is_new))
+    is_new = first_of_pairs(data.users, data.items)
+    n_pairs = data.shares.user.sum(float(np.count_nonzero(is_new)))
     n_factors = np.ceil(n_pairs / (PAIRS_PER_NUMBER * n_rows))
     return int(n_factors.clip(MIN_FACTORS, MAX_FACTORS))
 
@@ -63,40 +66,56 @@ def least_error(data: Interactions) -> float:
     share, (n_users, n_items) = data.shares.user, data.shape
     total = share.sum(float(data.weight.sum()))
     residual = data.rating - share.sum(float(data.weight @ data.rating)) / total
-    of_users = np.bincount(data.users, data.weight, n_users)
-    of_items = share.sum(np.bincount(data.items, data.weight, n_items))
+
+    def weighted(block: slice) -> np.ndarray:
+        return data.weight[block] * residual[block]
+
+    def take_out(means: np.ndarray, numbers: np.ndarray) -> None:
+        for block in blocks(len(numbers)):
+            residual[block] -= means[numbers[block]]
+
+    of_users = sums_by(data.users, lambda block: data.weight[block], n_users)
+    of_items = sums_by(data.items, lambda block: data.weight[block], n_items)
+    of_items = share.sum(of_items)
     for _ in range(N_ROUNDS):
-        sums = share.sum(np.bincount(data.items, data.weight * residual, n_items))
-        residual = residual - (sums / of_items)[data.items]
+        sums = share.sum(sums_by(data.items, weighted, n_items))
+        take_out(sums / of_items, data.items)
         # The rows of a user are all here.
-        sums = np.bincount(data.users, data.weight * residual, n_users)
-        residual = residual - sums[data.users] / of_users[data.users]
-    return float(np.sqrt(share.sum(float(data.weight @ residual**2)) / total))
+        sums = sums_by(data.users, weighted, n_users)
+        take_out(sums / np.maximum(of_users, TINY), data.users)
+    squares = sum(float(weighted(b) @ residual[b]) for b in blocks(len(residual)))
+    return float(np.sqrt(share.sum(squares) / total))
 
 
 def best_fit(
     first: Iterator[Iteration],
     alternatives: Iterable[Alternative],
     max_iter: int,
-    least_error: Callable[[], float] = lambda: 0.0,
+    least_error: float = 0.0,
 ) -> Iterator[Iteration]:
     """Iterations of a first fit until it converges, then the best of several fits.
 
-    The first alternative is tried unless the estimated error of the first fit is below
-    `least_error`, and the others if the first one is better than that fit. Each has at
-    most `max_iter` iterations. A fit that ends before it converges is the first one.
+    Alternatives are biases without implicit features, perhaps biases with them, and
+    factors without them. The first one is tried unless the estimated error of the first
+    fit is below `least_error`, and the others if it is better than that fit. Implicit
+    features that are of use to biases are of use to factors, so factors without them
+    are not tried then. Each fit has at most `max_iter` iterations. One that ends before
+    it converges is the first one.
     """
     for last in first:
         if last.converged:
             break
         yield last
     best, first_error = last, _error(last)
-    lowest = first_error
+    lowest, errors = first_error, [first_error]
     for number, alternative in enumerate(alternatives):
-        if not number and first_error <= least_error():
+        if not number and first_error <= least_error:
+            break
+        if number > 1 and errors[2] < errors[1]:
             break
         other = _end(islice(alternative.fit(), max_iter))
         error = _error(other)
+        errors.append(error)
         if error < lowest and not alternative.is_probe:
             progress = f"{alternative.name}: {other.progress}"
             best, lowest = replace(other, progress=progress, converged=True), error

@@ -181,10 +181,15 @@ def with_covariance(problem: Problem, state: State) -> State:
 
 
 def sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
-    """Endless sweeps from a state."""
+    """Endless sweeps from a state.
+
+    A sweep does without the covariances of the users before it, which take most of the
+    memory: they are freed if the caller does not keep the state.
+    """
     with parallel_map(problem) as tile_map:
         sweep = Sweep(problem, rule, tile_map)
         while True:
+            state = replace(state, users=replace(state.users, covariance=None))
             with torch_threads(1):
                 state = sweep(state)
             yield state
@@ -288,7 +293,12 @@ class Sweep:
             return side, total(side.relative_precision * squares.clamp_(min=0))
         covariance = None if rule.is_certain else other.covariance
         others = SideMoments.of(
-            other.mean, covariance, other.relative_precision, layout, self.parallel_map
+            other.mean,
+            covariance,
+            other.relative_precision,
+            layout,
+            self.parallel_map,
+            None if ratings.unobserved else ratings,
         )
         given = SideConditional(
             ratings,

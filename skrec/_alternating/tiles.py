@@ -24,6 +24,11 @@ from .problem import Problem
 from .ratings import Ratings
 from .state import Side
 
+# Work of a sweep from which a pool of threads pays: numbers in packed moments, as many
+# as all ratings add up, where a row takes as long as so many ratings. In less work,
+# threads mostly wait for each other.
+MIN_POOL_WORK, RATINGS_PER_ROW = 2**25, 40
+
 T = TypeVar("T")
 
 
@@ -35,9 +40,9 @@ def parallel_map(problem: Problem) -> Iterator[ParallelMap]:
     solves small systems one by one. The fit does not depend on the number of threads.
     """
     n_threads = torch.get_num_threads() if problem.target.device.type == "cpu" else 1
-    n_rows = max(len(problem.users), len(problem.items))
-    one_tile = n_rows <= problem.layout.tile_rows(n_rows)
-    if one_tile or n_threads == 1:
+    n_rows = len(problem.users) + len(problem.items)
+    work = len(problem.target) + RATINGS_PER_ROW * n_rows
+    if n_threads == 1 or work * problem.layout.n_packed < MIN_POOL_WORK:
         yield map
         return
     with ThreadPoolExecutor(
@@ -86,7 +91,8 @@ class SideConditional:
 
     def _of(self, rows: slice) -> Conditional | UpdatedRows:
         side, layout, ratings = self.side, self.layout, self.ratings.tile(rows)
-        sums = Sums.over(ratings, self.others, layout, self.unobserved(rows))
+        others, unobserved = self.others.at(rows), self.unobserved(rows)
+        sums = Sums.over(ratings, others, layout, unobserved)
         beta = self.noise_precision * side.relative_precision[rows]
         if side.prior_weight is not None:
             # A prior twice as firm has the effect of noise twice as large, except on

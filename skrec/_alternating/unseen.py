@@ -61,6 +61,7 @@ class UnseenSample:
     pairs: tuple[Tensor, Tensor]
 
     @classmethod
+    @torch_threads(1)
     def of(cls, problem: Problem, scale: float = 1.0) -> UnseenSample:
         """A sample that is the same for every fit of these ratings."""
         generator = torch.Generator().manual_seed(0)

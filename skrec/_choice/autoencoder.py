@@ -32,6 +32,7 @@ from .._data.interactions import FurtherRows, Interactions
 from .._data.seen import SeenItems
 from .._data.sides import SideName
 from .._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
+from .._storage import stored
 from .._threads import torch_threads
 from .._topk import Fill, inner_products_of_tiles
 from .._warn import warn
@@ -58,6 +59,7 @@ MAX_OWN_SHARE = 0.98
 PRIOR_CHOICES = 1.0
 
 
+@stored
 @dataclass(frozen=True)
 class ItemAutoencoder(Model):
     """A fitted linear autoencoder.
@@ -92,15 +94,15 @@ class ItemAutoencoder(Model):
     def fit(cls, data: Interactions) -> ItemAutoencoder:
         """Fit to all pairs of the rows, each by the gain of its mean rating."""
         (n_users, n_items), seen = data.shape, data.seen
-        starts = np.flatnonzero(np.diff(data.pairs, prepend=-1))
-        gain = data.weight * gain_of(data.rating, data.rating.min(), data.rating.max())
-        gain = np.add.reduceat(gain, starts) / np.add.reduceat(data.weight, starts)
+        strength = _mean_gain(data)
         n_choices = np.bincount(seen.items, minlength=n_items)
         of_user = np.diff(seen.offsets) ** -DAMPING
         of_item = n_choices**-DAMPING
-        users, items = data.users[starts], data.items[starts]
-        strength = gain / gain.mean() * of_user[users] * of_item[items]
-        A = sparse.csr_array((strength, items, seen.offsets), data.shape, np.float32)
+        strength /= strength.mean()
+        strength *= np.repeat(of_user, np.diff(seen.offsets))
+        strength *= of_item[seen.items]
+        strength = strength.astype(np.float32)
+        A = sparse.csr_array((strength, seen.items, seen.offsets), data.shape)
         mean_square = float(A.data @ A.data) / n_items
         edge = (1 + math.sqrt(n_items / n_users)) ** 2 * mean_square
         eigenvalues, V = _leading_eigenvectors(A, LEAST_EIGENVALUE * edge)
@@ -275,6 +277,17 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
 
     def check_retraction(self, model: Model) -> None:
         """Choices of a user are forgotten with their rows."""
+
+
+def _mean_gain(data: Interactions) -> np.ndarray:
+    """Gain of the mean rating of each pair."""
+    gain = gain_of(data.rating, *data.rating_range)
+    gain *= data.weight
+    starts, weight = data.pair_starts, data.weight
+    if starts is not None:
+        gain, weight = np.add.reduceat(gain, starts), np.add.reduceat(weight, starts)
+    gain /= weight
+    return gain
 
 
 def _energy(model: ItemAutoencoder) -> float:

@@ -16,4 +16,8 @@ def gain_of(rating: np.ndarray, low: float, high: float) -> np.ndarray:
     """
     if high <= low:
         return np.ones_like(rating, dtype=np.float64)
-    return (rating.clip(low, high) - low) / (high - low) + LEAST_GAIN
+    gain = rating.clip(low, high)
+    gain -= low
+    gain /= high - low
+    gain += LEAST_GAIN
+    return gain

@@ -54,6 +54,18 @@ def as_array(values: Any) -> np.ndarray:
     )
 
 
+def as_coded_array(values: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Categories of a categorical column of pandas, and the code of each row.
+
+    Anything else is an array of all its values, without codes.
+    """
+    native = values.to_native() if isinstance(values, nw.Series) else values
+    if not isinstance(getattr(native, "dtype", None), pd.CategoricalDtype):
+        return as_array(values), None
+    column = pd.Categorical(native)
+    return as_array(np.asarray(column.categories)), column.codes
+
+
 def without_index(table: nw.DataFrame) -> nw.DataFrame:
     """A table without the index that pyarrow keeps of a pandas frame as a column."""
     return table.drop(INDEX_OF_PANDAS) if INDEX_OF_PANDAS in table.columns else table

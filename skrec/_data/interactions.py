@@ -7,7 +7,7 @@ stand in (user, item) order, and equal rows are one row with their weights summe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -17,9 +17,9 @@ from scipy import sparse
 
 from .._share import ALL_ROWS, Share
 from .reading import Columns
-from .seen import SeenItems
+from .seen import SeenItems, first_of_pairs
 from .sides import Sides
-from .vocabulary import Growth, Ids
+from .vocabulary import Growth
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class SideFeatures:
     matrix: sparse.csr_array
 
 
+# Rows whose temporary arrays exist at once, where rows are many.
+BLOCK_ROWS = 2**20
+
 # A function that makes canonical rows of columns, ratings and weights.
 Collect = Callable[[Columns, np.ndarray, np.ndarray], "Interactions"]
 
@@ -53,7 +56,7 @@ class Interactions:
     ----------
     user_ids, item_ids : ndarray of shape (n_users,) and (n_items,)
         Sorted raw ids.
-    users, items : ndarray of shape (n_rows,), dtype int64
+    users, items : ndarray of shape (n_rows,), dtype int32
         Row numbers of each rating's user and item.
     rating, weight : ndarray of shape (n_rows,), dtype float64
     context : ndarray of shape (n_rows, n_context), dtype float64
@@ -80,7 +83,7 @@ class Interactions:
     ) -> Interactions:
         """Canonical rows of validated columns, ratings and weights."""
         if weight is None:
-            weight = np.ones(len(rating))
+            weight = np.broadcast_to(1.0, len(rating))
         columns, rating, weight = weighed_rows(columns, rating, weight)
         user_numbers, user_ids = columns.users.numbered()
         item_numbers, item_ids = columns.items.numbered()
@@ -104,26 +107,39 @@ class Interactions:
     ) -> Self:
         """Canonical rows of numbered users and items."""
         user_numbers, item_numbers = numbers
-        pair = user_numbers * np.int64(len(ids.item)) + item_numbers
-        order = np.argsort(pair)
+        pair = user_numbers * np.int64(len(ids.item))
+        pair += item_numbers
+        order = np.arange(len(pair))
+        if (pair[1:] < pair[:-1]).any():
+            order = sorting_order(item_numbers, len(ids.item))
+            order = order[sorting_order(user_numbers[order], len(ids.user))]
         sorted_pair = pair[order]
-        if (sorted_pair[1:] == sorted_pair[:-1]).any():
+        is_repeated = (sorted_pair[1:] == sorted_pair[:-1]).any()
+        del sorted_pair
+        if is_repeated:
             columns_of_row = (*context.T[::-1], rating, pair)
             order = np.lexsort((weight, *columns_of_row))
             changes = np.zeros(len(order), dtype=bool)
             changes[:1] = True
             for values in columns_of_row:
                 changes[1:] |= np.diff(values[order]) != 0
+            del columns_of_row
             starts = np.flatnonzero(changes)
             weight = np.add.reduceat(weight[order], starts)
             order = order[starts]
+            del starts, changes
         else:
             weight = weight[order]
+        del pair
+        users, items = (
+            own.astype(np.int32, copy=False)[order]
+            for own in (user_numbers, item_numbers)
+        )
         return cls(
             user_ids=ids.user,
             item_ids=ids.item,
-            users=user_numbers[order],
-            items=item_numbers[order],
+            users=users,
+            items=items,
             rating=rating[order],
             weight=weight,
             context=context[order],
@@ -152,14 +168,47 @@ class Interactions:
         return -share.largest(-low), share.largest(high)
 
     @property
+    def pair_starts(self) -> np.ndarray | None:
+        """First row of each pair, None if none is repeated."""
+        first = first_of_pairs(self.users, self.items)
+        return None if first.all() else np.flatnonzero(first)
+
+    @property
     def pairs(self) -> np.ndarray:
         """user * n_items + item of all rows, which are sorted."""
-        return self.users * len(self.item_ids) + self.items
+        return self.users * np.int64(len(self.item_ids)) + self.items
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of users and number of items."""
         return len(self.user_ids), len(self.item_ids)
+
+
+def sorting_order(numbers: np.ndarray, n_numbers: int) -> np.ndarray:
+    """Order that sorts row numbers by counting; equal ones stay in their order."""
+    # Entries of a row of a sparse matrix are in the order of their columns.
+    places = np.arange(len(numbers))
+    matrix = sparse.coo_array(
+        (np.ones(len(numbers), dtype=bool), (numbers, places)),
+        shape=(n_numbers, len(numbers)),
+    )
+    return matrix.tocsr().indices.astype(np.intp, copy=False)
+
+
+def blocks(n_rows: int) -> Iterator[slice]:
+    """Slices of so many rows that temporary arrays of a slice take little memory."""
+    for start in range(0, n_rows, BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, n_rows))
+
+
+def sums_by(
+    numbers: np.ndarray, values: Callable[[slice], np.ndarray], n_sums: int
+) -> np.ndarray:
+    """Sums of values, given block by block, over the rows of each number."""
+    sums = np.zeros(n_sums)
+    for block in blocks(len(numbers)):
+        sums += np.bincount(numbers[block], values(block), n_sums)
+    return sums
 
 
 def weighed_rows(
@@ -169,10 +218,7 @@ def weighed_rows(
     if weight.all():
         return columns, rating, weight
     kept = np.flatnonzero(weight)
-    users, items = (
-        Ids(ids.values[kept], ids.kind, ids.where)
-        for ids in (columns.users, columns.items)
-    )
+    users, items = columns.users.take(kept), columns.items.take(kept)
     columns = Columns(users, items, columns.features[kept])
     return columns, rating[kept], weight[kept]
 

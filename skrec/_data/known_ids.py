@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from .._sklearn import arguments_may_be_cut
+from .._storage import stored
 from .._warn import warn
 from .interactions import FurtherRows, Interactions, SideFeatures
 from .messages import quote_first, shown
@@ -21,6 +22,7 @@ from .sides import SideName, Sides
 from .vocabulary import Growth, Ids
 
 
+@stored
 @dataclass(frozen=True)
 class KnownIds:
     """The ids of one side that have ratings, and side features of others.
@@ -95,7 +97,7 @@ class KnownIds:
         self.check_features(features)
         if self.described is None or not (self.feature_names and len(unknown)):
             return rows, None
-        place, asked = pd.factorize(ids.values[unknown])
+        place, asked = pd.factorize(ids.take(unknown).values)
         found, matrix = self.described.rows_of(
             np.asarray(asked),
             features,
@@ -163,6 +165,26 @@ class KnownIds:
         return np.where(rows >= 0, fitted[np.maximum(rows, 0)], alike)
 
 
+def with_side_features(
+    data: Interactions,
+    features: Sides[Any],
+    columns: Sides[str | None],
+    n_rows: int,
+) -> tuple[Sides[KnownIds], Interactions]:
+    """Known ids of each side, and the rows with their side features.
+
+    `columns` are the names of the columns of ids, and `n_rows` is the length of X.
+    """
+    users, of_users = KnownIds("user", data.user_ids, columns.user).with_features(
+        features.user, n_rows
+    )
+    items, of_items = KnownIds("item", data.item_ids, columns.item).with_features(
+        features.item, n_rows
+    )
+    data = replace(data, side_features=Sides(of_users, of_items))
+    return Sides(users, items), data
+
+
 def further_rows(
     known: Sides[KnownIds],
     columns: Columns,
@@ -171,12 +193,12 @@ def further_rows(
     seen: SeenItems,
 ) -> FurtherRows:
     """Canonical rows of `partial_fit` with row numbers in the model."""
-    n_rows = len(columns.users.values)
+    n_rows = len(columns.users)
     users, cold_users = known.user.rows(
-        replace(columns.users, values=data.user_ids), features.user, n_rows
+        columns.users.of_kind(data.user_ids), features.user, n_rows
     )
     items, cold_items = known.item.rows(
-        replace(columns.items, values=data.item_ids), features.item, n_rows
+        columns.items.of_kind(data.item_ids), features.item, n_rows
     )
     growths = Sides(
         Growth.of(known.user.ids, data.user_ids, users),

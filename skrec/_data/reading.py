@@ -60,7 +60,8 @@ class Columns:
                     "category a column of 0 and 1, by OneHotEncoder or "
                     "pandas.get_dummies."
                 )
-        return cls.from_columns([as_array(column) for column in series], frame.columns)
+        context = [as_array(column) for column in series[2:]]
+        return cls.from_columns([*series[:2], *context], frame.columns)
 
     @classmethod
     def from_array(cls, X: np.ndarray) -> Columns:
@@ -68,13 +69,13 @@ class Columns:
         return cls.from_columns(list(X.T), list(range(X.shape[1])))
 
     @classmethod
-    def from_columns(cls, columns: list[np.ndarray], names: list[Any]) -> Columns:
-        """Columns as arrays, with names for messages."""
+    def from_columns(cls, columns: list[Any], names: list[Any]) -> Columns:
+        """Columns of ids and of context, with names for messages."""
         users, items = (
             Ids.from_column(columns[j], describe_column(j, "X", names[j], noun))
             for j, noun in enumerate(("users", "items"))
         )
-        features = np.empty((len(columns[0]), len(columns) - 2))
+        features = np.empty((len(users), len(columns) - 2))
         for j in range(2, len(columns)):
             where = describe_column(j, "X", names[j])
             features[:, j - 2] = as_numbers(columns[j], where, "feature")
@@ -206,7 +207,8 @@ def read_numbers(values: Any, name: str, n_rows: int) -> np.ndarray:
 def read_weights(sample_weight: Any, n_rows: int, rows: str = "X") -> np.ndarray:
     """One weight per row of `rows`, some of them positive; all are 1 for None."""
     if sample_weight is None:
-        return np.ones(n_rows)
+        # One number in memory.
+        return np.broadcast_to(1.0, n_rows)
     _check_is_dense(sample_weight, "sample_weight", "weights")
     weight = as_numbers(sample_weight, "sample_weight", "weight")
     if weight.ndim == 0:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._storage import stored
 from .vocabulary import Growth, inserted
 
 
+@stored
 @dataclass(frozen=True)
 class SeenItems:
     """Items by user, each once, as the rows of a sparse matrix.
@@ -30,10 +32,12 @@ class SeenItems:
         cls, users: np.ndarray, items: np.ndarray, n_users: int, n_items: int
     ) -> SeenItems:
         """Items of pairs that are sorted, by user and then by item."""
-        first = np.ones(len(users), dtype=bool)
-        first[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
-        offsets = np.searchsorted(users[first], np.arange(n_users + 1))
-        return cls(offsets, items[first].astype(np.int32), n_items)
+        first = first_of_pairs(users, items)
+        counts = np.zeros(n_users + 1, dtype=np.int64)
+        counts[1:] = np.bincount(users[first], minlength=n_users)
+        return cls(
+            np.cumsum(counts), items[first].astype(np.int32, copy=False), n_items
+        )
 
     def __len__(self) -> int:
         return len(self.items)
@@ -111,6 +115,14 @@ class SeenItems:
 
     def _users_of(self, numbers: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.offsets, numbers, side="right") - 1
+
+
+def first_of_pairs(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """Mask of the first row of each pair, of rows in which equal pairs follow."""
+    first = np.ones(len(users), dtype=bool)
+    first[1:] = users[1:] != users[:-1]
+    first[1:] |= items[1:] != items[:-1]
+    return first
 
 
 def is_in_sorted(values: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ column if `fit` has met such rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from .._storage import stored
 from .._warn import warn
 from .feature_table import FeatureTable, Labels
 from .messages import quote_first, shown
 from .vocabulary import Ids
 
 
+@stored
 @dataclass(frozen=True)
 class Numbers:
     """Encoder of a matrix of numbers, or of a centred column of a frame.
@@ -117,6 +119,7 @@ def _without_missing(
     return filled, missing
 
 
+@stored
 @dataclass(frozen=True)
 class Categories:
     """Encoder of a column of labels; a label that `fit` has not met is zero.
@@ -124,7 +127,7 @@ class Categories:
     Attributes
     ----------
     names : list of str
-    labels : Index
+    labels : ndarray of shape (n_labels,), dtype object
     several : bool
         Whether a row may have several labels.
     fill : ndarray of shape (n_labels,)
@@ -134,7 +137,7 @@ class Categories:
     """
 
     names: list[str]
-    labels: pd.Index
+    labels: np.ndarray
     several: bool
     fill: np.ndarray
     is_flagged: bool
@@ -149,7 +152,7 @@ class Categories:
         return cls(
             names=[f"{name}_{label}" for label in labels]
             + [f"{name}_missing"] * is_flagged,
-            labels=pd.Index(labels, dtype=object),
+            labels=np.asarray(labels, dtype=object),
             several=column.several,
             fill=counts[counts > 0] / n_present,
             is_flagged=is_flagged,
@@ -172,7 +175,7 @@ class Categories:
                 f"{where} must hold categories like {shown(self.labels[0])}, as in "
                 f"fit, not like {shown(given[0])}."
             )
-        places = self.labels.get_indexer(given)
+        places = pd.Index(self.labels, dtype=object).get_indexer(given)
         known = np.flatnonzero(places >= 0)
         chosen = sparse.csr_array(
             (np.ones(len(known)), (known, places[known])),
@@ -208,6 +211,7 @@ def _is_text(labels: Any) -> bool:
     return isinstance(labels[0], str | bytes)
 
 
+@stored
 @dataclass(frozen=True)
 class Encoder:
     """Encoder of tables that have the columns of a fit.
@@ -288,6 +292,7 @@ class Encoder:
         return sparse.csr_array(sparse.hstack(parts))
 
 
+@stored
 @dataclass(frozen=True)
 class ColdRows:
     """Encoded features of users, or of items, that have no ratings.
@@ -297,13 +302,30 @@ class ColdRows:
     encoder : Encoder
         That of the rows with ratings.
     ids : ndarray of shape (n_ids,)
-    matrix : csr_array of shape (n_ids, n_columns)
-        Features of `ids`.
+    values, columns : ndarray of shape (n_values,)
+        Features of `ids`, row by row, and their columns.
+    offsets : ndarray of shape (n_ids + 1,)
+        Start of each row among the values.
     """
 
     encoder: Encoder
     ids: np.ndarray
-    matrix: sparse.csr_array
+    values: np.ndarray
+    columns: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of_matrix(
+        cls, encoder: Encoder, ids: np.ndarray, matrix: sparse.csr_array
+    ) -> Self:
+        """Cold rows of encoded features."""
+        return cls(encoder, ids, matrix.data, matrix.indices, matrix.indptr)
+
+    @property
+    def matrix(self) -> sparse.csr_array:
+        """Features of `ids`, shape (n_ids, n_columns)."""
+        parts = self.values, self.columns, self.offsets
+        return sparse.csr_array(parts, (len(self.ids), len(self.encoder.names)))
 
     @classmethod
     def of(
@@ -341,7 +363,7 @@ class ColdRows:
         encoder = Encoder.fitted(table, rows[described])
         matrix = encoder.encoded(table)
         others = np.setdiff1d(np.arange(len(table.ids.values)), rows)
-        cold = cls(encoder, table.ids.values[others], matrix[others])
+        cold = cls.of_matrix(encoder, table.ids.values[others], matrix[others])
         if len(absent):
             mean = sparse.csr_array(matrix[rows[described]].mean(axis=0)[None])
             matrix = sparse.csr_array(sparse.vstack([matrix, mean]))
@@ -352,7 +374,7 @@ class ColdRows:
         """Without the features of some ids."""
         rows = _rows_in_table(ids, self.ids, "side features of fit")
         kept = np.setdiff1d(np.arange(len(self.ids)), rows)
-        return replace(self, ids=self.ids[kept], matrix=self.matrix[kept])
+        return self.of_matrix(self.encoder, self.ids[kept], self.matrix[kept])
 
     def rows_of(
         self,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._share import Share
+from .._storage import stored
 from .interactions import Interactions
 
 # A feature that varies by less is constant: its coefficient, which is relative to its
@@ -14,6 +15,7 @@ from .interactions import Interactions
 MIN_DEVIATION = 1e-270
 
 
+@stored
 @dataclass(frozen=True)
 class Units:
     """A rating is centre + scale × its standard value; a feature likewise.

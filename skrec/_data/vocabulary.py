@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .containers import as_array, in_utc
+from .containers import as_coded_array, in_utc
 from .messages import counted, shown
 
 # Fewer ids than n divided by this are faster to search for one by one than by a hash
@@ -31,54 +31,86 @@ class Ids:
 
     Attributes
     ----------
-    values : ndarray of shape (n_samples,)
-        The ids in their own dtype.
+    distinct : ndarray
+        The ids in their own dtype: one per row, or each id that occurs once.
     kind : str
         "number", "string", "date", …
     where : str
         Name of their argument or column, for messages.
+    codes : ndarray of shape (n_samples,) or None
+        Place of each row's id in `distinct`; None is one place per row.
     """
 
-    values: np.ndarray
+    distinct: np.ndarray
     kind: str
     where: str
+    codes: np.ndarray | None = None
 
     @classmethod
     def from_column(cls, values: Any, where: str) -> Ids:
         """Ids of a column, or an error that counts the values that are no ids."""
-        values = as_array(values)
+        values, codes = as_coded_array(values)
         if values.ndim != 1:
             raise TypeError(f"{where} holds nested ids; an id must be a single value.")
         missing = pd.isna(values)
         if values.dtype.kind == "f":
             missing |= np.isinf(values)
+        if codes is not None:
+            # A missing value has the code -1, and takes the last place here.
+            missing = np.append(missing, True)[codes]
         if missing.any():
             raise ValueError(
                 f"{where} holds {counted(missing, 'missing id')} (None, NaN, NaT or "
                 f"infinite); every row needs an id."
             )
+        values, codes = _occurring(values, codes)
         values, kind = _with_kind(values, where)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             infinite = ~np.isfinite(values)
             raise ValueError(f"{where} holds {counted(infinite, 'infinite id')}.")
-        return cls(values, kind, where)
+        return cls(values, kind, where, codes)
+
+    def __len__(self) -> int:
+        return len(self.distinct if self.codes is None else self.codes)
+
+    @property
+    def values(self) -> np.ndarray:
+        """The id of each row."""
+        return self._of_rows(self.distinct)
+
+    def _of_rows(self, of_distinct: np.ndarray) -> np.ndarray:
+        return of_distinct if self.codes is None else of_distinct[self.codes]
+
+    def take(self, rows: np.ndarray) -> Ids:
+        """The ids of some rows."""
+        if self.codes is None:
+            return self.of_kind(self.distinct[rows])
+        distinct, codes = _occurring(self.distinct, self.codes[rows])
+        return Ids(distinct, self.kind, self.where, codes)
+
+    def of_kind(self, values: np.ndarray) -> Ids:
+        """Other ids of the same kind and place."""
+        return Ids(values, self.kind, self.where)
 
     def are_indicators(self) -> bool:
         """Whether ids are 0 and 1 alone."""
-        if self.values.dtype.kind not in "biuf":
-            return False
-        return bool(((self.values == 0) | (self.values == 1)).all())
+        ids = self.distinct
+        return ids.dtype.kind in "biuf" and bool(((ids == 0) | (ids == 1)).all())
 
     def fractions(self, n_decimals: int = 0) -> np.ndarray:
         """Mask of the floats with more than `n_decimals` decimals."""
-        if self.values.dtype.kind != "f":
-            return np.zeros(len(self.values), dtype=bool)
-        return self.values != np.round(self.values, n_decimals)
+        ids = self.distinct
+        if ids.dtype.kind != "f":
+            return np.zeros(len(self), dtype=bool)
+        return self._of_rows(ids != np.round(ids, n_decimals))
 
     def numbered(self) -> tuple[np.ndarray, np.ndarray]:
         """Row number of each id, and the sorted ids."""
-        numbers, ids = pd.factorize(self.values, sort=True)
-        return numbers, np.asarray(ids).astype(self.values.dtype, copy=False)
+        numbers, ids = pd.factorize(self.distinct, sort=True)
+        ids = np.asarray(ids).astype(self.distinct.dtype, copy=False)
+        if self.codes is not None:
+            numbers = numbers.astype(np.int32)
+        return self._of_rows(numbers), ids
 
     def numbered_in(
         self, ids: np.ndarray, owner: str = "this model was fitted on ids"
@@ -89,21 +121,40 @@ class Ids:
         """
         # Ids that are numbered are all of one kind.
         fitted = kind_of(ids[:1])
-        if self.kind != fitted and len(self.values):
+        if self.kind != fitted and len(self):
             raise TypeError(
                 f"{self.where} holds ids of kind {self.kind!r} (the first is "
-                f"{shown(self.values[0])}), but {owner} of kind "
+                f"{shown(self.take(np.arange(1)).values[0])}), but {owner} of kind "
                 f"{fitted!r} (the first is {shown(ids[0])})."
             )
-        if len(self.values) * MIN_IDS_PER_SEARCH < len(ids):
-            asked = _searchable(self.values, ids, fitted)
-            if asked is not None:
-                where = np.searchsorted(ids, asked)
-                found = ids[np.minimum(where, len(ids) - 1)]
-                return np.where(found == self.values, where, -1)
-        if fitted == "number":
-            return _numbers_in(self.values, ids)
-        return index_of(ids).get_indexer(index_of(self.values))
+        return self._of_rows(_places_in(self.distinct, ids, fitted))
+
+
+def _occurring(
+    distinct: np.ndarray, codes: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The ids that occur, and their codes."""
+    if codes is None:
+        return distinct, None
+    occurs = np.zeros(len(distinct), dtype=bool)
+    occurs[codes] = True
+    if occurs.all():
+        return distinct, codes
+    place = np.cumsum(occurs, dtype=np.int32) - np.int32(1)
+    return distinct[occurs], place[codes]
+
+
+def _places_in(asked: np.ndarray, fitted: np.ndarray, kind: str) -> np.ndarray:
+    """Place of each id among fitted ones of the same kind, -1 if it is not there."""
+    if len(asked) * MIN_IDS_PER_SEARCH < len(fitted):
+        sought = _searchable(asked, fitted, kind)
+        if sought is not None:
+            where = np.searchsorted(fitted, sought)
+            found = fitted[np.minimum(where, len(fitted) - 1)]
+            return np.where(found == asked, where, -1)
+    if kind == "number":
+        return _numbers_in(asked, fitted)
+    return index_of(fitted).get_indexer(index_of(asked))
 
 
 def numbered(ids: np.ndarray, among: np.ndarray, where: str = "X") -> np.ndarray:

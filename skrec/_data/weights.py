@@ -20,7 +20,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from .._share import Share
-from .interactions import Interactions
+from .._storage import stored
+from .interactions import Interactions, blocks, sums_by
 
 # A weight near zero leaves its pair out even if such pairs are no noisier than others,
 # and however large a weight is, it averages out no more than this share of the noise.
@@ -43,6 +44,7 @@ SHRINKAGE, N_PASSES = 10.0, 2
 SHARE_TOL, MAX_ROUNDS = 0.01, 5
 
 
+@stored
 @dataclass(frozen=True)
 class Weighting:
     """Map from weights to relative weights, W to c / v(W).
@@ -66,39 +68,48 @@ class Weighting:
     @classmethod
     def of_choices(cls, data: Interactions) -> Weighting:
         """Weighting of rows without ratings, whose weights are confidences."""
-        weight, share = _pairs(data)[1], data.shares.user
+        weight, share = _sums(data.weight, data.pair_starts), data.shares.user
         counted = weight[weight > MIN_CONFIDENCE * share.largest(float(weight.max()))]
         return cls(_mean_and_range(counted, share)[0])
 
     @classmethod
     def of_ratings(cls, data: Interactions) -> Weighting:
         """Weighting learned from canonical rows of ratings."""
-        starts, weight, _ = _pairs(data)
+        weight = _sums(data.weight, data.pair_starts)
         mean, range_of_all = _mean_and_range(weight, data.shares.user)
         if range_of_all <= 1e-9 * mean:
             return cls(mean)
         data = data.gathered()
-        starts, weight, _ = _pairs(data)
-        rating = np.add.reduceat(data.weight * data.rating, starts) / weight
-        largest = np.abs(rating).max()
-        rating = rating / (largest if largest else 1)
+        starts = data.pair_starts
+        weight = _sums(data.weight, starts)
+        rating = _sums(data.weight * data.rating, starts) / weight
+        largest = max(abs(rating.max()), abs(rating.min()))
+        rating /= largest if largest else 1
         inverse = mean / weight
-        users, items = data.users[starts], data.items[starts]
+        users, items = data.users, data.items
+        if starts is not None:
+            users, items = users[starts], items[starts]
+        del starts, weight
 
         def relative(share: float) -> np.ndarray:
-            return 1 / (1 - share + share * inverse)
+            variance = share * inverse
+            variance += 1 - share
+            return np.divide(1, variance, out=variance)
 
-        share = MIN_SHARE
+        share, squares = MIN_SHARE, np.empty(0)
         for _ in range(MAX_ROUNDS):
+            del squares
             counted = relative(min(share, MAX_BIAS_SHARE))
             squares = _squared_residuals(users, items, data.shape, rating, counted)
+            del counted
             previous, share = share, _likeliest_share(squares, inverse)
             if abs(share - previous) < SHARE_TOL:
                 break
         counted = relative(share)
         least, most = counted.sum() / (counted @ counted), len(counted) / counted.sum()
         left = squares @ counted
-        factor = left / (squares @ counted**2) if left > 0 else least
+        counted *= counted
+        factor = left / (squares @ counted) if left > 0 else least
         return cls(mean, share, float(np.clip(factor, least, most)))
 
     def applied(self, data: Interactions) -> Interactions:
@@ -106,10 +117,18 @@ class Weighting:
 
         A pair of weight `mean` has the weight `factor`.
         """
-        _, weight, pair = _pairs(data)
-        variance = 1 - self.share + self.share * self.mean / weight
-        relative = np.maximum(self.factor / variance, MIN_WEIGHT)
-        return replace(data, weight=data.weight * (relative / weight)[pair])
+        starts = data.pair_starts
+        weight = _sums(data.weight, starts)
+        # In place, since these are large where ratings are many.
+        ratio = self.share * self.mean / weight
+        ratio += 1 - self.share
+        np.divide(self.factor, ratio, out=ratio)
+        np.maximum(ratio, MIN_WEIGHT, out=ratio)
+        ratio /= weight
+        if starts is not None:
+            ratio = np.repeat(ratio, np.diff(starts, append=len(data.weight)))
+        ratio *= data.weight
+        return replace(data, weight=ratio)
 
 
 def as_choices(
@@ -128,11 +147,9 @@ def _mean_and_range(values: np.ndarray, share: Share) -> tuple[float, float]:
     return mean, share.largest(float(high)) + share.largest(float(-low))
 
 
-def _pairs(data: Interactions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First canonical row of each pair, weights of pairs, and the pair of each row."""
-    first = np.diff(data.pairs, prepend=-1) != 0
-    starts = np.flatnonzero(first)
-    return starts, np.add.reduceat(data.weight, starts), np.cumsum(first) - 1
+def _sums(values: np.ndarray, starts: np.ndarray | None) -> np.ndarray:
+    """Sums over the rows of each pair, by the first row of each."""
+    return values if starts is None else np.add.reduceat(values, starts)
 
 
 def _squared_residuals(
@@ -145,18 +162,28 @@ def _squared_residuals(
     """Squared leave-one-out residuals of shrunken biases."""
     (n_users, n_items) = shape
     shrinkage = SHRINKAGE * weight.mean()
-    user_weight = np.bincount(users, weight, n_users) + shrinkage
-    item_weight = np.bincount(items, weight, n_items) + shrinkage
-    rest = rating - np.average(rating, weights=weight)
+    user_weight = sums_by(users, lambda block: weight[block], n_users) + shrinkage
+    item_weight = sums_by(items, lambda block: weight[block], n_items) + shrinkage
+    residual = rating - float(weight @ rating) / float(weight.sum())
+
+    def biases(
+        numbers: np.ndarray, total: np.ndarray, others: np.ndarray, bias: np.ndarray
+    ) -> np.ndarray:
+        def left(block: slice) -> np.ndarray:
+            return weight[block] * (residual[block] - bias[others[block]])
+
+        return sums_by(numbers, left, len(total)) / total
+
     user_bias = np.zeros(n_users)
     for _ in range(N_PASSES):
-        left = weight * (rest - user_bias[users])
-        item_bias = np.bincount(items, left, n_items) / item_weight
-        left = weight * (rest - item_bias[items])
-        user_bias = np.bincount(users, left, n_users) / user_weight
-    residual = rest - user_bias[users] - item_bias[items]
-    leverage = weight / user_weight[users] + weight / item_weight[items]
-    return (residual / (1 - np.minimum(leverage, 0.9))) ** 2
+        item_bias = biases(items, item_weight, users, user_bias)
+        user_bias = biases(users, user_weight, items, item_bias)
+    for b in blocks(len(users)):
+        residual[b] -= user_bias[users[b]] + item_bias[items[b]]
+        leverage = weight[b] / user_weight[users[b]] + weight[b] / item_weight[items[b]]
+        residual[b] /= 1 - np.minimum(leverage, 0.9)
+    residual *= residual
+    return residual
 
 
 def _likeliest_share(squares: np.ndarray, inverse: np.ndarray) -> float:
@@ -165,8 +192,12 @@ def _likeliest_share(squares: np.ndarray, inverse: np.ndarray) -> float:
         return MIN_SHARE
 
     def cost(share: float) -> float:
-        variance = 1 - share + share * inverse
-        return float(np.log(variance).mean() + np.log((squares / variance).mean()))
+        logs = ratios = 0.0
+        for block in blocks(len(squares)):
+            variance = 1 - share + share * inverse[block]
+            logs += float(np.log(variance).sum())
+            ratios += float((squares[block] / variance).sum())
+        return logs / len(squares) + np.log(ratios / len(squares))
 
     found = minimize_scalar(
         cost, bounds=(MIN_SHARE, MAX_SHARE), method="bounded", options={"xatol": 1e-3}

@@ -21,6 +21,7 @@ from .._data.interactions import FurtherRows, Interactions
 from .._data.sides import SideName
 from .._data.units import Units
 from .._interfaces import Objective, StandardisedModel
+from .._storage import stored
 from .._topk import Fill
 from .network import TABLES, NeuMF, Shape, SideScores, feature_name, is_of_rows
 
@@ -74,6 +75,7 @@ class Conversion(ABC, Generic[NetworkModel]):
         """Model with updated rows in the tables of a "user" and of an "item"."""
 
 
+@stored
 @dataclass(frozen=True)
 class FittedNetwork(StandardisedModel):
     """Fitted network with the units of its ratings.
@@ -133,7 +135,9 @@ class FittedNetwork(StandardisedModel):
     def network(self, device: torch.device, dtype: torch.dtype) -> NeuMF:
         """Network without the weights of side features."""
         weights = {
-            name: torch.as_tensor(value, dtype=dtype, device=device)
+            name: torch.as_tensor(
+                np.require(value, requirements="W"), dtype=dtype, device=device
+            )
             for name, value in self.weights.items()
             if not is_of_rows(name)
         }

@@ -117,7 +117,7 @@ class FoldIn:
         users = torch.cat([numbers[0], *(t.users for t in terms)]).unique()
         items = torch.cat([numbers[1], *(t.items.ravel() for t in terms)]).unique()
         self.weights = {
-            name: torch.as_tensor(value, device=device)
+            name: torch.as_tensor(np.require(value, requirements="W"), device=device)
             for name, value in gather(users.numpy(), items.numpy()).items()
         }
         self.places = {

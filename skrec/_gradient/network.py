@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from .._storage import stored
 from .implicit import Counterparts
 from .row_features import RowFeatures
 
@@ -43,6 +44,7 @@ INITIAL_SCALE, INITIAL_EMBEDDING_SCALE = 0.03, 0.1
 INITIAL_LAST_SCALE = 3.0
 
 
+@stored
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a network.

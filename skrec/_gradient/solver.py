@@ -177,8 +177,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
         tensor = partial(torch.as_tensor, device=device)
         samples = Samples(
-            users=tensor(data.users),
-            items=tensor(data.items),
+            users=tensor(data.users).long(),
+            items=tensor(data.items).long(),
             context=tensor(units.standard_features(data.context)).float(),
             target=tensor(units.standard_ratings(data.rating)).float(),
             weight=tensor(data.weight / data.weight.mean()).float(),

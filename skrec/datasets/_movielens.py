@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -11,6 +12,7 @@ import tempfile
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -27,6 +29,9 @@ from .._data.reading import check_int, check_number
 
 BASE_URL = "https://files.grouplens.org/datasets/movielens/"
 _TIMEOUT = 30  # seconds without a byte
+
+# Errors of the disk, on which a further try is no help.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 _RATING = ["user", "item", "rating", "timestamp"]
 _USER = ["user", "gender", "age", "occupation", "zip_code"]
@@ -134,8 +139,8 @@ def fetch_movielens(
     ValueError
         If there is no such release.
     OSError
-        If the archive is missing or damaged and may not be downloaded, or if the
-        download fails `n_retries` + 1 times.
+        If the archive is missing or damaged and may not be downloaded, if the download
+        fails `n_retries` + 1 times, or if the disk is full.
 
     References
     ----------
@@ -161,8 +166,11 @@ def fetch_movielens(
         _ensure_archive(path, release, download_if_missing, n_retries, delay)
     else:
         path = _existing_archive(archive)
-    with zipfile.ZipFile(path) as file:
-        frame, users, movies = release.read(file, release.folder)
+    try:
+        with zipfile.ZipFile(path) as file:
+            frame, users, movies = release.read(file, release.folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise OSError(f"{path} is damaged: {error}.") from error
 
     feature_names, target_names = ["user", "item"], ["rating"]
     data, target = frame[feature_names], frame["rating"]
@@ -223,7 +231,8 @@ def _ensure_archive(
         try:
             return _download(url, path, release)
         except (OSError, HTTPException) as error:
-            if not retries_left:
+            is_full = getattr(error, "errno", None) in FULL_DISK
+            if is_full or not retries_left:
                 raise OSError(
                     f"Could not download {url}: {str(error).rstrip('.')}. If you can "
                     f"get the file otherwise, put it at {path}."

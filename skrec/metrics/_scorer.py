@@ -226,7 +226,7 @@ class RankingScorer:
         if unseen:
             estimator, X = _recommender(estimator, X)
         users, items = read_pairs(X, "X")
-        n_rows = len(users.values)
+        n_rows = len(users)
         weight = read_weights(sample_weight, n_rows)
         threshold = None if y is None else self.relevance_threshold
         y = np.ones(n_rows) if y is None else read_numbers(y, "y", n_rows)
@@ -396,7 +396,7 @@ class Pairs:
         """Pairs of the rows that have a weight."""
         kept = np.flatnonzero(weight)
         (user, user_ids), (item, item_ids) = (
-            replace(ids, values=ids.values[kept]).numbered() for ids in (users, items)
+            ids.take(kept).numbered() for ids in (users, items)
         )
         y, scores = y[kept], scores[kept]
         pair = user * np.int64(len(item_ids)) + item

@@ -68,7 +68,8 @@ class Row(NamedTuple):
 
 
 def decimals(figure: float) -> str:
-    return f"{figure:.4f}" if figure < 10 else f"{figure:.1f}"
+    n_decimals = 4 if figure < 10 else 2 if figure < 100 else 1
+    return f"{figure:.{n_decimals}f}"
 
 
 def print_table(rows: Sequence[Row]) -> None:

@@ -1,0 +1,66 @@
+"""Axes to draw on, and the recommender that a display is of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from .._snapshot import snapshot
+
+
+def pyplot(display: type) -> Any:
+    """matplotlib.pyplot, which this package does not require."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            f"{display.__name__} draws by matplotlib, which is not installed. Install "
+            "it by pip install matplotlib, or with the extra 'plots' of skrec-torch."
+        ) from error
+    return plt
+
+
+def axes_for(ax: Any, display: object) -> Any:
+    """The axes, or those of a new figure."""
+    plt = pyplot(type(display))
+    return plt.subplots()[1] if ax is None else ax
+
+
+def recommender(estimator: Any, X: Any = None) -> tuple[Any, Any]:
+    """The recommender inside pipelines and searches, and X transformed for it."""
+    while True:
+        if isinstance(estimator, Pipeline):
+            if X is not None and len(estimator) > 1:
+                X = estimator[:-1].transform(X)
+            estimator = estimator[-1]
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            # Attributes are read one after another, and are to be of one fit.
+            return snapshot(estimator), X
+
+
+def n_rated(estimator: Any, side: str) -> np.ndarray:
+    """Number of rated pairs of each user, or of each item, of the fit."""
+    if not hasattr(estimator, "_seen"):
+        raise TypeError(
+            f"{type(estimator).__name__} does not know which items its users have "
+            "rated; pass a fitted estimator of skrec."
+        )
+    seen = estimator._seen
+    if side == "user":
+        return np.diff(seen.offsets)
+    return np.bincount(seen.items, minlength=seen.n_items)
+
+
+def check_side(value: Any, name: str) -> None:
+    """Refuse a side that is neither users nor items."""
+    if value not in ("user", "item"):
+        raise ValueError(f"{name} must be 'user' or 'item', got {value!r}.")
+
+
+def name_of(estimator: Any, name: str | None) -> str:
+    """Name of a curve in a legend."""
+    return type(estimator).__name__ if name is None else name

@@ -1,0 +1,64 @@
+"""Pages that no build checks: links and code of llms.txt, figures of the picture."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from skrec.datasets import make_ratings
+
+DOCS = Path(__file__).parents[1] / "docs"
+LLMS = (DOCS / "llms.txt").read_text()
+
+
+@pytest.mark.parametrize("page", re.findall(r"\]\(([\w/]+)\.html\)", LLMS))
+def test_llms_txt_links_to_pages(page):
+    # The gallery is made of the examples.
+    source = "examples/GALLERY_HEADER" if page == "gallery/index" else page
+    assert (DOCS / f"{source}.rst").exists()
+
+
+def test_llms_txt_names_all_pages_of_the_guide():
+    toctrees = re.findall(r"^   (\w+)$", (DOCS / "guide.rst").read_text(), re.M)
+    assert {page for page in toctrees if f"({page}.html)" not in LLMS} == set()
+
+
+def test_the_code_of_llms_txt_runs():
+    (code,) = re.findall(r"^```python\n(.*?)^```$", LLMS, re.M | re.S)
+    names = {}
+    exec(code, names)
+    assert names["lists"]["user"].tolist() == ["ann", "bob"]
+    assert names["rating"].shape == names["std"].shape == (1,)
+
+
+def test_the_lists_of_a_csv_are_written_by_the_code_of_the_readme(
+    tmp_path, monkeypatch
+):
+    readme = (DOCS.parent / "README.md").read_text()
+    code = re.search(r"^```python\n(import pandas.*?)^```$", readme, re.M | re.S)[1]
+    monkeypatch.chdir(tmp_path)
+    X, y = make_ratings(30, 40, 300, random_state=0)
+    named = X.assign(user=[f"user {number}" for number in X["user"]], rating=y)
+    named.to_csv("ratings.csv", index=False)
+    exec(code, {})
+    lists = pd.read_csv("lists.csv")
+    assert lists.groupby("user").size().tolist() == [10] * 30
+    assert len(code.splitlines()) <= 10
+
+
+@pytest.mark.parametrize("name", ["errors", "lists"])
+def test_tables_of_the_readme_are_the_measured_results(name):
+    lines = (DOCS.parent / "README.md").read_text().splitlines()
+    path = DOCS / "results" / f"summary_{name}.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for cells in [list(table), *table.to_numpy().tolist()]:
+        assert f"| {' | '.join(cells)} |" in lines
+
+
+def test_every_example_has_its_place_in_the_gallery():
+    names = {path.stem for path in (DOCS / "examples").glob("plot_*.py")}
+    conf = (DOCS / "conf.py").read_text()
+    assert {
+        name for name in names if f'"{name.removeprefix("plot_")}"' not in conf
+    } == set()
