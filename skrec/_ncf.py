@@ -41,7 +41,8 @@ class NCFRegressor(BaseRecommender):
     Side features of users and items (`user_features` and `item_features` of `fit`) are
     linear terms of their rows: p_u is Bᵀf_u plus a term of the user's own, and
     likewise r_u, b_u and the rows of items. Rows without ratings have the linear term
-    only.
+    only. `implicit_features` are another such term, of whom a row has ratings with
+    [4]_.
 
     Parameters
     ----------
@@ -60,6 +61,13 @@ class NCFRegressor(BaseRecommender):
         Share of the hidden units that are set to zero in training.
     n_members : int, default=8
         Number of networks.
+    implicit_features : bool, default=None
+        Let the items that a user has rated describe the user, whatever the ratings, and
+        the users who have rated an item the item: each row of a table has a share
+        Σ y / √n, with a learned row y of each of its n counterparts. New users then
+        have rows as soon as they have ratings. None is True for losses of ratings,
+        unless the pairs with ratings are as good as drawn at random, and False for
+        choices.
     loss : {"squared_error", "absolute_error", "huber", "log_loss", "bpr"}, \
             default="squared_error"
         - "squared_error", "absolute_error", "huber" (squared up to one standard
@@ -156,6 +164,8 @@ class NCFRegressor(BaseRecommender):
     .. [2] Rendle, Freudenthaler, Gantner, Schmidt-Thieme (2009). BPR: Bayesian
        personalized ranking from implicit feedback. UAI.
     .. [3] Steck (2019). Embarrassingly shallow autoencoders for sparse data. WWW.
+    .. [4] Koren (2008). Factorization meets the neighborhood: a multifaceted
+       collaborative filtering model. KDD.
 
     Examples
     --------
@@ -184,6 +194,7 @@ class NCFRegressor(BaseRecommender):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "n_members": [Interval(Integral, 1, None, closed="left")],
+        "implicit_features": ["boolean", None],
         "reg": [Interval(Real, 0, None, closed="left"), None],
         "solver": [StrOptions({"adam", "sgd"})],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -198,6 +209,7 @@ class NCFRegressor(BaseRecommender):
         activation: Literal["relu", "tanh", "logistic", "silu"] = "relu",
         dropout: float = 0.0,
         n_members: int = 8,
+        implicit_features: bool | None = None,
         loss: Literal[
             "squared_error", "absolute_error", "huber", "log_loss", "bpr"
         ] = "squared_error",
@@ -226,6 +238,7 @@ class NCFRegressor(BaseRecommender):
         self.activation = activation
         self.dropout = dropout
         self.n_members = n_members
+        self.implicit_features = implicit_features
         self.loss = loss
         self.n_negatives = n_negatives
         self.reg = reg
@@ -252,6 +265,9 @@ class NCFRegressor(BaseRecommender):
         draws_with_sgd = self.solver == "sgd" and objective.is_of_choices
         is_slow = draws_with_sgd or self.architecture == "mlp"
         max_iter = self.max_iter or (SLOW_MAX_ITER if is_slow else DEFAULT_MAX_ITER)
+        implicit_features = self.implicit_features
+        if implicit_features is None and objective.is_of_choices:
+            implicit_features = False
         return GradientSolver(
             objective,
             self._sizes(),
@@ -263,6 +279,7 @@ class NCFRegressor(BaseRecommender):
             batch_size=self.batch_size,
             tol=self.tol,
             dropout=self.dropout,
+            implicit_features=implicit_features,
             early_stopping=self.early_stopping,
             validation_fraction=self.validation_fraction,
             n_iter_no_change=self.n_iter_no_change,

@@ -57,6 +57,22 @@ def test_ridge_is_the_closed_form_with_a_free_constant(monkeypatch, n_rows, n_co
     assert_allclose(found, expected[:-1], atol=1e-4)
 
 
+@pytest.mark.parametrize("n_columns", [1, 6, 60])
+def test_leverages_are_the_diagonal_of_the_matrix_of_a_ridge(monkeypatch, n_columns):
+    monkeypatch.setattr(_row_features, "RIDGE_TOL", 1e-4)
+    monkeypatch.setattr(_row_features, "RIDGE_MAX_STEPS", 500)
+    monkeypatch.setattr(_row_features, "N_PROBES", 2**13)
+    features, matrix = random_features(40, n_columns)
+    weight = np.random.default_rng(1).uniform(0.1, 4, 40)
+    share = weight / weight.sum()
+    centred = matrix - share @ matrix
+    energy = (matrix**2).sum(axis=1).mean()
+    penalty = PENALTY * energy * weight.mean() * np.eye(n_columns)
+    inverse = np.linalg.inv(centred.T * weight @ centred + penalty)
+    hat = matrix @ inverse @ (centred.T * weight)
+    assert_allclose(features.leverages(tensor(weight)), np.diag(hat), atol=0.02)
+
+
 def test_ridge_is_as_exact_as_its_tolerance_in_few_steps():
     features, matrix = random_features(200, 5)
     truth = np.random.default_rng(2).normal(size=(5, 2))

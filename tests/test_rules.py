@@ -20,6 +20,7 @@ from skrec._alternating.rules import (
     PRIOR_VARIANCE,
     WEIGHT_PENALTY,
     GibbsRule,
+    UpdateRule,
     VBRule,
     _exchange,
 )
@@ -282,3 +283,12 @@ def test_the_exchange_keeps_the_least_noise():
     alpha = torch.full((3,), 1e9).double()
     c = _exchange(alpha, 3.0, 2.0)
     assert float(c) * 2.0 == pytest.approx(1 / MIN_NOISE_VARIANCE)
+
+
+@pytest.mark.parametrize("is_certain", [True, False])
+def test_the_noise_of_an_update_is_that_of_the_past_and_the_further_ratings(is_certain):
+    rule = UpdateRule(is_certain=is_certain, past_weight=30.0, past_variance=0.25)
+    variance = (30 * 0.25 + 4) / (30 + 10)
+    assert rule.noise_variance(10.0, 4.0) == pytest.approx(variance)
+    expected = 0.25 if is_certain else variance
+    assert rule.noise_precision(10.0, 4.0) == pytest.approx(1 / expected)

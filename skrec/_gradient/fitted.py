@@ -23,7 +23,7 @@ from .._data.units import Units
 from .._interfaces import Objective, StandardisedModel
 from .._storage import stored
 from .._topk import Fill
-from .network import TABLES, NeuMF, Shape, SideScores, feature_name, is_of_features
+from .network import TABLES, NeuMF, Shape, SideScores, feature_name, is_of_rows
 
 # Entries of a hidden layer held at a time in predict and recommend.
 TILE_SIZE = 2**22
@@ -126,6 +126,9 @@ class FittedNetwork(StandardisedModel):
             for name in weights.keys() & set(TABLES[side]):
                 # The row of unseen users or items stays the last.
                 weights[name] = weights[name][np.append(rows, -1)]
+        for side, counterparts in (("user", kept.item), ("item", kept.user)):
+            for name in _of_counterparts(weights, side):
+                weights[name] = weights[name][counterparts]
         shape = replace(self.shape, n_users=len(kept.user), n_items=len(kept.item))
         return replace(self, weights=weights, shape=shape)
 
@@ -136,7 +139,7 @@ class FittedNetwork(StandardisedModel):
                 np.require(value, requirements="W"), dtype=dtype, device=device
             )
             for name, value in self.weights.items()
-            if not is_of_features(name)
+            if not is_of_rows(name)
         }
         return NeuMF(self.shape, weights).requires_grad_(False)
 
@@ -278,6 +281,10 @@ class NetworkConversion(Conversion[FittedNetwork]):
         for side, rows in (("user", users), ("item", items)):
             for name in weights.keys() & set(TABLES[side]):
                 weights[name] = weights[name][np.append(rows, -1)]
+        for side, counterparts in (("user", items), ("item", users)):
+            for name in _of_counterparts(weights, side):
+                weights[name] = weights[name][counterparts]
+                weights[name][counterparts < 0] = 0
         return weights
 
     def model(
@@ -305,9 +312,17 @@ class NetworkConversion(Conversion[FittedNetwork]):
                 # The row of unseen users or items stays the last.
                 weights[name] = growth.inserted(weights[name])
                 weights[name][growth.given] = rows
+        for side, growth in zip(TABLES, reversed(further.growths), strict=True):
+            for name in _of_counterparts(weights, side):
+                weights[name] = growth.inserted(weights[name])
         n_users, n_items = (len(growth.ids) for growth in further.growths)
         shape = replace(model.shape, n_users=n_users, n_items=n_items)
         return FittedNetwork(shape, weights, model.units, objective, rating_range)
+
+
+def _of_counterparts(weights: Weights, side: str) -> list[str]:
+    """Names of arrays with a row for each counterpart of a side."""
+    return [name for name in weights if name.startswith(f"{side}_implicit_")]
 
 
 def _spaced(rows: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ step raises the objective of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,6 +90,8 @@ class FoldIn:
     described : tuple of str
         Sides with features. Their known rows shrink to where they are, those of other
         sides to the row of the unseen.
+    penalty : dict of str to float, optional
+        Penalty of the rows of a side, relative to `problem.reg`.
     """
 
     def __init__(
@@ -100,8 +102,10 @@ class FoldIn:
         rng: np.random.RandomState,
         device: torch.device,
         described: tuple[str, ...] = (),
+        penalty: Mapping[str, float] | None = None,
     ) -> None:
         self.shape, self.problem, self.device = shape, problem, device
+        self.penalty = penalty or dict.fromkeys(TABLES, 1.0)
         self.loss = "log_loss" if problem.is_pairwise else problem.loss
         self.rows = {side: problem.rows(side) for side in TABLES}
         sampler = TermSampler(problem, self.rows, rng)
@@ -150,7 +154,7 @@ class FoldIn:
     def _prior(self, side: str, past: Terms, is_described: bool) -> RowPrior:
         """Penalty of the rows of a side at their first values."""
         rows, problem = self.rows[side], self.problem
-        reg = problem.reg
+        reg = self.penalty[side] * problem.reg
         if problem.n_negatives:
             reg *= REG_FACTOR_WITH_NEGATIVES
         of_past, of_new = problem.pair_weights(side, rows)

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from .._threads import torch_threads
 from .._warn import warn
 from .graphs import MIN_STEPS, WARM_UP_STEPS, GraphedSteps, tensor_cores
+from .implicit import PENALTY as IMPLICIT_PENALTY
+from .implicit import ImplicitShares
 from .losses import LOSSES, RELATIVE_CURVATURE
 from .network import TABLES, NeuMF
 
@@ -37,6 +39,12 @@ MIN_NUMBERS_PER_THREAD = 2**18
 # Maximum step of a row by "sgd", in learning rates. A residual of three standard
 # deviations gives a step of six.
 MAX_GRADIENT = 10.0
+
+# Updates of the rows of counterparts in an epoch.
+UPDATES_PER_EPOCH = 5
+
+# Growth of the penalty of a row's own part by features of each kind.
+DESCRIBED_SHARE, IMPLICIT_SHARE = 0.3, 0.8
 
 # Samples scored at once in validation.
 TILE_SIZE = 2**14
@@ -91,6 +99,8 @@ class TrainingOptions:
     If a side has features, r is the deviation of a row from its prediction by the
     features. After every epoch, feature weights are a ridge regression of the rows, and
     rows move with their predictions by the share of the penalty in their curvature.
+    With implicit features it is the deviation from the share of the counterparts, too,
+    whose rows take a step for every fifth of an epoch.
 
     Attributes
     ----------
@@ -211,7 +221,7 @@ class _Trainer:
         self.curvature = RELATIVE_CURVATURE[options.loss]
         self.row_weights = self._row_weights()
         self.penalties = {
-            side: options.reg * _inverse_root(weight)
+            side: self._reg_of_rows(side) * _inverse_root(weight)
             for side, weight in self.row_weights.items()
         }
         total = (1 + options.n_negatives) * samples.weight.sum()
@@ -219,12 +229,28 @@ class _Trainer:
         self.shared_penalties = dict.fromkeys(network.shared(), 0.0)
         self.shared_penalties |= dict.fromkeys(network.dense(), dense_penalty)
 
-        # Predictions of features by table, 0 for the row of the unseen.
+        # Parts of rows that features predict, of given ones by table; 0 for the row of
+        # the unseen. Rows are penalised by the distance from them.
         self.anchors: dict[Tensor, Tensor] = {}
+        self.predictions: dict[Tensor, Tensor] = {}
+        self.leverages: dict[str, Tensor] = {}
         for side in network.features:
+            self.leverages[side] = self._leverages(side)
             for table, weights in network.described_tables(side):
+                predicted = self.predicted_rows(side, weights)
+                self.predictions[table] = predicted
                 self.anchors[table] = torch.zeros_like(table, requires_grad=False)
-                self.anchors[table][:-1] = self.predicted_rows(side, weights)
+                self.anchors[table][:-1] = predicted
+        self.implicit = self._implicit_shares(total)
+        implicit_weights = [w for shares in self.implicit for w in shares.weights]
+        if implicit_weights:
+            self.implicit_optimizer = _optimizer(options, implicit_weights, self.device)
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the present step."""
+        progress = self.step / (self.options.n_epochs * self.n_batches + 1)
+        return self.options.learning_rate * _schedule(progress)
 
     @property
     def n_threads(self) -> int:
@@ -235,6 +261,38 @@ class _Trainer:
         width = shape.n_factors + shape.n_embedding + sum(shape.hidden_layer_sizes)
         size = n_pairs * shape.n_members * width
         return max(1, min(torch.get_num_threads(), size // MIN_NUMBERS_PER_THREAD))
+
+    def _reg_of_rows(self, side: str) -> float:
+        shape = self.network.shape
+        is_described = side in self.network.features
+        return self.options.reg * own_penalty(is_described, shape.implicit_features)
+
+    @torch.no_grad()
+    def _leverages(self, side: str) -> Tensor:
+        weight = self.row_weights[side][:-1].sqrt()
+        return self.network.row_features(side).leverages(weight)[:, None]
+
+    def _implicit_shares(self, total: Tensor) -> list[ImplicitShares]:
+        """Shares of the rows of each side from their counterparts, at their start."""
+        counterparts = self.network.counterparts
+        reg, implicit = IMPLICIT_PENALTY * self.options.reg, []
+        if counterparts is None:
+            return []
+        for side, tables in self.tables.items():
+            row_weight = self.row_weights[side][:-1]
+            shares = ImplicitShares(
+                counterparts,
+                side,
+                tables,
+                self.network.implicit_weights(side),
+                float(reg * row_weight.sqrt().mean() / total),
+                self.curvature * row_weight / total,
+            )
+            for table, part in zip(tables, shares.show(None), strict=True):
+                anchor = torch.zeros_like(table, requires_grad=False)
+                self.anchors.setdefault(table, anchor)[:-1] += part
+            implicit.append(shares)
+        return implicit
 
     def _row_weights(self) -> dict[str, Tensor]:
         """W_r of users and of items; the last row, of the unseen, has 0."""
@@ -254,20 +312,62 @@ class _Trainer:
         )
         total = torch.zeros(2, device=device)
         with tensor_cores(device):
-            for rows in order.tensor_split(self.n_batches):
-                total += self.update(rows)
+            for group in self._groups(list(order.tensor_split(self.n_batches))):
+                for rows in group:
+                    total += self.update(rows)
+                self._update_implicit(len(group))
+        self._show_shares(None)
         for side in self.network.features:
             self.update_feature_weights(side)
         loss, weight = total.tolist()
         return loss / (weight * self.network.shape.n_members)
+
+    def _groups(self, batches: list[Tensor]) -> Iterator[list[Tensor]]:
+        """Groups of batches, with shares of rows that do not know their pairs."""
+        counterparts = self.network.counterparts
+        if counterparts is None:
+            yield batches
+            return
+        size = math.ceil(len(batches) / UPDATES_PER_EPOCH)
+        for start in range(0, len(batches), size):
+            group = batches[start : start + size]
+            self._show_shares(counterparts.without(torch.cat(group)))
+            yield group
+
+    @torch.no_grad()
+    def _show_shares(self, kept: Tensor | None) -> None:
+        """Move rows with their shares by the pairs that are kept."""
+        for shares in self.implicit:
+            changes = shares.show(kept)
+            for table, change in zip(shares.tables, changes, strict=True):
+                table[:-1] += change
+                self.anchors[table][:-1] += change
+
+    def _update_implicit(self, n_steps: int) -> None:
+        """Step of the rows of counterparts, by the gradients of the last steps."""
+        if not self.implicit:
+            return
+        for shares in self.implicit:
+            shares.set_gradients(n_steps)
+            if self.options.optimizer == "sgd":
+                shares.precondition()
+                for weight in shares.weights:
+                    _clip(_gradient(weight))
+        _set_rate(self.implicit_optimizer, self.rate)
+        self.implicit_optimizer.step()
 
     @torch.no_grad()
     def update_feature_weights(self, side: str) -> None:
         """Fit feature weights to the rows, and move rows with their predictions."""
         described = self.network.described_tables(side)
         row_weight = self.row_weights[side][:-1]
+        # Without their shares from counterparts.
+        rows = [
+            table[:-1] - self.anchors[table][:-1] + self.predictions[table]
+            for table, _ in described
+        ]
         fitted = self.network.row_features(side).ridge(
-            torch.cat([table[:-1].flatten(1) for table, _ in described], dim=1),
+            torch.cat([part.flatten(1) for part in rows], dim=1),
             row_weight.sqrt(),
             torch.cat([weights.flatten(1) for _, weights in described], dim=1),
         )
@@ -275,24 +375,34 @@ class _Trainer:
         penalty = self.penalties[side][:-1]
         share = torch.where(row_weight > 0, penalty / (self.curvature + penalty), 1)
         sizes = [weights[0].numel() for _, weights in described]
-        for (table, weights), part in zip(
-            described, fitted.split(sizes, dim=1), strict=True
+        for (table, weights), part, own in zip(
+            described, fitted.split(sizes, dim=1), rows, strict=True
         ):
             weights.copy_(part.view(weights.shape))
-            predicted = self.predicted_rows(side, weights)
-            change = predicted - self.anchors[table][:-1]
+            predicted = self.predicted_rows(side, weights, own)
+            change = predicted - self.predictions[table]
             table[:-1].flatten(1).addcmul_(share[:, None], change.flatten(1))
-            self.anchors[table][:-1] = predicted
+            self.anchors[table][:-1] += change
+            self.predictions[table] = predicted
 
     @torch.no_grad()
-    def predicted_rows(self, side: str, weights: Tensor) -> Tensor:
-        """Rows of a table predicted from features.
+    def predicted_rows(
+        self, side: str, weights: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """Rows of a table predicted from features, by the weights of other `rows`.
 
-        They are zero on average, as the prior mean of rows without features.
+        They are zero on average, as the prior mean of rows without features. Where
+        features are many, a ridge regression reproduces a row by features of its own,
+        so that its penalty would be for nothing. The prediction of others than
+        itself follows from its leverage.
         """
         share = self.row_weights[side][:-1].sqrt()
         share = (share / share.sum())[:, None]
         predicted = self.network.row_features(side).times(weights.flatten(1))
+        if rows is not None:
+            rows, leverage = rows.flatten(1), self.leverages[side]
+            away = rows - (share * rows).sum(0)
+            predicted = (predicted - leverage * away) / (1 - leverage)
         predicted -= (share * predicted).sum(0)
         return predicted.view(-1, *weights.shape[1:])
 
@@ -317,14 +427,8 @@ class _Trainer:
 
     def update(self, rows: Tensor) -> Tensor:
         """Step of the optimizer. Returns the sums of losses and of weights."""
-        progress = (self.step + 1) / (self.options.n_epochs * self.n_batches + 1)
-        rate = self.options.learning_rate * _schedule(progress)
-        (group,) = self.optimizer.param_groups
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
         self.step += 1
+        _set_rate(self.optimizer, self.rate)
         if self.graphs is not None and self.step > WARM_UP_STEPS and self.n_parts == 1:
             try:
                 return self.graphs(rows)
@@ -377,6 +481,8 @@ class _Trainer:
             part_loss = self.losses(part).sum() / weight
             part_loss.backward()
             loss += part_loss.detach()
+        for shares_of_side in self.implicit:
+            shares_of_side.accumulate()
         is_scaled = self.options.optimizer == "sgd"
         if self.options.reg or self.anchors or is_scaled:
             shares = self.shares(batch, weight)
@@ -460,6 +566,22 @@ def _optimizer(
     capturable = {"capturable": True} if options.optimizer == "adam" else {}
     rate = torch.zeros((), device=device)
     return OPTIMIZERS[options.optimizer](parameters, lr=rate, **capturable)
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    (group,) = optimizer.param_groups
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def own_penalty(is_described: bool, has_implicit: bool) -> float:
+    """Penalty of the rows' own parts, relative to that of rows without features.
+
+    Features add to the variance that is expected of rows, which their own parts lose.
+    """
+    return 1 + DESCRIBED_SHARE * is_described + IMPLICIT_SHARE * has_implicit
 
 
 def _schedule(progress: float) -> float:

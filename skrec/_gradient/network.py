@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .._storage import stored
+from .implicit import Counterparts
 from .row_features import RowFeatures
 
 # In place where the gradient needs the result only, since memory takes the time.
@@ -60,6 +61,9 @@ class Shape:
     biased : bool
         Whether users, items and the output have biases.
     n_members : int
+    implicit_features : bool
+        Whether rows have a share from the rows of the other side that they have ratings
+        with.
     """
 
     n_users: int
@@ -71,6 +75,7 @@ class Shape:
     activation: str = "relu"
     biased: bool = True
     n_members: int = 1
+    implicit_features: bool = False
 
     @property
     def score_work(self) -> float:
@@ -112,8 +117,8 @@ class NeuMF(nn.Module):
 
     The last row of each table, which -1 takes, is that of unseen users or items.
 
-    Features of a side and their weights are kept for training; scores depend on the
-    rows only.
+    Features of a side and their weights, and those of counterparts, are kept for
+    training; scores depend on the rows only.
     """
 
     coef: nn.Parameter
@@ -133,6 +138,7 @@ class NeuMF(nn.Module):
         super().__init__()
         self.shape = shape
         self.features = nn.ModuleDict(features or {})
+        self.counterparts: Counterparts | None = None
         for name, value in weights.items():
             # Fused optimizers assume contiguous parameters.
             self.register_parameter(name, nn.Parameter(value.contiguous()))
@@ -149,12 +155,16 @@ class NeuMF(nn.Module):
         weights = self.tables(map(feature_name, TABLES[side]))
         return list(zip(self.tables(TABLES[side]), weights, strict=True))
 
+    def implicit_weights(self, side: str) -> list[nn.Parameter]:
+        """Rows of the counterparts of a side, for each of its tables."""
+        return self.tables(map(implicit_name, TABLES[side]))
+
     def shared(self) -> list[nn.Parameter]:
         """Weights shared by all pairs."""
         return [
             parameter
             for name, parameter in self.named_parameters()
-            if name not in USER_TABLES + ITEM_TABLES and not is_of_features(name)
+            if name not in USER_TABLES + ITEM_TABLES and not is_of_rows(name)
         ]
 
     def dense(self) -> list[nn.Parameter]:
@@ -278,6 +288,16 @@ def is_of_features(name: str) -> bool:
     return name.startswith(("user_feature_", "item_feature_"))
 
 
+def implicit_name(table: str) -> str:
+    """Name of the rows of counterparts: "user_factors", "user_implicit_factors"."""
+    return table.replace("_", "_implicit_", 1)
+
+
+def is_of_rows(name: str) -> bool:
+    """Whether an array belongs to features of rows, given or implicit."""
+    return is_of_features(name) or "_implicit_" in name
+
+
 def feature_weights(
     side: str, n_columns: int, weights: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
@@ -294,13 +314,19 @@ def initial_weights(shape: Shape, seeds: Iterable[int]) -> dict[str, Tensor]:
     generators = (torch.Generator().manual_seed(seed) for seed in seeds)
     members = [_initial_member(shape, generator) for generator in generators]
     # Tables have members as the second axis, so that a row is contiguous.
-    return {
+    weights = {
         name: torch.stack(
             [member[name] for member in members],
             dim=int(name in USER_TABLES + ITEM_TABLES),
         )
         for name in members[0]
     }
+    if shape.implicit_features:
+        for side, n_others in (("user", shape.n_items), ("item", shape.n_users)):
+            for name in weights.keys() & set(TABLES[side]):
+                size = n_others, *weights[name].shape[1:]
+                weights[implicit_name(name)] = torch.zeros(size)
+    return weights
 
 
 def _initial_member(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:

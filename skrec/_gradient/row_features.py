@@ -17,6 +17,10 @@ PENALTY = 3.0
 RIDGE_MAX_STEPS, RIDGE_TOL = 30, 1e-2
 
 
+# Random signs in the estimate of leverages, and the largest leverage.
+N_PROBES, MAX_LEVERAGE = 64, 0.9
+
+
 class RowFeatures(nn.Module):
     """Sparse matrix with centred columns.
 
@@ -90,6 +94,20 @@ class RowFeatures(nn.Module):
             ratio = torch.where(previous > 0, square / previous, 0)
             direction = residual + ratio * direction
         return weight
+
+    def leverages(self, row_weight: Tensor) -> Tensor:
+        """Share of each row in its own prediction by `ridge`, of shape (n_rows,).
+
+        Hutchinson's estimate of the diagonal of the matrix from rows to predictions,
+        the constant not counted.
+        """
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randint(2, (self.n_rows, N_PROBES), generator=generator)
+        signs = (2 * signs - 1).to(row_weight)
+        start = signs.new_zeros(self.n_columns, N_PROBES)
+        weights = self.ridge(signs, row_weight, start)
+        leverages = (signs * self.times(weights)).mean(1)
+        return leverages.clamp(0, MAX_LEVERAGE)
 
     def _sums(self, order: str, table: Tensor) -> Tensor:
         parts = ("offsets", "others", "values")

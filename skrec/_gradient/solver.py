@@ -20,7 +20,8 @@ from .._data.units import Units
 from .._interfaces import CHOICE_LOSSES, Iteration, Objective, Solver, Start
 from .fitted import Conversion, NetworkModel, Weights
 from .fold_in import FoldIn
-from .loop import Epoch, Samples, TrainingOptions, train
+from .implicit import Counterparts, factor_changes, is_informative
+from .loop import Epoch, Samples, TrainingOptions, own_penalty, train
 from .losses import RELATIVE_CURVATURE
 from .network import (
     ITEM_TABLES,
@@ -29,8 +30,10 @@ from .network import (
     NeuMF,
     Shape,
     feature_weights,
+    implicit_name,
     initial_weights,
     is_of_features,
+    is_of_rows,
 )
 from .row_features import RowFeatures
 from .terms import FoldInProblem, Pairs
@@ -109,6 +112,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     reg : float
     learning_rate, batch_size, tol : float, int and float, or None for the default
     dropout : float
+    implicit_features : bool or None
+        None is whether it is not at random whom rows have ratings with.
     early_stopping : bool
     validation_fraction : float
     n_iter_no_change : int
@@ -124,6 +129,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     batch_size: int | None = None
     tol: float | None = None
     dropout: float = 0.0
+    implicit_features: bool | None = False
     early_stopping: bool = False
     validation_fraction: float = 0.1
     n_iter_no_change: int = 3
@@ -159,7 +165,12 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         random_state: np.random.RandomState,
         device: torch.device,
     ) -> Iterator[Iteration]:
-        shape = self._shape(data)
+        implicit = self.implicit_features
+        if implicit is None and start is not None:
+            implicit = self.conversion.shape(start.model).implicit_features
+        elif implicit is None:
+            implicit = is_informative(data.users, data.items)
+        shape = self._shape(data, implicit)
         is_scaled = not self.objective.is_of_choices
         units = Units.of(data, centred=is_scaled and shape.biased, scaled=is_scaled)
         network = self._network(shape, data, start, random_state).to(device)
@@ -175,6 +186,10 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         held_out = None
         if self.early_stopping:
             held_out, samples = self._split(samples, random_state)
+        if shape.implicit_features:
+            network.counterparts = Counterparts.of(
+                samples.users, samples.items, *data.shape
+            )
         epochs = train(
             network,
             samples,
@@ -211,23 +226,43 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         device: torch.device,
         report: Callable[[float], None],
     ) -> NetworkModel:
-        shape = self._shape(further.data)
+        implicit = self.implicit_features
+        if implicit is None:
+            implicit = self.conversion.shape(model).implicit_features
+        shape = self._shape(further.data, implicit)
         self._check_shape(shape, model)
         known = model.with_cold_rows(*further.cold)
         users = Numbering(further.users, further.seen.n_users)
         items = Numbering(further.items, further.seen.n_items)
 
+        changes = self._implicit_changes(known, further, shape.implicit_features)
+
         def gather(user_numbers: np.ndarray, item_numbers: np.ndarray) -> Weights:
             weights = self.conversion.weights(
                 known, users.rows_of(user_numbers), items.rows_of(item_numbers)
             )
-            return {n: weights[n] for n in weights if not is_of_features(n)}
+            for side, gathered, given in (
+                ("user", user_numbers, users.numbers),
+                ("item", item_numbers, items.numbers),
+            ):
+                for name, change in changes[side].items():
+                    weights[name][np.searchsorted(gathered, given)] += change
+            return {n: weights[n] for n in weights if not is_of_rows(n)}
 
         problem = self._fold_in_problem(further, model.units, users, items)
         nobody = np.empty(0, dtype=np.int64)
         shared = self.conversion.weights(model, nobody, nobody)
-        described = tuple(s for s in TABLES if f"{s}_feature_mean" in shared)
-        fold_in = FoldIn(shape, gather, problem, random_state, device, described)
+        implicit = shape.implicit_features
+        described = {side: f"{side}_feature_mean" in shared for side in TABLES}
+        fold_in = FoldIn(
+            shape,
+            gather,
+            problem,
+            random_state,
+            device,
+            tuple(side for side in TABLES if implicit or described[side]),
+            {side: own_penalty(described[side], implicit) for side in TABLES},
+        )
         self._sweep(fold_in, report)
         tables = {
             "user": fold_in.updated("user", users.numbers),
@@ -238,6 +273,26 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         return self.conversion.updated(
             model, tables, further, self.objective, rating_range
         )
+
+    def _implicit_changes(
+        self, model: NetworkModel, further: FurtherRows, implicit_features: bool
+    ) -> dict[str, Weights]:
+        """Changes of rows by their further counterparts, by side and table."""
+        changes: dict[str, Weights] = {side: {} for side in TABLES}
+        if not implicit_features:
+            return changes
+        everyone = [np.arange(n) for n in (further.seen.n_users, further.seen.n_items)]
+        weights = self.conversion.weights(model, *everyone)
+        for side, growth in zip(TABLES, further.growths, strict=True):
+            factors = factor_changes(side, further)
+            for name in weights.keys() & set(TABLES[side]):
+                rows = weights[implicit_name(name)]
+                change = factors @ rows.reshape(len(rows), -1)
+                # New rows are at the mean of all.
+                mean = weights[f"{side}_implicit_mean"] @ rows.reshape(len(rows), -1)
+                change[growth.is_new] -= mean
+                changes[side][name] = change.reshape(-1, *rows.shape[1:]).astype("f4")
+        return changes
 
     def _fold_in_problem(
         self, further: FurtherRows, units: Units, users: Numbering, items: Numbering
@@ -272,13 +327,14 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             if converged:
                 break
 
-    def _shape(self, data: Interactions) -> Shape:
+    def _shape(self, data: Interactions, implicit_features: bool) -> Shape:
         n_users, n_items = data.shape
         return replace(
             self.sizes,
             n_users=n_users,
             n_items=n_items,
             n_context=data.context.shape[1],
+            implicit_features=implicit_features,
         )
 
     def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
@@ -311,6 +367,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 for name, value in self.conversion.weights(
                     start.model, start.users, start.items
                 ).items()
+                if not name.endswith("_implicit_mean")
             }
         of_features = {n: weights.pop(n) for n in list(weights) if is_of_features(n)}
         features = {}
@@ -431,6 +488,10 @@ def _exported(network: NeuMF) -> Weights:
     weights = {name: array(weight) for name, weight in network.named_parameters()}
     for side in network.features:
         weights[f"{side}_feature_mean"] = array(network.row_features(side).mean)
+    if network.counterparts is not None:
+        for side in TABLES:
+            mean = network.counterparts.mean(side)
+            weights[f"{side}_implicit_mean"] = array(mean)
     for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
         weights[name][-1] = weights[name][:-1].mean(axis=0)
     return weights
