@@ -164,7 +164,7 @@ def test_objects_of_marked_classes_are_written_by_their_fields(monkeypatch):
 @pytest.mark.parametrize(
     "value",
     [object(), len, {1, 2}, np.array([[1], None], dtype=object), 1j, pd.Index([1])],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_values_without_a_place_are_refused_by_name_and_type(value):
     with pytest.raises(TypeError, match="The parameter x cannot be saved"):
