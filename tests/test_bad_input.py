@@ -780,6 +780,7 @@ WRONG_PARAMETERS = {
     },
     NCFRegressor: WRONG_TRAINING_PARAMETERS
     | {
+        "implicit_features": ("yes", 2),
         "n_factors": (0, -1, 2.0, "3", None),
         "hidden_layer_sizes": (0, -1, 2.5, None, "relu"),
         "architecture": ("deep", None),

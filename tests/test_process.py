@@ -290,14 +290,13 @@ sys.exit(os.waitstatus_to_exitcode(status))
     [
         "MFRegressor(4, max_iter=2)",
         "MFRegressor(4, max_iter=2, solver='als')",
-        "MFRegressor(4, max_iter=1, solver='adam', batch_size=30_000)",
         "NCFRegressor(4, (4,), max_iter=1, batch_size=30_000)",
     ],
 )
 def test_a_forked_process_answers(model):
-    if torch.cuda.is_available() and ("adam" in model or "NCF" in model):
-        pytest.skip("autograd of torch does not work in a fork where there is a GPU")
     """Its parent has computed with threads that are not in the child."""
+    if torch.cuda.is_available() and "NCF" in model:
+        pytest.skip("autograd of torch does not work in a fork where there is a GPU")
     code = textwrap.dedent(FORK).format(model=model)
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
