@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from .._data.containers import as_array
-from .._data.reading import read_numbers, read_weights
-from ._drawing import axes_for, name_of, pyplot, recommender
+from .._data.reading import read_numbers
+from ._drawing import axes_for, name_of, pyplot, read_rows, recommender
 
 
 def calibration(
@@ -192,20 +192,11 @@ class IntervalCalibrationDisplay:
             If matplotlib is not installed.
         """
         pyplot(cls)
-        n_rows = len(np.atleast_1d(as_array(y_true)))
-        if not n_rows:
-            raise ValueError("y_true is empty; calibration needs at least one rating.")
-        y, predicted, std = (
-            read_numbers(values, where, n_rows)
-            for values, where in (
-                (y_true, "y_true"),
-                (y_pred, "y_pred"),
-                (y_std, "y_std"),
-            )
+        (y, predicted, std), weight = read_rows(
+            sample_weight, y_true=y_true, y_pred=y_pred, y_std=y_std
         )
         if (std < 0).any():
             raise ValueError("y_std holds negative standard deviations.")
-        weight = read_weights(sample_weight, n_rows, "y_true")
         nominal = np.linspace(0.05, 0.95, 19) if levels is None else as_array(levels)
         nominal = read_numbers(nominal, "levels", nominal.size)
         if ((nominal < 0) | (nominal > 1)).any():

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 
+from .._data.containers import as_array
+from .._data.reading import read_numbers, read_weights
 from .._snapshot import snapshot
 
 
@@ -59,6 +62,18 @@ def check_side(value: Any, name: str) -> None:
     """Refuse a side that is neither users nor items."""
     if value not in ("user", "item"):
         raise ValueError(f"{name} must be 'user' or 'item', got {value!r}.")
+
+
+def read_rows(
+    sample_weight: ArrayLike | None, **columns: ArrayLike
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Columns of numbers of the same rows, at least one, and the weights of these."""
+    first, values = next(iter(columns.items()))
+    n_rows = len(np.atleast_1d(as_array(values)))
+    if not n_rows:
+        raise ValueError(f"{first} is empty; the picture needs at least one rating.")
+    numbers = [read_numbers(values, name, n_rows) for name, values in columns.items()]
+    return numbers, read_weights(sample_weight, n_rows, first)
 
 
 def name_of(estimator: Any, name: str | None) -> str:

@@ -8,8 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .._data.containers import as_array
-from .._data.reading import read_numbers, read_pairs, read_weights
-from ._drawing import axes_for, check_side, n_rated, name_of, pyplot, recommender
+from .._data.reading import read_pairs
+from ._drawing import (
+    axes_for,
+    check_side,
+    n_rated,
+    name_of,
+    pyplot,
+    read_rows,
+    recommender,
+)
 
 
 def doubling_edges(most: float) -> np.ndarray:
@@ -244,18 +252,9 @@ class ErrorByCountDisplay:
             If matplotlib is not installed.
         """
         pyplot(cls)
-        n_rows = len(np.atleast_1d(as_array(y_true)))
-        if not n_rows:
-            raise ValueError("y_true is empty; an error needs at least one rating.")
-        y, predicted, count = (
-            read_numbers(values, where, n_rows)
-            for values, where in (
-                (y_true, "y_true"),
-                (y_pred, "y_pred"),
-                (counts, "counts"),
-            )
+        (y, predicted, count), weight = read_rows(
+            sample_weight, y_true=y_true, y_pred=y_pred, counts=counts
         )
-        weight = read_weights(sample_weight, n_rows, "y_true")
         if (count < 0).any():
             raise ValueError("counts holds negative numbers of ratings.")
         edges = doubling_edges(count.max()) if edges is None else _read_edges(edges)
