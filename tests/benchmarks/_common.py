@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 import skrec
 from skrec import MFRegressor
+from skrec.datasets import make_ratings
 
 PROJECT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SKREC_DATA", PROJECT.parent / "shared" / "data"))
@@ -124,6 +125,26 @@ def load_npz(path: Path) -> pd.DataFrame:
     """Ratings of the arrays user, item and rating."""
     with np.load(path, allow_pickle=False) as arrays:
         return pd.DataFrame({name: arrays[name] for name in COLUMNS})
+
+
+def ml_1m() -> pd.DataFrame:
+    return load_npz(DATA / "ml-1m.npz")
+
+
+def monti(name: str) -> Split:
+    """A split of Monti et al. (2017)."""
+    with np.load(DATA / "monti.npz", allow_pickle=False) as arrays:
+        parts = (
+            {column: arrays[f"{name}_{part}_{column}"] for column in COLUMNS}
+            for part in ("train", "test")
+        )
+        return Split(*map(pd.DataFrame, parts))
+
+
+def long_tail() -> pd.DataFrame:
+    """A trust network's shape: four items in five have three ratings at most."""
+    X, y = make_ratings(22_000, 296_000, 830_000, random_state=0)
+    return X.assign(rating=y)
 
 
 def folds(ratings: pd.DataFrame) -> Iterator[Split]:

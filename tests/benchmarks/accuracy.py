@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from _common import (
-    COLUMNS,
     DATA,
     Outcome,
     Row,
@@ -27,7 +26,9 @@ from _common import (
     folds,
     load_ml_100k,
     load_npz,
+    long_tail,
     mf_regressor,
+    monti,
     run_command,
     surprise_svd,
     x_y,
@@ -35,7 +36,6 @@ from _common import (
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor
-from skrec.datasets import make_ratings
 
 OURS = "MFRegressor()"
 GIBBS = 'solver="gibbs"'
@@ -189,12 +189,6 @@ def rating_sets(args: argparse.Namespace) -> list[Row]:
     return [row for item in sets.items() for row in rating_set(*item, args.device)]
 
 
-def long_tail() -> pd.DataFrame:
-    """A trust network's shape: four items in five have three ratings at most."""
-    X, y = make_ratings(22_000, 296_000, 830_000, random_state=0)
-    return X.assign(rating=y)
-
-
 def rating_set(name: str, ratings: pd.DataFrame, device: str) -> list[Row]:
     outcomes = compare(
         {
@@ -220,28 +214,16 @@ def rating_set(name: str, ratings: pd.DataFrame, device: str) -> list[Row]:
     ]
 
 
-def monti(args: argparse.Namespace) -> list[Row]:
+def monti_splits(args: argparse.Namespace) -> list[Row]:
     """The splits of Monti et al. (2017), which graph networks are compared on."""
     rows = []
-    with np.load(DATA / "monti.npz", allow_pickle=False) as arrays:
-        for name, published in PUBLISHED_MONTI.items():
-            split = Split(
-                *(
-                    pd.DataFrame(
-                        {
-                            column: arrays[f"{name}_{part}_{column}"]
-                            for column in COLUMNS
-                        }
-                    )
-                    for part in ("train", "test")
-                )
-            )
-            ours = compare({OURS: partial(mf_regressor, device=args.device)}, [split])
-            rmse, seconds = ours[OURS]
-            rows += [
-                Row(f"{name}: RMSE", rmse, "", "", "published (IMC-GAE)", published),
-                Row(f"{name}: fit, s", seconds),
-            ]
+    for name, published in PUBLISHED_MONTI.items():
+        fit = partial(mf_regressor, device=args.device)
+        rmse, seconds = compare({OURS: fit}, [monti(name)])[OURS]
+        rows += [
+            Row(f"{name}: RMSE", rmse, "", "", "published (IMC-GAE)", published),
+            Row(f"{name}: fit, s", seconds),
+        ]
     return rows
 
 
@@ -282,7 +264,7 @@ def parse_args() -> argparse.Namespace:
     command = commands.add_parser(
         "monti", parents=[common], help="Flixster, Douban and Yahoo Music, ids alone"
     )
-    command.set_defaults(run=monti)
+    command.set_defaults(run=monti_splits)
 
     command = commands.add_parser(
         "repeats", parents=[common], help="repeated rows and weights of one fold"

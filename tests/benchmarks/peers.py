@@ -31,19 +31,19 @@ import numpy as np
 import pandas as pd
 from _common import (
     COLUMNS,
-    DATA,
     PROJECT,
     Split,
     first_tenth,
     folds,
     load_ml_100k,
-    load_npz,
+    long_tail,
+    ml_1m,
+    monti,
     x_y,
 )
 from sklearn.metrics import root_mean_squared_error
 
 import skrec
-from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 
 RESULTS = PROJECT / "docs" / "results"
@@ -179,25 +179,6 @@ LISTS: dict[str, Model] = {
 }
 
 
-def monti(name: str) -> Split:
-    with np.load(DATA / "monti.npz") as arrays:
-        return Split(
-            *(
-                pd.DataFrame({c: arrays[f"{name}_{part}_{c}"] for c in COLUMNS})
-                for part in ("train", "test")
-            )
-        )
-
-
-def long_tail() -> Split:
-    X, y = make_ratings(22_000, 296_000, 830_000, random_state=0)
-    return first_tenth(X.assign(rating=y))
-
-
-def ml_1m() -> Split:
-    return first_tenth(load_npz(DATA / "ml-1m.npz"))
-
-
 def ml_100k(n_folds: int) -> Iterator[Split]:
     return islice(folds(load_ml_100k()), n_folds)
 
@@ -216,13 +197,13 @@ class Set(NamedTuple):
 
 SETS = {
     "ml-100k": Set("MovieLens 100K", RATINGS, ml_100k),
-    "ml-1m": Set("MovieLens 1M", RATINGS, lambda n: [ml_1m()]),
+    "ml-1m": Set("MovieLens 1M", RATINGS, lambda n: [first_tenth(ml_1m())]),
     "flixster": Set("Flixster", RATINGS, lambda n: [monti("flixster")]),
     "douban": Set("Douban", RATINGS, lambda n: [monti("douban")]),
     "yahoo-music": Set("Yahoo Music", RATINGS, lambda n: [monti("yahoo_music")]),
-    "long-tail": Set("long tail", RATINGS, lambda n: [long_tail()]),
+    "long-tail": Set("long tail", RATINGS, lambda n: [first_tenth(long_tail())]),
     "lists-ml-100k": Set("MovieLens 100K, lists", LISTS, ml_100k),
-    "lists-ml-1m": Set("MovieLens 1M, lists", LISTS, lambda n: [ml_1m()]),
+    "lists-ml-1m": Set("MovieLens 1M, lists", LISTS, lambda n: [first_tenth(ml_1m())]),
 }
 
 

@@ -26,6 +26,7 @@ from _common import (
     folds,
     load_ml_100k,
     load_npz,
+    monti,
     print_environment,
     set_threads,
     x_y,
@@ -48,14 +49,6 @@ class Fit(NamedTuple):
     rmse: float
     loo: float
     seconds: float
-
-
-def monti(name: str) -> pd.DataFrame:
-    """Training ratings of a set of Monti et al. (2017)."""
-    with np.load(DATA / "monti.npz") as arrays:
-        return pd.DataFrame(
-            {c: arrays[f"{name}_train_{c}"] for c in ("user", "item", "rating")}
-        )
 
 
 def dealt(ids: pd.Series, n_rows: float, rng: np.random.RandomState) -> np.ndarray:
@@ -92,9 +85,9 @@ SETS: dict[str, Callable[[], pd.DataFrame]] = {
     "20,000 of ML-100K": partial(ml_100k, 20_000),
     "5,000 of ML-100K": partial(ml_100k, 5_000),
     "1,000 of ML-100K": partial(ml_100k, 1_000),
-    "Flixster": partial(monti, "flixster"),
-    "Douban": partial(monti, "douban"),
-    "Yahoo Music": partial(monti, "yahoo_music"),
+    "Flixster": lambda: monti("flixster").train,
+    "Douban": lambda: monti("douban").train,
+    "Yahoo Music": lambda: monti("yahoo_music").train,
     "short items": partial(long_tail, 56_000, 160, 4),
     "short users": partial(long_tail, 200_000, 3, 30),
     "long tail": partial(long_tail, 830_000, 38, 2.2),
