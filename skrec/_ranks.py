@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ._data.reading import Columns
 from ._data.seen import SeenItems
 from ._data.sides import Sides
 from ._data.vocabulary import Ids
-from ._share import Largest, Share, Sum
+from ._share import Largest, Share, Sum, Value
 
 # A row of a side costs as much as so many ratings.
 ROW_COST = 64
@@ -170,6 +170,7 @@ class RankShare(Share):
         That of ratings from the owners of users to those of items.
     """
 
+    has_all: ClassVar[bool] = False
     ranks: Ranks
     bounds: np.ndarray
     route: Route | None = None
@@ -204,6 +205,14 @@ class RankShare(Share):
 
     def sum(self, value: Sum) -> Sum:
         return self.ranks.sum(value)
+
+    def add_up(self, tensors: list[Tensor]) -> list[Tensor]:
+        joined = self.ranks.sum(torch.cat([tensor.flatten() for tensor in tensors]))
+        parts = joined.split([tensor.numel() for tensor in tensors])
+        return [p.view(t.shape) for p, t in zip(parts, tensors, strict=True)]
+
+    def first(self, value: Value) -> Value:
+        return self.ranks.objects(value)[0]
 
     def largest(self, value: Largest) -> Largest:
         return self.ranks.largest(value)

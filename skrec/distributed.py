@@ -18,6 +18,7 @@ from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import Interactions
 from ._data.reading import check_number
 from ._data.sides import Sides
+from ._gradient.solver import GradientSolver
 from ._interfaces import Solver
 from ._ranks import Ranks, collect
 
@@ -117,7 +118,7 @@ def _check(estimator: BaseRecommender, y: ArrayLike | None) -> None:
     estimator._validate_params()
     solver: Solver = estimator._solver_for(y)
     name = type(estimator).__name__
-    if not isinstance(solver, ALSSolver | VBSolver):
+    if not isinstance(solver, ALSSolver | VBSolver | GradientSolver):
         raise ValueError(
             "Several processes fit ratings by MFRegressor with solver='vb' or 'als', "
             f"or choices with its unobserved_weight; got {name} with "

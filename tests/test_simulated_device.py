@@ -20,8 +20,9 @@ from test_contract import (
 from skrec import MFRegressor, NCFRegressor, _settings
 from skrec._alternating.start import spectral_start
 from skrec._alternating.sweep import als, gibbs, vb
-from skrec._gradient.loop import OPTIMIZERS, Samples, TrainingOptions, _Trainer
+from skrec._gradient.loop import OPTIMIZERS, TrainingOptions, _Trainer
 from skrec._gradient.network import NeuMF, Shape, initial_weights
+from skrec._gradient.samples import Sampler, Samples
 from skrec._topk import inner_products_of_tiles, top_k
 from skrec.datasets import make_ratings
 
@@ -103,7 +104,8 @@ def test_a_step_of_a_network_never_waits(device, optimizer, layers, n_negatives)
         options = TrainingOptions(
             loss, n_negatives, optimizer, 0.01, batch_size, 9, 0.5, dropout=0.1
         )
-        trainer = _Trainer(network, samples, options, generator, seen)
+        sampler = Sampler(samples, generator, 30, n_negatives, seen)
+        trainer = _Trainer(network, sampler, options)
         device.reset()
         trainer.run_epoch()
         waits.append(device.waits)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .._data.interactions import FurtherRows
+from .._share import ALL_ROWS, Share
 from .._sparse import SparseRows
 
 OTHER = {"user": "item", "item": "user"}
@@ -81,15 +82,23 @@ class Counterparts:
         Places of the pairs, which are in the order of users, in that of items.
     pair : Tensor of shape (n_samples,)
         Pair of each sample.
+    share : Share
+        The pairs are those of this process, and sums over pairs those of all.
     """
 
     rows: dict[str, SparseRows]
     order: Tensor
     pair: Tensor
+    share: Share = ALL_ROWS
 
     @classmethod
     def of(
-        cls, users: Tensor, items: Tensor, n_users: int, n_items: int
+        cls,
+        users: Tensor,
+        items: Tensor,
+        n_users: int,
+        n_items: int,
+        share: Share = ALL_ROWS,
     ) -> Counterparts:
         """Pairs of samples."""
         keys, pair = torch.unique(users * n_items + items, return_inverse=True)
@@ -104,7 +113,7 @@ class Counterparts:
             "user": SparseRows(offsets(users, n_users), items),
             "item": SparseRows(offsets(items[order], n_items), users[order]),
         }
-        return cls(rows, order, pair)
+        return cls(rows, order, pair, share)
 
     def without(self, samples: Tensor) -> Tensor:
         """1 for pairs that are kept, and 0 for those of numbered samples."""
@@ -114,7 +123,7 @@ class Counterparts:
 
     def scale(self, side: str, kept: Tensor | None = None) -> Tensor:
         """Factor of each row's sum: 1/√n, or √n / n′ where n′ of n pairs are kept."""
-        n = self.rows[side].lengths.float()
+        n = self.share.sum(self.rows[side].lengths.float())
         left = n
         if kept is not None:
             left = self._sums(side, kept.new_ones(len(self.rows[OTHER[side]]), 1), kept)
@@ -139,7 +148,7 @@ class Counterparts:
     def _sums(self, side: str, table: Tensor, kept: Tensor | None) -> Tensor:
         if kept is not None and side == "item":
             kept = kept[self.order]
-        return self.rows[side].sum(table, kept)
+        return self.share.sum(self.rows[side].sum(table, kept))
 
 
 class ImplicitShares:
