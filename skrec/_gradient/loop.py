@@ -445,6 +445,9 @@ class _Trainer:
             part_loss = self.losses(part).sum() / weight
             part_loss.backward()
             loss += part_loss.detach()
+        if self.options.loss == "bpr":
+            # Differences of scores leave rounding errors, which "adam" would scale up.
+            torch._foreach_zero_([_gradient(p) for p in self.network.constants()])
         return loss
 
     def add_penalty(

@@ -144,7 +144,7 @@ class NeuMF(nn.Module):
             self.register_parameter(name, nn.Parameter(value.contiguous()))
 
     def tables(self, names: Iterable[str]) -> list[nn.Parameter]:
-        """Named tables that the network has."""
+        """Named tables, or other weights, that the network has."""
         return [self.get_parameter(name) for name in names if hasattr(self, name)]
 
     def row_features(self, side: str) -> RowFeatures:
@@ -174,6 +174,11 @@ class NeuMF(nn.Module):
             for name, parameter in self.named_parameters()
             if name == "coef" or "weight" in name
         ]
+
+    def constants(self) -> list[nn.Parameter]:
+        """Weights that add as much to the scores of all items of a user in context."""
+        last = f"bias_{len(self.shape.hidden_layer_sizes)}"
+        return self.tables(["user_bias", "coef", "intercept", last])
 
     def forward(
         self,
