@@ -69,11 +69,15 @@ class Ranks:
             both = torch.tensor(value)
         if isinstance(value, float):
             both = both.double()
-        with self._answered():
-            dist.all_reduce(both, how, group=self.group)
+        self.add_up(both, how)
         if isinstance(value, Tensor):
             return both
         return both.numpy() if isinstance(value, np.ndarray) else both.item()
+
+    def add_up(self, value: Tensor, how: Any = dist.ReduceOp.SUM) -> None:
+        """Replace a tensor by the sum of those of all processes."""
+        with self._answered():
+            dist.all_reduce(value, how, group=self.group)
 
     def objects(self, value: Any) -> list[Any]:
         """A small object of each process."""
@@ -207,7 +211,8 @@ class RankShare(Share):
         return self.ranks.sum(value)
 
     def add_up(self, tensors: list[Tensor]) -> list[Tensor]:
-        joined = self.ranks.sum(torch.cat([tensor.flatten() for tensor in tensors]))
+        joined = torch.cat([tensor.flatten() for tensor in tensors])
+        self.ranks.add_up(joined)
         parts = joined.split([tensor.numel() for tensor in tensors])
         return [p.view(t.shape) for p, t in zip(parts, tensors, strict=True)]
 

@@ -204,6 +204,9 @@ class ImplicitShares:
     def set_gradients(self, n_steps: int) -> None:
         """Mean gradients of the weights over the last steps, with the penalty's."""
         counterparts, gradient = self.counterparts, self.gradient / n_steps
+        if self.side == "user":
+            # Gradients of users are those of this process.
+            gradient = counterparts.share.sum(gradient)
         slope = counterparts.transposed(self.side, gradient, self.kept)
         slope -= torch.outer(counterparts.mean(self.side), gradient.sum(0))
         for weight, part in zip(self.weights, self._split(slope), strict=True):

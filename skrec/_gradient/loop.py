@@ -184,8 +184,7 @@ class _Trainer:
         self.tables = {side: network.tables(TABLES[side]) for side in TABLES}
         rows = [table for tables in self.tables.values() for table in tables]
         self.device = self.samples.users.device
-        self.parameters = rows + network.shared()
-        self.optimizer = _optimizer(options, self.parameters, self.device)
+        self.optimizer = _optimizer(options, rows + network.shared(), self.device)
         self.n_batches = math.ceil(sampler.n_all / options.batch_size)
         self.step, self.n_parts = 0, 1
         self.graphs: GraphedSteps | None = None
@@ -294,6 +293,7 @@ class _Trainer:
                 for rows in group:
                     total += self.update(rows)
                 self._update_implicit(len(group))
+        self.share.complete(*(table.detach() for table in self.tables["user"]))
         self._show_shares(None)
         for side in self.network.features:
             self.update_feature_weights(side)
@@ -455,19 +455,21 @@ class _Trainer:
     ) -> Tensor:
         """Add up the gradients of all processes, and add those of the penalty.
 
-        Returns the loss of all processes.
+        Those of a user are in one process, whose row of the user is the valid one until
+        the end of the epoch. Returns the loss of all processes.
         """
         is_scaled = self.options.optimizer == "sgd"
         shares = {}
         if self.options.reg or self.anchors or is_scaled:
             shares = self.shares(batch, weight)
-        gradients = [_gradient(parameter) for parameter in self.parameters]
-        loss, *added = self.share.add_up([loss, *shares.values(), *gradients])
-        shares = dict(zip(shares, added, strict=False))
-        for parameter, gradient in zip(
-            self.parameters, added[len(shares) :], strict=True
-        ):
+        added = self.tables["item"] + self.network.shared()
+        gradients = [_gradient(parameter) for parameter in added]
+        of_items = [share for side, share in shares.items() if side == "item"]
+        loss, *sums = self.share.add_up([loss, *gradients, *of_items])
+        for parameter, gradient in zip(added, sums, strict=False):
             parameter.grad = gradient
+        if shares:
+            shares["item"] = sums[-1]
         for shares_of_side in self.implicit:
             shares_of_side.accumulate()
         if shares:
