@@ -195,10 +195,9 @@ class ImplicitShares:
             rows.copy_(part.view_as(rows))
         return changes
 
-    def accumulate(self) -> None:
+    def accumulate(self, gradients: list[Tensor]) -> None:
         """Add the gradients of the tables, which are those of the shares too."""
-        gradients = [table.grad[:-1] for table in self.tables if table.grad is not None]
-        self.gradient += _joined(gradients)
+        self.gradient += gradients[0] if len(gradients) == 1 else _joined(gradients)
 
     @torch.no_grad()
     def set_gradients(self, n_steps: int) -> None:

@@ -10,7 +10,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -181,10 +182,15 @@ class _Trainer:
         self.network, self.sampler, self.options = network, sampler, options
         self.samples, self.share = sampler.samples, sampler.share
         self.generator = sampler.own_generator()
-        self.tables = {side: network.tables(TABLES[side]) for side in TABLES}
-        rows = [table for tables in self.tables.values() for table in tables]
         self.device = self.samples.users.device
-        self.optimizer = _optimizer(options, rows + network.shared(), self.device)
+        if self.device.type != "cpu":
+            network.join_tables()
+        self.tables = {side: network.tables(TABLES[side]) for side in TABLES}
+        self.rows = {side: network.rows(side) for side in TABLES}
+        # Gradients of a user are those of one process.
+        self.added = self.rows["item"] + network.shared()
+        trained = self.rows["user"] + self.added
+        self.optimizer = _optimizer(options, trained, self.device)
         self.n_batches = math.ceil(sampler.n_all / options.batch_size)
         self.step, self.n_parts = 0, 1
         self.graphs: GraphedSteps | None = None
@@ -199,14 +205,20 @@ class _Trainer:
             side: self._reg_of_rows(side) * _inverse_root(weight)
             for side, weight in self.row_weights.items()
         }
+        self.slopes = {side: 2 * penalty for side, penalty in self.penalties.items()}
         total = (1 + options.n_negatives) * self._total_weight()
         dense_penalty = float(options.reg * _inverse_root(total))
+        self.dense: list[Tensor] = list(network.dense())
+        self.dense_penalty = dense_penalty
         self.shared_penalties = dict.fromkeys(network.shared(), 0.0)
         self.shared_penalties |= dict.fromkeys(network.dense(), dense_penalty)
 
         # Parts of rows that features predict, of given ones by table; 0 for the row of
         # the unseen. Rows are penalised by the distance from them.
         self.anchors: dict[Tensor, Tensor] = {}
+        for side in TABLES:
+            if side in network.features or network.counterparts is not None:
+                self._anchor_at_zero(side)
         self.predictions: dict[Tensor, Tensor] = {}
         self.leverages: dict[str, Tensor] = {}
         for side in network.features:
@@ -214,7 +226,6 @@ class _Trainer:
             for table, weights in network.described_tables(side):
                 predicted = self.predicted_rows(side, weights)
                 self.predictions[table] = predicted
-                self.anchors[table] = torch.zeros_like(table, requires_grad=False)
                 self.anchors[table][:-1] = predicted
         self.implicit = self._implicit_shares(total)
         implicit_weights = [w for shares in self.implicit for w in shares.weights]
@@ -242,6 +253,17 @@ class _Trainer:
         is_described = side in self.network.features
         return self.options.reg * own_penalty(is_described, shape.implicit_features)
 
+    def _anchor_at_zero(self, side: str) -> None:
+        """Anchors of the tables of a side, which are views where these are."""
+        for table in self.rows[side]:
+            self.anchors[table] = torch.zeros_like(table, requires_grad=False)
+        if side in self.network.joined:
+            tables = self.tables[side]
+            whole = self.anchors[self.network.joined[side]]
+            parts = whole.split([table[0].numel() for table in tables], dim=1)
+            for table, part in zip(tables, parts, strict=True):
+                self.anchors[table] = part.view(table.shape)
+
     @torch.no_grad()
     def _leverages(self, side: str) -> Tensor:
         weight = self.row_weights[side][:-1].sqrt()
@@ -264,8 +286,7 @@ class _Trainer:
                 self.curvature * row_weight / total,
             )
             for table, part in zip(tables, shares.show(None), strict=True):
-                anchor = torch.zeros_like(table, requires_grad=False)
-                self.anchors.setdefault(table, anchor)[:-1] += part
+                self.anchors[table][:-1] += part
             implicit.append(shares)
         return implicit
 
@@ -411,7 +432,7 @@ class _Trainer:
         loss = (accumulate or self.accumulate)(batch, weight)
         loss = self.add_penalty(batch, len(rows), weight, loss)
         self.optimizer.step()
-        return torch.stack([loss * weight, weight])
+        return torch.stack([loss, weight])
 
     def accumulate_in_parts(self, batch: Samples, weight: Tensor) -> Tensor:
         """As `accumulate`, in more parts where the memory does not suffice."""
@@ -435,20 +456,21 @@ class _Trainer:
                     self.generator.set_state(state)
 
     def accumulate(self, batch: Samples, weight: Tensor) -> Tensor:
-        """Add the gradients of a mean loss, part by part. Returns the loss."""
-        loss = torch.zeros_like(weight)
+        """Add the gradients of a mean loss, part by part. Returns the sum of losses."""
+        losses, seed = [], weight.reciprocal()
         # A process may have no sample of a batch, and its gradients are zero then.
         n_samples = max(len(batch), 1)
         part_size = math.ceil(n_samples / self.n_parts)
         for start in range(0, n_samples, part_size):
             part = batch[start : start + part_size]
-            part_loss = self.losses(part).sum() / weight
-            part_loss.backward()
-            loss += part_loss.detach()
+            part_loss = self.losses(part).sum()
+            part_loss.backward(seed)
+            losses.append(part_loss.detach())
+        self.network.share_gradients()
         if self.options.loss == "bpr":
             # Differences of scores leave rounding errors, which "adam" would scale up.
             torch._foreach_zero_([_gradient(p) for p in self.network.constants()])
-        return loss
+        return reduce(add, losses)
 
     def add_penalty(
         self, batch: Samples, n_samples: int, weight: Tensor, loss: Tensor
@@ -456,22 +478,24 @@ class _Trainer:
         """Add up the gradients of all processes, and add those of the penalty.
 
         Those of a user are in one process, whose row of the user is the valid one until
-        the end of the epoch. Returns the loss of all processes.
+        the end of the epoch. Returns the sum of losses of all processes.
         """
         is_scaled = self.options.optimizer == "sgd"
         shares = {}
         if self.options.reg or self.anchors or is_scaled:
             shares = self.shares(batch, weight)
-        added = self.tables["item"] + self.network.shared()
-        gradients = [_gradient(parameter) for parameter in added]
-        of_items = [share for side, share in shares.items() if side == "item"]
-        loss, *sums = self.share.add_up([loss, *gradients, *of_items])
-        for parameter, gradient in zip(added, sums, strict=False):
-            parameter.grad = gradient
-        if shares:
-            shares["item"] = sums[-1]
+        if not self.share.has_all:
+            gradients = [_gradient(parameter) for parameter in self.added]
+            of_items = [share for side, share in shares.items() if side == "item"]
+            loss, *sums = self.share.add_up([loss, *gradients, *of_items])
+            for parameter, gradient in zip(self.added, sums, strict=False):
+                parameter.grad = gradient
+            if shares:
+                shares["item"] = sums[-1]
+            self.network.share_gradients()
         for shares_of_side in self.implicit:
-            shares_of_side.accumulate()
+            rows = self.rows[shares_of_side.side]
+            shares_of_side.accumulate([_gradient(table)[:-1] for table in rows])
         if shares:
             self.add_penalty_gradients(shares)
         if is_scaled:
@@ -489,28 +513,27 @@ class _Trainer:
 
     def shares(self, batch: Samples, weight: Tensor) -> dict[str, Tensor]:
         """Share of each user and of each item in the weight of a batch."""
-
-        def share(side: str, rows: Tensor, row_weight: Tensor) -> Tensor:
-            total = torch.zeros_like(self.penalties[side])
-            total.index_add_(0, rows.flatten(), row_weight.flatten())
-            return total / weight
-
-        return {
-            "user": share("user", batch.users, batch.weight.sum(1)),
-            "item": share("item", batch.items, batch.weight),
-        }
+        sizes = [len(penalties) for penalties in self.penalties.values()]
+        total = torch.zeros(sum(sizes), device=self.device, dtype=weight.dtype)
+        of_users, of_items = total.split(sizes)
+        has_negatives = batch.weight.shape[1] > 1
+        of_pairs = batch.weight.sum(1) if has_negatives else batch.weight[:, 0]
+        of_users.index_add_(0, batch.users, of_pairs)
+        of_items.index_add_(0, batch.items.flatten(), batch.weight.flatten())
+        return dict(zip(self.penalties, (total / weight).split(sizes), strict=True))
 
     @torch.no_grad()
     def add_penalty_gradients(self, shares: dict[str, Tensor]) -> None:
         """Add the gradient of the penalty of all rows and weights of a batch."""
         for side, share in shares.items():
-            slope = 2 * share * self.penalties[side]
-            for table in self.tables[side]:
+            slope = (share * self.slopes[side])[:, None]
+            for table in self.rows[side]:
                 anchor = self.anchors.get(table)
                 away = table if anchor is None else table - anchor
-                _gradient(table).flatten(1).addcmul_(slope[:, None], away.flatten(1))
-        for parameter, penalty in self.shared_penalties.items():
-            _gradient(parameter).add_(parameter, alpha=2 * penalty)
+                _gradient(table).flatten(1).addcmul_(slope, away.flatten(1))
+        if self.dense:
+            gradients = [_gradient(parameter) for parameter in self.dense]
+            torch._foreach_add_(gradients, self.dense, alpha=2 * self.dense_penalty)
 
     @torch.no_grad()
     def precondition(self, shares: dict[str, Tensor], n_samples: int) -> None:
