@@ -62,8 +62,8 @@ def make_problem(n_users, n_items, n_factors, implicit_features):
 @pytest.mark.parametrize(
     ("solver", "args", "n_factors", "implicit_features", "launches", "waits"),
     [
-        (vb, (), 16, False, 400, 3),
-        (vb, (), 16, True, 700, 3),
+        (vb, (), 16, False, 340, 3),
+        (vb, (), 16, True, 600, 3),
         (als, (12.0,), 16, False, 150, 2),
         (als, (12.0,), 64, False, 300, 2),
     ],
