@@ -19,11 +19,12 @@ from torch.nn import functional as F
 
 from .._threads import torch_threads
 from .._warn import warn
+from .context import ValuePenalties
 from .graphs import MIN_STEPS, WARM_UP_STEPS, GraphedSteps, tensor_cores
 from .implicit import PENALTY as IMPLICIT_PENALTY
 from .implicit import ImplicitShares
 from .losses import LOSSES, RELATIVE_CURVATURE
-from .network import TABLES, NeuMF
+from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, betas=(0.9, 0.99), fused=True),
@@ -95,6 +96,10 @@ class TrainingOptions:
     pairs are penalised less than by a penalty of each pair, and more than by one of
     each row. Weights of layers are shared by all pairs and penalised alike; biases of
     layers are not penalised.
+
+    Factors of values of context have a penalty that is larger by the square of what
+    noise needs (see `context.ValuePenalties`), so that products with them are nothing
+    where a column says nothing.
 
     If a side has features, r is the deviation of a row from its prediction by the
     features. After every epoch, feature weights are a ridge regression of the rows, and
@@ -206,7 +211,7 @@ class _Trainer:
     ) -> None:
         self.network, self.samples, self.options = network, samples, options
         self.generator, self.seen = generator, seen
-        self.tables = {side: network.tables(TABLES[side]) for side in TABLES}
+        self.tables = {side: network.tables(ROW_TABLES[side]) for side in ROW_TABLES}
         rows = [table for tables in self.tables.values() for table in tables]
         self.device = samples.users.device
         self.optimizer = _optimizer(options, rows + network.shared(), self.device)
@@ -228,6 +233,8 @@ class _Trainer:
         dense_penalty = float(options.reg * _inverse_root(total))
         self.shared_penalties = dict.fromkeys(network.shared(), 0.0)
         self.shared_penalties |= dict.fromkeys(network.dense(), dense_penalty)
+
+        self.value_penalties = ValuePenalties(network, self.row_weights)
 
         # Parts of rows that features predict, of given ones by table; 0 for the row of
         # the unseen. Rows are penalised by the distance from them.
@@ -263,9 +270,9 @@ class _Trainer:
         return max(1, min(torch.get_num_threads(), size // MIN_NUMBERS_PER_THREAD))
 
     def _reg_of_rows(self, side: str) -> float:
-        shape = self.network.shape
         is_described = side in self.network.features
-        return self.options.reg * own_penalty(is_described, shape.implicit_features)
+        has_implicit = side != "value" and self.network.shape.implicit_features
+        return self.options.reg * own_penalty(is_described, has_implicit)
 
     @torch.no_grad()
     def _leverages(self, side: str) -> Tensor:
@@ -278,7 +285,8 @@ class _Trainer:
         reg, implicit = IMPLICIT_PENALTY * self.options.reg, []
         if counterparts is None:
             return []
-        for side, tables in self.tables.items():
+        for side in TABLES:
+            tables = self.network.tables(PLAIN_TABLES[side])
             row_weight = self.row_weights[side][:-1]
             shares = ImplicitShares(
                 counterparts,
@@ -295,14 +303,18 @@ class _Trainer:
         return implicit
 
     def _row_weights(self) -> dict[str, Tensor]:
-        """W_r of users and of items; the last row, of the unseen, has 0."""
+        """W_r of users, of items and of values; the last row, of the unseen, has 0."""
         samples, n, shape = self.samples, self.options.n_negatives, self.network.shape
         users = torch.zeros(shape.n_users).to(samples.weight)
         users.index_add_(0, samples.users, (1 + n) * samples.weight)
         items = torch.zeros(shape.n_items).to(samples.weight)
         items += n * samples.weight.sum() / shape.n_items
         items.index_add_(0, samples.items, samples.weight)
-        return {"user": F.pad(users, (0, 1)), "item": F.pad(items, (0, 1))}
+        values = torch.zeros(shape.n_rows("value")).to(samples.weight)
+        for rows in self.network.value_rows(samples.context).unbind(-1):
+            values.index_add_(0, rows, (1 + n) * samples.weight)
+        weights = {"user": users, "item": items, "value": values}
+        return {side: F.pad(weight, (0, 1)) for side, weight in weights.items()}
 
     def run_epoch(self) -> float:
         """Mean loss of one pass over the samples, in random order."""
@@ -316,6 +328,8 @@ class _Trainer:
                 for rows in group:
                     total += self.update(rows)
                 self._update_implicit(len(group))
+        if self.value_penalties.multiples:
+            self.value_penalties.adapt(self.noise(self.batch(rows)))
         self._show_shares(None)
         for side in self.network.features:
             self.update_feature_weights(side)
@@ -501,26 +515,33 @@ class _Trainer:
         return loss * batch.weight[..., None]
 
     def shares(self, batch: Samples, weight: Tensor) -> dict[str, Tensor]:
-        """Share of each user and of each item in the weight of a batch."""
+        """Share of each user, item and value in the weight of a batch."""
 
         def share(side: str, rows: Tensor, row_weight: Tensor) -> Tensor:
             total = torch.zeros_like(self.penalties[side])
             total.index_add_(0, rows.flatten(), row_weight.flatten())
             return total / weight
 
-        return {
-            "user": share("user", batch.users, batch.weight.sum(1)),
+        of_samples = batch.weight.sum(1)
+        shares = {
+            "user": share("user", batch.users, of_samples),
             "item": share("item", batch.items, batch.weight),
         }
+        if self.tables["value"]:
+            rows = self.network.value_rows(batch.context)
+            weights = of_samples[:, None].expand(rows.shape)
+            shares["value"] = share("value", rows, weights)
+        return shares
 
     @torch.no_grad()
     def add_penalty_gradients(self, shares: dict[str, Tensor]) -> None:
         """Add the gradient of the penalty of all rows and weights of a batch."""
         for side, share in shares.items():
-            slope = 2 * share * self.penalties[side]
+            of_side = 2 * share * self.penalties[side]
             for table in self.tables[side]:
                 anchor = self.anchors.get(table)
                 away = table if anchor is None else table - anchor
+                slope = self.value_penalties.of(table, of_side)
                 _gradient(table).flatten(1).addcmul_(slope[:, None], away.flatten(1))
         for parameter, penalty in self.shared_penalties.items():
             _gradient(parameter).add_(parameter, alpha=2 * penalty)
@@ -536,13 +557,28 @@ class _Trainer:
         for side, share in shares.items():
             # A pair with less than the mean weight of a batch moves a row by less.
             share = share.clamp_min(1 / n_samples)
-            curvature = share * (self.curvature + self.penalties[side])
             for table in self.tables[side]:
+                own = self.value_penalties.of(table, self.penalties[side])
+                curvature = share * (self.curvature + own)
                 _gradient(table).flatten(1).div_(curvature[:, None])
                 _clip(_gradient(table))
         for parameter, penalty in self.shared_penalties.items():
             _gradient(parameter).div_(self.curvature + penalty)
             _clip(_gradient(parameter))
+
+    @torch.no_grad()
+    def noise(self, batch: Samples) -> Tensor:
+        """Half of the root mean square of the slopes of losses by scores.
+
+        For the squared error it is the deviation of the residuals.
+        """
+        score = self.network(batch.users, batch.items, batch.context)
+        with torch.enable_grad():
+            score.requires_grad_()
+            loss = LOSSES[self.options.loss](score, batch.target[..., None])
+            (slope,) = torch.autograd.grad(loss.sum(), score)
+        weight = batch.weight[..., None].expand(slope.shape)
+        return ((weight * slope.square()).sum() / weight.sum()).sqrt() / 2
 
     @torch.no_grad()
     def loss_of_mean(self, samples: Samples) -> float:

@@ -8,8 +8,8 @@ products.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import cast
 
@@ -28,10 +28,22 @@ ACTIVATIONS = {
     "silu": nn.functional.silu,
 }
 
-# Tables with a row for each user or item. All other weights are shared by all pairs.
+# Tables with a row for each user or item.
 USER_TABLES = ("user_factors", "user_embedding", "user_bias")
 ITEM_TABLES = ("item_factors", "item_embedding", "item_bias")
-TABLES = {"user": USER_TABLES, "item": ITEM_TABLES}
+
+# Context factors have no share from counterparts, and do not learn from further rows.
+PLAIN_TABLES = {"user": USER_TABLES, "item": ITEM_TABLES}
+TABLES = {side: (*PLAIN_TABLES[side], f"{side}_context") for side in PLAIN_TABLES}
+
+# Tables with a row for each value of context: factors that meet the context factors of
+# users and those of items, and effects. All other weights are shared by all pairs.
+VALUE_TABLES = ("value_users", "value_items", "value_bias")
+ROW_TABLES = {**TABLES, "value": VALUE_TABLES}
+ALL_TABLES = {name for tables in ROW_TABLES.values() for name in tables}
+
+# Factors of the context of values, of all columns together.
+N_CONTEXT_FACTORS = 12
 
 # Lookups per row, on average, from which the first layer is applied to the whole table.
 MIN_LOOKUPS = 4
@@ -64,6 +76,8 @@ class Shape:
     implicit_features : bool
         Whether rows have a share from the rows of the other side that they have ratings
         with.
+    n_values : tuple of int
+        Number of values of each column of context that has values.
     """
 
     n_users: int
@@ -76,6 +90,13 @@ class Shape:
     biased: bool = True
     n_members: int = 1
     implicit_features: bool = False
+    n_values: tuple[int, ...] = ()
+
+    def n_rows(self, side: str) -> int:
+        """Number of users, of items, or of values of all columns."""
+        if side == "value":
+            return sum(self.n_values)
+        return self.n_users if side == "user" else self.n_items
 
     @property
     def score_work(self) -> float:
@@ -98,11 +119,14 @@ class SideScores:
     hidden : Tensor of shape (..., n_members, n_hidden)
         Part of the first layer of the perceptron; that of an item includes the bias.
     bias : Tensor of shape (..., n_members)
+    context : Tensor of shape (..., n_members, n_context_factors)
+        Context factors; of users in a context, those that the items' meet.
     """
 
     factors: Tensor
     hidden: Tensor
     bias: Tensor
+    context: Tensor
 
 
 class NeuMF(nn.Module):
@@ -111,6 +135,11 @@ class NeuMF(nn.Module):
     The score of user u and item i in context f is::
 
         a + b_u + c_i + p_u·q_i + MLP(r_u, s_i, f) + f·w
+
+    With the sums v, w and e over the rows of the values of a context, the score has the
+    further terms e + a_u·v + d_i·w, where a and d are context factors: interactions of
+    pairs as in factorisation machines, with factors for each pair of fields (Rendle and
+    Schmidt-Thieme 2010).
 
     The paper weights the factors of the product, too. Scaling p and q has the same
     effect, and weights would void a penalty of their squares, so they are left out.
@@ -157,14 +186,14 @@ class NeuMF(nn.Module):
 
     def implicit_weights(self, side: str) -> list[nn.Parameter]:
         """Rows of the counterparts of a side, for each of its tables."""
-        return self.tables(map(implicit_name, TABLES[side]))
+        return self.tables(map(implicit_name, PLAIN_TABLES[side]))
 
     def shared(self) -> list[nn.Parameter]:
         """Weights shared by all pairs."""
         return [
             parameter
             for name, parameter in self.named_parameters()
-            if name not in USER_TABLES + ITEM_TABLES and not is_of_rows(name)
+            if name not in ALL_TABLES and not is_of_rows(name)
         ]
 
     def dense(self) -> list[nn.Parameter]:
@@ -189,78 +218,117 @@ class NeuMF(nn.Module):
         ----------
         users : Tensor of shape (n,)
         items : Tensor of shape (n, n_candidates)
-        context : Tensor of shape (n, n_context)
+        context : Tensor of shape (n, n_context + n_columns)
+            Standardised numbers, then a row of the tables of values for each column of
+            values; -1 is an unknown one, which has no effect.
         dropout : float
             Share of hidden units set to zero.
         generator : Generator
             Source of randomness for the dropout.
         """
         user = self.side_scores("user", users[:, None])
+        user = self.in_context(user, context[:, None])
         item = self.side_scores("item", items)
         scores = self.inner(user, item)
-        if self.shape.n_context:
-            scores = scores + (context @ self.coef.T)[:, None]
         if self.shape.n_embedding:
             scores = scores + self.perceptron(
-                user.hidden, item.hidden, context[:, None], dropout, generator
+                user.hidden, item.hidden, dropout, generator
             )
         return scores
 
-    def side_scores(self, side: str, rows: Tensor) -> SideScores:
-        """Contribution of one side to scores, for row numbers of any shape."""
-        shape = self.shape
-        n_rows = shape.n_users if side == "user" else shape.n_items
-        flat = rows.flatten() % (n_rows + 1)
+    def in_context(self, user: SideScores, context: Tensor) -> SideScores:
+        """The contribution of users, each in a context of shape (n_columns,)."""
+        if not context.shape[-1]:
+            return user
+        n, hidden = self.shape.n_context, user.hidden
+        bias = user.bias if self.shape.biased else torch.zeros(())
+        if n:
+            numbers = context[..., :n]
+            bias = bias + numbers @ self.coef.T
+            if self.shape.n_embedding:
+                repeated = numbers.unsqueeze(-2)
+                repeated = repeated.expand(*numbers.shape[:-1], self.shape.n_members, n)
+                hidden = hidden + _dense(repeated, self.feature_weight)
+        user = replace(user, hidden=hidden, bias=bias)
+        if self.shape.n_values:
+            user = self._among_values(user, self.value_rows(context))
+        return user
+
+    def value_rows(self, context: Tensor) -> Tensor:
+        """Rows in the tables of values, along the last axis."""
+        return context[..., self.shape.n_context :].long()
+
+    def _among_values(self, user: SideScores, rows: Tensor) -> SideScores:
+        """The contribution of users under values, one of each column."""
+        take = self._taker("value", rows)
+        of_users, of_items, effects = (
+            take(self.get_parameter(name)) for name in VALUE_TABLES
+        )
+        bias = user.bias + effects.sum(-2)
+        bias = bias + (user.context * of_users.sum(-3)).sum(-1)
+        return replace(user, bias=bias, context=of_items.sum(-3))
+
+    def _taker(self, side: str, rows: Tensor) -> Callable[[Tensor], Tensor]:
+        """Function from a table of a side to rows, whose numbers have any shape."""
+        flat = rows.flatten() % (self.shape.n_rows(side) + 1)
 
         def take(table: Tensor) -> Tensor:
             # The gradient is faster than that of indexing or embedding().
             taken = table.flatten(1).index_select(0, flat)
             return taken.view(*rows.shape, *table.shape[1:])
 
-        factors = hidden = bias = torch.empty(0)
+        return take
+
+    def side_scores(self, side: str, rows: Tensor) -> SideScores:
+        """Contribution of one side to scores, for row numbers of any shape."""
+        shape, take = self.shape, self._taker(side, rows)
+        factors = hidden = bias = context = torch.empty(0)
         if shape.n_factors:
             factors = take(self.get_parameter(f"{side}_factors"))
         if shape.biased:
             bias = take(self.get_parameter(f"{side}_bias"))
+        if shape.n_values:
+            context = take(self.get_parameter(f"{side}_context"))
         if shape.n_embedding:
             table = self.get_parameter(f"{side}_embedding")
             weight = self.get_parameter(f"{side}_weight")
             layer_bias = self.get_parameter("bias_0") if side == "item" else None
             # Rows that are looked up often enter the layer once. For few lookups the
             # other order is faster, since it has members in the order of the layers.
-            if len(flat) > MIN_LOOKUPS * len(table):
+            if rows.numel() > MIN_LOOKUPS * len(table):
                 hidden = take(_dense(table, weight, layer_bias))
             else:
                 hidden = _dense(take(table), weight, layer_bias)
-        return SideScores(factors, hidden, bias)
+        return SideScores(factors, hidden, bias, context)
 
     def inner(self, user: SideScores, item: SideScores) -> Tensor:
-        """Products of factors plus biases, broadcast over leading axes."""
+        """Products of factors plus biases, broadcast over leading axes.
+
+        With context of values, of users in a context.
+        """
         score = torch.zeros(())
         if self.shape.n_factors:
             score = score + (user.factors * item.factors).sum(-1)
+        if self.shape.n_values:
+            score = score + (user.context * item.context).sum(-1)
         if self.shape.biased:
-            score = score + (user.bias + item.bias + self.intercept)
-        return score
+            return score + (user.bias + item.bias + self.intercept)
+        # Context has terms of its own.
+        return score + user.bias if user.bias.numel() else score
 
     def perceptron(
         self,
         user: Tensor,
         item: Tensor,
-        context: Tensor | None = None,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Scores of the perceptron from the two sides' parts of its first layer.
 
-        Leading axes are broadcast. Without `context` it is at its mean.
+        Leading axes are broadcast.
         """
         act = ACTIVATIONS[self.shape.activation]
         hidden = user + item
-        if context is not None and self.shape.n_context:
-            members = self.shape.n_members
-            repeated = context.unsqueeze(-2).expand(*context.shape[:-1], members, -1)
-            hidden = hidden + _dense(repeated, self.feature_weight)
         *leading, members, size = hidden.shape
         n_layers = len(self.shape.hidden_layer_sizes)
         for layer in range(1, n_layers + 1):
@@ -317,16 +385,29 @@ def initial_weights(shape: Shape, seeds: Iterable[int]) -> dict[str, Tensor]:
     weights = {
         name: torch.stack(
             [member[name] for member in members],
-            dim=int(name in USER_TABLES + ITEM_TABLES),
+            dim=int(name in ALL_TABLES),
         )
         for name in members[0]
     }
+    weights |= value_weights(shape)
     if shape.implicit_features:
         for side, n_others in (("user", shape.n_items), ("item", shape.n_users)):
-            for name in weights.keys() & set(TABLES[side]):
+            for name in weights.keys() & set(PLAIN_TABLES[side]):
                 size = n_others, *weights[name].shape[1:]
                 weights[implicit_name(name)] = torch.zeros(size)
     return weights
+
+
+def value_weights(shape: Shape) -> dict[str, Tensor]:
+    """Weights of the values of context before training, which have no effect yet."""
+    if not shape.n_values:
+        return {}
+    size = shape.n_rows("value") + 1, shape.n_members
+    return {
+        "value_users": torch.zeros(*size, N_CONTEXT_FACTORS),
+        "value_items": torch.zeros(*size, N_CONTEXT_FACTORS),
+        "value_bias": torch.zeros(size),
+    }
 
 
 def _initial_member(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
@@ -336,6 +417,7 @@ def _initial_member(shape: Shape, generator: torch.Generator) -> dict[str, Tenso
         for name, size, scale in (
             ("factors", shape.n_factors, INITIAL_SCALE),
             ("embedding", shape.n_embedding, INITIAL_EMBEDDING_SCALE),
+            ("context", N_CONTEXT_FACTORS * bool(shape.n_values), INITIAL_SCALE),
         ):
             if size:
                 drawn = torch.randn(n_rows + 1, size, generator=generator)
