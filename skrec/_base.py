@@ -597,4 +597,5 @@ class BaseRecommender(
             numbered(data.user_ids, self._users.ids, "X (users)"),
             numbered(data.item_ids, self._items.ids, "X (items)"),
             Sides(self._users.columns_of(of_users), self._items.columns_of(of_items)),
+            data.known_context.numbers_in(self._context),
         )

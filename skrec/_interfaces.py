@@ -140,9 +140,9 @@ class Model(ABC):
         Numbers of the context are NaN, and its values -1, where they are not given.
         """
         raise ValueError(
-            "context changes lists of ratings by MFRegressor with solver='vb', 'gibbs' "
-            "or 'als', rank_by='both' or 'rating' and strategy='mean' or 'sample'; "
-            "these lists do not depend on it. Leave context out."
+            "context changes lists of ratings, with rank_by='both' or 'rating' and "
+            "strategy='mean' or 'sample', and lists by a loss; these lists do not "
+            "depend on it. Leave context out."
         )
 
     def draw(
@@ -247,12 +247,15 @@ class Start(Generic[AnyModel]):
         Row numbers in the model; -1 is new.
     columns : Sides of ndarray of shape (n_columns,)
         Columns of the side features in the model; -1 is new.
+    values : ndarray of shape (n_values,)
+        Numbers in the model of the values of context, column after column; -1 is new.
     """
 
     model: AnyModel
     users: np.ndarray
     items: np.ndarray
     columns: Sides[np.ndarray]
+    values: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 class Solver(ABC, Generic[AnyModel]):
@@ -284,8 +287,8 @@ class Solver(ABC, Generic[AnyModel]):
         name = shown(known.value_names[0])
         raise ValueError(
             f"Column {name} of X holds categories, for which this fit has no terms; "
-            "MFRegressor with ratings y and solver='vb', 'gibbs' or 'als' has. Leave "
-            "it out of X, or give it as columns of 0 and 1, by OneHotEncoder."
+            "fits of ratings y have, and fits of choices by loss='log_loss' or 'bpr'. "
+            "Leave it out of X, or give it as columns of 0 and 1, by OneHotEncoder."
         )
 
     def check_ratings(self, rating: np.ndarray) -> None:

@@ -117,8 +117,8 @@ class ListsMixin(ExplainMixin):
         context : dict, frame or array-like, default=None
             Context of the lists: a value for each further column of `X`, by its name
             or in their order, or a row of them for each user. Columns that are left
-            out are at their mean, and have no effect of their values. Needs ratings and
-            `solver="vb"`, `"gibbs"` or `"als"`; choices do not depend on it.
+            out are at their mean, and have no effect of their values. Needs ratings, or
+            a loss of choices; the part of choices does not depend on it.
             `handle_unknown` applies to values that `fit` has not seen.
         strategy : {"mean", "sample", "lower_bound"}, default="mean"
             Rating that the score is computed with: "mean" is the expected rating,

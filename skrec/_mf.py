@@ -22,6 +22,11 @@ from ._alternating.solver import (
     GibbsSolver,
     VBSolver,
 )
+from ._alternating.value_factors import (
+    are_of_network,
+    fitted_columns,
+    network_weights,
+)
 from ._alternating.value_terms import FittedColumn
 from ._base import BaseRecommender
 from ._data.containers import ArrayLike
@@ -79,7 +84,8 @@ class MFRegressor(BaseRecommender):
         e_v + (a_u·r_v + δ_uv) + (d_i·s_v + δ_iv)
 
     with priors of mean zero that are learned too: what the value changes for all, for
-    the user and for the item. "vb", "gibbs" and "als" have these terms for ratings.
+    the user and for the item. "vb", "gibbs" and "als" have these terms for ratings;
+    "adam" and "sgd" have them without δ, for all losses.
 
     Parameters
     ----------
@@ -809,12 +815,18 @@ class PosteriorConversion(Conversion[Posterior]):
             len(model.coef),
             n_factors=model.n_factors,
             biased=model.row_size > model.n_factors,
+            n_values=tuple(
+                len(column.weight)
+                for column in model.columns
+                if are_of_network(model.columns)
+            ),
         )
 
     def weights(
         self, model: Posterior, users: np.ndarray, items: np.ndarray
     ) -> Weights:
-        return as_weights(model.take(users, items), model.units)
+        weights = as_weights(model.take(users, items), model.units)
+        return weights | network_weights(model.columns, users, items, model.units)
 
     def model(
         self,
@@ -825,7 +837,12 @@ class PosteriorConversion(Conversion[Posterior]):
         objective: Objective,
         rating_range: tuple[float, float],
     ) -> Posterior:
-        posterior = as_posterior(weights, units)
+        value_weights = [
+            np.bincount(codes, data.weight, n_values)
+            for codes, n_values in zip(data.codes.T, data.n_values, strict=True)
+        ]
+        columns = fitted_columns(weights, units, value_weights)
+        posterior = replace(as_posterior(weights, units), columns=columns)
         noise_variance = np.nan
         if not objective.is_of_choices:
             predicted = posterior.mean(data.users, data.items, data.context)
@@ -856,7 +873,10 @@ class PosteriorConversion(Conversion[Posterior]):
             for name, rows in of_side.items()
         }
         units, data = model.units, further.data
-        updated = as_posterior(shared | with_unseen, units)
+        columns = fitted_columns(
+            shared | with_unseen, units, [column.weight for column in model.columns]
+        )
+        updated = replace(as_posterior(shared | with_unseen, units), columns=columns)
         # Noise variance over all ratings; past ones have a weight of 1.
         weight, n_past = data.weight / units.mean_weight, len(further.seen.items)
         predicted = updated.mean(data.users, data.items, data.context)

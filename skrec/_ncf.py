@@ -38,6 +38,10 @@ class NCFRegressor(BaseRecommender):
     weight of the pairs of a row, or of all pairs for a layer, and W that of all pairs.
     Ratings are standardised inside, so their scale needs no setting.
 
+    A further column of X with strings, categories or bools adds, under its value v, the
+    effect e_v and products a_u·r_v + d_i·s_v with context factors of the user and the
+    item [5]_, which a column of noise leaves at zero (see the user guide).
+
     Side features of users and items (`user_features` and `item_features` of `fit`) are
     linear terms of their rows: p_u is Bᵀf_u plus a term of the user's own, and
     likewise r_u, b_u and the rows of items. Rows without ratings have the linear term
@@ -166,6 +170,8 @@ class NCFRegressor(BaseRecommender):
     .. [3] Steck (2019). Embarrassingly shallow autoencoders for sparse data. WWW.
     .. [4] Koren (2008). Factorization meets the neighborhood: a multifaceted
        collaborative filtering model. KDD.
+    .. [5] Rendle, Schmidt-Thieme (2010). Pairwise interaction tensor factorization for
+       personalized tag recommendation. WSDM.
 
     Examples
     --------

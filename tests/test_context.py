@@ -11,11 +11,11 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
-from helpers import copied, rmse, small, small_ncf, unconverged
+from helpers import copied, rmse, small, unconverged
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
-from skrec import DummyRecommender, MFRegressor, load
+from skrec import DummyRecommender, MFRegressor, NCFRegressor, load
 from skrec._alternating.conditional import Layout
 from skrec._alternating.context import (
     LEVEL_PRECISION,
@@ -441,9 +441,8 @@ def test_a_fit_can_be_copied_cloned_and_gone_on_with(fitted):
 
 def test_other_fits_refuse_values_in_words():
     for model, y in (
-        (small(solver="adam"), FEW_Y),
-        (small_ncf(), FEW_Y),
         (MFRegressor(), None),
+        (NCFRegressor(), None),
         (MFRegressor(solver="als", unobserved_weight=0.1), None),
     ):
         with pytest.raises(ValueError, match=r"'season'"):

@@ -26,7 +26,7 @@ def rows():
     return X, y + rng.normal(size=N_USERS)[u] + 0.3 * rng.normal(size=900)
 
 
-@pytest.fixture(scope="module", params=["vb", "als", "gibbs"])
+@pytest.fixture(scope="module", params=["vb", "als", "gibbs", "adam"])
 def model(rows, request):
     params = {"max_iter": 8} if request.param == "gibbs" else {}
     model = MFRegressor(2, solver=request.param, random_state=0, clip=False, **params)
@@ -166,10 +166,9 @@ def test_models_without_context_refuse_it(rows):
     X, y = rows
     with pytest.raises(ValueError, match="fitted to users and items only"):
         MFRegressor(2).fit(X[["user", "item"]], y).recommend(context=[3])
-    network = small_ncf()
-    network = network.fit(X[["user", "item", "hour"]], y)
+    choices = small_ncf(rank_by="choice").fit(X, y)
     with pytest.raises(ValueError, match="Leave context out"):
-        network.recommend([1], context=[3])
+        choices.recommend([1], context=WINTER)
     # Numbers alone are context too.
     numeric = MFRegressor(2, rank_by="rating").fit(X[["user", "item", "hour"]], y)
     assert_allclose(

@@ -215,11 +215,10 @@ def test_broadcast_side_scores_equal_forward(shape, n_context):
     network = random_network(shape)
     context = torch.randn(shape.n_users, n_context, dtype=torch.float64)
     user, item = grid_of_side_scores(network)
+    user = network.in_context(user, context[:, None])
     scores = network.inner(user, item)
     if shape.n_embedding:
-        scores = scores + network.perceptron(user.hidden, item.hidden, context[:, None])
-    if n_context:
-        scores = scores + (context @ network.coef.T)[:, None]
+        scores = scores + network.perceptron(user.hidden, item.hidden)
     torch.testing.assert_close(scores, network(*grid_of_pairs(shape), context))
 
 

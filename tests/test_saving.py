@@ -79,11 +79,13 @@ FITS = {
     "als of choices": lambda: mf(solver="als", unobserved_weight=0.1).fit(X),
     "gibbs": lambda: mf(solver="gibbs").fit(X, Y, user_features=USERS),
     "adam": lambda: mf(solver="adam", early_stopping=True).fit(X, Y),
+    "adam with seasons": lambda: mf(solver="adam").fit(SEASONS, Y),
     "sgd": lambda: mf(solver="sgd", loss="bpr").fit(X),
     "choices": lambda: MFRegressor().fit(X),
     "factors": lambda: of_factors(3),
     "wide factors": lambda: of_factors(64, reg=0.1),
     "network": lambda: ncf(n_members=2).fit(X, Y, user_features=USERS),
+    "network with seasons": lambda: ncf().fit(SEASONS, Y),
     "network of choices": lambda: ncf(loss="log_loss", architecture="gmf").fit(X),
     "dummy": lambda: DummyRecommender().fit(X, Y, user_features=USERS),
 }
@@ -188,7 +190,10 @@ def test_every_public_estimator_and_every_model_that_a_fit_keeps_can_be_saved():
     estimators = [cls for cls in public if isinstance(cls, type)]
     assert all(STORED_CLASSES[cls.__name__] is cls for cls in estimators)
     kept = {"Posterior", "FittedNetwork", "ItemAutoencoder", "Popularity"}
-    of_one_call = {"NumberedRows", "LowerBound", "ExpectedGain", "InContext"}
+    of_one_call = {
+        *("NumberedRows", "LowerBound", "ExpectedGain"),
+        *("InContext", "NetworkInContext"),
+    }
     own = {
         cls.__name__
         for cls in subclasses(Model)

@@ -18,7 +18,7 @@ import pandas as pd
 from .._storage import stored
 from .containers import as_array, as_frame, object_array
 from .messages import counted, quote_first, shown
-from .vocabulary import Ids
+from .vocabulary import Ids, kind_of, numbered
 
 CATEGORIES = nw.Categorical | nw.Enum | nw.String | nw.Boolean
 
@@ -63,6 +63,23 @@ class KnownContext:
             self,
             values=tuple(None if v is None else next(left) for v in self.values),
         )
+
+    def numbers_in(self, other: KnownContext) -> np.ndarray:
+        """Numbers of all values, column after column, among those of another fit.
+
+        Columns are matched by name. -1 is a value that the other does not know.
+        """
+        starts = np.cumsum([0, *map(len, other.vocabularies)]).tolist()
+        known = zip(other.value_names, other.vocabularies, starts, strict=False)
+        by_name = {name: (values, start) for name, values, start in known}
+        found = [np.empty(0, dtype=np.int64)]
+        for name, values in zip(self.value_names, self.vocabularies, strict=True):
+            fitted, start = by_name.get(name, (values[:0], 0))
+            numbers = np.full(len(values), -1)
+            if kind_of(fitted[:1]) == kind_of(values[:1]):
+                numbers = numbered(values, fitted, f"column {shown(name)} of X")
+            found.append(np.where(numbers < 0, -1, start + numbers))
+        return np.concatenate(found)
 
     def read(
         self, context: Any, n_users: int

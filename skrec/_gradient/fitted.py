@@ -20,9 +20,10 @@ from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
 from .._data.sides import SideName
 from .._data.units import Units
-from .._interfaces import Objective, StandardisedModel
+from .._interfaces import Model, Objective, StandardisedModel
 from .._storage import stored
 from .._topk import Fill
+from .context import network_context
 from .network import TABLES, NeuMF, Shape, SideScores, feature_name, is_of_rows
 
 # Entries of a hidden layer held at a time in predict and recommend.
@@ -157,7 +158,7 @@ class FittedNetwork(StandardisedModel):
                 "had n_members=1; fit with n_members of 2 or more."
             )
         network = self.network(device, torch.float64)
-        context = self.units.standard_features(context)
+        context = network_context(context, self.units, self.shape.n_values)
         mean, std = np.empty(len(users)), np.empty(len(users))
         step = max(1, TILE_SIZE // self._width)
         for start in range(0, len(users), step):
@@ -173,24 +174,53 @@ class FittedNetwork(StandardisedModel):
                 std[tile] = self.objective.response(score).std(axis=1, ddof=1)
         return mean, std if return_std else None
 
+    def in_context(self, users: np.ndarray, context: np.ndarray) -> NetworkInContext:
+        # Numbers that are not given are at their mean.
+        context = context.copy()
+        numbers = context[:, : len(self.units.feature_mean)]
+        np.copyto(numbers, self.units.feature_mean, where=np.isnan(numbers))
+        return NetworkInContext(self, users, context, self.objective, self.rating_range)
+
     def scorer(
         self, users: np.ndarray, items: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
+        return self.scorer_of(users, None, items, device)
+
+    def scorer_of(
+        self,
+        users: np.ndarray,
+        context: np.ndarray | None,
+        items: np.ndarray,
+        device: torch.device,
+    ) -> Callable[[slice], Fill]:
+        """As `scorer`, of users each in a context, if there is one."""
         network, shape = self.network(device, torch.float32), self.shape
         of_items = network.side_scores("item", torch.from_numpy(items).to(device))
         item_bias = of_items.bias.mean(-1) + network.intercept.mean()
+        has_factors = (
+            bool(shape.n_factors),
+            context is not None and bool(shape.n_values),
+        )
+        if context is not None:
+            context = network_context(context, self.units, shape.n_values)
+
+        def factors(of_side: SideScores) -> Tensor:
+            parts = zip(has_factors, (of_side.factors, of_side.context), strict=True)
+            return torch.cat([part for given, part in parts if given], -1).flatten(1)
 
         def score(tile: slice) -> Fill:
             rows = torch.from_numpy(users[tile]).to(device)
             of_users = network.side_scores("user", rows)
+            if context is not None:
+                own = torch.from_numpy(context[tile]).to(device, torch.float32)
+                of_users = network.in_context(of_users, own)
             user_bias = of_users.bias.mean(-1)
 
             def fill(columns: slice, out: Tensor) -> None:
                 torch.add(user_bias[:, None], item_bias[columns], out=out)
-                if shape.n_factors:
+                if any(has_factors):
                     # The inner product of concatenated members is the sum over them.
-                    p = of_users.factors.flatten(1)
-                    q = of_items.factors[columns].flatten(1)
+                    p, q = factors(of_users), factors(of_items)[columns]
                     out.addmm_(p, q.T, alpha=1 / shape.n_members)
                 if shape.n_embedding:
                     self._add_perceptron(network, of_users, of_items, columns, out)
@@ -266,6 +296,46 @@ class FittedNetwork(StandardisedModel):
         is_negligible = np.abs(profiles).max(axis=1) < least
         lengths[is_negligible | (lengths == 0)] = np.inf
         return profiles.astype(np.float32), lengths.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class NetworkInContext(Model):
+    """A network whose rows are those who ask, each in a context.
+
+    Attributes
+    ----------
+    network : FittedNetwork
+    rows : ndarray of shape (n_asking,)
+        Row in the network of each.
+    context : ndarray of shape (n_asking, n_context)
+    """
+
+    network: FittedNetwork
+    rows: np.ndarray
+    context: np.ndarray
+    objective: Objective
+    rating_range: tuple[float, float]
+
+    def predict(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        context: np.ndarray,
+        return_std: bool,
+        device: torch.device,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        own = self.rows[users], items, self.context[users]
+        return self.network.predict(*own, return_std, device)
+
+    def scorer(
+        self, users: np.ndarray, items: np.ndarray, device: torch.device
+    ) -> Callable[[slice], Fill]:
+        return self.network.scorer_of(
+            self.rows[users], self.context[users], items, device
+        )
+
+    def score_units(self, users: np.ndarray) -> tuple[float, np.ndarray]:
+        return self.network.score_units(self.rows[users])
 
 
 class NetworkConversion(Conversion[FittedNetwork]):

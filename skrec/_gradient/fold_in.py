@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._threads import torch_threads
 from .losses import CURVATURES, EXPECTED_CURVATURES, LOSSES, SLOPES
-from .network import TABLES, NeuMF, Shape
+from .network import PLAIN_TABLES, TABLES, NeuMF, Shape
 from .terms import FoldInProblem, Terms, TermSampler
 
 # Epochs with negatives end before rows reach the minimum of their objective. Rows that
@@ -148,7 +148,7 @@ class FoldIn:
         places = self.places[side].cpu().numpy()[among_updated]
         return {
             name: self.weights[name].cpu().numpy()[places]
-            for name in self._tables(side)
+            for name in self.weights.keys() & set(TABLES[side])
         }
 
     def _prior(self, side: str, past: Terms, is_described: bool) -> RowPrior:
@@ -175,7 +175,8 @@ class FoldIn:
         return torch.as_tensor(values, device=self.device).float()[:, None]
 
     def _tables(self, side: str) -> list[str]:
-        return [name for name in TABLES[side] if name in self.weights]
+        """Tables that learn; the context of past pairs is not kept."""
+        return [name for name in PLAIN_TABLES[side] if name in self.weights]
 
     def _side_by_side(self, side: str, rows: Tensor | slice) -> Tensor:
         """Rows of all tables of a side, of shape (n_rows, n_members, row_size)."""
@@ -193,10 +194,9 @@ class FoldIn:
     def _network(self, terms: Terms) -> NeuMF:
         """Network whose tables have a row for each user and each item of a term."""
         weights = dict(self.weights)
-        for name in self._tables("user"):
-            weights[name] = weights[name][terms.users]
-        for name in self._tables("item"):
-            weights[name] = weights[name][terms.items.flatten()]
+        for side, rows in (("user", terms.users), ("item", terms.items.flatten())):
+            for name in weights.keys() & set(TABLES[side]):
+                weights[name] = weights[name][rows]
         n_users, n_items = len(terms), terms.items.numel()
         return NeuMF(replace(self.shape, n_users=n_users, n_items=n_items), weights)
 

@@ -196,8 +196,12 @@ class ImplicitShares:
         return changes
 
     def accumulate(self, gradients: list[Tensor]) -> None:
-        """Add the gradients of the tables, which are those of the shares too."""
-        self.gradient += gradients[0] if len(gradients) == 1 else _joined(gradients)
+        """Add the gradients of the tables, which are those of the shares too.
+
+        Tables that have no shares come last.
+        """
+        joined = gradients[0] if len(gradients) == 1 else _joined(gradients)
+        self.gradient += joined[:, : self.gradient.shape[1]]
 
     @torch.no_grad()
     def set_gradients(self, n_steps: int) -> None:

@@ -21,11 +21,12 @@ from torch.nn import functional as F
 from .._share import ALL_ROWS, Share
 from .._threads import torch_threads
 from .._warn import warn
+from .context import ValuePenalties
 from .graphs import MIN_STEPS, WARM_UP_STEPS, GraphedSteps, tensor_cores
 from .implicit import PENALTY as IMPLICIT_PENALTY
 from .implicit import ImplicitShares
 from .losses import LOSSES, RELATIVE_CURVATURE
-from .network import TABLES, NeuMF
+from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF
 from .samples import Part, Sampler, Samples
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -66,6 +67,10 @@ class TrainingOptions:
     pairs are penalised less than by a penalty of each pair, and more than by one of
     each row. Weights of layers are shared by all pairs and penalised alike; biases of
     layers are not penalised.
+
+    Factors of values of context have a penalty that is larger by the square of what
+    noise needs (see `context.ValuePenalties`), so that products with them are nothing
+    where a column says nothing.
 
     If a side has features, r is the deviation of a row from its prediction by the
     features. After every epoch, feature weights are a ridge regression of the rows, and
@@ -185,10 +190,10 @@ class _Trainer:
         self.device = self.samples.users.device
         if self.device.type != "cpu":
             network.join_tables()
-        self.tables = {side: network.tables(TABLES[side]) for side in TABLES}
-        self.rows = {side: network.rows(side) for side in TABLES}
+        self.tables = {side: network.tables(ROW_TABLES[side]) for side in ROW_TABLES}
+        self.rows = {side: network.rows(side) for side in ROW_TABLES}
         # Gradients of a user are those of one process.
-        self.added = self.rows["item"] + network.shared()
+        self.added = self.rows["item"] + self.rows["value"] + network.shared()
         trained = self.rows["user"] + self.added
         self.optimizer = _optimizer(options, trained, self.device)
         self.n_batches = math.ceil(sampler.n_all / options.batch_size)
@@ -212,6 +217,8 @@ class _Trainer:
         self.dense_penalty = dense_penalty
         self.shared_penalties = dict.fromkeys(network.shared(), 0.0)
         self.shared_penalties |= dict.fromkeys(network.dense(), dense_penalty)
+
+        self.value_penalties = ValuePenalties(network, self.row_weights)
 
         # Parts of rows that features predict, of given ones by table; 0 for the row of
         # the unseen. Rows are penalised by the distance from them.
@@ -249,9 +256,9 @@ class _Trainer:
         return max(1, min(torch.get_num_threads(), size // MIN_NUMBERS_PER_THREAD))
 
     def _reg_of_rows(self, side: str) -> float:
-        shape = self.network.shape
         is_described = side in self.network.features
-        return self.options.reg * own_penalty(is_described, shape.implicit_features)
+        has_implicit = side != "value" and self.network.shape.implicit_features
+        return self.options.reg * own_penalty(is_described, has_implicit)
 
     def _anchor_at_zero(self, side: str) -> None:
         """Anchors of the tables of a side, which are views where these are."""
@@ -275,7 +282,8 @@ class _Trainer:
         reg, implicit = IMPLICIT_PENALTY * self.options.reg, []
         if counterparts is None:
             return []
-        for side, tables in self.tables.items():
+        for side in TABLES:
+            tables = self.network.tables(PLAIN_TABLES[side])
             row_weight = self.row_weights[side][:-1]
             shares = ImplicitShares(
                 counterparts,
@@ -294,15 +302,23 @@ class _Trainer:
         return self.share.sum(self.samples.weight.sum())
 
     def _row_weights(self) -> dict[str, Tensor]:
-        """W_r of users and of items; the last row, of the unseen, has 0."""
+        """W_r of users, of items and of values; the last row, of the unseen, has 0."""
         samples, n, shape = self.samples, self.options.n_negatives, self.network.shape
         users = torch.zeros(shape.n_users).to(samples.weight)
         users.index_add_(0, samples.users, (1 + n) * samples.weight)
         items = torch.zeros(shape.n_items).to(samples.weight)
         items += n * samples.weight.sum() / shape.n_items
         items.index_add_(0, samples.items, samples.weight)
-        users, items = self.share.add_up([users, items])
-        return {"user": F.pad(users, (0, 1)), "item": F.pad(items, (0, 1))}
+        weights = {"user": users, "item": items}
+        if shape.n_values:
+            weights["value"] = values = torch.zeros(shape.n_rows("value")).to(users)
+            for rows in self.network.value_rows(samples.context).unbind(-1):
+                values.index_add_(0, rows, (1 + n) * samples.weight)
+        added = self.share.add_up(list(weights.values()))
+        return {
+            side: F.pad(weight, (0, 1))
+            for side, weight in zip(weights, added, strict=True)
+        }
 
     def run_epoch(self) -> float:
         """Mean loss of one pass over the samples, in random order."""
@@ -315,6 +331,8 @@ class _Trainer:
                     total += self.update(rows)
                 self._update_implicit(len(group))
         self.share.complete(*(table.detach() for table in self.tables["user"]))
+        if self.value_penalties.multiples:
+            self.value_penalties.adapt(self.noise(self.sampler.batch(rows)))
         self._show_shares(None)
         for side in self.network.features:
             self.update_feature_weights(side)
@@ -486,12 +504,12 @@ class _Trainer:
             shares = self.shares(batch, weight)
         if not self.share.has_all:
             gradients = [_gradient(parameter) for parameter in self.added]
-            of_items = [share for side, share in shares.items() if side == "item"]
-            loss, *sums = self.share.add_up([loss, *gradients, *of_items])
+            others = [side for side in shares if side != "user"]
+            of_others = [shares[side] for side in others]
+            loss, *sums = self.share.add_up([loss, *gradients, *of_others])
             for parameter, gradient in zip(self.added, sums, strict=False):
                 parameter.grad = gradient
-            if shares:
-                shares["item"] = sums[-1]
+            shares |= zip(others, sums[len(gradients) :], strict=True)
             self.network.share_gradients()
         for shares_of_side in self.implicit:
             rows = self.rows[shares_of_side.side]
@@ -512,24 +530,28 @@ class _Trainer:
         return loss * batch.weight[..., None]
 
     def shares(self, batch: Samples, weight: Tensor) -> dict[str, Tensor]:
-        """Share of each user and of each item in the weight of a batch."""
+        """Share of each user, item and value in the weight of a batch."""
         sizes = [len(penalties) for penalties in self.penalties.values()]
         total = torch.zeros(sum(sizes), device=self.device, dtype=weight.dtype)
-        of_users, of_items = total.split(sizes)
+        parts = dict(zip(self.penalties, total.split(sizes), strict=True))
         has_negatives = batch.weight.shape[1] > 1
         of_pairs = batch.weight.sum(1) if has_negatives else batch.weight[:, 0]
-        of_users.index_add_(0, batch.users, of_pairs)
-        of_items.index_add_(0, batch.items.flatten(), batch.weight.flatten())
+        parts["user"].index_add_(0, batch.users, of_pairs)
+        parts["item"].index_add_(0, batch.items.flatten(), batch.weight.flatten())
+        if "value" in parts:
+            for rows in self.network.value_rows(batch.context).unbind(-1):
+                parts["value"].index_add_(0, rows, of_pairs)
         return dict(zip(self.penalties, (total / weight).split(sizes), strict=True))
 
     @torch.no_grad()
     def add_penalty_gradients(self, shares: dict[str, Tensor]) -> None:
         """Add the gradient of the penalty of all rows and weights of a batch."""
         for side, share in shares.items():
-            slope = (share * self.slopes[side])[:, None]
+            of_side = share * self.slopes[side]
             for table in self.rows[side]:
                 anchor = self.anchors.get(table)
                 away = table if anchor is None else table - anchor
+                slope = self.value_penalties.of(table, of_side)[:, None]
                 _gradient(table).flatten(1).addcmul_(slope, away.flatten(1))
         if self.dense:
             gradients = [_gradient(parameter) for parameter in self.dense]
@@ -546,13 +568,28 @@ class _Trainer:
         for side, share in shares.items():
             # A pair with less than the mean weight of a batch moves a row by less.
             share = share.clamp_min(1 / n_samples)
-            curvature = share * (self.curvature + self.penalties[side])
             for table in self.tables[side]:
+                own = self.value_penalties.of(table, self.penalties[side])
+                curvature = share * (self.curvature + own)
                 _gradient(table).flatten(1).div_(curvature[:, None])
                 _clip(_gradient(table))
         for parameter, penalty in self.shared_penalties.items():
             _gradient(parameter).div_(self.curvature + penalty)
             _clip(_gradient(parameter))
+
+    @torch.no_grad()
+    def noise(self, batch: Samples) -> Tensor:
+        """Half of the root mean square of the slopes of losses by scores.
+
+        For the squared error it is the deviation of the residuals.
+        """
+        score = self.network(batch.users, batch.items, batch.context)
+        with torch.enable_grad():
+            score.requires_grad_()
+            loss = LOSSES[self.options.loss](score, batch.target[..., None])
+            (slope,) = torch.autograd.grad(loss.sum(), score)
+        weight = batch.weight[..., None].expand(slope.shape)
+        return ((weight * slope.square()).sum() / weight.sum()).sqrt() / 2
 
     @torch.no_grad()
     def loss_of_mean(self, samples: Samples) -> float:

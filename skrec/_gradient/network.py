@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
 from operator import add
@@ -30,10 +30,22 @@ ACTIVATIONS = {
     "silu": nn.functional.silu,
 }
 
-# Tables with a row for each user or item. All other weights are shared by all pairs.
+# Tables with a row for each user or item.
 USER_TABLES = ("user_factors", "user_embedding", "user_bias")
 ITEM_TABLES = ("item_factors", "item_embedding", "item_bias")
-TABLES = {"user": USER_TABLES, "item": ITEM_TABLES}
+
+# Context factors have no share from counterparts, and do not learn from further rows.
+PLAIN_TABLES = {"user": USER_TABLES, "item": ITEM_TABLES}
+TABLES = {side: (*PLAIN_TABLES[side], f"{side}_context") for side in PLAIN_TABLES}
+
+# Tables with a row for each value of context: factors that meet the context factors of
+# users and those of items, and effects. All other weights are shared by all pairs.
+VALUE_TABLES = ("value_users", "value_items", "value_bias")
+ROW_TABLES = {**TABLES, "value": VALUE_TABLES}
+ALL_TABLES = {name for tables in ROW_TABLES.values() for name in tables}
+
+# Factors of the context of values, of all columns together.
+N_CONTEXT_FACTORS = 12
 
 # Lookups per row, on average, from which the first layer is applied to the whole table.
 MIN_LOOKUPS = 4
@@ -66,6 +78,8 @@ class Shape:
     implicit_features : bool
         Whether rows have a share from the rows of the other side that they have ratings
         with.
+    n_values : tuple of int
+        Number of values of each column of context that has values.
     """
 
     n_users: int
@@ -78,6 +92,13 @@ class Shape:
     biased: bool = True
     n_members: int = 1
     implicit_features: bool = False
+    n_values: tuple[int, ...] = ()
+
+    def n_rows(self, side: str) -> int:
+        """Number of users, of items, or of values of all columns."""
+        if side == "value":
+            return sum(self.n_values)
+        return self.n_users if side == "user" else self.n_items
 
     @property
     def score_work(self) -> float:
@@ -100,11 +121,14 @@ class SideScores:
     hidden : Tensor of shape (..., n_members, n_hidden)
         Part of the first layer of the perceptron; that of an item includes the bias.
     bias : Tensor of shape (..., n_members)
+    context : Tensor of shape (..., n_members, n_context_factors)
+        Context factors; of users in a context, those that the items' meet.
     """
 
     factors: Tensor
     hidden: Tensor
     bias: Tensor
+    context: Tensor
 
 
 class NeuMF(nn.Module):
@@ -113,6 +137,11 @@ class NeuMF(nn.Module):
     The score of user u and item i in context f is::
 
         a + b_u + c_i + p_u·q_i + MLP(r_u, s_i, f) + f·w
+
+    With the sums v, w and e over the rows of the values of a context, the score has the
+    further terms e + a_u·v + d_i·w, where a and d are context factors: interactions of
+    pairs as in factorisation machines, with factors for each pair of fields (Rendle and
+    Schmidt-Thieme 2010).
 
     The paper weights the factors of the product, too. Scaling p and q has the same
     effect, and weights would void a penalty of their squares, so they are left out.
@@ -170,7 +199,7 @@ class NeuMF(nn.Module):
         """Tables of a side that are trained: all in one, if they are joined."""
         if side in self.joined:
             return [self.joined[side]]
-        return self.tables(TABLES[side])
+        return self.tables(ROW_TABLES[side])
 
     def share_gradients(self) -> None:
         """Give named tables the gradients of `joined`, as views."""
@@ -195,14 +224,14 @@ class NeuMF(nn.Module):
 
     def implicit_weights(self, side: str) -> list[nn.Parameter]:
         """Rows of the counterparts of a side, for each of its tables."""
-        return self.tables(map(implicit_name, TABLES[side]))
+        return self.tables(map(implicit_name, PLAIN_TABLES[side]))
 
     def shared(self) -> list[nn.Parameter]:
         """Weights shared by all pairs."""
         return [
             parameter
             for name, parameter in self.named_parameters()
-            if name not in USER_TABLES + ITEM_TABLES and not is_of_rows(name)
+            if name not in ALL_TABLES and not is_of_rows(name)
         ]
 
     def dense(self) -> list[nn.Parameter]:
@@ -216,7 +245,8 @@ class NeuMF(nn.Module):
     def constants(self) -> list[nn.Parameter]:
         """Weights that add as much to the scores of all items of a user in context."""
         last = f"bias_{len(self.shape.hidden_layer_sizes)}"
-        return self.tables(["user_bias", "coef", "intercept", last])
+        of_values = "user_context", "value_users", "value_bias"
+        return self.tables(["user_bias", "coef", "intercept", last, *of_values])
 
     def forward(
         self,
@@ -232,27 +262,61 @@ class NeuMF(nn.Module):
         ----------
         users : Tensor of shape (n,)
         items : Tensor of shape (n, n_candidates)
-        context : Tensor of shape (n, n_context)
+        context : Tensor of shape (n, n_context + n_columns)
+            Standardised numbers, then a row of the tables of values for each column of
+            values; -1 is an unknown one, which has no effect.
         dropout : float
             Share of hidden units set to zero.
         generator : Generator
             Source of randomness for the dropout.
         """
         user = self.side_scores("user", users[:, None])
+        user = self.in_context(user, context[:, None])
         item = self.side_scores("item", items)
         scores = self.inner(user, item)
-        if self.shape.n_context:
-            scores = scores + (context @ self.coef.T)[:, None]
         if self.shape.n_embedding:
             scores = scores + self.perceptron(
-                user.hidden, item.hidden, context[:, None], dropout, generator
+                user.hidden, item.hidden, dropout, generator
             )
         return scores
 
+    def in_context(self, user: SideScores, context: Tensor) -> SideScores:
+        """The contribution of users, each in a context of shape (n_columns,)."""
+        if not context.shape[-1]:
+            return user
+        n, hidden = self.shape.n_context, user.hidden
+        bias = user.bias if self.shape.biased else torch.zeros(())
+        if n:
+            numbers = context[..., :n]
+            bias = bias + numbers @ self.coef.T
+            if self.shape.n_embedding:
+                repeated = numbers.unsqueeze(-2)
+                repeated = repeated.expand(*numbers.shape[:-1], self.shape.n_members, n)
+                hidden = hidden + _dense(repeated, self.feature_weight)
+        user = replace(user, hidden=hidden, bias=bias)
+        if self.shape.n_values:
+            user = self._among_values(user, self.value_rows(context))
+        return user
+
+    def value_rows(self, context: Tensor) -> Tensor:
+        """Rows in the tables of values, along the last axis."""
+        return context[..., self.shape.n_context :].long()
+
+    def _among_values(self, user: SideScores, rows: Tensor) -> SideScores:
+        """The contribution of users under values, one of each column."""
+        flat = rows.flatten() % (self.shape.n_rows("value") + 1)
+        parts = {name: self.get_parameter(name) for name in VALUE_TABLES}
+        of_users, of_items, effects = (
+            part.view(*rows.shape, *part.shape[1:])
+            for part in self._taken("value", parts, flat, False).values()
+        )
+        bias = user.bias + effects.sum(-2)
+        bias = bias + (user.context * of_users.sum(-3)).sum(-1)
+        return replace(user, bias=bias, context=of_items.sum(-3))
+
     def side_scores(self, side: str, rows: Tensor) -> SideScores:
         """Contribution of one side to scores, for row numbers of any shape."""
-        shape = self.shape
-        n_rows = shape.n_users if side == "user" else shape.n_items
+        shape, n_rows = self.shape, self.shape.n_rows(side)
         flat = rows.flatten()
         if side not in self.joined:
             # In training no row is that of the unseen.
@@ -264,15 +328,15 @@ class NeuMF(nn.Module):
         if shape.n_embedding and enters_once:
             parts["embedding"] = self._first_layer(side, parts["embedding"])
         taken = self._taken(side, parts, flat, enters_once)
-        factors, hidden, bias = (
+        factors, hidden, bias, context = (
             taken[name].view(*rows.shape, *taken[name].shape[1:])
             if name in taken
             else torch.empty(0)
-            for name in ("factors", "embedding", "bias")
+            for name in ("factors", "embedding", "bias", "context")
         )
         if shape.n_embedding and not enters_once:
             hidden = self._first_layer(side, hidden)
-        return SideScores(factors, hidden, bias)
+        return SideScores(factors, hidden, bias, context)
 
     def _parts(self, side: str) -> dict[str, Tensor]:
         """Tables of a side by the second part of their names."""
@@ -288,7 +352,7 @@ class NeuMF(nn.Module):
         }
 
     def _taken(
-        self, side: str, parts: dict[str, Tensor], flat: Tensor, is_changed: bool
+        self, side: str, parts: Mapping[str, Tensor], flat: Tensor, is_changed: bool
     ) -> dict[str, Tensor]:
         """Numbered rows of the parts; of joined tables in one piece."""
         # The gradient is faster than that of indexing or embedding().
@@ -313,32 +377,35 @@ class NeuMF(nn.Module):
         return _dense(embedding, weight, bias)
 
     def inner(self, user: SideScores, item: SideScores) -> Tensor:
-        """Products of factors plus biases, broadcast over leading axes."""
+        """Products of factors plus biases, broadcast over leading axes.
+
+        With context of values, of users in a context.
+        """
         parts = []
         if self.shape.n_factors:
             parts.append((user.factors * item.factors).sum(-1))
+        if self.shape.n_values:
+            parts.append((user.context * item.context).sum(-1))
         if self.shape.biased:
             parts.append(user.bias + item.bias + self.intercept)
+        elif user.bias.numel():
+            # Context has terms of its own.
+            parts.append(user.bias)
         return reduce(add, parts) if parts else torch.zeros(())
 
     def perceptron(
         self,
         user: Tensor,
         item: Tensor,
-        context: Tensor | None = None,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Scores of the perceptron from the two sides' parts of its first layer.
 
-        Leading axes are broadcast. Without `context` it is at its mean.
+        Leading axes are broadcast.
         """
         act = ACTIVATIONS[self.shape.activation]
         hidden = user + item
-        if context is not None and self.shape.n_context:
-            members = self.shape.n_members
-            repeated = context.unsqueeze(-2).expand(*context.shape[:-1], members, -1)
-            hidden = hidden + _dense(repeated, self.feature_weight)
         *leading, members, size = hidden.shape
         n_layers = len(self.shape.hidden_layer_sizes)
         for layer in range(1, n_layers + 1):
@@ -395,16 +462,29 @@ def initial_weights(shape: Shape, seeds: Iterable[int]) -> dict[str, Tensor]:
     weights = {
         name: torch.stack(
             [member[name] for member in members],
-            dim=int(name in USER_TABLES + ITEM_TABLES),
+            dim=int(name in ALL_TABLES),
         )
         for name in members[0]
     }
+    weights |= value_weights(shape)
     if shape.implicit_features:
         for side, n_others in (("user", shape.n_items), ("item", shape.n_users)):
-            for name in weights.keys() & set(TABLES[side]):
+            for name in weights.keys() & set(PLAIN_TABLES[side]):
                 size = n_others, *weights[name].shape[1:]
                 weights[implicit_name(name)] = torch.zeros(size)
     return weights
+
+
+def value_weights(shape: Shape) -> dict[str, Tensor]:
+    """Weights of the values of context before training, which have no effect yet."""
+    if not shape.n_values:
+        return {}
+    size = shape.n_rows("value") + 1, shape.n_members
+    return {
+        "value_users": torch.zeros(*size, N_CONTEXT_FACTORS),
+        "value_items": torch.zeros(*size, N_CONTEXT_FACTORS),
+        "value_bias": torch.zeros(size),
+    }
 
 
 def _initial_member(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
@@ -414,6 +494,7 @@ def _initial_member(shape: Shape, generator: torch.Generator) -> dict[str, Tenso
         for name, size, scale in (
             ("factors", shape.n_factors, INITIAL_SCALE),
             ("embedding", shape.n_embedding, INITIAL_EMBEDDING_SCALE),
+            ("context", N_CONTEXT_FACTORS * bool(shape.n_values), INITIAL_SCALE),
         ):
             if size:
                 drawn = torch.randn(n_rows + 1, size, generator=generator)

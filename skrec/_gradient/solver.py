@@ -12,22 +12,26 @@ from typing import Generic
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from .._data.context import KnownContext
 from .._data.interactions import FurtherRows, Interactions
 from .._data.messages import counted
 from .._data.sides import Sides
 from .._data.units import Units
 from .._interfaces import CHOICE_LOSSES, Iteration, Objective, Solver, Start
 from .._share import Share
+from .context import network_context
 from .fitted import Conversion, NetworkModel, Weights
 from .fold_in import FoldIn
 from .implicit import Counterparts, factor_changes, is_informative
 from .loop import Epoch, TrainingOptions, own_penalty, train
 from .losses import RELATIVE_CURVATURE
 from .network import (
-    ITEM_TABLES,
+    ALL_TABLES,
+    PLAIN_TABLES,
     TABLES,
-    USER_TABLES,
+    VALUE_TABLES,
     NeuMF,
     Shape,
     feature_weights,
@@ -149,6 +153,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 "be at least 1."
             )
 
+    def check_context(self, known: KnownContext) -> None:
+        """Every loss has terms of values."""
+
     def check_ratings(self, rating: np.ndarray) -> None:
         outside = (rating < 0) | (rating > 1)
         if self.objective.is_of_choices and outside.any():
@@ -184,7 +191,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         samples = Samples(
             users=tensor(data.users).long(),
             items=tensor(data.items).long(),
-            context=tensor(units.standard_features(data.context)).float(),
+            context=tensor(self._context(data, units)).float(),
             target=tensor(units.standard_ratings(data.rating)).float(),
             weight=tensor(data.weight / units.mean_weight).float(),
         )
@@ -291,7 +298,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         weights = self.conversion.weights(model, *everyone)
         for side, growth in zip(TABLES, further.growths, strict=True):
             factors = factor_changes(side, further)
-            for name in weights.keys() & set(TABLES[side]):
+            for name in weights.keys() & set(PLAIN_TABLES[side]):
                 rows = weights[implicit_name(name)]
                 change = factors @ rows.reshape(len(rows), -1)
                 # New rows are at the mean of all.
@@ -315,10 +322,15 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 items=items.numbers[data.items],
                 target=units.standard_ratings(data.rating),
                 weight=data.weight / units.mean_weight,
-                context=units.standard_features(data.context),
+                context=self._context(data, units),
             ),
             n_new_items=len(items.new),
+            n_columns=len(data.n_values),
         )
+
+    @staticmethod
+    def _context(data: Interactions, units: Units) -> np.ndarray:
+        return network_context(data.context, units, data.n_values)
 
     def _sweep(self, fold_in: FoldIn, report: Callable[[float], None]) -> None:
         """Sweep until convergence, at most `max_iter` times."""
@@ -339,7 +351,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             self.sizes,
             n_users=n_users,
             n_items=n_items,
-            n_context=data.context.shape[1],
+            n_context=data.numbers.shape[1],
+            n_values=tuple(data.n_values),
             implicit_features=implicit_features,
         )
 
@@ -365,10 +378,12 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             low, high = data.rating_range
             if low == high and not self.objective.counts_unobserved:
                 # Equal ratings do not distinguish rows, so random starts must not.
-                for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
+                for name in weights.keys() & ALL_TABLES:
                     weights[name].zero_()
         else:
-            self._check_shape(shape, start.model)
+            # Values that are no more, or are new, change no size of the network.
+            fitted = self.conversion.shape(start.model)
+            self._check_shape(replace(shape, n_values=fitted.n_values), start.model)
             weights = {
                 name: torch.tensor(value)
                 for name, value in self.conversion.weights(
@@ -376,6 +391,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 ).items()
                 if not name.endswith("_implicit_mean")
             }
+            if shape.n_values or fitted.n_values:
+                initial = initial_weights(shape, range(seed, seed + shape.n_members))
+                weights = _with_values(weights, initial, start.values)
         of_features = {n: weights.pop(n) for n in list(weights) if is_of_features(n)}
         features = {}
         for side, described, places in zip(
@@ -490,6 +508,18 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         return float(self.learning_rate)
 
 
+def _with_values(
+    weights: dict[str, Tensor], initial: dict[str, Tensor], values: np.ndarray
+) -> dict[str, Tensor]:
+    """Weights with tables of other values, whose numbers before are given."""
+    of_others = {n: v for n, v in weights.items() if n in initial or is_of_features(n)}
+    new = np.flatnonzero(values >= 0)
+    for name in weights.keys() & initial.keys() & {*VALUE_TABLES}:
+        of_others[name] = initial[name]
+        of_others[name][new] = weights[name][values[new]]
+    return initial | of_others
+
+
 def _exported(network: NeuMF) -> Weights:
     """Weights as arrays; the last row of a table becomes the mean of the others."""
 
@@ -503,6 +533,7 @@ def _exported(network: NeuMF) -> Weights:
         for side in TABLES:
             mean = network.counterparts.mean(side)
             weights[f"{side}_implicit_mean"] = array(mean)
-    for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
+    # An unknown value has no effect.
+    for name in (weights.keys() & ALL_TABLES) - {*VALUE_TABLES}:
         weights[name][-1] = weights[name][:-1].mean(axis=0)
     return weights

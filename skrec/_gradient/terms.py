@@ -99,6 +99,8 @@ class FoldInProblem:
     new_pairs : Pairs
     n_new_items : int
         Number of items that follow the known ones.
+    n_columns : int
+        Number of the columns of context that have values, which are the last.
     """
 
     loss: str
@@ -107,6 +109,7 @@ class FoldInProblem:
     seen: SeenItems
     new_pairs: Pairs
     n_new_items: int
+    n_columns: int = 0
 
     @property
     def is_pairwise(self) -> bool:
@@ -133,9 +136,13 @@ class FoldInProblem:
         return SideRows(numbers, is_new, row_of_new, past, known[position])
 
     def past_pairs(self, users: np.ndarray, items: np.ndarray) -> Pairs:
-        """Seen pairs; their ratings are not kept, so all count alike."""
+        """Seen pairs; their ratings are not kept, so all count alike.
+
+        Neither is their context: numbers are at their mean, and values have no effect.
+        """
         ones = np.ones(len(users))
         context = np.zeros((len(users), self.new_pairs.context.shape[1]))
+        context[:, context.shape[1] - self.n_columns :] = -1
         return Pairs(users, items, ones, ones, context)
 
     def numbered_pairs(self, numbers: np.ndarray) -> Pairs:

@@ -1,0 +1,89 @@
+"""Columns of context between a `Posterior` and the weights of a network.
+
+A network has a row of factors for each value, which meet the context factors of users
+and of items. An unknown user or item has their mean; in a `Posterior` it has none, so
+that effects of values hold the share of the mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .._data.units import Units
+from .value_terms import FittedColumn, FittedEffects, FittedFactors, FittedPairs
+
+Weights = dict[str, np.ndarray]
+
+
+def fitted_columns(
+    weights: Weights, units: Units, value_weights: Sequence[np.ndarray]
+) -> tuple[FittedColumn, ...]:
+    """Columns of context in rating units from a network's weights.
+
+    `value_weights` are the total weights of the ratings under each value, by column.
+    The last row of a table is that of unknown users, items or values.
+    """
+    if not value_weights:
+        return ()
+    scale = units.row_scale(0, 1)[0]
+    effects = weights["value_bias"][:, 0] * scale
+    rows, factors = {}, {}
+    for side in ("user", "item"):
+        table = weights[f"{side}_context"][:, 0]
+        factors[side] = weights[f"value_{side}s"][:, 0] * scale
+        effects = effects + factors[side] @ table[-1]
+        rows[side] = FittedFactors((table - table[-1])[None], None)
+    starts = np.cumsum([0, *map(len, value_weights)])
+    columns = []
+    for start, weight in zip(starts, value_weights, strict=False):
+        kept = np.append(np.arange(start, start + len(weight)), -1)
+        users, items = (
+            FittedPairs(
+                rows[side],
+                FittedFactors(factors[side][kept][None], None),
+                np.empty(0, dtype=np.int64),
+                _effects(np.zeros(1, effects.dtype)),
+            )
+            for side in ("user", "item")
+        )
+        columns.append(FittedColumn(_effects(effects[kept]), users, items, weight))
+    return tuple(columns)
+
+
+def _effects(mean: np.ndarray) -> FittedEffects:
+    return FittedEffects(mean, np.zeros_like(mean))
+
+
+def are_of_network(columns: tuple[FittedColumn, ...]) -> bool:
+    """Whether columns are those of a network, which knows no pairs."""
+    return not any(len(column.users.keys) for column in columns)
+
+
+def network_weights(
+    columns: tuple[FittedColumn, ...],
+    users: np.ndarray,
+    items: np.ndarray,
+    units: Units,
+) -> Weights:
+    """Weights of a network for columns of context, and for rows of these numbers.
+
+    Columns of another solver have no such weights.
+    """
+    if not (columns and are_of_network(columns)):
+        return {}
+    scale = units.row_scale(0, 1)[0]
+    weights = {"value_bias": _joined([c.values.mean for c in columns])[:, None] / scale}
+    for side, numbers in (("user", users), ("item", items)):
+        pairs = [getattr(column, f"{side}s") for column in columns]
+        table = pairs[0].rows.take(np.maximum(numbers, -1)).mean[0]
+        weights[f"{side}_context"] = table[:, None]
+        values = _joined([of_column.values.mean[0] for of_column in pairs])
+        weights[f"value_{side}s"] = values[:, None] / scale
+    return {name: value.astype(np.float32) for name, value in weights.items()}
+
+
+def _joined(tables: list[np.ndarray]) -> np.ndarray:
+    """Rows of all values, then that of unknown ones."""
+    return np.concatenate([*(table[:-1] for table in tables), tables[-1][-1:]])
