@@ -8,7 +8,8 @@ from helpers import small, unconverged
 from sklearn.base import clone
 
 from skrec import MFRegressor
-from skrec._alternating.sweep import Sweep
+from skrec._alternating import solver as solver_module
+from skrec._alternating.sweep import Sweep, vb
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(40, 30, 600, random_state=0)
@@ -107,3 +108,76 @@ def test_a_sweep_starts_without_the_covariances_of_the_users_before_it(
     with unconverged():
         MFRegressor(rank_by="rating", max_iter=4, **params).fit(X, y)
     assert held == [0] * 4
+
+
+@pytest.fixture
+def warm_ups(monkeypatch):
+    """The numbers of sweeps of the warm-ups of each fit, at most and in fact."""
+    found = []
+
+    def counted(problem, start, *, warm_up, least_fall):
+        found.append([warm_up, 0])
+        count = found[-1]
+        for state in vb(problem, start, warm_up=warm_up, least_fall=least_fall):
+            count[1] += state.is_warm_up
+            yield state
+
+    monkeypatch.setattr(solver_module, "vb", counted)
+    return found
+
+
+# Ratings that support 27 factors.
+DENSE, DENSE_Y = make_ratings(130, 120, 13_500, random_state=0)
+
+
+@pytest.mark.parametrize("n_factors", [21, 24])
+def test_fits_warm_up_if_the_ratings_support_their_factors(warm_ups, n_factors):
+    model = MFRegressor(n_factors, implicit_features=False, rank_by="rating")
+    predicted = model.fit(DENSE, DENSE_Y).predict(DENSE)
+    ((most, n_sweeps),) = warm_ups
+    if n_factors > 21:
+        assert most == n_sweeps == 0
+        return
+    assert 2 < n_sweeps <= most
+    # The last sweeps have full covariances, and lead to nearly the same model.
+    assert n_sweeps < model.n_iter_
+    X_all, y_all = make_ratings(130, 120, 15_000, random_state=0)
+    rmse = np.sqrt(np.mean((model.predict(X_all) - y_all) ** 2))
+    _, std = model.predict(DENSE, return_std=True)
+    warm_ups.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solver_module, "WARM_UP_FACTORS", 50)
+        plain = clone(model).fit(DENSE, DENSE_Y)
+    assert warm_ups[0] == [0, 0]
+    assert np.sqrt(np.mean((plain.predict(X_all) - y_all) ** 2)) == pytest.approx(
+        rmse, rel=2e-3
+    )
+    assert np.sqrt(np.mean((plain.predict(DENSE) - predicted) ** 2)) < 0.1 * np.std(
+        DENSE_Y
+    )
+    np.testing.assert_allclose(plain.predict(DENSE, return_std=True)[1], std, rtol=0.1)
+
+
+def test_copies_of_ratings_support_no_more_factors(warm_ups):
+    X, y = make_ratings(60, 50, 1200, random_state=0)
+    X, y = np.tile(X, (10, 1)), np.tile(y, 10)
+    MFRegressor(20, implicit_features=False, rank_by="rating").fit(X, y)
+    assert warm_ups == [[0, 0]]
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 3])
+def test_a_fit_that_is_stopped_early_has_full_covariances(warm_ups, max_iter):
+    model = MFRegressor(21, implicit_features=False, max_iter=max_iter)
+    with unconverged():
+        model.fit(DENSE, DENSE_Y)
+    assert warm_ups == [[max_iter // 2, max_iter // 2]]
+    _, std = model.predict(DENSE[:20], return_std=True)
+    model.partial_fit(DENSE[:50], DENSE_Y[:50])
+    assert model.predict(DENSE[:20], return_std=True)[1].mean() < std.mean()
+
+
+def test_a_fit_that_goes_on_does_not_warm_up_again(warm_ups):
+    model = MFRegressor(21, implicit_features=False, warm_start=True)
+    model.fit(DENSE, DENSE_Y).fit(DENSE, DENSE_Y)
+    assert warm_ups[0][1] > 0
+    assert warm_ups[1] == [0, 0]

@@ -22,9 +22,10 @@ from numpy.testing import assert_allclose
 
 from skrec import MFRegressor
 from skrec._alternating import conditional
+from skrec._alternating.axes import Axes, AxisVariances
 from skrec._alternating.conjugate import PointConditional, update_points
 from skrec._alternating.ratings import total
-from skrec._alternating.rules import ALSRule, UpdateRule
+from skrec._alternating.rules import ALSRule, AxisVBRule, UpdateRule
 from skrec._alternating.start import decomposed_start, spectral_start
 from skrec._alternating.state import Side
 from skrec._alternating.sweep import als, as_map_estimate, update, with_covariance
@@ -138,6 +139,67 @@ def test_ratings_that_repeat_more_often_than_there_are_items():
     with unconverged():
         model = MFRegressor(64, solver="als", reg=0.01, rank_by="rating").fit(X, y)
     assert_allclose(model.predict(X), y, atol=0.1)
+
+
+class ToTheMean(AxisVBRule):
+    """vb along axes with steps to the end, and no further."""
+
+    relaxation, least_share = 0.0, 0.0
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 100), n_factors=st.integers(1, 6), biased=st.booleans())
+def test_the_end_of_the_steps_is_the_mean_given_uncertain_rows(seed, n_factors, biased):
+    problem, (u, i, y, w, _) = make_problem(seed, n_factors=n_factors, biased=biased)
+    rng = np.random.default_rng(seed)
+    layout, d, k = problem.layout, problem.layout.row_size, n_factors
+    users, items = (
+        replace(
+            Side.at(torch.as_tensor(rng.normal(size=(len(r), d)))),
+            relative_precision=torch.as_tensor(rng.uniform(0.5, 2, len(r))),
+        )
+        for r in (problem.users, problem.items)
+    )
+    root = rng.normal(size=(d, d))
+    prior = torch.as_tensor(root @ root.T + np.eye(d))
+    users = replace(
+        users, prior_precision=prior, prior_mean=torch.as_tensor(rng.normal(size=d))
+    )
+    basis = torch.as_tensor(rng.normal(size=(d, d)))
+    variance = torch.as_tensor(rng.uniform(0.1, 1, (len(items.mean), d)))
+    along = AxisVariances(Axes(basis, torch.linalg.inv(basis)), variance)
+    items = replace(items, axes=along)
+    noisy = rng.uniform(0, 1, len(y))
+    ratings = replace(problem.users, target_variance=torch.as_tensor(noisy))
+    given = PointConditional.expected(ratings, users, items, 3.0, layout, map)
+    side, squares = update_points(given, ToTheMean())
+
+    covariance = along.covariances(slice(None)).numpy()
+    packed = side.with_packed_covariance(layout).covariance
+    spread = layout.unpack(packed).numpy()
+    for row in range(len(users.mean)):
+        mine = u == row
+        z, S = items.mean.numpy()[i[mine]], covariance[i[mine]].copy()
+        c, along_c, var_c = np.zeros(len(z)), np.zeros_like(z), np.zeros(len(z))
+        if biased:
+            c, along_c, var_c = z[:, k].copy(), S[:, k].copy(), S[:, k, k].copy()
+            z = np.hstack([z[:, :k], np.ones((len(z), 1))])
+            S[:, k], S[:, :, k], along_c[:, k] = 0, 0, 0
+        weight = w[mine] * items.relative_precision.numpy()[i[mine]]
+        beta = 3 * float(users.relative_precision[row])
+        moments = z[:, :, None] * z[:, None] + S
+        A = beta * np.einsum("n,njk->jk", weight, moments) + prior.numpy()
+        right = weight @ (z * (y[mine] - c)[:, None] - along_c)
+        mean = np.linalg.solve(A, beta * right + (prior @ users.prior_mean).numpy())
+        assert_allclose(side.mean[row], mean, rtol=1e-6, atol=1e-7)
+        B = side.axes.axes.basis.numpy()
+        assert_allclose(side.axes.variance[row], 1 / (B.T @ A @ B).diagonal())
+        own = np.outer(mean, mean) + spread[row]
+        expected = (y[mine] - c) ** 2 + var_c + noisy[mine] + 2 * along_c @ mean
+        expected += np.einsum("njk,jk->n", moments, own) - 2 * (y[mine] - c) * (
+            z @ mean
+        )
+        assert_allclose(squares[row], weight @ expected, rtol=1e-7)
 
 
 @pytest.mark.usefixtures("wide")

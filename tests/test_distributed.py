@@ -220,6 +220,22 @@ def test_wide_points_are_as_good_as_those_of_one(case, together, rows):
     assert np.corrcoef(first.predict(X), one.predict(X))[0, 1] > 0.99
 
 
+def test_processes_warm_up_together(tmp_path):
+    X, y = make_ratings(130, 120, 13_500, random_state=0)
+    params = {"n_factors": 21, "implicit_features": True, "rank_by": "rating"}
+    shards = cut(X, y, None)
+    results = launched(tmp_path, [{"params": params, "shards": shards}])
+    (first,), (second,) = results
+    one = MFRegressor(**params).fit(X, y)
+    assert (first.predict(X) == second.predict(X)).all()
+    assert abs(first.n_iter_ - one.n_iter_) <= 1
+    n = min(first.n_iter_, one.n_iter_)
+    assert first.loss_curve_[:n] == pytest.approx(one.loss_curve_[:n], rel=2e-3)
+    assert np.corrcoef(first.predict(X), one.predict(X))[0, 1] > 0.995
+    stds = (model.predict(X, return_std=True)[1] for model in (first, one))
+    np.testing.assert_allclose(*stds, rtol=0.03)
+
+
 def test_dropout_of_processes_is_as_good_as_that_of_one(together, rows):
     X, y, _ = rows
     pair = X.iloc[:, :2]

@@ -19,7 +19,12 @@ from helpers import (
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from skrec._alternating.rules import WEIGHT_PENALTY, GibbsRule
+from skrec._alternating.rules import (
+    WEIGHT_PENALTY,
+    GibbsRule,
+    VBRule,
+    evidence_lower_bound,
+)
 from skrec._alternating.start import spectral_start
 from skrec._alternating.state import Side, State
 from skrec._alternating.sweep import (
@@ -31,6 +36,12 @@ from skrec._alternating.sweep import (
     vb,
     with_covariance,
 )
+
+WARMED_UP = {
+    name: variant
+    for name, variant in VARIANTS.items()
+    if "unobserved_weight" not in variant
+}
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
@@ -96,6 +107,18 @@ class FixedDraw(GibbsRule):
         return 2.0
 
 
+def test_gibbs_draws_rows_of_many_factors_too():
+    problem, _ = make_problem(n_factors=50)
+    assert problem.layout.is_wide
+    rules = [FixedDraw(np.random.RandomState(seed)) for seed in (0, 1)]
+    start = replace(spectral_start(problem), noise_precision=2.0)
+    first, second = (next(sweeps(problem, start, rule)).users.mean for rule in rules)
+    # Few ratings pin down little of 50 factors, whose draws have the prior's variance.
+    prior_variance = 1 / float(start.users.prior_precision[0, 0])
+    variance = float((first - second).square().mean()) / 2
+    assert 0.8 < variance / prior_variance < 1.05
+
+
 def test_gibbs_draws_have_the_moments_of_the_closed_form():
     problem, (u, i, y, w, _) = make_problem(n_users=4, n_items=3, n_factors=0)
     n_users, n_items = len(problem.users), len(problem.items)
@@ -118,6 +141,57 @@ def test_gibbs_draws_have_the_moments_of_the_closed_form():
     )
     np.testing.assert_allclose(draws.mean(0), mean, atol=0.06)
     np.testing.assert_allclose(np.cov(draws.T), np.linalg.inv(precision), atol=0.06)
+
+
+@pytest.mark.parametrize("variant", WARMED_UP.values(), ids=WARMED_UP)
+def test_the_bound_of_a_warm_up_is_that_of_its_variances(variant):
+    problem, arrays = make_problem(**variant)
+    start = spectral_start(problem)
+    (state,) = islice(vb(problem, start, warm_up=4), 3, 4)
+    assert state.is_warm_up
+    users, items = (
+        side.with_packed_covariance(problem.layout)
+        for side in (state.users, state.items)
+    )
+    assert users.covariance is not None
+    packed = replace(state, users=users, items=items)
+    u, i, _, w, _ = arrays
+    weight = w * (users.relative_precision[u] * items.relative_precision[i]).numpy()
+    residual = weight @ residuals(problem, arrays, packed)
+    found = VBRule().noise_variance(w.sum(), residual)
+    assert found == pytest.approx(state.noise_variance, rel=1e-9)
+    scatters = [s.summed_covariance(problem.layout) for s in (users, state.users)]
+    np.testing.assert_allclose(*scatters, rtol=1e-9, atol=1e-12)
+    bound = evidence_lower_bound(packed, problem, residual) / problem.weight
+    assert -bound == pytest.approx(state.objective, rel=1e-9)
+    if not problem.users.features:
+        # Rows that follow uncertain weights have less entropy than their covariances.
+        roots = torch.linalg.slogdet(problem.layout.unpack(users.covariance))
+        assert float(roots.logabsdet.sum()) == pytest.approx(float(users.log_det))
+
+
+@pytest.mark.parametrize("name", ["plain", "context", "implicit features"])
+def test_a_warm_up_ends_where_sweeps_without_it_end(name):
+    problem, _ = make_problem(1, **WARMED_UP[name])
+    start = spectral_start(problem)
+    plain, warmed = (list(islice(vb(problem, start, warm_up=n), 300)) for n in (0, 5))
+    assert [state.is_warm_up for state in warmed[:7]] == 5 * [True] + 2 * [False]
+    # Variances along axes cannot raise the bound above that of full covariances.
+    assert warmed[4].objective > warmed[5].objective
+    assert np.diff([state.objective for state in warmed[5:]]).max() < 1e-9
+    assert warmed[-1].objective == pytest.approx(plain[-1].objective, rel=2e-3)
+    products = [s.users.mean @ s.items.mean.T for s in (plain[-1], warmed[-1])]
+    assert (products[0] - products[1]).square().mean().sqrt() < 0.05
+
+
+def test_a_warm_up_is_over_once_the_objective_hardly_falls():
+    problem, _ = make_problem()
+    states = vb(problem, spectral_start(problem), warm_up=50, least_fall=0.01)
+    states = list(islice(states, 60))
+    objective = [state.objective for state in states if state.is_warm_up]
+    falls = -np.diff(objective)
+    assert 2 < len(objective) < 50
+    assert falls[-1] < 0.01 <= falls[:-1].min()
 
 
 def test_gibbs_repeats_itself_under_one_seed():

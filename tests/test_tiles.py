@@ -118,6 +118,21 @@ def test_tiles_have_the_conditional_of_the_whole(monkeypatch, is_updated):
 
 
 @pytest.mark.parametrize("biased", [True, False])
+def test_sums_of_a_block_of_tiles_are_those_of_each_tile(monkeypatch, biased):
+    problem, _ = make_problem(n_users=50, n_factors=24, biased=biased)
+    layout = problem.layout
+    assert layout.tile_rows(50) == 50
+    expected = run(vb, problem, 3)[-1]
+    monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", 9 * layout.n_packed)
+    monkeypatch.setattr("skrec._alternating.conditional.MAX_BLOCK_ROWS", 20)
+    assert (layout.tile_rows(50), layout.block_rows(50)) == (9, 20)
+    found = run(vb, problem, 3)[-1]
+    for name in ("mean", "covariance"):
+        pair = getattr(found.users, name), getattr(expected.users, name)
+        np.testing.assert_allclose(*pair, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("n_factors", [2, 3])
 def test_large_tables_of_moments_are_summed_by_parts(monkeypatch, n_factors, biased):
     problem, _ = make_problem(n_users=60, n_factors=n_factors, biased=biased)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .scalars import total
 from .symmetric import cholesky, symmetrised
 
 
@@ -69,3 +70,20 @@ class AxisVariances:
 
     axes: Axes
     variance: Tensor
+
+    @property
+    def log_det(self) -> Tensor:
+        """Sum of the log determinants of the covariances."""
+        of_basis = torch.linalg.slogdet(self.axes.basis.double()).logabsdet
+        return total(self.variance.log()) + 2 * len(self.variance) * of_basis
+
+    @property
+    def summed(self) -> Tensor:
+        """Sum of the covariances."""
+        basis = self.axes.basis
+        return (basis * self.variance.sum(0)) @ basis.mT
+
+    def covariances(self, rows: slice) -> Tensor:
+        """Covariances of some rows, shape (n_rows, row_size, row_size)."""
+        basis = self.axes.basis
+        return (basis * self.variance[rows, None, :]) @ basis.mT

@@ -22,7 +22,7 @@ biases e is q, and there is no offset.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -46,9 +46,11 @@ TILE_SIZE = 2**17
 MIN_TILES, MIN_TILE_ROWS, MIN_TILE_SIZE = 4, 512, 25_000
 
 # From this size of e on, sums over ratings of points are batched matrix products of
-# rows of similar length, which move fewer bytes than a table of packed moments. Tiles
-# then have so many rows at most.
-WIDE_SIZE, MAX_WIDE_ROWS = 48, 512
+# rows of similar length, which move fewer bytes than a table of packed moments.
+WIDE_SIZE = 48
+
+# Rows whose sums are formed at once, at most.
+MAX_BLOCK_ROWS = 2048
 
 # Matrices of single precision that a row holds at a time, on devices other than the
 # CPU: there is no cache to stay in, and a tile is as large as the memory lets it be.
@@ -69,6 +71,12 @@ ParallelMap = Callable[..., Iterable[Any]]
 
 # Means, covariances if there are any, and the sum of the log determinants of these.
 Moments = tuple[Tensor, Tensor | None, Tensor | float]
+
+
+def slices(rows: slice, size: int) -> Iterator[slice]:
+    """Consecutive slices of some rows, of so many rows each but the last."""
+    for start in range(rows.start, rows.stop, size):
+        yield slice(start, min(start + size, rows.stop))
 
 
 class Layout:
@@ -125,17 +133,18 @@ class Layout:
         return work_bytes(self.device) // 4
 
     def map_tiles(
-        self, function: Callable[[slice], T], rows: slice, parallel_map: ParallelMap
+        self,
+        function: Callable[[slice], T],
+        rows: slice,
+        parallel_map: ParallelMap,
+        size: int | None = None,
     ) -> list[T]:
         """Values of a function of consecutive rows, tile by tile.
 
-        Where memory does not suffice, the function is called again for the halves.
+        A tile has `tile_rows` rows, or a given number. Where memory does not suffice,
+        the function is called again for the halves.
         """
-        size = self.tile_rows(rows.stop - rows.start)
-        tiles = (
-            slice(start, min(start + size, rows.stop))
-            for start in range(rows.start, rows.stop, size)
-        )
+        tiles = slices(rows, size or self.tile_rows(rows.stop - rows.start))
         parts = parallel_map(lambda tile: list(in_halves(function, tile)), tiles)
         return list(chain.from_iterable(parts))
 
@@ -144,11 +153,21 @@ class Layout:
         if self.device.type != "cpu":
             n_numbers = MATRICES_OF_ROW * self.extended_size**2
             return max(1, min(n_rows, self.work_size // n_numbers))
+        if len(self.column_parts) > 1:
+            return max(1, min(n_rows, TILE_SIZE // self.n_packed))
         least = max(MIN_TILE_ROWS, MIN_TILE_SIZE // self.n_packed)
         share = max(least, -(-n_rows // MIN_TILES))
-        if self.is_wide:
-            return min(share, MAX_WIDE_ROWS)
         return max(1, min(share, TILE_SIZE // self.n_packed))
+
+    def block_rows(self, n_rows: int) -> int:
+        """Number of rows whose sums over ratings are formed at once.
+
+        More than those of a tile where tables have parts: each of them stays in the
+        cache while the ratings of the block are visited.
+        """
+        if len(self.column_parts) == 1:
+            return self.tile_rows(n_rows)
+        return min(max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES)), MAX_BLOCK_ROWS)
 
     def pack(self, matrices: Tensor) -> Tensor:
         """Lower triangles of matrices over x, shape (n_rows, n_packed_row)."""
@@ -275,6 +294,10 @@ class SideMoments:
         if self.summed is None:
             return self
         return replace(self, summed=self.summed[rows])
+
+    def summed_over(self, ratings: Ratings) -> SideMoments:
+        """The same moments, with the sums over `ratings` for each row of these."""
+        return replace(self, summed=self.sums(ratings))
 
     def _summed_by(
         self,

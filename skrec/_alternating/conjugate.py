@@ -13,6 +13,10 @@ the objective.
 
 For further ratings a row keeps the diagonal of its precision in these coordinates: k
 numbers for k (k + 1) / 2.
+
+If the other side's rows are Gaussians with such diagonals, their covariances add to A
+for each row the product of a matrix that all rows share, a diagonal and the transposed
+matrix, so that expectations cost as little as points.
 """
 
 from __future__ import annotations
@@ -100,6 +104,46 @@ class SharedSums:
 
 
 @dataclass(frozen=True)
+class VarianceSums:
+    """Sums over the ratings of each row of the covariances of the other side's rows.
+
+    With the covariance C diag(s) Cᵀ of a row of the other side, a prediction has the
+    variance Σ s (Hᵀx + b)², where H is the part of C that x meets, along the axes of x,
+    and b the part of the offset.
+
+    Attributes
+    ----------
+    variance : Tensor of shape (n_rows, row_size)
+        Σ w s over the ratings.
+    forms : Tensor of shape (row_size, row_size)
+        H.
+    offset : Tensor of shape (row_size,)
+        b.
+    """
+
+    variance: Tensor
+    forms: Tensor
+    offset: Tensor
+
+    @property
+    def diagonal(self) -> Tensor:
+        """Diagonal of the moments of each row."""
+        return self.variance @ self.forms.square().T
+
+    def times(self, x: Tensor) -> Tensor:
+        """Product of the moments and each row."""
+        return (self.variance * (x @ self.forms)) @ self.forms.T
+
+    def pull(self, x: Tensor) -> Tensor:
+        """Half the negative gradient of the sum of variances."""
+        return -(self.variance * (x @ self.forms + self.offset)) @ self.forms.T
+
+    def squares(self, x: Tensor) -> Tensor:
+        """Sum of the variances of each row x, shape (n_rows,)."""
+        return (self.variance * (x @ self.forms + self.offset).square()).sum(1)
+
+
+@dataclass(frozen=True)
 class Quadratic:
     """Objective F of rows along the axes, β Σ w (y − c − x·z)² + (x − m)ᵀV⁻¹(x − m).
 
@@ -117,7 +161,8 @@ class Quadratic:
         m, and the diagonal of V⁻¹.
     noise_precision : Tensor of shape (n_rows, 1)
         β of each row.
-    shared : sequence of SharedSums
+    shared : sequence of SharedSums or VarianceSums
+        Terms beside those of the ratings.
     """
 
     ratings: Ratings
@@ -127,7 +172,7 @@ class Quadratic:
     prior_mean: Tensor
     prior_precision: Tensor
     noise_precision: Tensor
-    shared: Sequence[SharedSums]
+    shared: Sequence[SharedSums | VarianceSums]
 
     @cached_property
     def diagonal(self) -> Tensor:
@@ -144,6 +189,8 @@ class Quadratic:
         weighted = ratings.weight * rest
         pull = ratings.sum(self.table, weighted)
         squares = ratings.sum_values(weighted * rest)
+        if ratings.target_variance is not None:
+            squares += ratings.sum_values(ratings.weight * ratings.target_variance)
         for s in self.shared:
             pull = pull + s.pull(x)
             squares = squares + s.squares(x)
@@ -177,6 +224,11 @@ class Quadratic:
             * (x + self.start - 2 * self.prior_mean)
         )
         return squares - gain.sum(1) / self.noise_precision[:, 0]
+
+    def spread_squares(self, variance: Tensor) -> Tensor:
+        """What variances along the axes add to the expected sum of squares."""
+        spread = ((self.diagonal - self.prior_precision) * variance).sum(1)
+        return spread / self.noise_precision[:, 0]
 
     def minimise(self, least_share: float) -> tuple[Tensor, Tensor]:
         """Rows after a few steps of conjugate gradients, and their h − Ax.
@@ -221,21 +273,30 @@ class Quadratic:
 
 @dataclass(frozen=True)
 class PointConditional:
-    """Objective of one side's rows given the other side's points, along axes.
+    """Objective of one side's rows given the other side's rows, along axes.
+
+    These are points, or Gaussians with variances along axes of their own.
 
     Attributes
     ----------
     ratings : Ratings
-        Their targets are y − c.
+        Their targets are y − c, and their weights those of the objective.
     side : Side
         The rows as they are.
     axes : Axes
     table, table_square : Tensor of shape (n_others, row_size)
         z of the other side along the axes, and its squares.
-    shared : tuple of SharedSums
-    noise_precision : Tensor of shape (n_rows, 1)
+    noise_precision : float
+        β.
+    row_precision : Tensor of shape (n_rows, 1)
         β of each row.
+    layout : Layout
     parallel_map : callable
+    shared : tuple of SharedSums
+    other_variance : Tensor of shape (n_others, row_size) or None
+        Variances of the other side's rows along their axes.
+    variance_sums : VarianceSums or None
+        The sums of them, without the numbers of any rows.
     """
 
     ratings: Ratings
@@ -243,9 +304,13 @@ class PointConditional:
     axes: Axes
     table: Tensor
     table_square: Tensor
-    shared: tuple[SharedSums, ...]
-    noise_precision: Tensor
+    noise_precision: float
+    row_precision: Tensor
+    layout: Layout
     parallel_map: ParallelMap
+    shared: tuple[SharedSums, ...] = ()
+    other_variance: Tensor | None = None
+    variance_sums: VarianceSums | None = None
 
     @classmethod
     def given(
@@ -277,6 +342,73 @@ class PointConditional:
             packed = moments.total(count.to(ratings.weight), layout)
             M = layout.unpack_extended(packed[None])[0]
             axes, _ = Axes.of(side.prior_precision, M[:d, :d])
+        points = cls._along(
+            axes, ratings, side, other, noise_precision, layout, parallel_map
+        )
+        return replace(
+            points,
+            shared=tuple(
+                _shared_sums(share, M, axes, diagonal, layout) for share, M in totals
+            ),
+        )
+
+    @classmethod
+    def expected(
+        cls,
+        ratings: Ratings,
+        side: Side,
+        other: Side,
+        noise_precision: float,
+        layout: Layout,
+        parallel_map: ParallelMap,
+    ) -> PointConditional:
+        """The expected objective, if all pairs have ratings or do not count.
+
+        The axes are those of the prior and of all moments of the other side together.
+        """
+        d, k = layout.row_size, layout.n_factors
+        gamma = other.relative_precision
+        count = torch.bincount(ratings.others, ratings.weight, len(other.mean))
+        count = ratings.share.sum(count).to(gamma) * gamma
+        z = layout.extend(other.mean)[:, :d]
+        M = (z * count[:, None]).T @ z
+        if other.axes is not None:
+            basis, variance = other.axes.axes.basis, other.axes.variance
+            M[:k, :k] += (basis[:k] * (count @ variance)) @ basis[:k].T
+        axes, _ = Axes.of(side.prior_precision, M)
+        weight = ratings.weight * gamma.index_select(0, ratings.others)
+        points = cls._along(
+            axes,
+            replace(ratings, weight=weight),
+            replace(side, prior_weight=1 / side.relative_precision),
+            other,
+            noise_precision,
+            layout,
+            parallel_map,
+        )
+        points = replace(points, side=side)
+        if other.axes is None:
+            return points
+        sums = VarianceSums(
+            variance[:0],
+            axes.basis[:k].T @ basis[:k],
+            basis[k:].sum(0),
+        )
+        return replace(points, other_variance=variance, variance_sums=sums)
+
+    @classmethod
+    def _along(
+        cls,
+        axes: Axes,
+        ratings: Ratings,
+        side: Side,
+        other: Side,
+        noise_precision: float,
+        layout: Layout,
+        parallel_map: ParallelMap,
+    ) -> PointConditional:
+        """The objective along some axes, for the other side's means alone."""
+        d = layout.row_size
         if layout.biased:
             offset = other.mean[:, -1]
             target = ratings.target - offset[ratings.others]
@@ -287,17 +419,17 @@ class PointConditional:
         # torch drops entries of a sparse matrix beyond the number of its places, which
         # rows that repeat their ratings may have.
         missing = int(ratings.lengths.max()) - len(other.mean)
-        table = F.pad(axes.forms(moments.mean[:, :d]), (0, 0, 0, max(0, missing)))
+        z = layout.extend(other.mean)[:, :d]
+        table = F.pad(axes.forms(z), (0, 0, 0, max(0, missing)))
         return cls(
             ratings,
             side,
             axes,
             table,
             table.square(),
-            tuple(
-                _shared_sums(share, M, axes, diagonal, layout) for share, M in totals
-            ),
+            noise_precision,
             beta,
+            layout,
             parallel_map,
         )
 
@@ -318,6 +450,11 @@ class PointConditional:
         else:
             prior_mean = side.prior_means(rows).view(-1, side.mean.shape[1])
             prior_precision = torch.ones_like(side.prior_mean)[None]
+        shared: list[SharedSums | VarianceSums] = [s.of_rows(rows) for s in self.shared]
+        if self.variance_sums is not None:
+            assert self.other_variance is not None
+            variance = ratings.sum(self.other_variance, ratings.weight)
+            shared.append(replace(self.variance_sums, variance=variance))
         return Quadratic(
             ratings,
             self.table,
@@ -325,8 +462,8 @@ class PointConditional:
             self.axes.coordinates(side.mean[rows]),
             self.axes.coordinates(prior_mean),
             prior_precision,
-            self.noise_precision[rows],
-            [s.of_rows(rows) for s in self.shared],
+            self.row_precision[rows],
+            shared,
         )
 
 
@@ -347,7 +484,7 @@ def _shared_sums(
 
 
 def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:
-    """Rows by the rule, and the residual sum of squares of each."""
+    """Rows by the rule, and the expected residual sum of squares of each."""
     side, axes = given.side, given.axes
     mean = torch.empty_like(side.mean)
     squares = torch.empty_like(side.relative_precision)
@@ -361,6 +498,8 @@ def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:
         squares[rows] = objective.squares(x, pull)
         if variance is not None:
             variance[rows] = objective.diagonal.reciprocal()
+            if not rule.is_certain:
+                squares[rows] += objective.spread_squares(variance[rows])
             if side.prior_weight is not None:
                 variance[rows] /= side.prior_weight[rows, None]
         if side.row_priors is None:
@@ -370,11 +509,13 @@ def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:
     share = given.ratings.share
     squared_change = share.sum(torch.stack(given.map_tiles(update_tile)).sum())
     share.complete(mean, squares, *([] if variance is None else [variance]))
+    variances = None if variance is None else AxisVariances(axes, variance)
     side = replace(
         side,
         mean=mean,
         covariance=None,
-        axes=None if variance is None else AxisVariances(axes, variance),
+        axes=variances,
+        log_det=side.log_det if variances is None else variances.log_det,
         squared_change=squared_change,
     )
     return side, squares
@@ -423,14 +564,28 @@ def update_points_and_weights(
     curvature = curvature + sum(direction.curvature for direction in directions)
     length = torch.where(curvature > 0, slope / curvature, 0.0)
     gain = 2 * (rows.pull + rows.gap) - length * (image - follow)
-    gain = length * (follow * gain).sum(1) / given.noise_precision[:, 0]
+    gain = length * (follow * gain).sum(1) / given.row_precision[:, 0]
     mean, squares = axes.rows(rows.x + length * follow), rows.squares - gain
-    share.complete(mean, squares)
+    variances: AxisVariances | None = None
+    log_det = side.log_det
+    if not rule.is_certain:
+        variance = rows.diagonal.reciprocal()
+        log_det = AxisVariances(axes, variance[own]).log_det
+        # Rows follow weights that are uncertain.
+        variances = AxisVariances(axes, variance.clone())
+        for block, direction in zip(given.ratings.features, directions, strict=True):
+            spread = block.square[:, None] * direction.variance
+            variances.variance.addcmul_(variance.square(), spread)
+        bend = ((rows.diagonal - 1) * variances.variance).sum(1)
+        squares += bend / given.row_precision[:, 0]
+        log_det = share.sum(log_det)
+    share.complete(mean, squares, *([] if variances is None else [variances.variance]))
     side = replace(
         side,
         mean=mean,
         covariance=None,
-        axes=None,
+        axes=variances,
+        log_det=log_det,
         weights=tuple(direction.taken(length, axes) for direction in directions),
         shift=side.shift + axes.rows(length * shift),
     )
@@ -508,6 +663,8 @@ class _AxisDirection:
         D.
     shift : Tensor of shape (n_rows, row_size)
         Dᵀf of every row.
+    variance : Tensor of shape (row_size,)
+        Diagonal of C along the axes.
     slope, curvature : Tensor of shape ()
         −⟨BΩ, D⟩ and ⟨DΩ, D⟩.
     """
@@ -515,6 +672,7 @@ class _AxisDirection:
     weights: LinkMatrix
     step: Tensor
     shift: Tensor
+    variance: Tensor
     slope: Tensor
     curvature: Tensor
 
@@ -540,6 +698,7 @@ class _AxisDirection:
             ),
             step=step,
             shift=block.times(step),
+            variance=C.diagonal(),
             slope=-total(held * step),
             curvature=total(step @ Omega * step),
         )

@@ -27,7 +27,7 @@ from .ratings import Ratings
 from .scalars import fetched, total
 from .state import ColumnState, Effects, Side, State
 from .symmetric import identity, inverse, inverses
-from .tiles import SideConditional
+from .tiles import Given
 
 # A prior for the covariance of a side's rows, worth one row: a tenth of the variance of
 # the ratings in every direction.
@@ -88,6 +88,10 @@ class Rule(ABC):
     relaxation: float = 0.0
     least_share: float = 1e-6
 
+    def is_along_axes(self, layout: Layout) -> bool:
+        """Whether rows are those of a `PointConditional`."""
+        return False
+
     def auxiliary(self, previous: Tensor) -> Tensor:
         """Tensor that `rows` takes besides the conditional: the previous rows."""
         return previous
@@ -96,9 +100,7 @@ class Rule(ABC):
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         """Rows, their covariances, and the sum of the log determinants of these."""
 
-    def update_priors(
-        self, side: Side, squares: Tensor, given: SideConditional
-    ) -> Side:
+    def update_priors(self, side: Side, squares: Tensor, given: Given) -> Side:
         """A side with updated priors, relative precisions and, perhaps, weights.
 
         `side` has the rows after the update that was `given`, and `squares` is β times
@@ -156,6 +158,9 @@ class ALSRule(Rule):
     reg: float
     exponent: float = 0.0
 
+    def is_along_axes(self, layout: Layout) -> bool:
+        return layout.is_wide
+
     def start(self, side: Side, ratings: Ratings) -> Side:
         """The points of a side, under the penalty."""
         points = Side.at(side.mean)
@@ -207,15 +212,11 @@ class VBRule(Rule):
         mean, covariance, log_det = conditional.moments()
         return over_relax(mean, auxiliary), covariance, log_det
 
-    def update_priors(
-        self, side: Side, squares: Tensor, given: SideConditional
-    ) -> Side:
-        assert side.covariance is not None
+    def update_priors(self, side: Side, squares: Tensor, given: Given) -> Side:
         own = side.own
         centre = own.mean(0)
         deviation = own - centre
-        scatter = given.layout.unpack(side.covariance.sum(0, keepdim=True))[0]
-        scatter = scatter + deviation.T @ deviation
+        scatter = side.summed_covariance(given.layout) + deviation.T @ deviation
         for block, w in zip(given.ratings.features, side.weights, strict=True):
             scatter = scatter + w.own_covariance(total(block.square))
         precisions = _precisions(
@@ -239,9 +240,7 @@ class VBRule(Rule):
         )
 
     def centred_prior(self, side: Side, layout: Layout) -> Side:
-        assert side.covariance is not None
-        scatter = layout.unpack(side.covariance.sum(0, keepdim=True))[0]
-        scatter = scatter + side.mean.T @ side.mean
+        scatter = side.summed_covariance(layout) + side.mean.T @ side.mean
         (precision,) = _precisions([scatter], [len(side.mean)])
         return replace(side, prior_precision=precision)
 
@@ -258,6 +257,21 @@ class VBRule(Rule):
         return -evidence_lower_bound(state, problem, residual)
 
 
+class AxisVBRule(VBRule):
+    """Rule of "vb" where the covariances of rows are diagonal along axes of all rows.
+
+    Means come from a few steps of conjugate gradients. The objective is minus the lower
+    bound of such distributions.
+    """
+
+    relaxation = OVER_RELAXATION
+    # The next sweep goes on where this one ends.
+    least_share = 0.1
+
+    def is_along_axes(self, layout: Layout) -> bool:
+        return True
+
+
 @dataclass(frozen=True)
 class GibbsRule(Rule):
     """Rule of "gibbs": a draw of everything except a, which is that of vb."""
@@ -272,9 +286,7 @@ class GibbsRule(Rule):
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         return conditional.draw(auxiliary), None, math.nan
 
-    def update_priors(
-        self, side: Side, squares: Tensor, given: SideConditional
-    ) -> Side:
+    def update_priors(self, side: Side, squares: Tensor, given: Given) -> Side:
         # Normal–Wishart posterior, Salakhutdinov and Mnih (2008), equation 14, with
         # prior mean 0 and a scale matrix by PRIOR_VARIANCE.
         n_rows, size = side.mean.shape
@@ -359,12 +371,13 @@ class UpdateRule(Rule):
     past_weight: float
     past_variance: float
 
+    def is_along_axes(self, layout: Layout) -> bool:
+        return self.is_certain and layout.is_wide
+
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         return conditional.moments()
 
-    def update_priors(
-        self, side: Side, squares: Tensor, given: SideConditional
-    ) -> Side:
+    def update_priors(self, side: Side, squares: Tensor, given: Given) -> Side:
         if self.is_certain:
             return side
         prior = side.row_priors
@@ -389,6 +402,9 @@ class CovarianceRule(Rule):
     """Rule of `with_covariance`: rows stay, and get the covariance of a Gaussian."""
 
     has_covariance, moves_rows = True, False
+
+    def is_along_axes(self, layout: Layout) -> bool:
+        return layout.is_wide
 
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         _, covariance, log_det = conditional.moments()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .axes import AxisVariances
+from .conditional import Layout
 from .feature_weights import LinkMatrix, shift_of
 from .ratings import Ratings
 
@@ -94,6 +95,26 @@ class Side:
     def own(self) -> Tensor:
         """Rows minus their shift: x − Bᵀf."""
         return self.mean if self.shift is None else self.mean - self.shift
+
+    def summed_covariance(self, layout: Layout) -> Tensor:
+        """Sum of the covariances of the rows."""
+        if self.axes is not None:
+            return self.axes.summed
+        assert self.covariance is not None
+        return layout.unpack(self.covariance.sum(0, keepdim=True))[0]
+
+    def with_packed_covariance(self, layout: Layout) -> Side:
+        """The same rows, with packed covariances where they are along axes."""
+        axes = self.axes
+        if axes is None:
+            return self
+        packed = self.mean.new_empty(len(self.mean), layout.n_packed_row)
+
+        def pack(rows: slice) -> None:
+            packed[rows] = layout.pack(axes.covariances(rows))
+
+        layout.map_tiles(pack, slice(0, len(packed)), map)
+        return replace(self, covariance=packed, axes=None)
 
     def prior_means(self, rows: slice) -> Tensor:
         """m + Bᵀf of rows, or m without features."""

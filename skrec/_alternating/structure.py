@@ -20,7 +20,7 @@ from .._interfaces import Iteration
 
 # Pairs with ratings for each number in the factors, and bounds of `n_factors`.
 PAIRS_PER_NUMBER = 2.0
-MIN_FACTORS, MAX_FACTORS = 2, 32
+MIN_FACTORS, MAX_FACTORS = 2, 36
 
 # Ratings of which another fit takes no time.
 MAX_FEW_ROWS = 2**15
@@ -32,12 +32,17 @@ TINY = np.finfo(np.float64).tiny
 N_ROUNDS = 3
 
 
-def suitable_n_factors(data: Interactions) -> int:
-    """Number of factors that the pairs with ratings can support."""
+def supported_n_factors(data: Interactions) -> float:
+    """Number of factors that the pairs with ratings can support, however many."""
     n_rows = sum(data.shape)
     is_new = first_of_pairs(data.users, data.items)
     n_pairs = data.shares.user.sum(float(np.count_nonzero(is_new)))
-    n_factors = np.ceil(n_pairs / (PAIRS_PER_NUMBER * n_rows))
+    return n_pairs / (PAIRS_PER_NUMBER * n_rows)
+
+
+def suitable_n_factors(data: Interactions) -> int:
+    """Number of factors that a fit takes by itself."""
+    n_factors = np.ceil(supported_n_factors(data))
     return int(n_factors.clip(MIN_FACTORS, MAX_FACTORS))
 
 

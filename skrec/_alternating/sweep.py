@@ -41,6 +41,7 @@ from .problem import Problem
 from .ratings import Ratings
 from .rules import (
     ALSRule,
+    AxisVBRule,
     CovarianceRule,
     GibbsRule,
     Rule,
@@ -73,13 +74,30 @@ def als(
     return sweeps(problem, start, rule)
 
 
-def vb(problem: Problem, start: State) -> Iterator[State]:
+def vb(
+    problem: Problem, start: State, *, warm_up: int = 0, least_fall: float = 0.0
+) -> Iterator[State]:
     """Variational Bayes: endless sweeps from `start`.
 
     No update lowers the evidence lower bound (Lim and Teh, 2007, with full covariances;
     relative precisions as in Lakshminarayanan, Bouchard and Archambeau, 2011).
+
+    Up to `warm_up` sweeps come first in which covariances are diagonal along axes of
+    all rows, until one lowers the objective by less than `least_fall`. They are marked
+    as warm-up.
     """
-    return sweeps(problem, start, VBRule())
+    fall, previous = math.inf, math.inf
+    for state in islice(sweeps(problem, start, AxisVBRule()), warm_up):
+        fall, previous = previous - state.objective, state.objective
+        start = state
+        yield replace(state, is_warm_up=True)
+        del state
+        if fall < least_fall:
+            break
+    layout = problem.layout
+    items = start.items.with_packed_covariance(layout)
+    start = replace(start, users=replace(start.users, axes=None), items=items)
+    yield from sweeps(problem, start, VBRule())
 
 
 def gibbs(
@@ -303,13 +321,18 @@ class Sweep:
         """One side's rows given the other, and their weighted residual."""
         rule, layout = self.rule, self.problem.layout
         steps_weights = bool(side.weights) and rule.steps_weights
-        if rule.is_certain and layout.is_wide:
-            points = PointConditional.given(
+        if rule.is_along_axes(layout):
+            objective_of = PointConditional.given
+            if not rule.is_certain:
+                objective_of = PointConditional.expected
+            points = objective_of(
                 ratings, side, other, noise_precision, layout, self.parallel_map
             )
             move = update_points_and_weights if steps_weights else update_points
             side, squares = move(points, rule)
-            return side, total(side.relative_precision * squares.clamp_(min=0))
+            squares.clamp_(min=0)
+            side = rule.update_priors(side, noise_precision * squares, points)
+            return rule.finish(side, total(side.relative_precision * squares))
         covariance = None if rule.is_certain else other.covariance
         others = SideMoments.of(
             other.mean,
@@ -375,6 +398,7 @@ def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
         side,
         mean=mean,
         covariance=covariance,
+        axes=None,
         log_det=log_det,
         squared_change=squared_change,
     )
@@ -415,6 +439,7 @@ def update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, T
         side,
         mean=mean,
         covariance=covariance,
+        axes=None,
         log_det=share.sum(rows.log_det),
         weights=step.weights,
         shift=side.shift + step.shift_step,

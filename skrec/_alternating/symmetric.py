@@ -153,11 +153,21 @@ def log_det_of_product(roots: Tensor) -> Tensor:
 
 def covariance_and_log_det(precisions: Tensor) -> tuple[Tensor, Tensor]:
     """Inverses of a batch of precisions, and the sum of the inverses' log dets."""
-    if precisions.shape[-1] <= MAX_LAPACK_SIZE:
+    size = precisions.shape[-1]
+    if size <= MAX_LAPACK_SIZE:
         root = cholesky(precisions)
         return _inverse_of_product(root).mT, -log_det_of_product(root)
-    root = inverse_root(precisions)
-    return root.mT @ root, log_det_of_product(root)
+    half = size // 2
+    head, below, rest = _halves(precisions, half)
+    tail, log_det = covariance_and_log_det(rest)
+    below = below @ head
+    across = tail @ below
+    covariance = torch.empty_like(precisions)
+    torch.baddbmm(head.mT @ head, below.mT, across, out=covariance[:, :half, :half])
+    torch.neg(across, out=covariance[:, half:, :half])
+    torch.neg(across.mT, out=covariance[:, :half, half:])
+    covariance[:, half:, half:] = tail
+    return covariance, log_det + log_det_of_product(head)
 
 
 def inverse_root(A: Tensor) -> Tensor:
@@ -170,11 +180,17 @@ def inverse_root(A: Tensor) -> Tensor:
     # By halves, since LAPACK is slow on matrices of this size one by one, and batched
     # matrix products are not.
     half = size // 2
-    head = inverse_root(A[:, :half, :half])
-    below = A[:, half:, :half] @ head.mT
-    tail = inverse_root(torch.baddbmm(A[:, half:, half:], below, below.mT, alpha=-1))
+    head, below, rest = _halves(A, half)
+    tail = inverse_root(rest)
     root = torch.zeros_like(A)
     root[:, :half, :half] = head
     root[:, half:, half:] = tail
     torch.neg(tail @ (below @ head), out=root[:, half:, :half])
     return root
+
+
+def _halves(A: Tensor, half: int) -> tuple[Tensor, Tensor, Tensor]:
+    """By the first rows and the others: L⁻¹ and below it L, and A given the first."""
+    head = inverse_root(A[:, :half, :half])
+    below = A[:, half:, :half] @ head.mT
+    return head, below, torch.baddbmm(A[:, half:, half:], below, below.mT, alpha=-1)

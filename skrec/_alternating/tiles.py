@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from .conditional import (
     SideMoments,
     Sums,
     UpdatedRows,
+    slices,
 )
 from .problem import Problem
 from .ratings import Ratings
@@ -49,6 +51,19 @@ def parallel_map(problem: Problem) -> Iterator[ParallelMap]:
         n_threads, initializer=set_own_threads, initargs=(1,)
     ) as pool:
         yield pool.map
+
+
+class Given(Protocol):
+    """What priors of rows are updated by, besides the rows."""
+
+    @property
+    def ratings(self) -> Ratings: ...
+
+    @property
+    def noise_precision(self) -> float: ...
+
+    @property
+    def layout(self) -> Layout: ...
 
 
 @dataclass(frozen=True)
@@ -83,15 +98,29 @@ class SideConditional:
 
         Tiles are of the rows that this process computes.
         """
-        return self.layout.map_tiles(
-            lambda rows: function(rows, self._of(rows)),
-            self.ratings.share.rows(len(self.ratings)),
-            self.parallel_map,
-        )
+        layout, own = self.layout, self.ratings.share.rows(len(self.ratings))
+        size = layout.block_rows(own.stop - own.start)
+        if size <= layout.tile_rows(own.stop - own.start):
+            return layout.map_tiles(
+                lambda rows: function(rows, self._of(rows, self.others.at(rows))),
+                own,
+                self.parallel_map,
+            )
 
-    def _of(self, rows: slice) -> Conditional | UpdatedRows:
+        def of_block(block: slice) -> list[T]:
+            others = self.others.at(block).summed_over(self.ratings.tile(block))
+            tiles = slices(block, layout.tile_rows(block.stop - block.start))
+            return [
+                function(rows, self._of(rows, others.at(_within(rows, block))))
+                for rows in tiles
+            ]
+
+        blocks = layout.map_tiles(of_block, own, self.parallel_map, size)
+        return list(chain.from_iterable(blocks))
+
+    def _of(self, rows: slice, others: SideMoments) -> Conditional | UpdatedRows:
         side, layout, ratings = self.side, self.layout, self.ratings.tile(rows)
-        others, unobserved = self.others.at(rows), self.unobserved(rows)
+        unobserved = self.unobserved(rows)
         sums = Sums.over(ratings, others, layout, unobserved)
         beta = self.noise_precision * side.relative_precision[rows]
         if side.prior_weight is not None:
@@ -104,3 +133,8 @@ class SideConditional:
             return UpdatedRows(sums, beta, prior.mean[rows], covariance)
         mean = side.prior_means(rows)
         return Conditional.given(sums, beta, mean, side.prior_precision)
+
+
+def _within(rows: slice, block: slice) -> slice:
+    """Rows of a block, by their places in it."""
+    return slice(rows.start - block.start, rows.stop - block.start)

@@ -132,8 +132,12 @@ class UnseenSample:
         sides = (state.users, users, z), (state.items, items, x)
         for side, rows, others in sides:
             leverage = beta * _variance(side, rows, others, layout)
-            leverage.clamp_(max=MAX_LEVERAGE)
-            factor += leverage / (1 - leverage)
+            if side.axes is None:
+                leverage.clamp_(max=MAX_LEVERAGE)
+                leverage = leverage / (1 - leverage)
+            # Variances along axes do not know a single rating, so that the ratio is
+            # theirs.
+            factor += leverage
         squares = weight * (factor * residual).square()
         return torch.stack([total(squares), total(weight)])
 
@@ -146,8 +150,11 @@ def _predictions(x: Tensor, z: Tensor, layout: Layout) -> Tensor:
 
 def _variance(side: Side, rows: Tensor, others: Tensor, layout: Layout) -> Tensor:
     """zᵀA⁻¹z of rows, by the other side's rows that they meet."""
-    assert side.covariance is not None
     z = others.clone()
     z[:, layout.n_factors :] = 1
+    if side.axes is not None:
+        along = side.axes.axes.forms(z)
+        return (along.square() * side.axes.variance[rows]).sum(1)
+    assert side.covariance is not None
     covariance = layout.unpack(side.covariance.index_select(0, rows))
     return (times(covariance, z) * z).sum(1)
