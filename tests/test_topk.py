@@ -39,7 +39,7 @@ def tied_scores(seed, shape, n_levels):
     return np.random.default_rng(seed + 1).choice(levels, shape).astype(np.float32)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     seed=st.integers(0, 2**16),
     n_rows=st.integers(1, 8),
