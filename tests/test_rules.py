@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import VARIANTS, make_problem, residuals, run
+from helpers import (
+    VARIANTS,
+    as_arrays,
+    make_problem,
+    random_posterior,
+    residuals,
+    run,
+)
 from scipy import linalg, optimize, special, stats
 
 from skrec._alternating.conditional import NaturalGaussians
@@ -161,6 +168,38 @@ def test_als_objective_is_the_penalised_sum_of_squares(variant):
     penalty = sum(float((x**2).sum()) for x in points)
     expected = (arrays[3] * residuals(problem, arrays, state)).sum() + 0.3 * penalty
     assert state.objective * problem.weight == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_priors_of_vb_are_those_of_the_moments_of_rows(biased):
+    problem, _ = make_problem(biased=biased)
+    side, n = random_posterior(problem, is_certain=False).users, len(problem.users)
+    x, S = as_arrays(side, problem.layout)
+    squares = torch.as_tensor(np.random.default_rng(0).uniform(1, 9, n))
+    given = SimpleNamespace(
+        ratings=problem.users, layout=problem.layout, noise_precision=3.0
+    )
+    found = VBRule().update_priors(side, squares, given)
+    centred = VBRule().centred_prior(side, problem.layout)
+
+    prior = PRIOR_ROWS * PRIOR_VARIANCE * np.eye(x.shape[1])
+    deviation = x - x.mean(0)
+    np.testing.assert_allclose(found.prior_mean, x.mean(0))
+    for points, precision in (
+        (deviation, found.prior_precision),
+        (x, centred.prior_precision),
+    ):
+        scatter = S.sum(0) + points.T @ points + prior
+        expected = (PRIOR_ROWS + n) * np.linalg.inv(scatter)
+        np.testing.assert_allclose(precision, expected, rtol=1e-6, atol=1e-9)
+
+    a, shape = side.concentration, side.concentration + problem.users.count / 2
+    alpha = shape / (a + squares / 2)
+    alpha = alpha / _exchange(alpha, a, 3.0)
+    np.testing.assert_allclose(found.relative_shape, shape)
+    np.testing.assert_allclose(found.relative_precision, alpha)
+    log_alpha = torch.digamma(shape) - (shape / alpha).log()
+    assert float(found.gap) == pytest.approx(float((alpha - log_alpha).mean()))
 
 
 def test_gibbs_draws_rows_from_their_gaussian():
