@@ -240,12 +240,15 @@ def test_wide_points_have_the_sums_of_narrow_ones(monkeypatch, biased, unobserve
         )
         return moments, Sums.over(ratings, moments, layout, everywhere)
 
+    share = torch.as_tensor(rng.uniform(0.5, 2, size=30))
     moments, narrow = sums()
+    total = moments.total(share, layout)
     assert moments.roots is None
     monkeypatch.setattr(_conditional, "WIDE_SIZE", 0)
     monkeypatch.setattr(_ratings, "BLOCK_RATINGS", 20)
     moments, wide = sums()
     assert moments.roots is not None
+    np.testing.assert_allclose(moments.total(share, layout), total)
     for name in ("G", "g", "s"):
         np.testing.assert_allclose(
             getattr(wide, name), getattr(narrow, name), atol=1e-10, err_msg=name

@@ -272,6 +272,25 @@ def test_gibbs_draws_relative_precisions_from_their_gamma():
     assert float(alpha.std()) == pytest.approx(gamma.std(), rel=0.02)
 
 
+def test_gibbs_draws_weights_of_features_and_the_part_of_rows_that_they_explain():
+    problem, _ = make_problem(described=True)
+    side = run(gibbs, problem, 2, np.random.RandomState(0))[-1].users
+    features = problem.users.features
+    given, squares = SimpleNamespace(ratings=problem.users), torch.ones(len(side.mean))
+    draws = [
+        GibbsRule(np.random.RandomState(seed)).update_priors(side, squares, given)
+        for seed in (0, 1)
+    ]
+    for draw in draws:
+        explained = sum(
+            block.times(weights.mean)
+            for block, weights in zip(features, draw.weights, strict=True)
+        )
+        np.testing.assert_allclose(draw.shift, explained, atol=1e-12)
+    first, second = (draw.weights[0].mean.numpy() for draw in draws)
+    assert np.abs(first - second).max() > 0.01
+
+
 def test_there_is_some_noise_where_residuals_vanish():
     assert VBRule().noise_variance(3.0, 0.0) > 0.1
     assert VBRule().noise_variance(1e9, 0.0) == MIN_NOISE_VARIANCE

@@ -90,8 +90,9 @@ def test_few_scores_are_held_at_a_time(monkeypatch, n_rows, n_columns):
     assert sum(sizes) == n_rows * n_columns
 
 
-def test_inner_products_of_some_columns():
-    queries, vectors = torch.randn(3, 4), torch.randn(5, 4)
-    out = torch.empty(3, 6)[:, 1:3]
+@pytest.mark.parametrize("n_queries", [1, 2, 3])
+def test_inner_products_of_some_columns(n_queries):
+    queries, vectors = torch.randn(n_queries, 4), torch.randn(5, 4)
+    out = torch.full((n_queries, 6), torch.nan)[:, 1:3]
     inner_products(queries, vectors)(slice(2, 4), out)
     torch.testing.assert_close(out, queries @ vectors[2:4].T)
