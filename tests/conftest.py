@@ -1,4 +1,4 @@
-"""Real ratings beside the project, and callbacks where scikit-learn has them."""
+"""Real ratings beside the project, and the same random numbers at every run."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,11 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")
 # Before torch is imported. Problems this small are fastest in one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
 from device_simulation import register, simulated
+from hypothesis import HealthCheck, settings
 from sklearn.model_selection import KFold
 
 from skrec.datasets import fetch_movielens
@@ -20,6 +22,25 @@ DATA = Path(
         "SKREC_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
     )
 )
+
+# Examples are the same at every run, and none fails because the machine is busy.
+settings.register_profile(
+    "fixed",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "random", settings.get_profile("fixed"), derandomize=False, print_blob=True
+)
+settings.load_profile("fixed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Estimators without a seed draw the same at every run, whatever ran before."""
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

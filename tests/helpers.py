@@ -37,6 +37,9 @@ NEEDS_CUDA = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device"
 )
 
+# Seconds after which a thread or a process hangs. It needs a tenth if all is quiet.
+PATIENCE = 300
+
 
 def small(**params):
     """An MFRegressor that stops at once, whatever the data, and does not warn.

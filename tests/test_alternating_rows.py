@@ -59,7 +59,7 @@ def test_contrast_effects_are_differences_of_effects(link):
 
 
 @given(seed=st.integers(0, 2**16))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_columns_of_a_link_matrix_stay_with_their_rows(seed):
     rng = np.random.default_rng(seed)
     link = FittedLinkMatrix(*[np.zeros((1, 6, 2))] * 4, np.zeros(6), 1.0)
@@ -71,7 +71,7 @@ def test_columns_of_a_link_matrix_stay_with_their_rows(seed):
 
 
 @given(seed=st.integers(0, 2**16))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_factor_sums_have_the_scatter_matrix_after_updates(seed):
     rng = np.random.default_rng(seed)
     n_rows, k = rng.integers(3, 9), rng.integers(1, 4)
@@ -86,7 +86,7 @@ def test_factor_sums_have_the_scatter_matrix_after_updates(seed):
 
 
 @given(seed=st.integers(0, 2**16), n_updates=st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_packed_covariances_are_those_of_a_whole_copy(seed, n_updates):
     rng = np.random.default_rng(seed)
     stored = random_covariances(rng, 5, 2)

@@ -79,7 +79,7 @@ def test_fits_are_those_of_the_same_rows_in_memory(kind):
     assert_array_equal(found.recommend(n_items=2), expected.recommend(n_items=2))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(st.text(max_size=2), st.integers(-3, 3), st.floats(-9, 9)), min_size=1

@@ -40,26 +40,27 @@ def model(request):
         {"n_items": 50},
     ],
 )
-@pytest.mark.parametrize("n_candidates", [1, 50, 2**13])
-def test_lists_are_those_of_one_user_at_a_time(
-    model, options, n_candidates, monkeypatch
-):
-    monkeypatch.setattr(_candidates, "TILE_CANDIDATES", n_candidates)
-    found, scores = model.recommend(candidates=ROWS, return_scores=True, **options)
+def test_lists_are_those_of_one_user_at_a_time(model, options, monkeypatch):
+    found = []
+    for n_candidates in (1, 50, 2**13):
+        monkeypatch.setattr(_candidates, "TILE_CANDIDATES", n_candidates)
+        found.append(model.recommend(candidates=ROWS, return_scores=True, **options))
     users = np.unique(ROWS["user"])
-    assert len(found) == len(users)
-    for user, items, own_scores in zip(users, found, scores, strict=True):
+    assert {len(lists) for lists, _ in found} == {len(users)}
+    for row, user in enumerate(users):
         own = ROWS["item"][ROWS["user"] == user]
-        expected, theirs = model.recommend(
+        (expected,), (theirs,) = model.recommend(
             [user], candidates=own, return_scores=True, **options
         )
-        assert_allclose(own_scores, theirs[0], rtol=1e-5, atol=1e-6)
         # Other sizes of products round otherwise.
-        bounded = np.maximum(theirs[0].astype(float), -1e9)
+        bounded = np.maximum(theirs.astype(float), -1e9)
         is_clear = np.abs(np.diff(bounded, prepend=1e9)) > 1e-5
         is_clear &= np.abs(np.diff(bounded, append=-2e9)) > 1e-5
-        assert_array_equal(items[is_clear], expected[0][is_clear])
-        assert set(items[~pd.isna(items)]) <= set(own)
+        for lists, scores in found:
+            items = lists[row]
+            assert_allclose(scores[row], theirs, rtol=1e-5, atol=1e-6)
+            assert_array_equal(items[is_clear], expected[is_clear])
+            assert set(items[~pd.isna(items)]) <= set(own)
 
 
 def test_users_may_be_asked_for_in_any_order(model):

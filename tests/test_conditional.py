@@ -240,12 +240,15 @@ def test_wide_points_have_the_sums_of_narrow_ones(monkeypatch, biased, unobserve
         )
         return moments, Sums.over(ratings, moments, layout, everywhere)
 
+    share = torch.as_tensor(rng.uniform(0.5, 2, size=30))
     moments, narrow = sums()
+    total = moments.total(share, layout)
     assert moments.roots is None
     monkeypatch.setattr(_conditional, "WIDE_SIZE", 0)
     monkeypatch.setattr(_ratings, "BLOCK_RATINGS", 20)
     moments, wide = sums()
     assert moments.roots is not None
+    np.testing.assert_allclose(moments.total(share, layout), total)
     for name in ("G", "g", "s"):
         np.testing.assert_allclose(
             getattr(wide, name), getattr(narrow, name), atol=1e-10, err_msg=name
@@ -278,22 +281,24 @@ def test_parts_of_columns_have_the_sums_of_the_whole(biased, monkeypatch):
     np.testing.assert_allclose(parts_total, whole_total)
 
 
-def test_pairs_that_count_as_zero_are_ratings_of_zero(biased):
+@pytest.mark.parametrize(("first_new", "n_here"), [(4, 6), (4, 9), (0, 6), (0, 9)])
+def test_pairs_that_count_as_zero_are_ratings_of_zero(biased, first_new, n_here):
     """New rows have them with all others, known rows with new ones only."""
     rng = np.random.default_rng(4)
     layout = Layout(2, biased, torch.device("cpu"))
     mean = torch.as_tensor(rng.normal(size=(9, layout.row_size)))
     covariance = torch.as_tensor(random_covariance(rng, 9, layout.row_size))
     packed, one = layout.pack(covariance), torch.ones(9).double()
-    # Others 6 to 8 have no further ratings; 4 and 5 are new.
-    here, away = slice(0, 6), slice(6, 9)
+    # The last others have no further ratings; of the first ones, some are new.
+    here, away = slice(0, n_here), slice(n_here, 9)
     is_new = torch.as_tensor([1.0, 0.0, 1.0]).double()
-    is_new_other = torch.as_tensor([0.0, 0, 0, 0, 1, 1]).double()
+    is_new_other = (torch.arange(n_here) >= first_new).double()
     absent = SideMoments.of(mean[away], packed[away], one[away], layout, map)
     pairs = UnobservedPairs(
-        0.3, is_new, is_new_other, absent.total(one[away], layout), n_background=3
+        0.3, is_new, is_new_other, absent.total(one[away], layout), 9 - n_here
     )
-    np.testing.assert_allclose(pairs.count, [0.3 * 9, 0.3 * 2, 0.3 * 9])
+    n_new = n_here - first_new
+    np.testing.assert_allclose(pairs.count, [0.3 * 9, 0.3 * n_new, 0.3 * 9])
 
     empty = torch.zeros(0).double(), torch.zeros(0).double()
     none = torch.zeros(0, dtype=torch.long)
@@ -307,7 +312,8 @@ def test_pairs_that_count_as_zero_are_ratings_of_zero(biased):
     )
 
     rows, others = np.indices((3, 9)).reshape(2, -1)
-    counted = (is_new[rows] == 1) | torch.as_tensor((others == 4) | (others == 5))
+    new_others = (others >= first_new) & (others < n_here)
+    counted = (is_new[rows] == 1) | torch.as_tensor(new_others)
     rows, others = torch.as_tensor(rows)[counted], torch.as_tensor(others)[counted]
     weight = torch.full((len(rows),), 0.3).double()
     ratings = Ratings.from_sorted(rows, others, 3, weight, 0 * weight)

@@ -231,7 +231,7 @@ def stopping_early(name, rows):
 
 @EVERY
 @given(rows=rated_rows(min_weight=1), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_the_order_of_rows_does_not_matter(name, rows, seed):
     rows, rating, weight = rows
     order = np.random.default_rng(seed).permutation(len(rows))
@@ -246,7 +246,7 @@ def test_the_order_of_rows_does_not_matter(name, rows, seed):
 
 @EVERY
 @given(rows=rated_rows())
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_a_whole_weight_is_the_row_so_many_times(name, rows):
     rows, rating, weight = rows
     y, times = target(name, rating), weight.astype(int)
@@ -657,7 +657,7 @@ def test_further_weights_are_rows_so_many_times(name):
 
 @EVERY_UPDATED
 @given(order=st.permutations(range(len(FURTHER))))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_the_order_of_further_rows_does_not_matter(name, order):
     expected = fitted(name).partial_fit(FURTHER, target(name, FURTHER_Y))
     found = fitted(name)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from dask_fit import Interrupted
+from helpers import PATIENCE
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from pandas.testing import assert_frame_equal
@@ -18,6 +19,10 @@ from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 
 distributed = pytest.importorskip("distributed", reason="needs distributed")
+dask = pytest.importorskip("dask", reason="needs dask")
+
+# Of a machine whose disk is busy.
+pytestmark = pytest.mark.filterwarnings("ignore:Creating scratch directories")
 
 X, Y = make_ratings(80, 50, 1500, random_state=0)
 NAMED = X.assign(user=X["user"].map("u{}".format))
@@ -27,6 +32,7 @@ GRID = {"n_factors": [0, 1, 2, 3], "max_iter": [1, 2, 4]}
 @pytest.fixture(scope="module")
 def client():
     with (
+        dask.config.set({"distributed.comm.timeouts.connect": PATIENCE}),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
         ) as cluster,
@@ -52,7 +58,7 @@ def test_a_search_outlives_a_worker(client, tmp_path):
     with parallel_config("dask", scatter=[X, Y, *chain(*splits)]):
         search.fit(X, Y)
     assert (tmp_path / "done").exists()
-    client.wait_for_workers(2, timeout=30)
+    client.wait_for_workers(2, timeout=PATIENCE)
     now = client.run(os.getpid)
     assert len(set(now.values()) & set(processes.values())) == 1
     assert search.best_params_ == here.best_params_

@@ -24,13 +24,13 @@ MODELS = {
     f"MFRegressor, {solver}": partial(MFRegressor, solver=solver, random_state=0)
     for solver in SOLVERS
 }
-# A mean of two members is less than that of eight, and takes a quarter of the time.
+# One member is less than the mean of eight, and takes an eighth of the time.
 MODELS |= {
     f"{architecture}, {solver}": partial(
         NCFRegressor,
         architecture=architecture,
         solver=solver,
-        n_members=2,
+        n_members=1,
         random_state=0,
     )
     for architecture in ARCHITECTURES
@@ -70,8 +70,10 @@ def assert_no_worse_than_biases(model, data, loss):
     assert metric(y_test, predicted) < 1.01 * metric(y_test, of_biases)
 
 
-@pytest.mark.parametrize("data", ["synthetic", "real"])
-@pytest.mark.parametrize("loss", RATING_LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "data"),
+    [("squared_error", "synthetic"), *((loss, "real") for loss in RATING_LOSSES)],
+)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
 def test_ratings_are_predicted_no_worse_than_by_biases(make, loss, data, request):
     model = make(loss=loss)
@@ -124,7 +126,10 @@ def assert_lists_are_personal(model, choices, at_least=1.3):
 def test_lists_of_choices_are_better_than_the_popular(make, loss, choices):
     # The median of what is drawn beside a choice is that nothing is chosen.
     at_least = 0.9 if loss == "absolute_error" else 1.3
-    assert_lists_are_personal(make(loss=loss, n_negatives=4), choices, at_least)
+    model = make(loss=loss, n_negatives=4)
+    if isinstance(model, NCFRegressor):
+        model.set_params(n_members=2)
+    assert_lists_are_personal(model, choices, at_least)
 
 
 @pytest.mark.parametrize("weight", [0.01, 0.1, 1.0])

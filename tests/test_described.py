@@ -1,5 +1,7 @@
 """Described users and items: every solver, cold ids, searches and pipelines."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -89,36 +91,54 @@ MODELS = {
 
 
 @pytest.fixture(params=MODELS.keys())
-def model(request):
-    return clone(MODELS[request.param])
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def model(name):
+    return clone(MODELS[name])
+
+
+@cache
+def _told(name, n_users):
+    users = USERS[:n_users]
+    model = clone(MODELS[name])
+    return model.fit(X[~COLD], Y[~COLD], user_features=users, item_features=ITEMS)
+
+
+def told(name, n_users=N_USERS):
+    """A fit without the ratings of cold users, to features of the first users."""
+    return copied(_told(name, n_users))
 
 
 def error(model, rows, **features):
     return rmse(model, X[rows], Y[rows], **features)
 
 
-def test_cold_users_and_items_are_predicted_from_their_features(model):
-    for cold in (COLD, COLD_ITEMS, COLD | COLD_ITEMS):
+def test_cold_users_and_items_are_predicted_from_their_features(name, model):
+    plain = clone(model).fit(X[~COLD], Y[~COLD])
+    assert error(told(name), COLD) < 0.9 * error(plain, COLD)
+    for cold in (COLD_ITEMS, COLD | COLD_ITEMS):
         plain = clone(model).fit(X[~cold], Y[~cold])
         model.fit(X[~cold], Y[~cold], **FEATURES)
         assert error(model, cold) < 0.9 * error(plain, cold)
 
 
-def test_features_of_cold_users_can_be_given_when_they_are_asked_about(model):
-    told = clone(model).fit(X[~COLD], Y[~COLD], **FEATURES)
-    model.fit(X[~COLD], Y[~COLD], user_features=USERS[:120], item_features=ITEMS)
+def test_features_of_cold_users_can_be_given_when_they_are_asked_about(name):
+    of_all, model = told(name), told(name, 120)
     rows = X[COLD]
     assert_array_equal(
-        model.predict(rows, user_features=USERS[120:]), told.predict(rows)
+        model.predict(rows, user_features=USERS[120:]), of_all.predict(rows)
     )
     assert_array_equal(
-        model.recommend([130, 3], 5, user_features=USERS), told.recommend([130, 3], 5)
+        model.recommend([130, 3], 5, user_features=USERS), of_all.recommend([130, 3], 5)
     )
-    assert np.abs(model.predict(rows) - told.predict(rows)).max() > 0.1
+    assert np.abs(model.predict(rows) - of_all.predict(rows)).max() > 0.1
 
 
-def test_known_users_stay_what_their_ratings_say(model):
-    model.fit(X[~COLD], Y[~COLD], **FEATURES)
+def test_known_users_stay_what_their_ratings_say(name):
+    model = told(name)
     rows = X[~COLD]
     expected = model.predict(rows)
     turned = USERS.assign(age=50.0)
@@ -136,8 +156,8 @@ def test_the_order_of_a_frame_and_its_columns_does_not_matter(model):
     assert_array_equal(model.predict(X), other.predict(X))
 
 
-def test_score_is_that_of_predict(model):
-    model.fit(X[~COLD], Y[~COLD], user_features=USERS[:120], item_features=ITEMS)
+def test_score_is_that_of_predict(name):
+    model = told(name, 120)
     rows, weight = X[COLD], np.arange(COLD.sum()) % 3
     expected = r2_score(
         Y[COLD], model.predict(rows, user_features=USERS), sample_weight=weight
@@ -145,8 +165,8 @@ def test_score_is_that_of_predict(model):
     assert model.score(rows, Y[COLD], weight, user_features=USERS) == expected
 
 
-def test_cold_users_get_what_they_are_predicted_to_like(model):
-    model.set_params(clip=False).fit(X[~COLD], Y[~COLD], **FEATURES)
+def test_cold_users_get_what_they_are_predicted_to_like(name):
+    model = told(name).set_params(clip=False)
     items, scores = model.recommend([125, 140], N_ITEMS, return_scores=True)
     assert not (items[0] == items[1]).all()
     # Scores of a cold user are of what anybody would give: see the page.
@@ -191,16 +211,16 @@ def test_items_without_ratings_can_be_candidates(model):
         model.recommend([3], 1, candidates=[5, 777])
 
 
-def test_what_is_said_of_ids_without_ratings_needs_no_rating(model):
+def test_what_is_said_of_ids_without_ratings_needs_no_rating(name):
     """handle_unknown concerns ids of which nothing is known."""
-    model.set_params(handle_unknown="error").fit(X[~COLD], Y[~COLD], **FEATURES)
+    model = told(name).set_params(handle_unknown="error")
     assert np.isfinite(model.predict(X[COLD])).all()
     with pytest.raises(ValueError, match="unknown users in 1 of 2 rows, such as 999"):
         model.predict(pd.DataFrame({"user": [999, 130], "item": 3}))
 
 
 def test_index_vectors_of_cold_users_rank_as_recommend_does():
-    model = clone(MODELS["vb"]).fit(X[~COLD], Y[~COLD], **FEATURES)
+    model = told("vb")
     vectors = model.user_index_vectors([130, 149]) @ model.item_index_vectors().T
     expected = model.recommend([130, 149], 5)
     assert_array_equal(model.item_ids_[np.argsort(-vectors, axis=1)[:, :5]], expected)
@@ -213,7 +233,7 @@ def test_index_vectors_of_cold_users_rank_as_recommend_does():
 
 @pytest.mark.parametrize("name", ["vb", "gibbs"])
 def test_less_is_known_of_a_cold_user_than_of_one_with_ratings(name):
-    model = clone(MODELS[name]).fit(X[~COLD], Y[~COLD], **FEATURES)
+    model = told(name)
     groups = [np.arange(120), np.arange(120, 150), np.arange(900, 930)]
     stds = [
         model.predict(pd.DataFrame({"user": users, "item": 7}), return_std=True)[1]
@@ -224,7 +244,7 @@ def test_less_is_known_of_a_cold_user_than_of_one_with_ratings(name):
 
 
 def test_intervals_of_cold_users_hold_their_ratings():
-    model = MFRegressor(4).fit(X[~COLD], Y[~COLD], **FEATURES)
+    model = told("vb by both")
     mean, std = model.predict(X[COLD], return_std=True)
     share = np.mean(np.abs(Y[COLD] - mean) < 1.645 * std)
     assert 0.85 < share < 0.97
@@ -249,11 +269,10 @@ def test_constant_and_collinear_features_are_no_error(model):
     assert np.isfinite(model.predict(X)).all()
 
 
-def test_new_users_of_partial_fit_start_from_their_features(model):
-    if model.get_params().get("solver") == "gibbs":
+def test_new_users_of_partial_fit_start_from_their_features(name):
+    if name == "gibbs":
         pytest.skip("gibbs has no partial_fit")
-    known = {"user_features": USERS[:120], "item_features": ITEMS}
-    model.fit(X[~COLD], Y[~COLD], **known)
+    model = told(name, 120)
     first = X[COLD].groupby("user").head(2).index
     rest = X[COLD].index.difference(first)
     plain = copied(model)
@@ -268,10 +287,10 @@ def test_new_users_of_partial_fit_start_from_their_features(model):
     assert model.recommend([999], 3, user_features=like).shape == (1, 3)
 
 
-def test_a_warm_start_goes_on_with_features(model):
-    if model.get_params().get("solver") == "gibbs":
+def test_a_warm_start_goes_on_with_features(name):
+    if name == "gibbs":
         pytest.skip("a chain never ends")
-    model.set_params(warm_start=True).fit(X[~COLD], Y[~COLD], **FEATURES)
+    model = told(name).set_params(warm_start=True)
     expected = model.predict(X[~COLD])
     with unconverged():
         model.set_params(max_iter=1, learning_rate_init=1e-6)
@@ -282,8 +301,8 @@ def test_a_warm_start_goes_on_with_features(model):
     assert np.isfinite(model.predict(X)).all()
 
 
-def test_a_pickle_knows_what_was_said(model):
-    model.fit(X[~COLD], Y[~COLD], **FEATURES)
+def test_a_pickle_knows_what_was_said(name):
+    model = _told(name, N_USERS)
     again = copied(model)
     assert_array_equal(again.predict(X), model.predict(X))
 

@@ -1,15 +1,58 @@
-"""Pages that no build checks: links and code of llms.txt, figures of the picture."""
+"""What no build checks: defaults in docstrings, links and code of pages, figures."""
 
+import inspect
+import math
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import skrec
+from skrec import (
+    datasets,
+    distributed,
+    inspection,
+    metrics,
+    model_selection,
+    preprocessing,
+)
 from skrec.datasets import make_ratings
 
 DOCS = Path(__file__).parents[1] / "docs"
 LLMS = (DOCS / "llms.txt").read_text()
+
+MODULES = [
+    *(skrec, datasets, distributed, inspection, metrics, model_selection),
+    preprocessing,
+]
+
+
+def callables():
+    """Public functions, classes and their methods, by their names."""
+    for module in MODULES:
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", "").startswith("skrec")
+            if name[0] != "_" and own and callable(value):
+                yield name, value
+                for method, function in vars(value).items():
+                    if inspect.isfunction(function) and method[0] != "_":
+                        yield f"{name}.{method}", function
+
+
+CALLABLES = dict(callables())
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_the_default_in_a_docstring_is_that_of_the_call(name):
+    documented = re.findall(
+        r"^ *(\w+(?:, \w+)*) : .*\bdefault=(.+)$", inspect.getdoc(CALLABLES[name]), re.M
+    )
+    parameters = inspect.signature(CALLABLES[name]).parameters
+    for names, default in documented:
+        for parameter in names.split(", "):
+            value = eval(default, {"nan": math.nan})
+            assert repr(parameters[parameter].default) == repr(value), parameter
 
 
 @pytest.mark.parametrize("page", re.findall(r"\]\(([\w/]+)\.html\)", LLMS))

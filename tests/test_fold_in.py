@@ -30,7 +30,7 @@ MF = {
 }
 NCF = {
     f"{architecture} {loss}": NCFRegressor(
-        architecture=architecture, loss=loss, n_members=2
+        architecture=architecture, loss=loss, n_members=1
     )
     for architecture, loss in (
         ("neumf", "squared_error"),

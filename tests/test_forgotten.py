@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
@@ -15,7 +15,6 @@ from skrec._data.sides import Sides
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7)), min_size=1)
 
 
-@settings(deadline=None)
 @given(pairs=PAIRS, data=st.data())
 def test_pairs_that_are_left_are_those_of_loops(pairs, data):
     pairs = sorted(set(pairs))

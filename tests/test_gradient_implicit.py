@@ -19,7 +19,7 @@ from skrec._gradient.implicit import Counterparts, ImplicitShares, is_informativ
 from skrec.datasets import make_ratings
 
 SIDES = ("user", "item")
-SETTINGS = settings(deadline=None, max_examples=30)
+SETTINGS = settings(max_examples=30)
 
 
 def random_pairs(seed, n_users=6, n_items=5, n_samples=14):

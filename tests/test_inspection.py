@@ -55,7 +55,7 @@ rows = st.lists(
 ).filter(lambda rows: any(weight for *_, weight in rows))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows)
 def test_calibration_is_the_share_within_intervals_of_the_gaussian(rows):
     error, std, weight = map(np.array, zip(*rows, strict=True))

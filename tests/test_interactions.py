@@ -49,7 +49,7 @@ def as_written(data):
 
 
 RATINGS = given(rows=rated_rows())
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(max_examples=60)
 
 
 @RATINGS
@@ -115,7 +115,7 @@ def test_one_rating_with_two_features_stays_two_rows():
     assert as_written(data) == {(1, 2, 5.0, 0.0): 1.0, (1, 2, 5.0, 0.5): 1.0}
 
 
-FEW = settings(max_examples=12, deadline=None)
+FEW = settings(max_examples=12)
 
 
 @given(rows=rated_rows())

@@ -311,7 +311,6 @@ def test_any_order_of_calls_breaks_nothing():
     run_state_machine_as_test(
         Life,
         settings=settings(
-            deadline=None,
             max_examples=N_STEPS // STEPS_OF_A_LIFE,
             stateful_step_count=STEPS_OF_A_LIFE,
             suppress_health_check=list(HealthCheck),

@@ -755,7 +755,7 @@ def test_threads_are_as_before_after_an_error():
     assert torch.get_num_threads() == 3
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     st.sampled_from([(24, 1), (24, 5), (24, 23), (24, 24), (24, 99), (1, 1), (2, 1)]),
     st.sampled_from(DRAWING),

@@ -89,7 +89,7 @@ def sample(n_rows=60, n_users=8, seed=0):
     return y_true, rng.permutation(n_rows) / 7, rng.integers(0, n_users, n_rows)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     metric=st.sampled_from(list(METRICS)),
     seed=st.integers(0, 2**16),
@@ -164,7 +164,7 @@ def test_average_precision_of_whole_lists_is_that_of_sklearn():
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     seed=st.integers(0, 2**16),
     n_rows=st.integers(1, 60),

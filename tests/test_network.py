@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 from torch.func import functional_call
@@ -154,7 +154,6 @@ def shapes(draw):
     )
 
 
-@settings(deadline=None)
 @given(shapes(), st.integers(1, 4), st.integers(1, 3), st.integers(0, 99))
 def test_forward_is_the_formula_at_any_shape(shape, n, n_candidates, seed):
     network = random_network(shape, seed)

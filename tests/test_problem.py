@@ -20,7 +20,7 @@ def repeated_ratings(seed):
     return u[order], i[order], rng.normal(size=36), rng.uniform(0.5, 2, 36)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**16))
 def test_both_sides_hold_the_same_ratings(seed):
     u, i, y, w = repeated_ratings(seed)
@@ -36,7 +36,7 @@ def test_both_sides_hold_the_same_ratings(seed):
     assert problem.weight == pytest.approx(w.sum())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**16))
 def test_implicit_features_are_the_others_over_the_root_of_their_number(seed):
     u, i, y, w = repeated_ratings(seed)

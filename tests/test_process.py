@@ -4,10 +4,9 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import textwrap
-import threading
 import warnings
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 import joblib
 import numpy as np
@@ -17,6 +16,7 @@ import sklearn
 import torch
 from helpers import (
     NEEDS_CALLBACKS,
+    PATIENCE,
     Callback,
     default_dtype,
     default_threads,
@@ -70,18 +70,23 @@ def deterministic():
         torch.use_deterministic_algorithms(False)
 
 
+# Settings that a caller has at once. What each changes is in `test_settings`.
 SETTINGS = {
-    "frames": lambda: sklearn.config_context(transform_output="pandas"),
-    "no_grad": torch.no_grad,
-    "inference_mode": torch.inference_mode,
-    "float64": lambda: default_dtype(torch.float64),
-    "bfloat16": lambda: default_dtype(torch.bfloat16),
-    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-    "default_device": lambda: default_device("meta"),
-    "device": lambda: torch.device("meta"),
-    "deterministic": deterministic,
-    "anomaly": lambda: torch.autograd.set_detect_anomaly(True),
-    "errors": lambda: np.errstate(all="raise"),
+    "deterministic": (
+        deterministic,
+        torch.no_grad,
+        lambda: default_dtype(torch.float64),
+        lambda: default_device("meta"),
+        lambda: sklearn.config_context(transform_output="pandas"),
+        lambda: np.errstate(all="raise"),
+    ),
+    "anomaly": (
+        lambda: torch.autograd.set_detect_anomaly(True),
+        torch.inference_mode,
+        lambda: default_dtype(torch.bfloat16),
+        lambda: torch.device("meta"),
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    ),
 }
 
 
@@ -110,10 +115,12 @@ def expected():
     return {name: answers(name) for name in ESTIMATORS}
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_settings_change_no_bit(name, setting, expected):
-    with SETTINGS[setting]():
+def test_settings_change_no_bit(name, settings, expected):
+    with ExitStack() as stack:
+        for setting in settings:
+            stack.enter_context(setting())
         found = answers(name)
     for ours, theirs in zip(found, expected[name], strict=True):
         assert ours.dtype == theirs.dtype
@@ -143,20 +150,12 @@ def test_fits_in_several_threads_are_those_of_one():
     names = ["vb", "als", "adam", "ncf"] * 2
     with default_threads(3):
         expected = {name: answers(name)[0] for name in set(names)}
-        found = {}
-        threads = [
-            threading.Thread(target=lambda n=n, j=j: found.update({j: answers(n)[0]}))
-            for j, n in enumerate(names)
-        ]
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ThreadPoolExecutor(len(names)) as pool:
             # Filters of warnings belong to the process.
             warnings.simplefilter("ignore")
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        for j, name in enumerate(names):
-            assert_array_equal(found[j], expected[name])
+            found = list(pool.map(lambda name: answers(name)[0], names))
+        for name, values in zip(names, found, strict=True):
+            assert_array_equal(values, expected[name])
         assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
 
 
@@ -195,27 +194,20 @@ def test_readers_meet_one_fit_or_the_other(name):
         for table in tables:
             model.fit(*table)
             known.append(read(model))
-        errors, done = [], threading.Event()
 
         def refit():
-            try:
-                for round_ in range(6):
-                    model.fit(*tables[round_ % 2])
-            except Exception as error:
-                errors.append(error)
-            done.set()
+            for round_ in range(6):
+                model.fit(*tables[round_ % 2])
 
-        writer = threading.Thread(target=refit)
-        writer.start()
-        n_reads = 0
-        while not done.is_set() or n_reads < 3:
-            for answer, choices in zip(
-                read(model), zip(*known, strict=True), strict=True
-            ):
-                assert answer in choices
-            n_reads += 1
-        writer.join()
-    assert not errors
+        with ThreadPoolExecutor(1) as pool:
+            writer, n_reads = pool.submit(refit), 0
+            while not writer.done() or n_reads < 3:
+                for answer, choices in zip(
+                    read(model), zip(*known, strict=True), strict=True
+                ):
+                    assert answer in choices
+                n_reads += 1
+            writer.result()
 
 
 @pytest.mark.parametrize("name", ["vb", "ncf"])
@@ -224,22 +216,20 @@ def test_readers_meet_a_model_before_or_after_further_rows(name):
     model = clone(ESTIMATORS[name])
     with unconverged():
         model.fit(X, Y)
-        done = threading.Event()
 
         def learn():
             for number in range(1, 9):
                 rows = pd.DataFrame({"user": [-number], "item": [-number]})
                 model.partial_fit(rows, [3.0])
-            done.set()
 
-        writer = threading.Thread(target=learn)
         before = model.predict(X)
-        writer.start()
-        while not done.is_set():
-            # Rounding depends on where a row stands.
-            assert_allclose(model.predict(X), before, rtol=1e-12)
-            assert (model.recommend([3], n_items=2, exclude_seen=False) >= -8).all()
-        writer.join()
+        with ThreadPoolExecutor(1) as pool:
+            writer = pool.submit(learn)
+            while not writer.done():
+                # Rounding depends on where a row stands.
+                assert_allclose(model.predict(X), before, rtol=1e-12)
+                assert (model.recommend([3], n_items=2, exclude_seen=False) >= -8).all()
+            writer.result()
     assert len(model.user_ids_) == len(model._seen.offsets) - 1 == 48
 
 
@@ -264,10 +254,12 @@ from skrec import MFRegressor, NCFRegressor, load
 from skrec.datasets import make_ratings
 warnings.simplefilter("ignore")
 X, y = make_ratings(3000, 2000, 60_000, random_state=0)
-model = {model}
-model.fit(X, y)
-# The threads of OpenMP are there now.
-torch.ones(2**21).mul_(2).sum()
+models = [MFRegressor(4, max_iter=2), MFRegressor(4, max_iter=2, solver="als")]
+# Autograd of torch does not work in a fork where there is a GPU.
+if not torch.cuda.is_available():
+    models.append(
+        NCFRegressor(4, (4,), n_members=2, max_iter=1, batch_size=30_000)
+    )
 def answers(model):
     further = X[:3].assign(user=[0, 1, 10**6])
     found = [model.predict(X), model.recommend(n_items=5)[:, 0]]
@@ -275,30 +267,24 @@ def answers(model):
     if hasattr(model, "partial_fit"):
         found += [model.partial_fit(further, y[:3]).predict(X)]
     return [*found, model.fit(X, y).predict(X)]
-child = os.fork()
-if not child:
-    answers(model)
-    os._exit(0)
-_, status = os.waitpid(child, 0)
-sys.exit(os.waitstatus_to_exitcode(status))
+for model in models:
+    model.fit(X, y)
+    # The threads of OpenMP are there now.
+    torch.ones(2**21).mul_(2).sum()
+    child = os.fork()
+    if not child:
+        answers(model)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        sys.exit(f"{model}: {os.waitstatus_to_exitcode(status)}")
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.parametrize(
-    "model",
-    [
-        "MFRegressor(4, max_iter=2)",
-        "MFRegressor(4, max_iter=2, solver='als')",
-        "NCFRegressor(4, (4,), max_iter=1, batch_size=30_000)",
-    ],
-)
-def test_a_forked_process_answers(model):
-    """Its parent has computed with threads that are not in the child."""
-    if torch.cuda.is_available() and "NCF" in model:
-        pytest.skip("autograd of torch does not work in a fork where there is a GPU")
-    code = textwrap.dedent(FORK).format(model=model)
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+def test_forked_processes_answer():
+    """Their parent has computed with threads that are not in the children."""
+    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])

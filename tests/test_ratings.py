@@ -24,7 +24,7 @@ def make_ratings(seed, share=0.6):
     return Ratings.from_sorted(*index, N_ROWS, *values), (rows, others, w, y)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**16), share=st.sampled_from([0.1, 0.6, 1.0]))
 def test_sums_are_those_of_a_loop_over_ratings(seed, share):
     ratings, (rows, others, w, _) = make_ratings(seed, share)

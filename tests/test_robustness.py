@@ -19,7 +19,6 @@ from skrec.datasets import make_ratings
 
 N_FITS = int(os.environ.get("SKREC_N_FITS", "40"))
 MANY = settings(
-    deadline=None,
     max_examples=N_FITS,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import sparse
@@ -25,7 +25,6 @@ def tensor(array):
     return torch.as_tensor(array, dtype=torch.float32)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 3), st.integers(0, 99))
 def test_products_are_those_of_the_centred_matrix(n_rows, n_columns, size, seed):
     features, matrix = random_features(n_rows, n_columns, seed)

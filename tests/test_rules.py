@@ -1,5 +1,6 @@
 """Rules of the alternating solvers, against brute force in float64."""
 
+import math
 from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
@@ -7,7 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from helpers import VARIANTS, make_problem, residuals, run
+from helpers import (
+    VARIANTS,
+    as_arrays,
+    make_problem,
+    random_posterior,
+    residuals,
+    run,
+)
 from scipy import linalg, optimize, special, stats
 
 from skrec._alternating.conditional import NaturalGaussians
@@ -22,11 +30,14 @@ from skrec._alternating.rules import (
     GibbsRule,
     UpdateRule,
     VBRule,
+    _concentration,
     _exchange,
+    columns_evidence,
+    precision_evidence,
 )
 from skrec._alternating.start import spectral_start
-from skrec._alternating.state import Side
-from skrec._alternating.sweep import als, sweeps, vb
+from skrec._alternating.state import ColumnState, Effects, PairState, Side
+from skrec._alternating.sweep import als, gibbs, sweeps, vb
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
@@ -163,6 +174,50 @@ def test_als_objective_is_the_penalised_sum_of_squares(variant):
     assert state.objective * problem.weight == pytest.approx(expected)
 
 
+def test_the_objective_of_a_draw_is_its_minus_log_likelihood():
+    """Without the terms that normalise it."""
+    problem, arrays = make_problem()
+    u, i, _, w, _ = arrays
+    state = run(gibbs, problem, 2, np.random.RandomState(0))[-1]
+    alpha = state.users.relative_precision.numpy()[u]
+    alpha = alpha * state.items.relative_precision.numpy()[i]
+    squares = (w * alpha * residuals(problem, arrays, state)).sum()
+    expected = state.noise_precision * squares / 2
+    assert state.objective * problem.weight == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_priors_of_vb_are_those_of_the_moments_of_rows(biased):
+    problem, _ = make_problem(biased=biased)
+    side, n = random_posterior(problem, is_certain=False).users, len(problem.users)
+    x, S = as_arrays(side, problem.layout)
+    squares = torch.as_tensor(np.random.default_rng(0).uniform(1, 9, n))
+    given = SimpleNamespace(
+        ratings=problem.users, layout=problem.layout, noise_precision=3.0
+    )
+    found = VBRule().update_priors(side, squares, given)
+    centred = VBRule().centred_prior(side, problem.layout)
+
+    prior = PRIOR_ROWS * PRIOR_VARIANCE * np.eye(x.shape[1])
+    deviation = x - x.mean(0)
+    np.testing.assert_allclose(found.prior_mean, x.mean(0))
+    for points, precision in (
+        (deviation, found.prior_precision),
+        (x, centred.prior_precision),
+    ):
+        scatter = S.sum(0) + points.T @ points + prior
+        expected = (PRIOR_ROWS + n) * np.linalg.inv(scatter)
+        np.testing.assert_allclose(precision, expected, rtol=1e-6, atol=1e-9)
+
+    a, shape = side.concentration, side.concentration + problem.users.count / 2
+    alpha = shape / (a + squares / 2)
+    alpha = alpha / _exchange(alpha, a, 3.0)
+    np.testing.assert_allclose(found.relative_shape, shape)
+    np.testing.assert_allclose(found.relative_precision, alpha)
+    log_alpha = torch.digamma(shape) - (shape / alpha).log()
+    assert float(found.gap) == pytest.approx(float((alpha - log_alpha).mean()))
+
+
 def test_gibbs_draws_rows_from_their_gaussian():
     rng = np.random.default_rng(0)
     root = torch.as_tensor(rng.normal(size=(3, 3)))
@@ -217,6 +272,25 @@ def test_gibbs_draws_relative_precisions_from_their_gamma():
     assert float(alpha.std()) == pytest.approx(gamma.std(), rel=0.02)
 
 
+def test_gibbs_draws_weights_of_features_and_the_part_of_rows_that_they_explain():
+    problem, _ = make_problem(described=True)
+    side = run(gibbs, problem, 2, np.random.RandomState(0))[-1].users
+    features = problem.users.features
+    given, squares = SimpleNamespace(ratings=problem.users), torch.ones(len(side.mean))
+    draws = [
+        GibbsRule(np.random.RandomState(seed)).update_priors(side, squares, given)
+        for seed in (0, 1)
+    ]
+    for draw in draws:
+        explained = sum(
+            block.times(weights.mean)
+            for block, weights in zip(features, draw.weights, strict=True)
+        )
+        np.testing.assert_allclose(draw.shift, explained, atol=1e-12)
+    first, second = (draw.weights[0].mean.numpy() for draw in draws)
+    assert np.abs(first - second).max() > 0.01
+
+
 def test_there_is_some_noise_where_residuals_vanish():
     assert VBRule().noise_variance(3.0, 0.0) > 0.1
     assert VBRule().noise_variance(1e9, 0.0) == MIN_NOISE_VARIANCE
@@ -262,6 +336,70 @@ def test_the_concentration_maximises_the_bound():
             cost, bounds=CONCENTRATION_BOUNDS, method="bounded", options={"xatol": 1e-6}
         ).x
         assert cost(side.concentration) <= cost(best) + 1e-9
+
+
+@pytest.mark.parametrize("a", [2.5, 40.0, 3e3])
+def test_the_concentration_is_that_of_the_gap(a):
+    assert _concentration(math.log(a) - special.digamma(a) + 1) == pytest.approx(a)
+    assert (_concentration(9.0), _concentration(1.0)) == CONCENTRATION_BOUNDS
+
+
+@pytest.mark.parametrize(("n", "square"), [(1, 0.05), (20, 3.0)])
+def test_the_precision_of_scalars_maximises_its_evidence(n, square):
+    best = optimize.minimize_scalar(
+        lambda precision: precision * square - precision_evidence(n, precision),
+        bounds=(1e-3, 1e3),
+        method="bounded",
+        options={"xatol": 1e-9},
+    ).x
+    assert VBRule().coef_precision(n, square) == pytest.approx(best, rel=1e-5)
+
+
+def test_the_evidence_of_columns_is_that_of_their_terms():
+    """E of the log densities of terms, and entropies, under the best priors."""
+    rng, rule = np.random.default_rng(0), VBRule()
+    expected = 0.0
+
+    def effects(n, *, are_levels=False):
+        nonlocal expected
+        mean, variance = rng.normal(size=n), rng.uniform(0.1, 1, n)
+        square = (mean**2 + variance).sum()
+        log_det = float(np.log(variance).sum())
+        precision = 3.0 if are_levels else float(rule.coef_precision(n, square))
+        expected += n * np.log(precision) - precision * square + n
+        # Levels have no prior of their precision, and a covariance with the effects.
+        if not are_levels:
+            expected += PRIOR_ROWS * (np.log(precision) - PRIOR_VARIANCE * precision)
+            expected += log_det
+        return Effects(*map(torch.as_tensor, (mean, variance)), precision, log_det)
+
+    def factors(n, size=2):
+        nonlocal expected
+        mean, root = rng.normal(size=(n, size)), rng.normal(size=(n, size, 4))
+        covariance = root @ root.mT
+        prior = PRIOR_ROWS * PRIOR_VARIANCE * np.eye(size)
+        scatter = mean.T @ mean + covariance.sum(0)
+        Lambda = (PRIOR_ROWS + n) * np.linalg.inv(scatter + prior)
+        log_det = np.linalg.slogdet(covariance)[1].sum()
+        expected += (PRIOR_ROWS + n) * np.linalg.slogdet(Lambda)[1] + log_det
+        expected += n * size - np.trace(Lambda @ (scatter + prior))
+        side = Side.at(torch.as_tensor(mean))
+        return replace(
+            side, prior_precision=torch.as_tensor(Lambda), log_det=float(log_det)
+        )
+
+    def pairs(n_rows, n_values):
+        return PairState(
+            factors(n_rows),
+            factors(n_values),
+            effects(7),
+            effects(n_rows, are_levels=True),
+            torch.zeros(7),
+        )
+
+    columns = [ColumnState(effects(3), pairs(5, 3), pairs(4, 3)) for _ in range(2)]
+    found = sum(factor * float(value) for factor, value in columns_evidence(columns))
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("a", "beta"), [(3.0, 0.7), (50.0, 20.0)])

@@ -989,3 +989,14 @@ def test_the_area_has_a_name():
     assert get_scorer("auc") == RankingScorer("auc")
     with pytest.raises(ValueError, match="'ndcg@10', or 'auc'"):
         get_scorer("area")
+
+
+def test_every_pair_counts_where_the_first_user_has_not_the_first_item():
+    X = [["ann", "Up"], ["ann", "Zama"], ["bob", "Heat"], ["bob", "Up"]]
+
+    class Given(BaseEstimator):
+        def predict(self, X):
+            return np.array([2.0, 1.0, 2.0, 1.0])
+
+    scorer = RankingScorer("hit_rate", k=1, candidates="test")
+    assert scorer(Given(), X, [1, 0, 0, 1]) == 0.5

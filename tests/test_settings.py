@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from helpers import default_dtype
+from helpers import PATIENCE, default_dtype
 
 from skrec import _settings
 from skrec._settings import own_settings, torch_device
@@ -53,12 +53,12 @@ def test_the_default_dtype_is_put_back_by_the_last_that_leaves():
     def stay():
         with own_settings():
             inside.set()
-            leave.wait()
+            leave.wait(PATIENCE)
 
     with default_dtype(torch.float64):
         other = threading.Thread(target=stay)
         other.start()
-        inside.wait()
+        assert inside.wait(PATIENCE)
         with own_settings():
             assert torch.get_default_dtype() == torch.float32
         assert torch.get_default_dtype() == torch.float32

@@ -1,22 +1,14 @@
-"""Fits on a simulated device: answers, launches, waits and memory.
-
-Tests of the contract run again, with a simulated device in place of a GPU.
-"""
+"""Fits on a simulated device: answers, launches, waits and memory."""
 
 from itertools import islice
 
 import numpy as np
 import pandas as pd
 import pytest
+import test_contract as contract
 import torch
 from device_simulation import simulated
 from helpers import NEEDS_SIMULATION, as_problem, unconverged
-from test_contract import (
-    test_a_warm_start_goes_on_with_rows_known_by_their_ids,
-    test_answers_are_finite_and_of_the_documented_shapes,
-    test_partial_fit_knows_new_ids_and_what_was_seen,
-    test_recommend_chooses_among_candidates_for_any_users,
-)
 
 from skrec import MFRegressor, NCFRegressor, _settings
 from skrec._alternating.start import spectral_start
@@ -27,12 +19,8 @@ from skrec._gradient.samples import Sampler, Samples
 from skrec._topk import inner_products_of_tiles, top_k
 from skrec.datasets import make_ratings
 
-CONTRACT = (
-    test_a_warm_start_goes_on_with_rows_known_by_their_ids,
-    test_answers_are_finite_and_of_the_documented_shapes,
-    test_partial_fit_knows_new_ids_and_what_was_seen,
-    test_recommend_chooses_among_candidates_for_any_users,
-)
+# Lists by choices are those of a solver of choices, and one pair of solvers will do.
+NAMES = [*contract.BY_PREDICTIONS, "vb, by both"]
 
 pytestmark = [
     NEEDS_SIMULATION,
@@ -48,6 +36,24 @@ def device(monkeypatch):
         auto = torch.device("simulated", 0)
         monkeypatch.setattr(_settings, "_auto_device", lambda work: auto)
         yield device
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.test_answers_are_finite_and_of_the_documented_shapes,
+        contract.test_recommend_chooses_among_candidates_for_any_users,
+        contract.test_a_warm_start_goes_on_with_rows_known_by_their_ids,
+    ],
+)
+def test_fits_and_answers_keep_the_contract(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name in contract.UPDATED])
+def test_updates_keep_the_contract(name):
+    contract.test_partial_fit_knows_new_ids_and_what_was_seen(name)
 
 
 def make_problem(n_users, n_items, n_factors, implicit_features):

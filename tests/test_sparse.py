@@ -31,7 +31,7 @@ LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 
 
 @NEEDS_SIMULATION
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 99), lengths=LENGTHS, most=st.sampled_from([2, 3, 16]))
 def test_sums_on_a_device_are_of_short_bags(seed, lengths, most):
     rows, weight, table, expected = make_rows(seed, lengths)

@@ -97,7 +97,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_value_is_read_as_it_was_written(value):
     assert_same(through_a_file(value), value)
 

@@ -49,14 +49,14 @@ def variant(request):
     return request.param
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_vb_never_lowers_the_bound(variant, seed):
     problem, _ = make_problem(seed, **variant)
     objective = [state.objective for state in run(vb, problem, 60)]
     assert np.diff(objective).max() < 1e-9
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_als_never_raises_its_objective(variant, seed):
     problem, _ = make_problem(seed, **variant)
     objective = [state.objective for state in run(als, problem, 60, 0.3)]
@@ -65,7 +65,7 @@ def test_als_never_raises_its_objective(variant, seed):
 
 def test_als_ends_where_no_coordinate_can_be_improved(variant):
     problem, arrays = make_problem(**variant)
-    state = run(als, problem, 600, 0.5)[-1]
+    state = run(als, problem, 300, 0.5)[-1]
     sides = {"users": state.users, "items": state.items}
 
     def objective(points):
@@ -229,7 +229,7 @@ def assert_gaussian(side, layout, expected):
 
 
 @pytest.mark.parametrize("is_certain", [True, False])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**16),
     n_factors=st.integers(0, 3),

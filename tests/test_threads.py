@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from helpers import default_threads, in_thread
+from helpers import PATIENCE, default_threads, in_thread
 
 from skrec import _threads
 from skrec._threads import set_own_threads, torch_threads
@@ -33,7 +33,7 @@ def test_limits_that_overlap_leave_the_number_of_threads_alone():
     def second():
         with torch_threads(1):
             entered.set()
-            left.wait()
+            left.wait(PATIENCE)
         return torch.get_num_threads()
 
     with default_threads(3):
@@ -41,7 +41,7 @@ def test_limits_that_overlap_leave_the_number_of_threads_alone():
             found = []
             other = threading.Thread(target=lambda: found.append(second()))
             other.start()
-            entered.wait()
+            assert entered.wait(PATIENCE)
         left.set()
         other.join()
         assert found == [3]

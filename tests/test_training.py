@@ -370,7 +370,7 @@ def test_a_high_penalty_leaves_the_mean(estimator):
 @pytest.mark.parametrize("loss", ["squared_error", "log_loss", "bpr"])
 def test_one_fit_answers_alike_on_every_device(estimator, gpu, loss):
     y = Y if loss == "squared_error" else CHOSEN
-    model = estimator.set_params(device=gpu, loss=loss).fit(X, y)
+    model = estimator.set_params(device=gpu, loss=loss, max_iter=2).fit(X, y)
     model.partial_fit(X[:9], y[:9])
     answers = [
         model.set_params(device=where).predict(X[:200]) for where in ("cpu", gpu)

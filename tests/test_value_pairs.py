@@ -16,7 +16,7 @@ def drawn(seed, n=25):
     return rows, values, torch.as_tensor(rng.normal(size=n))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**16))
 def test_sums_of_groups_leave_unknown_values_out(seed):
     _, values, x = drawn(seed)
@@ -30,7 +30,7 @@ def test_sums_of_groups_leave_unknown_values_out(seed):
     np.testing.assert_array_equal(groups.spread(sums, some), spread[some])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**16))
 def test_pairs_are_the_rows_and_values_that_have_ratings_together(seed):
     rows, values, x = drawn(seed)

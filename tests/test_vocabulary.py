@@ -71,7 +71,7 @@ KINDS = pytest.mark.parametrize("kind", ID_ARRAYS)
 
 @KINDS
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_ids_round_trip_in_their_own_dtype(kind, data):
     values = data.draw(ID_ARRAYS[kind])
     ids = ids_of(values)
@@ -84,7 +84,7 @@ def test_ids_round_trip_in_their_own_dtype(kind, data):
 
 @KINDS
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_codes_of_categories_are_the_same_ids(kind, data):
     values = data.draw(ID_ARRAYS[kind])
     # The last category does not occur.
@@ -120,7 +120,7 @@ def test_missing_codes_of_categories_are_counted():
 
 @KINDS
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_an_id_that_was_not_fitted_has_no_number(kind, data):
     values = data.draw(ID_ARRAYS[kind])
     other, fitted = values[:1], values[1:][values[1:] != values[0]]
@@ -134,7 +134,7 @@ def test_an_id_that_was_not_fitted_has_no_number(kind, data):
         as_objects
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_distinct_python_ints_are_distinct_ids(values):
     numbers, unique = ids_of(values).numbered()
     assert [unique.tolist()[n] for n in numbers] == values.tolist()
@@ -213,7 +213,7 @@ ZONES = ["UTC", "Europe/Paris", "America/Lima", "Asia/Kolkata"]
         **SEVERAL,
     )
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_datetimes_of_a_zone_are_equal_if_they_are_the_same_instant(data):
     instants = [pd.Timestamp(time, tz="UTC") for time, _ in data]
     in_zones = [

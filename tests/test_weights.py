@@ -62,7 +62,7 @@ def test_relative_weights_are_inverse_to_the_noise_they_stand_for():
     choices=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_common_factor_of_weights_cancels(exponent, choices, seed):
     rng = np.random.RandomState(seed)
     users, items, y = random_pairs(rng, 9, 7, 40)
@@ -76,7 +76,7 @@ def test_a_common_factor_of_weights_cancels(exponent, choices, seed):
 
 
 @given(seed=st.integers(0, 2**16), spread=st.floats(0, 12))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_relative_weights_are_finite_positive_and_add_up_to_no_more_than_pairs(
     seed, spread
 ):
