@@ -41,8 +41,9 @@ SAMPLE_ROWS, SAMPLE_SHARE = 2**16, 1 / 8
 # none or as many, and rather none, since they support more factors.
 COMPARISONS = 0.5
 
-# Copies of a growing model that are held while it is completed.
-COPIES_OF_GROWTH = 2.0
+# Bytes at the peak for each byte that a model grows by: draws hold twice the numbers
+# that they add to the model, and are put together in the end.
+COPIES_OF_GROWTH = 3
 
 # Memory of this process, and the largest so far, where the system tells them.
 PROCESS, FIELDS = Path("/proc/self"), ("VmRSS", "VmHWM")
