@@ -80,7 +80,7 @@ for name, model in models.items():
 LISTS = """
 torch.set_num_threads(1)
 X, y = make_ratings(8_000, 5_000, 20_000, random_state=0)
-model = MFRegressor(2, max_iter=2).fit(X, y)
+model = MFRegressor(2, max_iter=2, rank_by="rating").fit(X, y)
 lists = limited(100, model.recommend)
 assert lists.shape == (8_000, 10)
 np.testing.assert_array_equal(lists[:9], model.recommend(model.user_ids_[:9]))
