@@ -32,7 +32,7 @@ from ._diagram import DiagramMixin
 from ._forget import ForgetMixin
 from ._interfaces import CURVES, Iteration, Solver, Start
 from ._lists import ListsMixin
-from ._rows import read_columns, warn_of_equal_ratings, warn_of_ids, warn_of_target
+from ._rows import check_choices, read_columns, warn_of_ids, warn_of_ratings
 from ._saving import SavingMixin
 from ._settings import own_settings, torch_device
 from ._sklearn import (
@@ -536,9 +536,11 @@ class BaseRecommender(
             return ChoiceSolver()
         return solver
 
-    def _read_columns(self, X: ArrayLike, *, reset: bool) -> Columns:
+    def _read_columns(
+        self, X: ArrayLike, *, reset: bool, may_be_empty: bool = False
+    ) -> Columns:
         """Validated columns of X, with a warning of unlikely ids."""
-        columns = read_columns(self, X, reset=reset)
+        columns = read_columns(self, X, reset=reset, may_be_empty=may_be_empty)
         fitted = () if reset else (self._users.ids, self._items.ids)
         named = hasattr(self, "feature_names_in_")
         warn_of_ids(columns, *fitted, named=named)
@@ -555,35 +557,34 @@ class BaseRecommender(
         collect: Collect = Interactions.from_columns,
     ) -> tuple[Columns, Interactions]:
         """Columns of X, and canonical rows with their ratings and weights."""
-        columns = self._read_columns(X, reset=reset)
+        # Where others have rows.
+        may_be_empty = collect != Interactions.from_columns
+        columns = self._read_columns(X, reset=reset, may_be_empty=may_be_empty)
         n_rows = len(columns.users)
         objective = solver.objective
         if y is not None:
-            rating = read_ratings(y, n_rows)
+            rating = given = read_ratings(y, n_rows)
         elif objective.is_of_choices:
-            rating = np.ones(n_rows)
+            rating = given = np.ones(n_rows)
         else:
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but "
                 "the target y is None. Only fits to choices have no y: see rank_by, "
                 "unobserved_weight of MFRegressor, and the losses 'log_loss' and 'bpr'."
             )
-        weight = read_weights(sample_weight, n_rows)
-        threshold = getattr(self, "choice_threshold", None)
+        weight = read_weights(sample_weight, n_rows, may_be_zero=may_be_empty)
+        threshold: Any = getattr(self, "choice_threshold", None)
         if objective.is_of_choices and y is not None and threshold is not None:
-            if reset and rating.max() < threshold:
-                raise ValueError(
-                    f"choice_threshold={threshold} leaves no choices, since the "
-                    f"largest rating in y is {rating.max():g}. Lower it."
-                )
             share = NOT_CHOSEN if objective.counts_unobserved else 1.0
             rating, weight = as_choices(rating, weight, threshold, share)
         solver.check_ratings(rating)
         data = collect(columns, rating, weight)
         if reset:
-            warn_of_target(columns, rating, getattr(self, "feature_names_in_", None))
-            if not (objective.counts_unobserved or self._ranks_by_choice):
-                warn_of_equal_ratings(data.rating)
+            if rating is not given:
+                check_choices(data, given, threshold)
+            names = getattr(self, "feature_names_in_", None)
+            others_count = objective.counts_unobserved or self._ranks_by_choice
+            warn_of_ratings(columns, rating, data, names, others_count)
         return columns, data
 
     def _start(self, data: Interactions) -> Start | None:

@@ -829,9 +829,9 @@ class PosteriorConversion(Conversion[Posterior]):
         noise_variance = np.nan
         if not objective.is_of_choices:
             predicted = posterior.mean(data.users, data.items, data.context)
-            noise_variance = np.average(
-                (data.rating - predicted) ** 2, weights=data.weight
-            )
+            square = data.weight @ (data.rating - predicted) ** 2
+            total, share = data.weight.sum(), data.shares.user
+            noise_variance = share.sum(float(square)) / share.sum(float(total))
         return replace(
             posterior,
             noise_variance=noise_variance,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ._data.reading import Columns
 from ._data.seen import SeenItems
 from ._data.sides import Sides
 from ._data.vocabulary import Ids
-from ._share import Largest, Share, Sum
+from ._share import Largest, Share, Sum, Value
 
 # A row of a side costs as much as so many ratings.
 ROW_COST = 64
@@ -69,11 +69,15 @@ class Ranks:
             both = torch.tensor(value)
         if isinstance(value, float):
             both = both.double()
-        with self._answered():
-            dist.all_reduce(both, how, group=self.group)
+        self.add_up(both, how)
         if isinstance(value, Tensor):
             return both
         return both.numpy() if isinstance(value, np.ndarray) else both.item()
+
+    def add_up(self, value: Tensor, how: Any = dist.ReduceOp.SUM) -> None:
+        """Replace a tensor by the sum of those of all processes."""
+        with self._answered():
+            dist.all_reduce(value, how, group=self.group)
 
     def objects(self, value: Any) -> list[Any]:
         """A small object of each process."""
@@ -170,6 +174,7 @@ class RankShare(Share):
         That of ratings from the owners of users to those of items.
     """
 
+    has_all: ClassVar[bool] = False
     ranks: Ranks
     bounds: np.ndarray
     route: Route | None = None
@@ -204,6 +209,15 @@ class RankShare(Share):
 
     def sum(self, value: Sum) -> Sum:
         return self.ranks.sum(value)
+
+    def add_up(self, tensors: list[Tensor]) -> list[Tensor]:
+        joined = torch.cat([tensor.flatten() for tensor in tensors])
+        self.ranks.add_up(joined)
+        parts = joined.split([tensor.numel() for tensor in tensors])
+        return [p.view(t.shape) for p, t in zip(parts, tensors, strict=True)]
+
+    def first(self, value: Value) -> Value:
+        return self.ranks.objects(value)[0]
 
     def largest(self, value: Largest) -> Largest:
         return self.ranks.largest(value)
@@ -251,23 +265,31 @@ def collect(
     ranks: Ranks, columns: Columns, rating: np.ndarray, weight: np.ndarray
 ) -> Interactions:
     """Canonical rows of this process, from rows that any of them has read."""
-    if columns.values:
+    columns, rating, weight = weighed_rows(columns, rating, weight)
+    n_rows, context = len(rating), columns.features
+    if columns.values and n_rows:
         raise ValueError(
             "Several processes fit numbers as further columns of X, but "
             f"{columns.values[0].where} holds categories. Leave it out, or fit in one "
             "process."
         )
-    columns, rating, weight = weighed_rows(columns, rating, weight)
-    context, own = columns.features, (columns.users, columns.items)
+    own = columns.users, columns.items
     here = [(ids.kind, *ids.numbered()) for ids in own]
-    report = [(kind, ids) for kind, _, ids in here], context.shape[1]
-    reports = ranks.start(report)
-    if len({width for _, width in reports}) > 1:
-        widths = sorted({2 + width for _, width in reports})
+    ids_here = [(kind, ids) for kind, _, ids in here]
+    found = ranks.start((ids_here, context.shape[1], columns.known, n_rows))
+    # Columns of nothing have no kind.
+    filled = [part for part in found if part[3]]
+    if not filled:
+        raise ValueError("X has no rows of positive weight in any process.")
+    if len({width for _, width, *_ in filled}) > 1:
+        widths = sorted({2 + width for _, width, *_ in filled})
         raise ValueError(f"X must have as many columns in all processes, got {widths}.")
+    _, width, known, _ = filled[0]
+    if not n_rows:
+        context = np.empty((0, width))
     users, items = (
         _numbered_together(
-            ranks, [ids[side] for ids, _ in reports], own[side].where, here[side][1]
+            ranks, [part[0][side] for part in found], own[side].where, here[side][1]
         )
         for side in (0, 1)
     )
@@ -289,7 +311,7 @@ def collect(
         weight,
         context,
         shares=shares,
-        known_context=columns.known,
+        known_context=known,
     )
     to_items = Route.to(ranks, shares.item.owners(data.items))
     return replace(
@@ -305,11 +327,13 @@ def _numbered_together(
     `found` holds the kind and the distinct ids of each process, and `numbers` are those
     among its own.
     """
-    kinds = {kind: rank for rank, (kind, _) in enumerate(found)}
+    kinds = {kind: rank for rank, (kind, ids) in enumerate(found) if len(ids)}
     if len(kinds) > 1:
         described = ", ".join(f"{kind!r} in process {r}" for kind, r in kinds.items())
         raise TypeError(f"{where} must hold ids of one kind, got {described}.")
     (kind,) = kinds
-    together, ids = Ids(np.concatenate([i for _, i in found]), kind, where).numbered()
+    together, ids = Ids(
+        np.concatenate([i for _, i in found if len(i)]), kind, where
+    ).numbered()
     start = sum(len(i) for _, i in found[: ranks.rank])
     return together[start : start + len(found[ranks.rank][1])][numbers], ids

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from ._data.containers import as_array, as_frame, object_array
+from ._data.interactions import Interactions
 from ._data.messages import counted, shown
 from ._data.reading import SPARSE_ROWS, Columns
 from ._data.vocabulary import Ids
@@ -24,7 +25,9 @@ MIN_ROWS_OF_TARGET = 10
 MAX_DECIMALS = 3
 
 
-def read_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> Columns:
+def read_columns(
+    estimator: BaseEstimator, X: Any, *, reset: bool, may_be_empty: bool = False
+) -> Columns:
     """Columns of X in any container; `reset` keeps their number and names."""
     if sparse.issparse(X):
         raise TypeError(SPARSE_ROWS.format(name="X"))
@@ -40,7 +43,7 @@ def read_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> Columns:
         if reset or frame.columns != names:
             # For one row this takes longer than all else.
             check_columns(estimator, frame, reset)
-        _check_shape(frame.shape, type(estimator).__name__)
+        _check_shape(frame.shape, type(estimator).__name__, may_be_empty)
         return Columns.from_frame(frame, known)
     if isinstance(X, list | tuple):
         X = object_array(X)
@@ -52,6 +55,7 @@ def read_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> Columns:
         reset=reset,
         dtype=None,
         ensure_all_finite=False,
+        ensure_min_samples=int(not may_be_empty),
         ensure_min_features=2 if reset else 1,
     )
     return Columns.from_array(X, known)
@@ -66,9 +70,9 @@ def _is_to_be_read(X: Any, frame: Any) -> bool:
     return of_arrow or isinstance(X, str | PathLike | Iterator)
 
 
-def _check_shape(shape: tuple[int, int], estimator: str) -> None:
+def _check_shape(shape: tuple[int, int], estimator: str, may_be_empty: bool) -> None:
     """Refuse a frame as scikit-learn refuses an array that is too small."""
-    if shape[0] == 0:
+    if shape[0] == 0 and not may_be_empty:
         raise ValueError(
             f"Found array with 0 sample(s) (shape={shape}) while a minimum of 1 is "
             f"required by {estimator}: X has no rows."
@@ -89,6 +93,8 @@ def warn_of_ids(columns: Columns, *fitted: np.ndarray, named: bool) -> None:
     are ids.
     """
     n_context = columns.n_further
+    if not len(columns.users):
+        return
     if n_context and not named and columns.all_fractional():
         return
     for place, (side, ids) in enumerate(
@@ -114,7 +120,20 @@ def warn_of_ids(columns: Columns, *fitted: np.ndarray, named: bool) -> None:
         )
 
 
-def warn_of_target(
+def warn_of_ratings(
+    columns: Columns,
+    rating: np.ndarray,
+    data: Interactions,
+    names: Sequence[str] | None,
+    others_count: bool,
+) -> None:
+    """Warn of ratings that follow from a column, or that do not differ."""
+    _warn_of_target(columns, rating, names)
+    if not others_count:
+        _warn_of_equal_ratings(data)
+
+
+def _warn_of_target(
     columns: Columns, rating: np.ndarray, names: Sequence[str] | None
 ) -> None:
     """Warn of context columns of which the ratings are a linear function."""
@@ -136,11 +155,23 @@ def warn_of_target(
             )
 
 
-def warn_of_equal_ratings(rating: np.ndarray) -> None:
+def check_choices(data: Interactions, rating: np.ndarray, threshold: float) -> None:
+    """Raise a ValueError if no rating is above the threshold of choices."""
+    if not data.rating_range[1]:
+        largest = data.shares.user.largest(float(rating.max(initial=-np.inf)))
+        raise ValueError(
+            f"choice_threshold={threshold} leaves no choices, since the largest rating "
+            f"in y is {largest:g}. Lower it."
+        )
+
+
+def _warn_of_equal_ratings(data: Interactions) -> None:
     """Warn of ratings that do not differ, where no other pairs count."""
-    if len(rating) > 1 and np.ptp(rating) == 0:
+    low, high = data.rating_range
+    n_rows = data.n_rows
+    if n_rows > 1 and low == high:
         warn(
-            f"All {len(rating)} ratings in y are {rating[0]:g}, so all items have the "
+            f"All {n_rows} ratings in y are {low:g}, so all items have the "
             "same prediction. If rows of X are choices, let other pairs count as not "
             "chosen: MFRegressor(solver='als', unobserved_weight=0.1) weighs all of "
             "them, and loss='log_loss' or loss='bpr' (solver='adam' or NCFRegressor) "

@@ -7,17 +7,20 @@ so that all have the same tables. Code that runs in both asks its share.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 Sum = TypeVar("Sum", float, np.ndarray, Tensor)
 Largest = TypeVar("Largest", float, np.ndarray)
+Value = TypeVar("Value")
 
 
 class Share:
     """All rows, in one process."""
+
+    has_all: ClassVar[bool] = True
 
     def rows(self, n_rows: int) -> slice:
         """The rows that this process computes, of a table of so many."""
@@ -28,6 +31,14 @@ class Share:
 
     def sum(self, value: Sum) -> Sum:
         """Sum of a value over all processes."""
+        return value
+
+    def add_up(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Sums of tensors over all processes, sent as one."""
+        return tensors
+
+    def first(self, value: Value) -> Value:
+        """A small value of the first process."""
         return value
 
     def largest(self, value: Largest) -> Largest:

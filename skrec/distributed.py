@@ -18,6 +18,7 @@ from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import Interactions
 from ._data.reading import check_number
 from ._data.sides import Sides
+from ._gradient.solver import GradientSolver
 from ._interfaces import Solver
 from ._ranks import Ranks, collect
 
@@ -43,18 +44,21 @@ def fit(
     process with all rows up to rounding. It is an ordinary one, and keeps nothing of
     the processes.
 
-    Each process computes the factors of some users and some items, from all of their
-    ratings, and hands them to the others. The time of sweeps falls with the number of
-    processes. Every process holds all factors, their covariances and the items that
-    each user has seen. Where weights differ, and with `rank_by="both"` or "choice", it
-    holds the users, items and ratings of all rows for a moment too.
+    With solver="vb" and "als", each process computes the factors of some users and some
+    items, from all of their ratings, and hands them to the others. With "adam" and
+    "sgd", and for networks, each computes the gradients of the ratings of some users in
+    every batch, and these are added up. The time of sweeps and steps falls with the
+    number of processes. Every process holds all factors, their covariances and the
+    items that each user has seen. Where weights differ, and with `rank_by="both"` or
+    "choice", it holds the users, items and ratings of all rows for a moment too.
 
     Parameters
     ----------
-    estimator : MFRegressor
-        With solver="vb" or "als", and without `warm_start`.
+    estimator : MFRegressor or NCFRegressor
+        With any solver except "gibbs", and without `warm_start`.
     X, y, sample_weight : array-like
-        Rows of this process, as in :meth:`~skrec.MFRegressor.fit`; at least one.
+        Rows of this process, as in :meth:`~skrec.MFRegressor.fit`. Those of a process
+        may be none, or have no weight.
     user_features, item_features : DataFrame, matrix or callable, default=None
         As in :meth:`~skrec.MFRegressor.fit`, the same whole table in each process.
     timeout : float, default=60.0
@@ -63,7 +67,7 @@ def fit(
 
     Returns
     -------
-    estimator : MFRegressor
+    estimator : MFRegressor or NCFRegressor
         The same estimator, fitted.
 
     Raises
@@ -117,11 +121,12 @@ def _check(estimator: BaseRecommender, y: ArrayLike | None) -> None:
     estimator._validate_params()
     solver: Solver = estimator._solver_for(y)
     name = type(estimator).__name__
-    if not isinstance(solver, ALSSolver | VBSolver):
+    if not isinstance(solver, ALSSolver | VBSolver | GradientSolver):
         raise ValueError(
-            "Several processes fit ratings by MFRegressor with solver='vb' or 'als', "
-            f"or choices with its unobserved_weight; got {name} with "
-            f"{type(solver).__name__}. Fit it in one process, by its own fit."
+            "Several processes fit MFRegressor and NCFRegressor to ratings y, or to "
+            "choices by a loss or an unobserved_weight, with any solver except "
+            f"'gibbs'; got {name} with {type(solver).__name__}. Fit it in one process, "
+            "by its own fit."
         )
     if estimator.warm_start:
         raise ValueError(

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "_gradient": GROUND,
     "_interfaces": {"_data", "_storage", "_topk"},
     "_data": {"_share", "_sklearn", "_storage", "_warn"},
-    "distributed": {"_alternating", "_base", "_ranks", *GROUND},
+    "distributed": {"_alternating", "_base", "_gradient", "_ranks", *GROUND},
     "_ranks": GROUND,
     "_sparse": {"_share"},
     "_snapshot": {"_settings"},

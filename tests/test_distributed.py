@@ -84,6 +84,7 @@ def cut(X, y, weight, n_processes=2):
     return [(X[owner == r], y[owner == r], weight[r]) for r in range(n_processes)]
 
 
+GRADIENT = {"solver": "adam", "n_factors": 3, "max_iter": 4, "random_state": 0}
 FEATURES = pd.DataFrame({"half": np.arange(60) % 2}, index=pd.Index(range(60)))
 CASES = {
     "vb": ({"n_factors": 3}, 2, False, None),
@@ -99,6 +100,34 @@ CASES = {
         {"solver": "als", "implicit_features": True, "reg_exponent": 0.5},
         *(2, False, FEATURES),
     ),
+    "adam": (GRADIENT, 2, True, None),
+    "adam with early stopping": (
+        {**GRADIENT, "early_stopping": True, "n_factors": 20, "tol": 0.01},
+        *(3, False, None),
+    ),
+    "sgd of choices": (
+        {**GRADIENT, "solver": "sgd", "loss": "bpr", "choice_threshold": 3.0}
+        | {"early_stopping": True},
+        *(2, True, None),
+    ),
+}
+NETWORK = {"n_factors": 3, "hidden_layer_sizes": (4,), "n_members": 2, "max_iter": 3}
+NETWORK |= {"random_state": 0, "batch_size": 200}
+NETWORK_CASES = {
+    "network": (NETWORK, 3, True, None),
+    "network with features": (
+        {**NETWORK, "implicit_features": True, "early_stopping": True},
+        *(2, False, FEATURES),
+    ),
+    # Most batches have no row of one of the processes.
+    "network of small batches": (
+        {**NETWORK, "batch_size": 4, "max_iter": 1, "rank_by": "rating"},
+        *(2, False, None),
+    ),
+    "network of choices": (
+        {**NETWORK, "loss": "log_loss", "choice_threshold": 3.0, "solver": "sgd"},
+        *(2, False, None),
+    ),
 }
 
 
@@ -113,35 +142,61 @@ WIDE_CASES = {
 }
 
 
+# Masks of dropout are those of each process.
+DROPOUT = {**NETWORK, "dropout": 0.2}
+ALL_CASES = CASES | NETWORK_CASES | WIDE_CASES
+ALL_CASES |= {"dropout": (DROPOUT, 2, False, None)}
+
+
+def without_rows(X, y):
+    """Shards of which the second has no row."""
+    return [(X, y, None), (X[:0], y[:0], None)]
+
+
+def without_weight(X, y):
+    """Shards of which the second has weights of zero alone."""
+    return [(X, y, np.ones(len(y))), (X[:9].assign(user="z"), y[:9], np.zeros(9))]
+
+
+IDLE_CASES = {
+    "vb": (without_rows, MFRegressor, {"n_factors": 2}),
+    "vb, without weight": (without_weight, MFRegressor, {"n_factors": 2}),
+    "network": (without_rows, NCFRegressor, NETWORK),
+}
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, rows):
     """Estimators of each process by case."""
     X, y, weight = rows
-    cases = [
-        {
+    cases = {
+        name: {
             "params": params,
             "shards": cut(X.iloc[:, :width], y, weight if weighs else None),
             "features": features,
+            "kind": NCFRegressor if "n_members" in params else MFRegressor,
         }
-        for params, width, weighs, features in (CASES | WIDE_CASES).values()
-    ]
-    results = launched(tmp_path_factory.mktemp("processes"), cases)
-    return {
-        case: models for case, *models in zip(CASES | WIDE_CASES, *results, strict=True)
+        for name, (params, width, weighs, features) in ALL_CASES.items()
     }
+    for name, (shards, kind, params) in IDLE_CASES.items():
+        case = {"params": params, "kind": kind, "shards": shards(X.iloc[:, :2], y)}
+        cases[f"idle {name}"] = case
+    results = launched(tmp_path_factory.mktemp("processes"), list(cases.values()))
+    return {name: models for name, *models in zip(cases, *results, strict=True)}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES | NETWORK_CASES)
 def test_processes_fit_as_one(case, together, rows):
     X, y, weight = rows
-    params, width, weighs, features = CASES[case]
+    params, width, weighs, features = ALL_CASES[case]
     X = X.iloc[:, :width]
-    one = MFRegressor(**params)
+    kind = NCFRegressor if case in NETWORK_CASES else MFRegressor
+    one = kind(**params)
     with unconverged():
         one.fit(X, y, weight if weighs else None, item_features=features)
     expected, lists = one.predict(X), one.recommend(n_items=5)
     for model in together[case]:
-        assert type(model) is MFRegressor
+        assert type(model) is kind
         assert vars(model).keys() == vars(one).keys()
         assert model.n_iter_ == one.n_iter_
         assert model.predict(X) == pytest.approx(expected, abs=1e-5)
@@ -165,6 +220,28 @@ def test_wide_points_are_as_good_as_those_of_one(case, together, rows):
     assert np.corrcoef(first.predict(X), one.predict(X))[0, 1] > 0.99
 
 
+def test_dropout_of_processes_is_as_good_as_that_of_one(together, rows):
+    X, y, _ = rows
+    pair = X.iloc[:, :2]
+    one = NCFRegressor(**DROPOUT).fit(pair, y)
+    first, second = together["dropout"]
+    assert (first.predict(pair) == second.predict(pair)).all()
+    assert first.loss_curve_ == pytest.approx(one.loss_curve_, rel=0.05)
+    assert first.loss_curve_ != pytest.approx(one.loss_curve_, rel=1e-5)
+
+
+@pytest.mark.parametrize("case", IDLE_CASES)
+def test_a_process_may_have_no_rows(case, together, rows):
+    X, y, _ = rows
+    pair = X.iloc[:, :2]
+    _, kind, params = IDLE_CASES[case]
+    one = kind(**params).fit(pair, y)
+    for model in together[f"idle {case}"]:
+        assert model.predict(pair) == pytest.approx(one.predict(pair), abs=1e-5)
+        assert (model.feature_names_in_ == one.feature_names_in_).all()
+        assert "z" not in model.user_ids_
+
+
 def test_three_processes_of_torchrun(tmp_path, rows):
     X, y, _ = rows
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -178,6 +255,9 @@ def test_three_processes_of_torchrun(tmp_path, rows):
         assert model.predict(X) == pytest.approx(expected, abs=1e-5)
 
 
+NO_CHOICES = {"solver": "adam", "loss": "bpr", "choice_threshold": 9.5}
+
+
 def test_a_process_that_cannot_go_on_is_an_error_on_all(tmp_path, rows):
     X, y, _ = rows
     pair = X[["user", "item"]]
@@ -187,10 +267,13 @@ def test_a_process_that_cannot_go_on_is_an_error_on_all(tmp_path, rows):
     widths = [shards[0], (X.loc[shards[1][0].index], *shards[1][1:])]
     few = [(part[0][:1].assign(user="a"), part[1][:1], None) for part in shards]
     end = {"params": {}, "shards": shards, "timeout": 5}
+    nothing = [(part[0][:0], part[1][:0], None) for part in shards]
     cases = [
         *({"params": {}, "shards": s} for s in (bad, kinds, widths, few)),
         {"params": {"solver": "gibbs"}, "shards": shards},
         {"params": {"warm_start": True}, "shards": shards},
+        {"params": {}, "shards": nothing},
+        {"params": NO_CHOICES, "shards": shards},
         {"params": {}, "shards": shards, "features": [FEATURES, FEATURES]},
         end | {"features": [FEATURES, distributed_fit.Sleeps()]},
     ]
@@ -201,14 +284,16 @@ def test_a_process_that_cannot_go_on_is_an_error_on_all(tmp_path, rows):
         (1, "ids of one kind, got 'string' in process 0, 'number' in process 1"),
         (2, "as many columns in all processes, got"),
         (3, "2 processes for 1 users"),
-        (4, "solver='vb' or 'als'"),
+        (4, "GibbsSolver"),
         (5, "warm_start=False"),
+        (6, "no rows of positive weight in any process"),
+        (7, "choice_threshold=9.5 leaves no choices, since the largest rating in y"),
     ]:
         for results in (waits, sleeps):
             assert match in str(results[number][0])
     # An error before is no hindrance.
-    assert isinstance(waits[6], MFRegressor)
-    error, seconds = waits[7]
+    assert isinstance(waits[8], MFRegressor)
+    error, seconds = waits[9]
     assert isinstance(error, ConnectionError)
     assert "has not answered for 5 seconds" in str(error)
     assert seconds < 60
@@ -216,11 +301,9 @@ def test_a_process_that_cannot_go_on_is_an_error_on_all(tmp_path, rows):
 
 def test_a_process_that_dies_is_an_error_on_all(tmp_path, rows):
     X, y, _ = rows
-    features = [FEATURES, distributed_fit.Dies()]
     shards = cut(X[["user", "item"]], y, None)
-    (result,), died = launched(
-        tmp_path, [{"params": {}, "shards": shards, "features": features}]
-    )
+    case = {"params": NETWORK, "shards": shards, "kind": distributed_fit.Dies}
+    (result,), died = launched(tmp_path, [case])
     assert not died
     error, seconds = result
     assert isinstance(error, ConnectionError)
@@ -233,8 +316,8 @@ def test_processes_have_to_be_started(rows):
         distributed.fit(MFRegressor(), X, y)
     with pytest.raises(ValueError, match="timeout must be"):
         distributed.fit(MFRegressor(), X, y, timeout=-1)
-    with pytest.raises(ValueError, match="NCFRegressor with GradientSolver"):
-        distributed._check(NCFRegressor(), y)
+    with pytest.raises(ValueError, match="NCFRegressor with ChoiceSolver"):
+        distributed._check(NCFRegressor(), None)
 
 
 class Alone:

@@ -14,7 +14,6 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from skrec._gradient.loop import (
     OPTIMIZERS,
-    Samples,
     TrainingOptions,
     train,
 )
@@ -26,6 +25,7 @@ from skrec._gradient.network import (
     Shape,
     initial_weights,
 )
+from skrec._gradient.samples import Part, Samples
 
 TABLES = USER_TABLES + ITEM_TABLES
 
@@ -120,7 +120,8 @@ def run(network, samples, options, held_out=None, *, seed=0, **kwargs):
     keys = [keys_of(s.users, s.items, network.shape) for s in (samples, held_out) if s]
     kwargs.setdefault("seen", torch.cat(keys).unique())
     generator = torch.Generator(samples.users.device).manual_seed(seed)
-    return list(train(network, samples, options, generator, held_out, **kwargs))
+    part = held_out and Part(held_out, None, len(held_out))
+    return list(train(network, samples, options, generator, part, **kwargs))
 
 
 def weights_of(network):
@@ -599,7 +600,8 @@ def test_validation_scores_the_mean_of_members(
     )
     generator = torch.Generator().manual_seed(0)
     calls = []
-    for epoch in train(network, samples, options, generator, held_out, seen):
+    part = Part(held_out, None, len(held_out))
+    for epoch in train(network, samples, options, generator, part, seen):
         validated = zip(*network.validated, strict=True)
         calls.append([torch.cat(part) for part in validated])
         network.validated.clear()

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from device_simulation import simulated
+from helpers import NEEDS_SIMULATION
 
 from skrec._alternating.symmetric import (
     cholesky,
     covariance_and_log_det,
     inverse,
     inverse_root,
+    inverses,
     symmetrised,
     times,
     with_fixed_signs,
@@ -124,3 +127,23 @@ def test_signs_are_those_of_the_largest_entries():
     assert torch.equal(found, with_fixed_signs(vectors * flip))
     np.testing.assert_array_equal(found.abs(), vectors.abs())
     assert (found.max(0).values == vectors.abs().max(0).values).all()
+
+
+@NEEDS_SIMULATION
+@pytest.mark.parametrize("smallest", [0.5, -1e-3])
+def test_inverses_of_a_device_are_those_of_each(smallest):
+    rng = np.random.default_rng(0)
+    matrices = []
+    for scale in (1.0, 1e6):
+        Q, _ = np.linalg.qr(rng.normal(size=(5, 5)))
+        values = scale * np.append(rng.uniform(1, 9, 4), smallest)
+        matrices.append(torch.from_numpy((Q * values) @ Q.T))
+    floors = [0.01, 1e4]
+    expected = inverses(matrices, floors)
+    for matrix, floor, found in zip(matrices, floors, expected, strict=True):
+        assert torch.equal(found, inverse(matrix, floor=floor))
+    with simulated():
+        of_device = inverses([m.to("simulated") for m in matrices], floors)
+        for matrix, known in zip(of_device, expected, strict=True):
+            np.testing.assert_allclose(matrix.cpu(), known, rtol=1e-9)
+            assert torch.equal(matrix.cpu(), matrix.cpu().T)

@@ -272,7 +272,7 @@ def step_weights(
         for block, w in zip(blocks, weights, strict=True)
     ]
     Lambda = rows.prior_precision
-    shift = torch.stack([direction.shift for direction in directions]).sum(0)
+    shift = reduce(add, [direction.shift for direction in directions])
     pulled = shift @ Lambda
     row_step, trace = torch.empty_like(shift), torch.empty_like(rows.weight)
     squares = torch.stack([block.square for block in blocks], dim=1)

@@ -26,7 +26,7 @@ from .problem import Problem
 from .ratings import Ratings
 from .scalars import fetched, total
 from .state import ColumnState, Effects, Side, State
-from .symmetric import identity, inverse
+from .symmetric import identity, inverse, inverses
 from .tiles import SideConditional
 
 # A prior for the covariance of a side's rows, worth one row: a tenth of the variance of
@@ -218,35 +218,38 @@ class VBRule(Rule):
         scatter = scatter + deviation.T @ deviation
         for block, w in zip(given.ratings.features, side.weights, strict=True):
             scatter = scatter + w.own_covariance(total(block.square))
+        precisions = _precisions(
+            [scatter, *(_scatter(w) for w in side.weights)],
+            [len(own), *(len(w.mean) for w in side.weights)],
+        )
         shape = side.concentration + given.ratings.count / 2
         alpha = shape / (side.concentration + squares / 2)
         alpha /= _exchange(alpha, side.concentration, given.noise_precision)
         return replace(
             side,
             prior_mean=centre,
-            prior_precision=_precision(scatter, len(own)),
+            prior_precision=precisions[0],
             relative_precision=alpha,
             relative_shape=shape,
             gap=total(alpha - _expected_log(alpha, shape)) / len(alpha),
-            weights=tuple(self._with_precision(w) for w in side.weights),
+            weights=tuple(
+                replace(w, precision=precision)
+                for w, precision in zip(side.weights, precisions[1:], strict=True)
+            ),
         )
 
     def centred_prior(self, side: Side, layout: Layout) -> Side:
         assert side.covariance is not None
         scatter = layout.unpack(side.covariance.sum(0, keepdim=True))[0]
         scatter = scatter + side.mean.T @ side.mean
-        return replace(side, prior_precision=_precision(scatter, len(side.mean)))
+        (precision,) = _precisions([scatter], [len(side.mean)])
+        return replace(side, prior_precision=precision)
 
     def finish(self, side: Side, residual: Tensor) -> tuple[Side, Tensor | float]:
         assert side.gap is not None
         gap, fetched_residual = fetched(side.gap, residual)
         side = replace(side, concentration=_concentration(gap), gap=None)
         return side, fetched_residual
-
-    def _with_precision(self, weights: LinkMatrix) -> LinkMatrix:
-        B = weights.mean
-        scatter = B.T @ B + len(B) * weights.covariance
-        return replace(weights, precision=_precision(scatter, len(B)))
 
     def coef_precision(self, n_context: int, square: float) -> float:
         return (PRIOR_ROWS + n_context) / (PRIOR_ROWS * PRIOR_VARIANCE + square)
@@ -401,7 +404,8 @@ def evidence_lower_bound(state: State, problem: Problem, residual: float) -> flo
     beta = state.noise_precision
     doubled = problem.weight * math.log(beta / (2 * math.pi)) - beta * residual
     doubled += PRIOR_RATINGS * (math.log(beta) - beta * PRIOR_NOISE_VARIANCE)
-    terms = _side_evidence(state.users, problem.users)
+    terms = _matrices_evidence([state.users, state.items])
+    terms += _side_evidence(state.users, problem.users)
     terms += _side_evidence(state.items, problem.items)
     if state.coef_factor is not None:
         terms.append((2.0, total(state.coef_factor.diagonal().log())))
@@ -417,23 +421,30 @@ Term = tuple[float, Tensor | float]
 
 
 def _side_evidence(side: Side, ratings: Ratings) -> list[Term]:
-    """Share of a side's rows, weights and relative precisions in twice the bound."""
+    """Share of a side's rows and relative precisions in twice the bound."""
     assert side.relative_shape is not None
-    n_rows, size = side.mean.shape
     log_alpha = _expected_log(side.relative_precision, side.relative_shape)
-    matrices, n_draws = [side.prior_precision], [PRIOR_ROWS + n_rows]
-    for w in side.weights:
-        n_weights = len(w.mean)
-        matrices += [w.covariance, w.precision]
-        n_draws += [n_weights, PRIOR_ROWS + n_weights]
-    log_dets = torch.linalg.slogdet(torch.stack(matrices)).logabsdet
     return [
         (1.0, total(ratings.count * log_alpha)),
         (2.0, _relative_evidence(side, side.relative_shape, log_alpha)),
         (1.0, side.log_det),
-        *zip(n_draws, log_dets.double(), strict=True),
-        (1.0, -PRIOR_ROWS * size * (1 + len(side.weights))),
     ]
+
+
+def _matrices_evidence(sides: Sequence[Side]) -> list[Term]:
+    """Share of the matrices of priors and of weights in twice the bound."""
+    matrices, n_draws = [], []
+    for side in sides:
+        matrices.append(side.prior_precision)
+        n_draws.append(PRIOR_ROWS + len(side.mean))
+        for w in side.weights:
+            matrices += [w.covariance, w.precision]
+            n_draws += [len(w.mean), PRIOR_ROWS + len(w.mean)]
+    log_dets = torch.linalg.slogdet(torch.stack(matrices)).logabsdet.double()
+    size = len(matrices[0])
+    n_priors = sum(1 + len(side.weights) for side in sides)
+    terms = list(zip(n_draws, log_dets, strict=True))
+    return [*terms, (1.0, -PRIOR_ROWS * size * n_priors)]
 
 
 def columns_evidence(columns: Sequence[ColumnState]) -> list[Term]:
@@ -497,12 +508,21 @@ def squares_of_columns(columns: Sequence[ColumnState]) -> list[Tensor]:
     return [total(tensor.square()) for tensor in tensors]
 
 
-def _precision(scatter: Tensor, n_rows: int) -> Tensor:
-    """The precision that maximises the bound, by E of the scatter of rows."""
-    strength = PRIOR_ROWS + n_rows
-    prior = PRIOR_ROWS * PRIOR_VARIANCE / strength
-    spread = scatter / strength + prior * identity(len(scatter), scatter)
-    return inverse(spread, floor=prior)
+def _scatter(weights: LinkMatrix) -> Tensor:
+    """E[BᵀB] of weights of features."""
+    B = weights.mean
+    return B.T @ B + len(B) * weights.covariance
+
+
+def _precisions(scatters: Sequence[Tensor], n_rows: Sequence[int]) -> list[Tensor]:
+    """The precisions that maximise the bound, by E of the scatter of their rows."""
+    one = identity(len(scatters[0]), scatters[0])
+    strengths = [PRIOR_ROWS + n for n in n_rows]
+    priors = [PRIOR_ROWS * PRIOR_VARIANCE / strength for strength in strengths]
+    parts = zip(scatters, strengths, priors, strict=True)
+    return inverses(
+        [s / strength + prior * one for s, strength, prior in parts], priors
+    )
 
 
 def _concentration(gap: float) -> float:

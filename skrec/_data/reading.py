@@ -262,7 +262,9 @@ def read_numbers(values: Any, name: str, n_rows: int) -> np.ndarray:
     return as_numbers(values.ravel(), name, "row")
 
 
-def read_weights(sample_weight: Any, n_rows: int, rows: str = "X") -> np.ndarray:
+def read_weights(
+    sample_weight: Any, n_rows: int, rows: str = "X", *, may_be_zero: bool = False
+) -> np.ndarray:
     """One weight per row of `rows`, some of them positive; all are 1 for None."""
     if sample_weight is None:
         # One number in memory.
@@ -281,7 +283,7 @@ def read_weights(sample_weight: Any, n_rows: int, rows: str = "X") -> np.ndarray
             "Negative values in data passed to `sample_weight`: "
             f"{counted(weight < 0, 'weight')}; weights must be at least 0."
         )
-    if not weight.any():
+    if not (weight.any() or may_be_zero):
         raise ValueError(
             "sample_weight is zero in all rows; at least one must be positive."
         )

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .._data.interactions import FurtherRows
+from .._share import ALL_ROWS, Share
 from .._sparse import SparseRows
 
 OTHER = {"user": "item", "item": "user"}
@@ -81,15 +82,23 @@ class Counterparts:
         Places of the pairs, which are in the order of users, in that of items.
     pair : Tensor of shape (n_samples,)
         Pair of each sample.
+    share : Share
+        The pairs are those of this process, and sums over pairs those of all.
     """
 
     rows: dict[str, SparseRows]
     order: Tensor
     pair: Tensor
+    share: Share = ALL_ROWS
 
     @classmethod
     def of(
-        cls, users: Tensor, items: Tensor, n_users: int, n_items: int
+        cls,
+        users: Tensor,
+        items: Tensor,
+        n_users: int,
+        n_items: int,
+        share: Share = ALL_ROWS,
     ) -> Counterparts:
         """Pairs of samples."""
         keys, pair = torch.unique(users * n_items + items, return_inverse=True)
@@ -104,7 +113,7 @@ class Counterparts:
             "user": SparseRows(offsets(users, n_users), items),
             "item": SparseRows(offsets(items[order], n_items), users[order]),
         }
-        return cls(rows, order, pair)
+        return cls(rows, order, pair, share)
 
     def without(self, samples: Tensor) -> Tensor:
         """1 for pairs that are kept, and 0 for those of numbered samples."""
@@ -114,7 +123,7 @@ class Counterparts:
 
     def scale(self, side: str, kept: Tensor | None = None) -> Tensor:
         """Factor of each row's sum: 1/√n, or √n / n′ where n′ of n pairs are kept."""
-        n = self.rows[side].lengths.float()
+        n = self.share.sum(self.rows[side].lengths.float())
         left = n
         if kept is not None:
             left = self._sums(side, kept.new_ones(len(self.rows[OTHER[side]]), 1), kept)
@@ -139,7 +148,7 @@ class Counterparts:
     def _sums(self, side: str, table: Tensor, kept: Tensor | None) -> Tensor:
         if kept is not None and side == "item":
             kept = kept[self.order]
-        return self.rows[side].sum(table, kept)
+        return self.share.sum(self.rows[side].sum(table, kept))
 
 
 class ImplicitShares:
@@ -186,15 +195,17 @@ class ImplicitShares:
             rows.copy_(part.view_as(rows))
         return changes
 
-    def accumulate(self) -> None:
+    def accumulate(self, gradients: list[Tensor]) -> None:
         """Add the gradients of the tables, which are those of the shares too."""
-        gradients = [table.grad[:-1] for table in self.tables if table.grad is not None]
-        self.gradient += _joined(gradients)
+        self.gradient += gradients[0] if len(gradients) == 1 else _joined(gradients)
 
     @torch.no_grad()
     def set_gradients(self, n_steps: int) -> None:
         """Mean gradients of the weights over the last steps, with the penalty's."""
         counterparts, gradient = self.counterparts, self.gradient / n_steps
+        if self.side == "user":
+            # Gradients of users are those of this process.
+            gradient = counterparts.share.sum(gradient)
         slope = counterparts.transposed(self.side, gradient, self.kept)
         slope -= torch.outer(counterparts.mean(self.side), gradient.sum(0))
         for weight, part in zip(self.weights, self._split(slope), strict=True):

@@ -10,13 +10,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn import functional as F
 
+from .._share import ALL_ROWS, Share
 from .._threads import torch_threads
 from .._warn import warn
 from .graphs import MIN_STEPS, WARM_UP_STEPS, GraphedSteps, tensor_cores
@@ -24,6 +26,7 @@ from .implicit import PENALTY as IMPLICIT_PENALTY
 from .implicit import ImplicitShares
 from .losses import LOSSES, RELATIVE_CURVATURE
 from .network import TABLES, NeuMF
+from .samples import Part, Sampler, Samples
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, betas=(0.9, 0.99), fused=True),
@@ -48,38 +51,6 @@ DESCRIBED_SHARE, IMPLICIT_SHARE = 0.3, 0.8
 
 # Samples scored at once in validation.
 TILE_SIZE = 2**14
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Ratings as tensors on one device, optionally with negatives for their users.
-
-    Attributes
-    ----------
-    users : Tensor of shape (n,), dtype int64
-    items : Tensor of shape (n,) or (n, 1 + n_negatives), dtype int64
-        The rated item first.
-    context : Tensor of shape (n, n_context)
-    target, weight : Tensor of the shape of `items`
-        A negative has target 0, and weight 0 if its user has seen it.
-    """
-
-    users: Tensor
-    items: Tensor
-    context: Tensor
-    target: Tensor
-    weight: Tensor
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-    def __getitem__(self, rows: slice) -> Samples:
-        return Samples(*(tensor[rows] for tensor in vars(self).values()))
-
-    def take(self, rows: Tensor) -> Samples:
-        """Samples by number; index_select is several times as fast as indexing."""
-        tensors = vars(self).values()
-        return Samples(*(tensor.index_select(0, rows) for tensor in tensors))
 
 
 @dataclass(frozen=True)
@@ -153,8 +124,9 @@ def train(
     samples: Samples,
     options: TrainingOptions,
     generator: torch.Generator,
-    held_out: Samples | None = None,
+    held_out: Part | None = None,
     seen: Tensor | None = None,
+    share: Share = ALL_ROWS,
 ) -> Iterator[Epoch]:
     """Train `network` in place, one epoch at a time.
 
@@ -162,15 +134,17 @@ def train(
     ----------
     network : NeuMF
     samples : Samples
-        At least one.
+        At least one, in all processes together.
     options : TrainingOptions
     generator : Generator
         On the device of the samples.
-    held_out : Samples
+    held_out : Part
         Samples to score after every epoch.
     seen : Tensor of shape (n_seen,), dtype int64
         Sorted user * n_items + item of the pairs that are no negatives. Required if
         `options.n_negatives` is positive.
+    share : Share
+        The samples are those of this process, and the network is the same in all.
 
     Yields
     ------
@@ -182,8 +156,11 @@ def train(
     RuntimeWarning
         Once, if a batch did not fit into memory and was split.
     """
-    trainer = _Trainer(network, samples, options, generator, seen)
-    validation = None if held_out is None else trainer.with_negatives(held_out)
+    shape = network.shape
+    n_negatives = options.n_negatives
+    sampler = Sampler(samples, generator, shape.n_items, n_negatives, seen, share)
+    trainer = _Trainer(network, sampler, options)
+    validation = None if held_out is None else sampler.with_negatives(held_out)
     for _ in range(options.n_epochs):
         start = time.perf_counter()
         with torch_threads(trainer.n_threads):
@@ -199,23 +176,27 @@ class _Trainer:
     def __init__(
         self,
         network: NeuMF,
-        samples: Samples,
+        sampler: Sampler,
         options: TrainingOptions,
-        generator: torch.Generator,
-        seen: Tensor | None,
     ) -> None:
-        self.network, self.samples, self.options = network, samples, options
-        self.generator, self.seen = generator, seen
+        self.network, self.sampler, self.options = network, sampler, options
+        self.samples, self.share = sampler.samples, sampler.share
+        self.generator = sampler.own_generator()
+        self.device = self.samples.users.device
+        if self.device.type != "cpu":
+            network.join_tables()
         self.tables = {side: network.tables(TABLES[side]) for side in TABLES}
-        rows = [table for tables in self.tables.values() for table in tables]
-        self.device = samples.users.device
-        self.optimizer = _optimizer(options, rows + network.shared(), self.device)
-        self.n_batches = math.ceil(len(samples) / options.batch_size)
+        self.rows = {side: network.rows(side) for side in TABLES}
+        # Gradients of a user are those of one process.
+        self.added = self.rows["item"] + network.shared()
+        trained = self.rows["user"] + self.added
+        self.optimizer = _optimizer(options, trained, self.device)
+        self.n_batches = math.ceil(sampler.n_all / options.batch_size)
         self.step, self.n_parts = 0, 1
         self.graphs: GraphedSteps | None = None
         n_steps = options.n_epochs * self.n_batches
-        if self.device.type == "cuda" and n_steps >= MIN_STEPS:
-            self.graphs = GraphedSteps(self.step_of, generator)
+        if self.device.type == "cuda" and n_steps >= MIN_STEPS and self.share.has_all:
+            self.graphs = GraphedSteps(self.step_of, self.generator)
 
         # A pair of weight w has w / √W_r of the penalty of row r.
         self.curvature = RELATIVE_CURVATURE[options.loss]
@@ -224,14 +205,20 @@ class _Trainer:
             side: self._reg_of_rows(side) * _inverse_root(weight)
             for side, weight in self.row_weights.items()
         }
-        total = (1 + options.n_negatives) * samples.weight.sum()
+        self.slopes = {side: 2 * penalty for side, penalty in self.penalties.items()}
+        total = (1 + options.n_negatives) * self._total_weight()
         dense_penalty = float(options.reg * _inverse_root(total))
+        self.dense: list[Tensor] = list(network.dense())
+        self.dense_penalty = dense_penalty
         self.shared_penalties = dict.fromkeys(network.shared(), 0.0)
         self.shared_penalties |= dict.fromkeys(network.dense(), dense_penalty)
 
         # Parts of rows that features predict, of given ones by table; 0 for the row of
         # the unseen. Rows are penalised by the distance from them.
         self.anchors: dict[Tensor, Tensor] = {}
+        for side in TABLES:
+            if side in network.features or network.counterparts is not None:
+                self._anchor_at_zero(side)
         self.predictions: dict[Tensor, Tensor] = {}
         self.leverages: dict[str, Tensor] = {}
         for side in network.features:
@@ -239,7 +226,6 @@ class _Trainer:
             for table, weights in network.described_tables(side):
                 predicted = self.predicted_rows(side, weights)
                 self.predictions[table] = predicted
-                self.anchors[table] = torch.zeros_like(table, requires_grad=False)
                 self.anchors[table][:-1] = predicted
         self.implicit = self._implicit_shares(total)
         implicit_weights = [w for shares in self.implicit for w in shares.weights]
@@ -267,6 +253,17 @@ class _Trainer:
         is_described = side in self.network.features
         return self.options.reg * own_penalty(is_described, shape.implicit_features)
 
+    def _anchor_at_zero(self, side: str) -> None:
+        """Anchors of the tables of a side, which are views where these are."""
+        for table in self.rows[side]:
+            self.anchors[table] = torch.zeros_like(table, requires_grad=False)
+        if side in self.network.joined:
+            tables = self.tables[side]
+            whole = self.anchors[self.network.joined[side]]
+            parts = whole.split([table[0].numel() for table in tables], dim=1)
+            for table, part in zip(tables, parts, strict=True):
+                self.anchors[table] = part.view(table.shape)
+
     @torch.no_grad()
     def _leverages(self, side: str) -> Tensor:
         weight = self.row_weights[side][:-1].sqrt()
@@ -289,10 +286,12 @@ class _Trainer:
                 self.curvature * row_weight / total,
             )
             for table, part in zip(tables, shares.show(None), strict=True):
-                anchor = torch.zeros_like(table, requires_grad=False)
-                self.anchors.setdefault(table, anchor)[:-1] += part
+                self.anchors[table][:-1] += part
             implicit.append(shares)
         return implicit
+
+    def _total_weight(self) -> Tensor:
+        return self.share.sum(self.samples.weight.sum())
 
     def _row_weights(self) -> dict[str, Tensor]:
         """W_r of users and of items; the last row, of the unseen, has 0."""
@@ -302,20 +301,20 @@ class _Trainer:
         items = torch.zeros(shape.n_items).to(samples.weight)
         items += n * samples.weight.sum() / shape.n_items
         items.index_add_(0, samples.items, samples.weight)
+        users, items = self.share.add_up([users, items])
         return {"user": F.pad(users, (0, 1)), "item": F.pad(items, (0, 1))}
 
     def run_epoch(self) -> float:
         """Mean loss of one pass over the samples, in random order."""
         device = self.device
-        order = torch.randperm(
-            len(self.samples), generator=self.generator, device=device
-        )
+        order = self.sampler.order()
         total = torch.zeros(2, device=device)
         with tensor_cores(device):
             for group in self._groups(list(order.tensor_split(self.n_batches))):
                 for rows in group:
                     total += self.update(rows)
                 self._update_implicit(len(group))
+        self.share.complete(*(table.detach() for table in self.tables["user"]))
         self._show_shares(None)
         for side in self.network.features:
             self.update_feature_weights(side)
@@ -331,7 +330,8 @@ class _Trainer:
         size = math.ceil(len(batches) / UPDATES_PER_EPOCH)
         for start in range(0, len(batches), size):
             group = batches[start : start + size]
-            self._show_shares(counterparts.without(torch.cat(group)))
+            own, _ = self.sampler.own(torch.cat(group))
+            self._show_shares(counterparts.without(own))
             yield group
 
     @torch.no_grad()
@@ -406,25 +406,6 @@ class _Trainer:
         predicted -= (share * predicted).sum(0)
         return predicted.view(-1, *weights.shape[1:])
 
-    def with_negatives(self, samples: Samples) -> Samples:
-        """Samples with negatives drawn beside their items."""
-        n, n_items = self.options.n_negatives, self.network.shape.n_items
-        items, target = samples.items[:, None], samples.target[:, None]
-        weight = samples.weight[:, None]
-        if n:
-            assert self.seen is not None
-            size = len(samples), n
-            drawn = torch.randint(
-                n_items, size, generator=self.generator, device=items.device
-            )
-            keys = samples.users[:, None] * n_items + drawn
-            place = torch.searchsorted(self.seen, keys).clamp_(max=len(self.seen) - 1)
-            is_unseen = self.seen[place] != keys
-            items = torch.cat([items, drawn], dim=1)
-            target = F.pad(target, (0, n))
-            weight = torch.cat([weight, weight * is_unseen], dim=1)
-        return Samples(samples.users, items, samples.context, target, weight)
-
     def update(self, rows: Tensor) -> Tensor:
         """Step of the optimizer. Returns the sums of losses and of weights."""
         self.step += 1
@@ -435,26 +416,30 @@ class _Trainer:
             except RuntimeError:
                 # Such as where the memory does not suffice for what a graph keeps.
                 self.graphs = None
-        sums = self.accumulate_in_parts(self.batch(rows))
-        self.optimizer.step()
-        return sums
+        return self.step_of(rows, self.accumulate_in_parts)
 
-    def step_of(self, rows: Tensor) -> Tensor:
+    def step_of(
+        self,
+        rows: Tensor,
+        accumulate: Callable[[Samples, Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """A whole step on numbered samples, without a word to the host."""
-        sums = self.accumulate(self.batch(rows))
+        batch = self.sampler.batch(rows)
+        # Weights may be too small for single precision.
+        weight = self.share.sum(batch.weight.sum())
+        weight = weight.clamp_min(torch.finfo(torch.float32).tiny)
+        self.optimizer.zero_grad()
+        loss = (accumulate or self.accumulate)(batch, weight)
+        loss = self.add_penalty(batch, len(rows), weight, loss)
         self.optimizer.step()
-        return sums
+        return torch.stack([loss, weight])
 
-    def batch(self, rows: Tensor) -> Samples:
-        """Numbered samples, with negatives."""
-        return self.with_negatives(self.samples.take(rows))
-
-    def accumulate_in_parts(self, batch: Samples) -> Tensor:
+    def accumulate_in_parts(self, batch: Samples, weight: Tensor) -> Tensor:
         """As `accumulate`, in more parts where the memory does not suffice."""
         state = self.generator.get_state() if self.options.dropout else None
         while True:
             try:
-                return self.accumulate(batch)
+                return self.accumulate(batch, weight)
             except torch.OutOfMemoryError:
                 if self.n_parts >= len(batch):
                     raise
@@ -466,30 +451,56 @@ class _Trainer:
                         RuntimeWarning,
                     )
                 self.n_parts *= 2
+                self.optimizer.zero_grad()
                 if state is not None:
                     self.generator.set_state(state)
 
-    def accumulate(self, batch: Samples) -> Tensor:
-        """Accumulate gradients of the objective on a batch, part by part."""
-        self.optimizer.zero_grad()
-        # Weights may be too small for single precision.
-        weight = batch.weight.sum().clamp_min(torch.finfo(torch.float32).tiny)
-        loss = torch.zeros_like(weight)
-        part_size = math.ceil(len(batch) / self.n_parts)
-        for start in range(0, len(batch), part_size):
+    def accumulate(self, batch: Samples, weight: Tensor) -> Tensor:
+        """Add the gradients of a mean loss, part by part. Returns the sum of losses."""
+        losses, seed = [], weight.reciprocal()
+        # A process may have no sample of a batch, and its gradients are zero then.
+        n_samples = max(len(batch), 1)
+        part_size = math.ceil(n_samples / self.n_parts)
+        for start in range(0, n_samples, part_size):
             part = batch[start : start + part_size]
-            part_loss = self.losses(part).sum() / weight
-            part_loss.backward()
-            loss += part_loss.detach()
-        for shares_of_side in self.implicit:
-            shares_of_side.accumulate()
+            part_loss = self.losses(part).sum()
+            part_loss.backward(seed)
+            losses.append(part_loss.detach())
+        self.network.share_gradients()
+        if self.options.loss == "bpr":
+            # Differences of scores leave rounding errors, which "adam" would scale up.
+            torch._foreach_zero_([_gradient(p) for p in self.network.constants()])
+        return reduce(add, losses)
+
+    def add_penalty(
+        self, batch: Samples, n_samples: int, weight: Tensor, loss: Tensor
+    ) -> Tensor:
+        """Add up the gradients of all processes, and add those of the penalty.
+
+        Those of a user are in one process, whose row of the user is the valid one until
+        the end of the epoch. Returns the sum of losses of all processes.
+        """
         is_scaled = self.options.optimizer == "sgd"
+        shares = {}
         if self.options.reg or self.anchors or is_scaled:
             shares = self.shares(batch, weight)
+        if not self.share.has_all:
+            gradients = [_gradient(parameter) for parameter in self.added]
+            of_items = [share for side, share in shares.items() if side == "item"]
+            loss, *sums = self.share.add_up([loss, *gradients, *of_items])
+            for parameter, gradient in zip(self.added, sums, strict=False):
+                parameter.grad = gradient
+            if shares:
+                shares["item"] = sums[-1]
+            self.network.share_gradients()
+        for shares_of_side in self.implicit:
+            rows = self.rows[shares_of_side.side]
+            shares_of_side.accumulate([_gradient(table)[:-1] for table in rows])
+        if shares:
             self.add_penalty_gradients(shares)
-            if is_scaled:
-                self.precondition(shares, len(batch))
-        return torch.stack([loss * weight, weight])
+        if is_scaled:
+            self.precondition(shares, n_samples)
+        return loss
 
     def losses(self, batch: Samples) -> Tensor:
         """Weighted losses of shape (n, 1 + n_negatives, n_members)."""
@@ -502,28 +513,27 @@ class _Trainer:
 
     def shares(self, batch: Samples, weight: Tensor) -> dict[str, Tensor]:
         """Share of each user and of each item in the weight of a batch."""
-
-        def share(side: str, rows: Tensor, row_weight: Tensor) -> Tensor:
-            total = torch.zeros_like(self.penalties[side])
-            total.index_add_(0, rows.flatten(), row_weight.flatten())
-            return total / weight
-
-        return {
-            "user": share("user", batch.users, batch.weight.sum(1)),
-            "item": share("item", batch.items, batch.weight),
-        }
+        sizes = [len(penalties) for penalties in self.penalties.values()]
+        total = torch.zeros(sum(sizes), device=self.device, dtype=weight.dtype)
+        of_users, of_items = total.split(sizes)
+        has_negatives = batch.weight.shape[1] > 1
+        of_pairs = batch.weight.sum(1) if has_negatives else batch.weight[:, 0]
+        of_users.index_add_(0, batch.users, of_pairs)
+        of_items.index_add_(0, batch.items.flatten(), batch.weight.flatten())
+        return dict(zip(self.penalties, (total / weight).split(sizes), strict=True))
 
     @torch.no_grad()
     def add_penalty_gradients(self, shares: dict[str, Tensor]) -> None:
         """Add the gradient of the penalty of all rows and weights of a batch."""
         for side, share in shares.items():
-            slope = 2 * share * self.penalties[side]
-            for table in self.tables[side]:
+            slope = (share * self.slopes[side])[:, None]
+            for table in self.rows[side]:
                 anchor = self.anchors.get(table)
                 away = table if anchor is None else table - anchor
-                _gradient(table).flatten(1).addcmul_(slope[:, None], away.flatten(1))
-        for parameter, penalty in self.shared_penalties.items():
-            _gradient(parameter).add_(parameter, alpha=2 * penalty)
+                _gradient(table).flatten(1).addcmul_(slope, away.flatten(1))
+        if self.dense:
+            gradients = [_gradient(parameter) for parameter in self.dense]
+            torch._foreach_add_(gradients, self.dense, alpha=2 * self.dense_penalty)
 
     @torch.no_grad()
     def precondition(self, shares: dict[str, Tensor], n_samples: int) -> None:
@@ -554,7 +564,8 @@ class _Trainer:
             score = score.mean(-1, keepdim=True)
             loss = LOSSES[self.options.loss](score, part.target[..., None])
             total += float((loss[..., 0] * part.weight).sum())
-        return total / float(samples.weight.sum())
+        weight = float(samples.weight.sum())
+        return self.share.sum(total) / self.share.sum(weight)
 
 
 def _optimizer(

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
+from operator import add
 from typing import cast
 
 import torch
@@ -139,12 +141,48 @@ class NeuMF(nn.Module):
         self.shape = shape
         self.features = nn.ModuleDict(features or {})
         self.counterparts: Counterparts | None = None
+        self.joined: dict[str, nn.Parameter] = {}
         for name, value in weights.items():
             # Fused optimizers assume contiguous parameters.
             self.register_parameter(name, nn.Parameter(value.contiguous()))
+        self.names = {
+            side: [name for name in names if name in weights]
+            for side, names in TABLES.items()
+        }
+
+    def join_tables(self) -> None:
+        """Make the tables of each side parts of one, in `joined`, which is trained.
+
+        A step then takes and adds rows by one kernel for each side. Named tables are
+        views. Processors are faster on tables that are contiguous.
+        """
+        for side, names in self.names.items():
+            tables = self.tables(names)
+            whole = torch.cat([table.detach().flatten(1) for table in tables], dim=1)
+            sizes = [table[0].numel() for table in tables]
+            for name, table, part in zip(
+                names, tables, whole.split(sizes, dim=1), strict=True
+            ):
+                setattr(self, name, nn.Parameter(part.view(table.shape)))
+            self.joined[side] = nn.Parameter(whole)
+
+    def rows(self, side: str) -> list[nn.Parameter]:
+        """Tables of a side that are trained: all in one, if they are joined."""
+        if side in self.joined:
+            return [self.joined[side]]
+        return self.tables(TABLES[side])
+
+    def share_gradients(self) -> None:
+        """Give named tables the gradients of `joined`, as views."""
+        for side, joined in self.joined.items():
+            tables = self.tables(TABLES[side])
+            assert joined.grad is not None
+            parts = joined.grad.split([table[0].numel() for table in tables], dim=1)
+            for table, part in zip(tables, parts, strict=True):
+                table.grad = part.view(table.shape)
 
     def tables(self, names: Iterable[str]) -> list[nn.Parameter]:
-        """Named tables that the network has."""
+        """Named tables, or other weights, that the network has."""
         return [self.get_parameter(name) for name in names if hasattr(self, name)]
 
     def row_features(self, side: str) -> RowFeatures:
@@ -174,6 +212,11 @@ class NeuMF(nn.Module):
             for name, parameter in self.named_parameters()
             if name == "coef" or "weight" in name
         ]
+
+    def constants(self) -> list[nn.Parameter]:
+        """Weights that add as much to the scores of all items of a user in context."""
+        last = f"bias_{len(self.shape.hidden_layer_sizes)}"
+        return self.tables(["user_bias", "coef", "intercept", last])
 
     def forward(
         self,
@@ -210,38 +253,73 @@ class NeuMF(nn.Module):
         """Contribution of one side to scores, for row numbers of any shape."""
         shape = self.shape
         n_rows = shape.n_users if side == "user" else shape.n_items
-        flat = rows.flatten() % (n_rows + 1)
-
-        def take(table: Tensor) -> Tensor:
-            # The gradient is faster than that of indexing or embedding().
-            taken = table.flatten(1).index_select(0, flat)
-            return taken.view(*rows.shape, *table.shape[1:])
-
-        factors = hidden = bias = torch.empty(0)
-        if shape.n_factors:
-            factors = take(self.get_parameter(f"{side}_factors"))
-        if shape.biased:
-            bias = take(self.get_parameter(f"{side}_bias"))
-        if shape.n_embedding:
-            table = self.get_parameter(f"{side}_embedding")
-            weight = self.get_parameter(f"{side}_weight")
-            layer_bias = self.get_parameter("bias_0") if side == "item" else None
-            # Rows that are looked up often enter the layer once. For few lookups the
-            # other order is faster, since it has members in the order of the layers.
-            if len(flat) > MIN_LOOKUPS * len(table):
-                hidden = take(_dense(table, weight, layer_bias))
-            else:
-                hidden = _dense(take(table), weight, layer_bias)
+        flat = rows.flatten()
+        if side not in self.joined:
+            # In training no row is that of the unseen.
+            flat = flat % (n_rows + 1)
+        parts = self._parts(side)
+        # Rows that are looked up often enter the layer once. For few lookups the other
+        # order is faster, since it has members in the order of the layers.
+        enters_once = len(flat) > MIN_LOOKUPS * (n_rows + 1)
+        if shape.n_embedding and enters_once:
+            parts["embedding"] = self._first_layer(side, parts["embedding"])
+        taken = self._taken(side, parts, flat, enters_once)
+        factors, hidden, bias = (
+            taken[name].view(*rows.shape, *taken[name].shape[1:])
+            if name in taken
+            else torch.empty(0)
+            for name in ("factors", "embedding", "bias")
+        )
+        if shape.n_embedding and not enters_once:
+            hidden = self._first_layer(side, hidden)
         return SideScores(factors, hidden, bias)
+
+    def _parts(self, side: str) -> dict[str, Tensor]:
+        """Tables of a side by the second part of their names."""
+        names = self.names[side]
+        tables: list[Tensor] = [self.get_parameter(name) for name in names]
+        if side in self.joined:
+            sizes = [table[0].numel() for table in tables]
+            parts = self.joined[side].split(sizes, dim=1)
+            tables = [p.view(t.shape) for p, t in zip(parts, tables, strict=True)]
+        return {
+            name.removeprefix(f"{side}_"): table
+            for name, table in zip(names, tables, strict=True)
+        }
+
+    def _taken(
+        self, side: str, parts: dict[str, Tensor], flat: Tensor, is_changed: bool
+    ) -> dict[str, Tensor]:
+        """Numbered rows of the parts; of joined tables in one piece."""
+        # The gradient is faster than that of indexing or embedding().
+        if side not in self.joined:
+            return {
+                name: part.flatten(1).index_select(0, flat).view(-1, *part.shape[1:])
+                for name, part in parts.items()
+            }
+        joined: Tensor = self.joined[side]
+        if is_changed and self.shape.n_embedding:
+            joined = torch.cat([part.flatten(1) for part in parts.values()], dim=1)
+        sizes = [part[0].numel() for part in parts.values()]
+        pieces = joined.index_select(0, flat).split(sizes, dim=1)
+        return {
+            name: piece.view(-1, *part.shape[1:])
+            for (name, part), piece in zip(parts.items(), pieces, strict=True)
+        }
+
+    def _first_layer(self, side: str, embedding: Tensor) -> Tensor:
+        weight = self.get_parameter(f"{side}_weight")
+        bias = self.get_parameter("bias_0") if side == "item" else None
+        return _dense(embedding, weight, bias)
 
     def inner(self, user: SideScores, item: SideScores) -> Tensor:
         """Products of factors plus biases, broadcast over leading axes."""
-        score = torch.zeros(())
+        parts = []
         if self.shape.n_factors:
-            score = score + (user.factors * item.factors).sum(-1)
+            parts.append((user.factors * item.factors).sum(-1))
         if self.shape.biased:
-            score = score + (user.bias + item.bias + self.intercept)
-        return score
+            parts.append(user.bias + item.bias + self.intercept)
+        return reduce(add, parts) if parts else torch.zeros(())
 
     def perceptron(
         self,

@@ -18,10 +18,11 @@ from .._data.messages import counted
 from .._data.sides import Sides
 from .._data.units import Units
 from .._interfaces import CHOICE_LOSSES, Iteration, Objective, Solver, Start
+from .._share import Share
 from .fitted import Conversion, NetworkModel, Weights
 from .fold_in import FoldIn
 from .implicit import Counterparts, factor_changes, is_informative
-from .loop import Epoch, Samples, TrainingOptions, own_penalty, train
+from .loop import Epoch, TrainingOptions, own_penalty, train
 from .losses import RELATIVE_CURVATURE
 from .network import (
     ITEM_TABLES,
@@ -36,6 +37,7 @@ from .network import (
     is_of_rows,
 )
 from .row_features import RowFeatures
+from .samples import Part, Samples, numbers_of_range
 from .terms import FoldInProblem, Pairs
 
 DEFAULT_N_NEGATIVES = 4
@@ -165,11 +167,14 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         random_state: np.random.RandomState,
         device: torch.device,
     ) -> Iterator[Iteration]:
-        implicit = self.implicit_features
+        share, implicit = data.shares.user, self.implicit_features
+        random_state = share.first(random_state)
         if implicit is None and start is not None:
             implicit = self.conversion.shape(start.model).implicit_features
         elif implicit is None:
-            implicit = is_informative(data.users, data.items)
+            pairs = data.gathered()
+            implicit = is_informative(pairs.users, pairs.items)
+            del pairs
         shape = self._shape(data, implicit)
         is_scaled = not self.objective.is_of_choices
         units = Units.of(data, centred=is_scaled and shape.biased, scaled=is_scaled)
@@ -181,24 +186,25 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             items=tensor(data.items).long(),
             context=tensor(units.standard_features(data.context)).float(),
             target=tensor(units.standard_ratings(data.rating)).float(),
-            weight=tensor(data.weight / data.weight.mean()).float(),
+            weight=tensor(data.weight / units.mean_weight).float(),
         )
         held_out = None
         if self.early_stopping:
-            held_out, samples = self._split(samples, random_state)
+            held_out, samples = self._split(samples, share, random_state)
         if shape.implicit_features:
             network.counterparts = Counterparts.of(
-                samples.users, samples.items, *data.shape
+                samples.users, samples.items, *data.shape, share
             )
         epochs = train(
             network,
             samples,
-            self._training_options(len(samples)),
+            self._training_options(int(share.sum(float(len(samples))))),
             generator,
             held_out,
             tensor(data.pairs),
+            share,
         )
-        rating_range = self._rating_range(data.rating)
+        rating_range = self._rating_range(data)
 
         def model(weights: Callable[[], Weights]) -> NetworkModel:
             return self.conversion.model(
@@ -268,7 +274,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             "user": fold_in.updated("user", users.numbers),
             "item": fold_in.updated("item", items.numbers),
         }
-        low, high = self._rating_range(further.data.rating)
+        low, high = self._rating_range(further.data)
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
         return self.conversion.updated(
             model, tables, further, self.objective, rating_range
@@ -337,12 +343,12 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             implicit_features=implicit_features,
         )
 
-    def _rating_range(self, rating: np.ndarray) -> tuple[float, float]:
+    def _rating_range(self, data: Interactions) -> tuple[float, float]:
         if self.objective.loss == "bpr":
             return -np.inf, np.inf
         if self.objective.is_of_choices:
             return 0.0, 1.0
-        return float(rating.min()), float(rating.max())
+        return data.rating_range
 
     def _network(
         self,
@@ -356,7 +362,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         seed = random_state.randint(2**31 - shape.n_members)
         if start is None:
             weights = initial_weights(shape, range(seed, seed + shape.n_members))
-            if np.ptp(data.rating) == 0 and not self.objective.counts_unobserved:
+            low, high = data.rating_range
+            if low == high and not self.objective.counts_unobserved:
                 # Equal ratings do not distinguish rows, so random starts must not.
                 for name in weights.keys() & {*USER_TABLES, *ITEM_TABLES}:
                     weights[name].zero_()
@@ -441,20 +448,24 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             )
 
     def _split(
-        self, samples: Samples, random_state: np.random.RandomState
-    ) -> tuple[Samples, Samples]:
-        """Held out rows for validation, and the other rows."""
-        order = torch.as_tensor(random_state.permutation(len(samples)))
-        n_held_out = int(np.ceil(self.validation_fraction * len(samples)))
-        if n_held_out == len(samples):
+        self, samples: Samples, share: Share, random_state: np.random.RandomState
+    ) -> tuple[Part, Samples]:
+        """Held out rows for validation, and the other rows, of this process."""
+        n_before, n_all = share.n_before(len(samples)), share.sum(float(len(samples)))
+        order = torch.as_tensor(random_state.permutation(int(n_all)))
+        n_held_out = int(np.ceil(self.validation_fraction * n_all))
+        if n_held_out == n_all:
             raise ValueError(
-                f"early_stopping=True holds out {n_held_out} of {len(samples)} rows "
+                f"early_stopping=True holds out {n_held_out} of {n_all:.0f} rows "
                 f"(validation_fraction={self.validation_fraction}), which leaves none "
                 "to train on. Lower it, or set early_stopping=False."
             )
         order = order.to(samples.users.device)
-        held_out, rest = order[:n_held_out], order[n_held_out:].sort().values
-        return samples.take(held_out), samples.take(rest)
+        (held_out, places), (rest, _) = (
+            numbers_of_range(part, n_before, len(samples))
+            for part in (order[:n_held_out], order[n_held_out:].sort().values)
+        )
+        return Part(samples.take(held_out), places, n_held_out), samples.take(rest)
 
     def _training_options(self, n_samples: int) -> TrainingOptions:
         batch_size = self.batch_size

@@ -20,18 +20,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
 
-from skrec import MFRegressor, distributed
+from skrec import MFRegressor, NCFRegressor, distributed
 
 FITS = {
-    "vb": {"solver": "vb", "rank_by": "rating"},
-    "vb, 16 factors": {
-        **{"solver": "vb", "n_factors": 16, "rank_by": "rating"},
-        "implicit_features": True,
-    },
-    "als": {"solver": "als", "rank_by": "rating"},
-    "vb with lists by both": {"solver": "vb"},
-    "als of choices": {"solver": "als", "unobserved_weight": 0.1},
+    "vb": MFRegressor(rank_by="rating"),
+    "vb, 16 factors": MFRegressor(16, rank_by="rating", implicit_features=True),
+    "als": MFRegressor(solver="als", rank_by="rating"),
+    "vb with lists by both": MFRegressor(),
+    "als of choices": MFRegressor(solver="als", unobserved_weight=0.1),
+    "adam": MFRegressor(16, solver="adam", rank_by="rating", random_state=0),
+    "network": NCFRegressor(max_iter=2, rank_by="rating", random_state=0),
 }
 
 
@@ -52,7 +52,7 @@ def worker(path, name, repeats, out):
     times = []
     for _ in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
-        model = MFRegressor(**FITS[name])
+        model = clone(FITS[name])
         if size == 1:
             model.fit(rows, ratings)
         else:
