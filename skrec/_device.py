@@ -1,9 +1,11 @@
-"""Memory of a device, and work that is halved where it does not fit."""
+"""Memory of a device, work that is halved where it does not fit, and advice."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -13,6 +15,15 @@ WORK_SHARE = 0.25
 
 # Work space on devices that do not say how much memory is free.
 DEFAULT_WORK_BYTES = 2**32
+
+# A thread that cannot start has no memory for its stack.
+NO_MEMORY = ("can't allocate memory", "can't start new thread")
+ADVICE = (
+    "The last fit is as it was. A fit takes less memory with a smaller n_factors, with "
+    "solver='als', store_covariance=False or rank_by='rating', and "
+    "skrec.inspection.estimate_resources estimates it; predictions and lists take less "
+    "for fewer rows or users at a time."
+)
 
 T = TypeVar("T")
 
@@ -53,3 +64,23 @@ def in_halves(function: Callable[[slice], T], rows: slice) -> Iterator[T]:
     middle = (rows.start + rows.stop) // 2
     yield from in_halves(function, slice(rows.start, middle))
     yield from in_halves(function, slice(middle, rows.stop))
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise a MemoryError with advice where memory does not suffice.
+
+    torch raises a RuntimeError for the CPU, and its own error for other devices, which
+    keeps its type.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        reason, _, advice = str(error).partition("\n")
+        of_device = isinstance(error, torch.OutOfMemoryError)
+        is_known = of_device or isinstance(error, MemoryError | BrokenExecutor)
+        is_known |= any(words in reason for words in NO_MEMORY)
+        if advice == ADVICE or not is_known:
+            raise
+        kind = torch.OutOfMemoryError if of_device else MemoryError
+        raise kind(f"There is not enough memory. {reason}\n{ADVICE}") from error

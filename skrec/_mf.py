@@ -220,8 +220,8 @@ class MFRegressor(BaseRecommender):
     loo_curve_ : list of float
         Estimated root mean squared error on unseen ratings after every sweep of "vb",
         in rating units, by leave-one-out residuals of a sample of the ratings [9]_. It
-        tells fits of the same rows apart; where factors are many it is too low by 1 %
-        to 4 %. None for the other solvers, and with `unobserved_weight`.
+        tells fits of the same rows apart; where factors are many it is too low, by up
+        to 6 %. None for the other solvers, and with `unobserved_weight`.
     n_features_in_ : int
         Number of columns of X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from sklearn import config_context, get_config
 
-from ._device import free_bytes
+from ._device import free_bytes, memory_errors
 from ._threads import avoid_lost_threads
 from ._warn import warn
 
@@ -39,10 +39,12 @@ AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 def own_settings() -> Iterator[None]:
     """Use the settings that results rely on, and restore those of the caller.
 
+    Errors for want of memory leave it with advice.
     A generator must not yield inside, since the caller would run with these settings.
     """
     avoid_lost_threads()
     with ExitStack() as stack:
+        stack.enter_context(memory_errors())
         stack.enter_context(_default_dtype)
         stack.enter_context(
             np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")

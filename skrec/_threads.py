@@ -37,7 +37,16 @@ def torch_threads(n_threads: int) -> Iterator[None]:
             with _lock:
                 torch.set_num_threads(before)
         else:
-            set_own_threads(before)
+            _restore(before)
+
+
+def _restore(n_threads: int) -> None:
+    try:
+        set_own_threads(n_threads)
+    except RuntimeError:
+        # No memory for a thread that keeps the default, which is likely this number.
+        with _lock:
+            torch.set_num_threads(n_threads)
 
 
 def set_own_threads(n_threads: int) -> int:
@@ -63,7 +72,8 @@ def set_own_threads(n_threads: int) -> int:
             torch.set_num_threads(n_threads)
         finally:
             is_set.set()
-            keeper.join()
+            if keeper.ident is not None:
+                keeper.join()
     return default
 
 

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "_topk": {"_device"},
     **{module: set() for module in ("_device", "_share", "_sklearn", "_storage")},
     **{module: set() for module in ("_threads", "_warn")},
-    "inspection": {"_data", "_snapshot", "metrics"},
+    "inspection": {"_data", "_settings", "_sklearn", "_snapshot", "metrics"},
     "metrics": {"_data", "_sklearn", "_warn"},
     "model_selection": {"_data", "_sklearn", "_warn"},
     "datasets": {"_data"},

@@ -267,7 +267,22 @@ FURTHER_COLUMNS = {
     "datetimes": (
         lambda: fit(with_feature(pd.Timestamp(0))),
         ValueError,
-        r"column 2 of X \('hour'\) must be numeric.*'datetime64'.*DatetimeBins",
+        r"column 2 of X \('hour'\) holds dates: .*'datetime64'.*DatetimeBins.*dt\.days",
+    ),
+    "datetimes of a zone": (
+        lambda: fit(with_feature(pd.Timestamp(0, tz="UTC"))),
+        ValueError,
+        r"column 2 of X \('hour'\) holds dates: .*'datetime'.*DatetimeBins.*dt\.days",
+    ),
+    "periods": (
+        lambda: fit(with_feature(pd.Period("2026-01-01"))),
+        ValueError,
+        r"column 2 of X \('hour'\) holds dates: .*DatetimeBins.*to_timestamp\(\)",
+    ),
+    "durations": (
+        lambda: fit(with_feature(pd.Timedelta(1, "h"))),
+        ValueError,
+        r"column 2 of X \('hour'\) must be numeric.*'timedelta64'.*total_seconds",
     ),
     "complex": (
         lambda: fit(with_feature(1j)),

@@ -407,3 +407,38 @@ def test_weights_are_routed_through_a_search(pipeline):
     scores = [search.cv_results_[f"split{fold}_test_score"][0] for fold in range(3)]
     assert_allclose(scores, expected)
     assert_array_equal(search.predict(X), small().fit(X, Y, weight).predict(X))
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        lambda ids: ids,
+        lambda ids: ids.astype("string"),
+        lambda ids: ids.astype("category"),
+        pl.from_pandas,
+        lambda ids: pl.from_pandas(ids).with_columns(pl.all().cast(pl.Categorical)),
+        lambda ids: pa.Table.from_pandas(ids, preserve_index=False),
+        lambda ids: ids.to_numpy(dtype=object),
+        lambda ids: ids.to_numpy(dtype=object).tolist(),
+    ],
+    ids=[
+        "str",
+        "string",
+        "category",
+        "polars",
+        "polars category",
+        "arrow",
+        "object",
+        "list",
+    ],
+)
+def test_ids_keep_nuls_at_their_ends(container):
+    """Which NumPy's strings of a fixed width lose."""
+    users, items = ["a", "a\0", "a\0\0", "b"], ["x\0", "y", "y\0"]
+    ids = pd.DataFrame([(u, i) for u in users for i in items], columns=["user", "item"])
+    model = small(handle_unknown="error").fit(container(ids), np.arange(12.0) % 5)
+    assert model.user_ids_.tolist() == users
+    assert model.item_ids_.tolist() == items
+    assert model.predict(container(ids)).shape == (12,)
+    listed = model.recommend(["a\0"], n_items=3, exclude_seen=False)
+    assert sorted(listed[0]) == items

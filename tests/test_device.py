@@ -1,11 +1,14 @@
-"""Memory of a device, and halves of work that does not fit."""
+"""Memory of a device, halves of work that does not fit, and advice where none does."""
+
+import threading
+from concurrent.futures import BrokenExecutor
 
 import pytest
 import torch
 from device_simulation import simulated
 from helpers import NEEDS_SIMULATION
 
-from skrec._device import DEFAULT_WORK_BYTES, in_halves, work_bytes
+from skrec._device import DEFAULT_WORK_BYTES, in_halves, memory_errors, work_bytes
 
 
 @pytest.mark.parametrize("most", [1, 2, 5, 100])
@@ -48,3 +51,52 @@ def test_a_device_that_does_not_tell_its_memory_has_a_default():
         assert 0 < work_bytes(torch.device("cuda")) < 2**40
     else:
         assert work_bytes(torch.device("cuda")) == DEFAULT_WORK_BYTES
+
+
+def too_large_for_torch():
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def too_large_for_numpy():
+    raise MemoryError("Unable to allocate 1. EiB")
+
+
+def no_memory_of_a_device():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 EiB\nTry")
+
+
+def no_thread():
+    raise BrokenExecutor("A thread initializer failed")
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (too_large_for_torch, MemoryError, "can't allocate memory"),
+        (too_large_for_numpy, MemoryError, "1. EiB"),
+        (no_memory_of_a_device, torch.OutOfMemoryError, "CUDA out of memory"),
+        (no_thread, MemoryError, "initializer failed"),
+    ],
+)
+def test_errors_for_want_of_memory_have_advice_once(call, kind, words):
+    with pytest.raises(kind) as error, memory_errors(), memory_errors():
+        call()
+    message = str(error.value)
+    assert words in message
+    assert message.count("not enough memory") == message.count("n_factors") == 1
+
+
+def test_a_thread_that_cannot_start_is_want_of_memory(monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(MemoryError, match="new thread"), memory_errors():
+        threading.Thread().start()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes"), ValueError("memory")])
+def test_other_errors_stay_as_they_are(error):
+    with pytest.raises(type(error)) as found, memory_errors():
+        raise error
+    assert found.value is error

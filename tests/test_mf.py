@@ -145,6 +145,23 @@ def test_standard_deviations_cover_new_ratings():
             assert inside == pytest.approx(share, abs=0.03)
 
 
+def test_intervals_cover_ratings_of_users_with_few_and_with_many():
+    X, y = make_ratings(1000, 200, 40_000, levels=None, random_state=0)
+    rng = np.random.default_rng(0)
+    # Users of a tenth to all of their ratings, half of which are held out.
+    is_kept = rng.random(len(y)) < (X["user"] % 10 + 1) / 10
+    is_test = rng.random(len(y)) < 0.5
+    train, test = is_kept & ~is_test, is_kept & is_test
+    model = MFRegressor(rank_by="rating").fit(X[train], y[train])
+    mean, std = model.predict(X[test], return_std=True)
+    is_inside = np.abs(y[test] - mean) < 1.645 * std
+    n_rated = X["user"][test].map(X["user"][train].value_counts()).fillna(0)
+    for bounds in ((0, 4), (5, 8), (9, 15), (16, 30), (31, np.inf)):
+        of_users = n_rated.between(*bounds)
+        assert of_users.sum() > 800
+        assert is_inside[of_users].mean() == pytest.approx(0.9, abs=0.03)
+
+
 @pytest.mark.parametrize("solver", ["vb", "gibbs"])
 def test_less_is_known_of_who_was_never_seen(ratings, solver):
     model = MFRegressor(4, solver=solver, max_iter=50, random_state=0).fit(*ratings)

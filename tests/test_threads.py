@@ -76,3 +76,20 @@ def test_an_interrupt_while_threads_are_set_leaves_nothing(n_threads, monkeypatc
             pytest.fail("a block must not run with other threads")
         assert torch.get_num_threads() == in_thread(torch.get_num_threads) == 3
     assert calls == [n_threads, 3]
+
+
+def test_the_number_of_threads_is_restored_where_no_thread_can_start(monkeypatch):
+    """Such as where no memory is left."""
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    with default_threads(3):
+        with torch_threads(1):
+            monkeypatch.setattr(threading.Thread, "start", start)
+        assert torch.get_num_threads() == 3
+        with pytest.raises(RuntimeError, match="new thread"), torch_threads(1):
+            pytest.fail("a block must not run with other threads")
+        assert torch.get_num_threads() == 3
+        monkeypatch.undo()
+        assert in_thread(torch.get_num_threads) == 3

@@ -31,8 +31,9 @@ def as_array(values: Any) -> np.ndarray:
     if not isinstance(values, nw.Series):
         series = nw.from_native(values, series_only=True, pass_through=True)
     if isinstance(series, nw.Series):
-        if isinstance(series.dtype, nw.Int128):
-            # NumPy has no integers that long.
+        if isinstance(series.dtype, nw.Int128 | nw.String):
+            # NumPy has no integers that long, and its strings of a fixed width lose
+            # NULs at their ends.
             return np.array(series.to_list(), dtype=object)
         values = series.to_numpy()
         if getattr(series.dtype, "time_zone", None) is not None:

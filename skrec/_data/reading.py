@@ -323,10 +323,10 @@ def as_numbers(
         kind = pd.api.types.infer_dtype(values, skipna=True)
         if kind not in (*NUMBER_KINDS, "decimal", "empty"):
             wrong = next((v for v in values.flat if not _is_number(v)), values.flat[0])
-            raise ValueError(
-                f"{where} must be numeric, but holds values of kind {kind!r} (the "
-                f"first that is none is {shown(wrong)}).{_advice(where, kind)}"
-            )
+            found = f"values of kind {kind!r}, such as {shown(wrong)}"
+            if where.startswith("column "):
+                raise ValueError(f"{where} {_advice(kind, found)}")
+            raise ValueError(f"{where} must be numeric, but holds {found}.")
         numbers = pd.to_numeric(pd.Series(values.ravel()), errors="coerce")
         numbers = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
         values = numbers.reshape(values.shape)
@@ -340,22 +340,23 @@ def as_numbers(
     return values
 
 
-def _advice(where: str, kind: str) -> str:
-    """A way to make a further column of X numeric."""
-    if not where.startswith("column "):
-        return ""
-    if kind in DATE_KINDS:
-        how = (
-            "days since the first date, (dates - dates.min()).dt.days, or as "
-            "categories such as month and hour, by skrec.preprocessing.DatetimeBins"
+def _advice(kind: str, found: str) -> str:
+    """The end of an error about a further column of X that has no place in a fit."""
+    users_and_items = "Column 0 of X holds the user, column 1 the item"
+    if kind in (*DATE_KINDS, "period"):
+        dates = "dates" if kind != "period" else "dates.dt.to_timestamp()"
+        return (
+            f"holds dates: {found}. {users_and_items}, and others categories or "
+            "numbers: make categories such as month and hour of this one, by "
+            f"skrec.preprocessing.DatetimeBins on {dates}, or numbers such as days "
+            "since the first date, (dates - dates.min()).dt.days, or leave it out."
         )
-    elif kind.startswith("timedelta"):
+    how = "strings, column.astype(str), whose values become categories"
+    if kind.startswith("timedelta"):
         how = "seconds, durations.dt.total_seconds()"
-    else:
-        how = "columns of 0 and 1, by OneHotEncoder"
     return (
-        f" Column 0 of X holds the user, column 1 the item, and others numbers: leave "
-        f"this one out, or give it as {how}."
+        f"must be numeric, or strings, categories or bools, but holds {found}. "
+        f"{users_and_items}: leave this one out, or give it as {how}."
     )
 
 

@@ -19,6 +19,9 @@ MIN_IDS_PER_SEARCH = 64
 # Rows that are inserted one by one; more of them by a mask.
 MAX_PIECES = 2**10
 
+# Bytes of an id in a hash table that grows, and less than a fit takes for a row.
+HASH_BYTES = 64
+
 NUMBER_KINDS = {"integer", "floating", "mixed-integer-float", "boolean"}
 DATE_KINDS = {"date", "datetime", "datetime64"}
 MIXED_KINDS = {"mixed", "mixed-integer"}
@@ -106,6 +109,8 @@ class Ids:
 
     def numbered(self) -> tuple[np.ndarray, np.ndarray]:
         """Row number of each id, and the sorted ids."""
+        # pandas ends the process if its hash table does not fit, this raises an error.
+        np.empty(HASH_BYTES * len(self.distinct), dtype=np.uint8)
         numbers, ids = pd.factorize(self.distinct, sort=True)
         ids = np.asarray(ids).astype(self.distinct.dtype, copy=False)
         if self.codes is not None:

@@ -49,6 +49,9 @@ from skrec.model_selection import (
     UserHoldout,
 )
 
+# Standard deviations on both sides of the mean that hold 90 % of a Gaussian.
+Z_90 = 1.645
+
 LIKED = 4
 RANKED = {
     candidates: RankingScorer(
@@ -456,9 +459,43 @@ def ties(args: argparse.Namespace) -> None:
     )
 
 
+def intervals(args: argparse.Namespace) -> None:
+    """Shares of test ratings in intervals, by how many ratings their users have."""
+    tables = []
+    for split in folds(load_ml_100k()):
+        (X, y), (X_test, y_test) = map(x_y, split)
+        n_rated = X_test["user"].map(X["user"].value_counts()).fillna(0)
+        # Users are equally many in each decile, and test rows are not.
+        of_users = X["user"].value_counts().rank(method="first", pct=True)
+        decile = np.ceil(10 * X_test["user"].map(of_users).fillna(0.1)).astype(int)
+        table = pd.DataFrame({"decile": decile, "ratings": n_rated})
+        for solver in ("vb", "gibbs"):
+            model = MFRegressor(solver=solver, rank_by="rating", random_state=0)
+            predicted, std = model.fit(X, y).predict(X_test, return_std=True)
+            table[solver] = np.abs(y_test - predicted) < Z_90 * std
+        tables.append(table)
+    of_all = pd.concat(tables)
+    by_decile = of_all.groupby("decile")
+    least, most = by_decile["ratings"].min(), by_decile["ratings"].max()
+    shares, n_rows = by_decile[["vb", "gibbs"]].mean(), by_decile.size()
+    print_table(
+        ["decile", "ratings of a user", "test rows", "vb", "gibbs"],
+        [
+            [
+                str(number),
+                f"{least[number]:.0f} to {most[number]:.0f}",
+                f"{n_rows[number]:,}",
+                *map(decimals, shares.loc[number]),
+            ]
+            for number in shares.index
+        ],
+    )
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = {
+        "intervals": intervals,
         "ties": ties,
         "rank-by": rank_by,
         "splits": splits,
