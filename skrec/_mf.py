@@ -79,7 +79,9 @@ class MFRegressor(BaseRecommender):
         e_v + (a_u·r_v + δ_uv) + (d_i·s_v + δ_iv)
 
     with priors of mean zero that are learned too: what the value changes for all, for
-    the user and for the item. "vb", "gibbs" and "als" have these terms for ratings.
+    the user and for the item. A further column of numbers adds, beside the linear term,
+    x (β_u + γ_i) at its standardised number x. "vb", "gibbs" and "als" have these terms
+    for ratings.
 
     Parameters
     ----------
@@ -861,6 +863,12 @@ class PosteriorConversion(Conversion[Posterior]):
             objective=objective,
             rating_range=rating_range,
         )
+
+    def rest(self, model: Posterior, further: FurtherRows) -> FurtherRows:
+        data = further.data
+        where = further.users[data.users], further.items[data.items], data.context
+        rating = data.rating - model.column_means(*where)
+        return replace(further, data=replace(data, rating=rating))
 
     def updated(
         self,

@@ -70,6 +70,9 @@ OVERSAMPLING, ITERATIONS = 4, 3
 # Shrinkage of the start in ratings, and start of the precision of factors.
 SHRINKAGE, ROW_PRECISION = 10.0, 100.0
 
+# Alternations of the noise and the precision of slopes that als keeps.
+N_ROUNDS = 3
+
 # Mean square, in variances of the ratings, of products that are nothing. They stay as
 # they are, which no bound forbids.
 LEAST_PRODUCT = 1e-6
@@ -145,6 +148,10 @@ class PairEvidence:
         precision = self.level_precision + sums[:, 1]
         return sums[:, 0] / precision, precision
 
+    def effects(self, level: Tensor, tau: float) -> Tensor:
+        """Means of the effects given the levels."""
+        return (self.h[1] - self.g[1] * level[self.pairs.rows]) / (self.g[2] + tau)
+
     def value(self, tau: float) -> float:
         """Twice the evidence of τ, up to a constant."""
         mean, precision = self.levels(tau)
@@ -200,20 +207,13 @@ def with_columns(problem: Problem, state: State, rule: Rule) -> State:
     A = share.sum((x.T * weight) @ x) + identity(len(state.coef), x)
     step = torch.linalg.solve(A, share.sum(x.T @ (weight * residual)))
     residual = residual - x @ step
-    (square,) = fetched(share.sum(total(weight * residual.square())))
-    noise_variance = rule.noise_variance(problem.weight, square)
 
     def start(pairs: Pairs) -> PairState:
         if pairs.numbers is None:
             return _start_pairs(pairs, weight, residual, rule.start_precision)
         precision = rule.start_precision
         if rule.keeps_precision:
-            sums = pairs.sums_over(weight / noise_variance, residual)
-            evidence = PairEvidence(
-                *(pairs, sums.weight, sums.residual),
-                prior_variance=SLOPE_VARIANCE,
-            )
-            precision = noise_variance * evidence.likeliest_precision(None)
+            precision = _likeliest_penalty(problem, pairs, residual, rule)
         return _no_slopes(pairs, residual, precision)
 
     columns = tuple(
@@ -225,6 +225,24 @@ def with_columns(problem: Problem, state: State, rule: Rule) -> State:
         for column in problem.columns
     )
     return replace(state, coef=state.coef + step, columns=columns)
+
+
+def _likeliest_penalty(
+    problem: Problem, pairs: Pairs, residual: Tensor, rule: Rule
+) -> float:
+    """Precision of slopes in units of that of the noise which they leave."""
+    weight, rest = problem.users.weight, residual
+    for _ in range(N_ROUNDS):
+        square = problem.users.share.sum(total(weight * rest.square()))
+        noise_variance = rule.noise_variance(problem.weight, square)
+        sums = pairs.sums_over(weight / noise_variance, residual)
+        evidence = PairEvidence(
+            pairs, sums.weight, sums.residual, prior_variance=SLOPE_VARIANCE
+        )
+        tau = evidence.likeliest_precision(None)
+        level, _ = evidence.levels(tau)
+        rest = residual - pairs.terms(level[pairs.rows], evidence.effects(level, tau))
+    return noise_variance * tau
 
 
 def _no_effects(n_groups: int, like: Tensor, precision: float) -> Effects:
@@ -513,8 +531,7 @@ class ColumnSweep:
         )
         level, precision = evidence.levels(tau)
         A = evidence.g[2] + tau
-        mean = (evidence.h[1] - evidence.g[1] * level[pairs.rows]) / A
-        mean = over_relax(mean, effects.mean)
+        mean = over_relax(evidence.effects(level, tau), effects.mean)
         along = evidence.g[1] / A
         covariance = -along / precision[pairs.rows]
         variance = 1 / A - along * covariance
