@@ -234,6 +234,7 @@ def throughput_rows(
         args.layers,
         architecture="mlp",
         n_members=1,
+        implicit_features=False,
         batch_size=batch_size,
         max_iter=1,
         device=args.device,
