@@ -557,8 +557,7 @@ class BaseRecommender(
         collect: Collect = Interactions.from_columns,
     ) -> tuple[Columns, Interactions]:
         """Columns of X, and canonical rows with their ratings and weights."""
-        # Where others have rows.
-        may_be_empty = collect != Interactions.from_columns
+        may_be_empty = collect != Interactions.from_columns  # Others have rows.
         columns = self._read_columns(X, reset=reset, may_be_empty=may_be_empty)
         n_rows = len(columns.users)
         objective = solver.objective

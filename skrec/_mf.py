@@ -84,8 +84,9 @@ class MFRegressor(BaseRecommender):
         e_v + (a_u·r_v + δ_uv) + (d_i·s_v + δ_iv)
 
     with priors of mean zero that are learned too: what the value changes for all, for
-    the user and for the item. "vb", "gibbs" and "als" have these terms for ratings;
-    "adam" and "sgd" have them without δ, for all losses.
+    the user and for the item. A further column of numbers adds, beside the linear term,
+    x (β_u + γ_i) at its standardised number x. "vb", "gibbs" and "als" have these terms
+    for ratings; "adam" and "sgd" have those of values, without δ, for all losses.
 
     Parameters
     ----------
@@ -600,9 +601,11 @@ class MFRegressor(BaseRecommender):
 
         Returns
         -------
-        factors : DataFrame of shape (n_ids, n_factors + 1)
+        factors : DataFrame of shape (n_ids, n_factors + 1 + n_slopes)
             Columns factor_0 and so on, and bias, with the numbers of `user_factors_`
-            and `user_biases_`; indexed by raw id, in the order of `ids`.
+            and `user_biases_`; and slope_hour for a context column "hour" of numbers:
+            how much more a rating of this id changes with it than `coef_` says.
+            Indexed by raw id, in the order of `ids`.
 
         Raises
         ------
@@ -635,7 +638,10 @@ class MFRegressor(BaseRecommender):
             index=pd.Index(known.ids[rows], name=side),
             columns=[f"factor_{j}" for j in range(factors.shape[1])],
         )
-        return frame.assign(bias=self._model.biases(side)[rows])
+        frame["bias"] = self._model.biases(side)[rows]
+        for number, slopes in self._model.slopes(side).items():
+            frame[f"slope_{self._context.number_names[number]}"] = slopes[rows]
+        return frame
 
     @reads_one_fit
     def feature_effects(
@@ -646,8 +652,9 @@ class MFRegressor(BaseRecommender):
         The effect of a user feature with row B_j of the link matrix is B_j·(q̄, 1) with
         the mean q̄ of the factors of all items: the change of a user's expected rating
         of an average item. Likewise for item features. The effect of a value of context
-        is for an average user and item, against the mean of all ratings. For the worth
-        of a column in error, see the user guide.
+        is for an average user and item, against the mean of all ratings, and that of a
+        number is the linear term. For the worth of a column in error, see the user
+        guide.
 
         Parameters
         ----------
@@ -674,7 +681,7 @@ class MFRegressor(BaseRecommender):
         ------
         AttributeError
             If neither `user_features` nor `item_features` were passed to `fit`, and `X`
-            had no context of values.
+            had no context.
         ValueError
             If `by` is none of the two.
 
@@ -698,8 +705,9 @@ class MFRegressor(BaseRecommender):
         if by not in ("value", "column"):
             raise ValueError(f"by must be 'value' or 'column', got {by!r}.")
         frames = []
-        columns = self._model.columns if isinstance(self._model, Posterior) else ()
-        for side in () if columns and not self._sides() else self._described_sides():
+        has_context = isinstance(self._model, Posterior) and self._context.names
+        sides = self._described_sides() if self._sides() or not has_context else []
+        for side in sides:
             contrasts, names = self._contrasts(side), self._known(side).feature_names
             effect, std = self._model.effects(side, contrasts)
             if by == "column":
@@ -708,10 +716,8 @@ class MFRegressor(BaseRecommender):
                 effect, std = self._model.effects(side, weights @ contrasts)
             frame = {"side": side, "feature": names, "effect": effect, "std": std}
             frames.append(pd.DataFrame(frame))
-        frames += [
-            self._context_effects(place, column, by)
-            for place, column in enumerate(columns)
-        ]
+        if has_context:
+            frames += self._context_effects(by)
         return pd.concat(frames, ignore_index=True)
 
     @reads_one_fit
@@ -753,12 +759,30 @@ class MFRegressor(BaseRecommender):
     def _known(self, side: SideName) -> KnownIds:
         return self._users if side == "user" else self._items
 
-    def _context_effects(
-        self, place: int, column: FittedColumn, by: Literal["value", "column"]
+    def _context_effects(self, by: Literal["value", "column"]) -> list[pd.DataFrame]:
+        """Effects of the columns of context, in their order."""
+        known = self._context
+        of_values = (c for c in self._model.columns if c.number is None)
+        of_numbers = zip(*self._model.linear_effects(), strict=True)
+        frames = []
+        for name, values in zip(known.names, known.values, strict=True):
+            if values is not None:
+                column = next(of_values)
+                frames.append(self._value_effects(name, values, column, by))
+                continue
+            effect, std = next(of_numbers)
+            frame = {"side": "context", "feature": [name], "effect": effect, "std": std}
+            frames.append(pd.DataFrame(frame))
+        return frames
+
+    def _value_effects(
+        self,
+        name: str,
+        values: np.ndarray,
+        column: FittedColumn,
+        by: Literal["value", "column"],
     ) -> pd.DataFrame:
         """Effects of the values of a column of context, or their spread."""
-        name = self._context.value_names[place]
-        values = self._context.vocabularies[place]
         effect, std = column.effects()
         if not self._model.knows_variance:
             std = np.full_like(std, np.nan)
@@ -856,6 +880,14 @@ class PosteriorConversion(Conversion[Posterior]):
             rating_range=rating_range,
         )
 
+    def rest(self, model: Posterior, further: FurtherRows) -> FurtherRows:
+        if are_of_network(model.columns):
+            return further
+        data = further.data
+        where = further.users[data.users], further.items[data.items], data.context
+        rating = data.rating - model.column_means(*where)
+        return replace(further, data=replace(data.without_values(), rating=rating))
+
     def updated(
         self,
         model: Posterior,
@@ -873,9 +905,10 @@ class PosteriorConversion(Conversion[Posterior]):
             for name, rows in of_side.items()
         }
         units, data = model.units, further.data
-        columns = fitted_columns(
-            shared | with_unseen, units, [column.weight for column in model.columns]
-        )
+        columns: tuple[FittedColumn, ...] = ()
+        if are_of_network(model.columns):
+            value_weights = [column.weight for column in model.columns]
+            columns = fitted_columns(shared | with_unseen, units, value_weights)
         updated = replace(as_posterior(shared | with_unseen, units), columns=columns)
         # Noise variance over all ratings; past ones have a weight of 1.
         weight, n_past = data.weight / units.mean_weight, len(further.seen.items)

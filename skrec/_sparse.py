@@ -98,6 +98,14 @@ class SparseRows:
         ones = replace(self, others=torch.zeros_like(self.others))
         return ones.sum(values.new_ones(1, 1), values).squeeze(1)
 
+    def inner_products(self, rows: Tensor, table: Tensor) -> Tensor | None:
+        """row · table[other] of the entries of every row; None where none are fast."""
+        # Libraries refuse more entries than places, which repeated entries can be.
+        n_places = len(rows) * len(table)
+        if len(self.others) > n_places or not has_sampled_products(table.device):
+            return None
+        return _sampled_product(self, rows, table)
+
     def _has_product(self, table: Tensor) -> bool:
         """Whether a sparse product may replace bags."""
         if _order.is_fixed or torch.are_deterministic_algorithms_enabled():
@@ -141,6 +149,17 @@ def _product(rows: SparseRows, table: Tensor, weight: Tensor) -> Tensor:
     return (matrix @ F.pad(table, (0, -width % ALIGNED)))[:, :width]
 
 
+def _sampled_product(pattern: SparseRows, rows: Tensor, table: Tensor) -> Tensor:
+    matrix = torch.sparse_csr_tensor(
+        pattern.offsets,
+        pattern.others,
+        table.new_zeros(len(pattern.others)),
+        (len(rows), len(table)),
+        check_invariants=False,
+    )
+    return torch.sparse.sampled_addmm(matrix, rows, table.T).values()
+
+
 def _piece_offsets(offsets: Tensor) -> tuple[Tensor, SparseRows] | None:
     """Offsets of pieces of rows, and the pieces of each row; None if all are one."""
     bounds = offsets.cpu().numpy()
@@ -171,6 +190,25 @@ def has_sparse_products(device: torch.device) -> bool:
             _product(
                 SparseRows(index.to(device), index[:0].to(device)), one, one[:0, 0]
             )
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+@cache
+def has_sampled_products(device: torch.device) -> bool:
+    """Whether single elements of a product of dense matrices are fast.
+
+    On the CPU they are ten times as fast as products of gathered rows.
+    """
+    if device.type != "cpu":
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            index = torch.zeros(2, dtype=torch.int32)
+            one = torch.ones(1, 1)
+            _sampled_product(SparseRows(index, index[:0]), one, one)
     except (RuntimeError, NotImplementedError):
         return False
     return True

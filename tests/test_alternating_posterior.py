@@ -44,6 +44,19 @@ def moments(posterior, draw=0):
     return found
 
 
+def slope_moments(posterior, away):
+    """Mean and variance of the terms of the slopes of pairs."""
+    (column,) = posterior.columns
+    x, found = away / posterior.units.feature_scale[0], np.zeros((2, len(away)))
+    for pairs, rows in ((column.users, USERS), (column.items, ITEMS)):
+        found[0] += x * pairs.effects.mean[rows]
+        found[1] += x**2 * pairs.effects.variance[rows]
+        if pairs.levels is not None:
+            found[1] += 2 * x * pairs.levels.covariance[rows]
+            found[1] += pairs.levels.variance[rows]
+    return found
+
+
 def noise(posterior):
     """Variances of pairs, where rows and coefficients are certain."""
     certain = {
@@ -55,7 +68,10 @@ def noise(posterior):
         for side, rows in (("users", posterior.users), ("items", posterior.items))
     }
     posterior = replace(
-        posterior, coef_covariance=0 * posterior.coef_covariance, **certain
+        posterior,
+        coef_covariance=0 * posterior.coef_covariance,
+        columns=(),
+        **certain,
     )
     return predict(posterior, return_std=True)[1] ** 2
 
@@ -64,8 +80,10 @@ def test_mean_and_variance_are_those_of_a_product_of_gaussians():
     posterior = fit()
     mean, variance = moments(posterior)
     away = HOUR - posterior.units.feature_mean[0]
-    mean = posterior.centre + mean + away * posterior.coef[0]
+    slope, of_slope = slope_moments(posterior, away)
+    mean = posterior.centre + mean + away * posterior.coef[0] + slope
     standard = away / posterior.units.feature_scale[0]
+    variance += of_slope
     variance += standard**2 * posterior.coef_covariance[0, 0] + noise(posterior)
     found, std = predict(posterior, return_std=True)
     assert np.mean(noise(posterior)) == pytest.approx(posterior.noise_variance, rel=0.5)
@@ -81,7 +99,9 @@ def test_draws_are_averaged_and_their_spread_is_uncertainty():
     standard = away / posterior.units.feature_scale[0]
     variance = means.var(axis=0) + standard**2 * posterior.coef_covariance[0, 0]
     found, std = predict(posterior, return_std=True)
-    expected = posterior.centre + means.mean(axis=0) + away * posterior.coef[0]
+    slope, of_slope = slope_moments(posterior, away)
+    variance += of_slope
+    expected = posterior.centre + means.mean(axis=0) + away * posterior.coef[0] + slope
     assert_allclose(found, expected, rtol=1e-6)
     assert_allclose(std, np.sqrt(variance + noise(posterior)), rtol=1e-5)
 
@@ -117,7 +137,10 @@ def test_the_intercept_is_the_prediction_at_a_context_of_zero():
     posterior = fit()
     assert posterior.row_size == 3
     zeros = predict(posterior, context=np.zeros(len(USERS)))[0]
-    assert_allclose(zeros, posterior.intercept + moments(posterior)[0], rtol=1e-6)
+    away = 0 * HOUR - posterior.units.feature_mean[0]
+    slope, _ = slope_moments(posterior, away)
+    expected = posterior.intercept + moments(posterior)[0] + slope
+    assert_allclose(zeros, expected, rtol=1e-6)
 
 
 def test_scores_are_ratings_at_the_mean_context():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from skrec import _sparse
 from skrec._alternating import conditional as _conditional
 from skrec._alternating import ratings as _ratings
 from skrec._alternating import symmetric as _symmetric
@@ -206,7 +207,10 @@ def test_pack_and_unpack_are_inverse(case):
     np.testing.assert_array_equal(layout.unpack(packed), tensors["covariance"])
 
 
-def test_fitted_values_are_predictions(case, biased):
+@pytest.mark.parametrize("has_sampled_products", [True, False])
+def test_fitted_values_are_predictions(case, biased, has_sampled_products, monkeypatch):
+    if not has_sampled_products:
+        monkeypatch.setattr(_sparse, "has_sampled_products", lambda device: False)
     arrays, tensors, layout, ratings, _ = case
     x = np.random.default_rng(2).normal(size=(N_ROWS, N_FACTORS + biased))
     fitted = fitted_values(ratings, torch.as_tensor(x), tensors["mean"], layout)

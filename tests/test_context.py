@@ -25,10 +25,12 @@ from skrec._alternating.context import (
 )
 from skrec._alternating.problem import Problem, RatingArrays
 from skrec._alternating.start import spectral_start
+from skrec._alternating.state import PRIOR_VARIANCE
 from skrec._alternating.sweep import als, gibbs, vb
 from skrec._alternating.value_pairs import Pairs
 from skrec._data.reading import Columns
 from skrec._ranks import collect
+from skrec._share import ALL_ROWS
 
 SEASONS = np.array(["autumn", "spring", "summer", "winter"])
 
@@ -46,8 +48,14 @@ def problem_with_context(seed=0, n=300, n_values=(4, 2), is_unknown=0.0, **optio
     y = (y - y.mean()) / y.std()
     w = rng.uniform(0.5, 2, n)
     numbers = rng.normal(size=(n, options.pop("n_numbers", 0)))
+    # Numbers that differ by user, as times do.
+    numbers += rng.normal(size=(15, numbers.shape[1]))[u]
+    y += numbers @ np.ones(numbers.shape[1]) * rng.normal(size=15)[u]
     arrays = RatingArrays(
-        *(u, i, (15, 10), y, w, numbers), values=codes, n_values=n_values
+        *(u, i, (15, 10), y, w, numbers),
+        values=codes,
+        n_values=n_values,
+        slopes=range(numbers.shape[1]) if options.pop("has_slopes", False) else (),
     )
     size = options.pop("n_factors", 2), options.pop("biased", True)
     layout = Layout(*size, torch.device("cpu"))
@@ -64,10 +72,22 @@ def problem_with_context(seed=0, n=300, n_values=(4, 2), is_unknown=0.0, **optio
         {},
         {"n_values": (1, 40)},
         {"n_numbers": 2, "n_factors": 0},
+        {"n_numbers": 2, "has_slopes": True, "n_values": (2,)},
+        {"n_numbers": 1, "has_slopes": True, "is_unknown": 0.2},
+        {"n_numbers": 1, "has_slopes": True, "biased": False},
         {"implicit_features": True, "is_unknown": 0.2},
         {"biased": False},
     ],
-    ids=["plain", "one value and many", "numbers too", "unknown values", "no biases"],
+    ids=[
+        "plain",
+        "one value and many",
+        "numbers too",
+        "slopes",
+        "slopes and values",
+        "slopes without biases",
+        "unknown values",
+        "no biases",
+    ],
 )
 def test_no_sweep_lowers_the_bound(options, seed):
     problem, _ = problem_with_context(seed, **options)
@@ -75,60 +95,112 @@ def test_no_sweep_lowers_the_bound(options, seed):
     assert np.diff([state.objective for state in states]).max() < 1e-9
 
 
+def term_tables(columns, states, codes, numbers, u, i):
+    """Of each term of ratings: its mean and its variance, by loops over matrices."""
+    for j, (column, state) in enumerate(zip(columns, states, strict=True)):
+        is_number = column.users.numbers is not None
+        x = numbers[:, j] if is_number else np.ones(len(u))
+        place = j - numbers.shape[1] if len(columns) > codes.shape[1] else j
+        values = np.zeros(len(u), dtype=int) if is_number else codes[:, place]
+        if not is_number:
+            variance = state.values.variance
+            variance = (
+                np.zeros(len(state.values.mean)) if variance is None else variance
+            )
+            yield (
+                np.append(state.values.mean, 0)[values],
+                np.append(variance, 0)[values],
+            )
+        for pairs, terms, rows in (
+            (column.users, state.users, u),
+            (column.items, state.items, i),
+        ):
+            layout = Layout(terms.rows.mean.shape[1], False, torch.device("cpu"))
+            a, r = terms.rows.mean.numpy(), terms.values.mean.numpy()
+            mean, variance = np.zeros((2, len(u)))
+            for n in np.flatnonzero(values >= 0):
+                row, value = rows[n], values[n]
+                (p,) = np.flatnonzero((pairs.rows == row) & (pairs.values == value))
+                mean[n] = x[n] * (a[row] @ r[value] + float(terms.effects.mean[p]))
+                mean[n] += float(terms.levels.mean[row])
+                if terms.effects.variance is None:
+                    continue
+                variance[n] = x[n] ** 2 * float(terms.effects.variance[p])
+                variance[n] += 2 * x[n] * float(terms.covariance[p])
+                variance[n] += float(terms.levels.variance[row])
+                if a.shape[1]:
+                    S, T = (
+                        layout.unpack(side.covariance).numpy()
+                        for side in (terms.rows, terms.values)
+                    )
+                    S, T = S[row], T[value]
+                    variance[n] += r[value] @ S @ r[value] + a[row] @ T @ a[row]
+                    variance[n] += (S * T).sum()
+            yield mean, variance
+
+
 @pytest.mark.parametrize("n_values", [(4, 2), (1, 40)])
-def test_no_sweep_of_als_raises_the_objective(n_values):
-    problem, (u, i, codes, y, w) = problem_with_context(n_values=n_values)
+@pytest.mark.parametrize("n_numbers", [0, 2])
+def test_no_sweep_of_als_raises_the_objective(n_values, n_numbers):
+    problem, (u, i, codes, y, w) = problem_with_context(
+        n_values=n_values, n_numbers=n_numbers, has_slopes=True
+    )
     reg = 2.0
     states = list(islice(als(problem, spectral_start(problem), reg), 20))
     assert np.diff([state.objective for state in states]).max() < 1e-9
-    last = states[-1]
+    last, numbers = states[-1], problem.context.numpy()
     x, z = last.users.mean[u], last.items.mean[i]
     rest = y - (x[:, :2] * z[:, :2]).sum(1).numpy() - (x[:, 2] + z[:, 2]).numpy()
+    rest -= numbers @ last.coef.numpy()
+    tables = term_tables(problem.columns, last.columns, codes, numbers, u, i)
+    rest -= sum(mean for mean, _ in tables)
     squares = (last.users.mean**2).sum() + (last.items.mean**2).sum()
-    for j, column in enumerate(last.columns):
-        rest -= np.append(column.values.mean, 0)[codes[:, j]]
-        squares += (column.values.mean**2).sum()
-        for pairs, terms, rows in (
-            (problem.columns[j].users, column.users, u),
-            (problem.columns[j].items, column.items, i),
-        ):
-            table = (terms.rows.mean @ terms.values.mean.T).numpy()
-            table[pairs.rows, pairs.values] += terms.effects.mean.numpy()
-            rest -= table[rows, codes[:, j]]
-            for tensor in (terms.rows.mean, terms.values.mean, terms.effects.mean):
-                squares += (tensor**2).sum()
+    penalty = reg * (squares + (last.coef**2).sum())
+    for column, state in zip(problem.columns, last.columns, strict=True):
+        penalty += reg * (state.values.mean**2).sum()
+        for terms in (state.users, state.items):
             assert not terms.levels.mean.any()
-    expected = (w @ rest**2 + reg * float(squares)) / w.sum()
+            of_effects = (
+                reg if column.users.numbers is None else terms.effects.precision
+            )
+            for tensor in (terms.rows.mean, terms.values.mean):
+                penalty += reg * (tensor**2).sum()
+            penalty += of_effects * (terms.effects.mean**2).sum()
+    expected = (w @ rest**2 + float(penalty)) / w.sum()
     assert last.objective == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("tau", [0.3, 5.0, 200.0])
-def test_levels_and_effects_are_those_of_a_dense_gaussian(tau):
+@pytest.mark.parametrize("has_numbers", [False, True])
+def test_levels_and_effects_are_those_of_a_dense_gaussian(tau, has_numbers):
     rng = np.random.default_rng(0)
-    rows, values = rng.integers(3, size=40), rng.integers(4, size=40)
-    pairs = Pairs.between(rows, values, (3, 4), torch.device("cpu"))
-    g, h = rng.uniform(1, 9, len(pairs)), rng.normal(size=len(pairs)) * 3
-    evidence = PairEvidence(pairs, torch.as_tensor(g), torch.as_tensor(h))
-    belongs = np.eye(3)[pairs.rows]
+    rows, values = rng.integers(3, size=60), rng.integers(4, size=60)
+    x = rng.normal(1, 2, size=60) if has_numbers else np.ones(60)
+    w, residual = rng.uniform(1, 3, 60), rng.normal(size=60)
+    if has_numbers:
+        numbers = torch.as_tensor(x)
+        pairs, values = Pairs.of_rows(rows, 3, numbers, ALL_ROWS), np.zeros_like(rows)
+    else:
+        pairs = Pairs.between(rows, values, (3, 4), torch.device("cpu"))
+    sums = pairs.sums_over(torch.as_tensor(w), torch.as_tensor(residual))
+    evidence = PairEvidence(
+        pairs, sums.weight, sums.residual, prior_variance=PRIOR_VARIANCE
+    )
+    of_ratings = pairs.of_ratings.numpy()
+    Z = np.hstack([x[:, None] * np.eye(len(pairs))[of_ratings], np.eye(3)[rows]])
 
     def dense(tau):
         """Precision and h of (δ, l), and the logarithm of the evidence."""
-        A = np.block(
-            [
-                [np.diag(g + tau), g[:, None] * belongs],
-                [(g[:, None] * belongs).T, belongs.T @ (g[:, None] * belongs)],
-            ]
-        )
-        A[len(g) :, len(g) :] += LEVEL_PRECISION * np.eye(3)
-        b = np.append(h, belongs.T @ h)
+        prior = np.repeat([tau, LEVEL_PRECISION], [len(pairs), 3])
+        A, b = (Z.T * w) @ Z + np.diag(prior), Z.T @ (w * residual)
         value = b @ np.linalg.solve(A, b) - np.linalg.slogdet(A)[1]
         # The prior of τ, with one effect of variance a tenth.
-        return A, b, value + (1 + len(g)) * np.log(tau) - 0.1 * tau
+        return A, b, value + (1 + len(pairs)) * np.log(tau) - 0.1 * tau
 
     A, b, value = dense(tau)
     mean, precision = evidence.levels(tau)
-    assert_allclose(mean, np.linalg.solve(A, b)[len(g) :])
-    assert_allclose(1 / precision, np.linalg.inv(A).diagonal()[len(g) :])
+    assert_allclose(mean, np.linalg.solve(A, b)[len(pairs) :])
+    assert_allclose(1 / precision, np.linalg.inv(A).diagonal()[len(pairs) :])
     # Up to a constant.
     assert_allclose(evidence.value(tau) - evidence.value(1.0), value - dense(1.0)[2])
     best = evidence.likeliest_precision(None)
@@ -136,34 +208,17 @@ def test_levels_and_effects_are_those_of_a_dense_gaussian(tau):
         assert evidence.value(best) >= evidence.value(other) - 0.05
 
 
-def test_moments_at_ratings_are_those_of_the_terms():
-    problem, (u, i, codes, *_) = problem_with_context(is_unknown=0.1)
+@pytest.mark.parametrize("n_numbers", [0, 2])
+def test_moments_at_ratings_are_those_of_the_terms(n_numbers):
+    problem, (u, i, codes, *_) = problem_with_context(
+        is_unknown=0.1, n_numbers=n_numbers, has_slopes=True
+    )
     *_, state = islice(vb(problem, spectral_start(problem)), 6)
     mean, variance = column_moments(problem.columns, state.columns)
-    assert_array_equal(column_mean(problem.columns, state.columns), mean)
-    expected, spread = np.zeros(len(u)), np.zeros(len(u))
-    for j, column in enumerate(state.columns):
-        values = codes[:, j]
-        expected += np.append(column.values.mean, 0)[values]
-        spread += np.append(column.values.variance, 0)[values]
-        for pairs, terms, rows in (
-            (problem.columns[j].users, column.users, u),
-            (problem.columns[j].items, column.items, i),
-        ):
-            layout = Layout(terms.rows.mean.shape[1], False, torch.device("cpu"))
-            S, T = (
-                layout.unpack(side.covariance).numpy()
-                for side in (terms.rows, terms.values)
-            )
-            a, r = terms.rows.mean.numpy(), terms.values.mean.numpy()
-            for n in np.flatnonzero(values >= 0):
-                row, value = rows[n], values[n]
-                here = (pairs.rows == row) & (pairs.values == value)
-                expected[n] += a[row] @ r[value] + float(terms.effects.mean[here])
-                expected[n] += float(terms.levels.mean[row])
-                spread[n] += r[value] @ S[row] @ r[value] + a[row] @ T[value] @ a[row]
-                spread[n] += (S[row] * T[value]).sum()
-                spread[n] += float(terms.effects.variance[here])
+    assert_allclose(column_mean(problem.columns, state.columns), mean, rtol=1e-12)
+    numbers = problem.context.numpy()
+    tables = list(term_tables(problem.columns, state.columns, codes, numbers, u, i))
+    expected, spread = (sum(parts) for parts in zip(*tables, strict=True))
     assert_allclose(mean, expected, atol=1e-10)
     assert_allclose(variance, spread, atol=1e-10)
     places = torch.tensor([5, 0, 5, 99])
@@ -375,7 +430,7 @@ def test_further_rows_are_folded_in_given_their_context(fitted):
     model = copied(fitted).partial_fit(rows[half].assign(user=10**6), y[half])
     # Terms of known rows stay, and those of new rows are none.
     old, (column,) = fitted._model.columns[0], model._model.columns
-    where = np.arange(20), np.arange(20), np.arange(20) % 4
+    where = np.arange(20), np.arange(20), (np.arange(20) % 4, np.ones(20))
     assert_allclose(column.mean(*where), old.mean(*where))
     newest = np.array([len(model.user_ids_) - 1])
     assert not column.users.mean(newest, np.array([0])).any()

@@ -206,10 +206,15 @@ def test_a_warm_start_knows_the_values_by_name(name):
     assert rmse(model.fit(X[TRAIN], Y[TRAIN]), X[TEST], Y[TEST]) < 0.9
 
 
-def test_a_warm_start_from_another_solver_learns_the_values_anew():
+def test_values_of_another_solver_stay_in_partial_fit_and_are_learned_anew_in_fit():
     model = MFRegressor(8, **PARAMS).fit(X[TRAIN], Y[TRAIN])
-    with pytest.raises(ValueError, match=r"another network: n_values"):
-        copied(model).set_params(solver="adam").partial_fit(X[:3], Y[:3])
+    grown = copied(model).set_params(solver="adam")
+    new = X[TEST].assign(user=-1)[:200]
+    rating = model.predict(new)
+    grown.partial_fit(new, rating + 1)
+    terms, expected = grown.feature_effects(), model.feature_effects()
+    assert_array_equal(terms["effect"], expected["effect"])
+    assert rmse(grown, new, rating + 1) < 0.25
     model.set_params(solver="adam", warm_start=True, reg=0.2).fit(X[TRAIN], Y[TRAIN])
     assert rmse(model, X[TEST], Y[TEST]) < 0.45
 

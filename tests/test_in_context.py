@@ -93,9 +93,20 @@ def test_each_user_may_have_a_context_and_a_user_several(by_rating):
     assert_array_equal(tall[:4], tall[-4:])
 
 
-def test_numbers_move_all_scores_alike(by_rating):
-    early, late = (scores_of(by_rating, {"hour": hour}) for hour in (0, 10))
-    assert_allclose(late - early, 10 * by_rating.coef_[0], atol=1e-5)
+def test_numbers_move_scores_by_their_slopes(by_rating):
+    early, late, mean = (
+        scores_of(by_rating, context) for context in ({"hour": 0}, {"hour": 10}, None)
+    )
+    # An unknown user has the slopes of the items alone.
+    frame = by_rating.factors_frame("item")
+    of_unknown = by_rating.coef_[0] + frame["slope_hour"].to_numpy()
+    assert_allclose((late - early)[2], 10 * of_unknown, atol=1e-5)
+    of_users = by_rating.factors_frame("user", ASKED[:2])["slope_hour"].to_numpy()
+    assert_allclose(
+        (late - early)[:2], 10 * (of_unknown + of_users[:, None]), atol=1e-5
+    )
+    center = by_rating._model.units.feature_mean[0]
+    assert_allclose(early + (late - early) * center / 10, mean, atol=1e-5)
 
 
 def test_candidates_of_each_user_are_scored_in_the_context(by_rating):
@@ -171,8 +182,9 @@ def test_models_without_context_refuse_it(rows):
         choices.recommend([1], context=WINTER)
     # Numbers alone are context too.
     numeric = MFRegressor(2, rank_by="rating").fit(X[["user", "item", "hour"]], y)
+    hourly = numeric.coef_[0] + numeric.factors_frame("item")["slope_hour"]
     assert_allclose(
-        scores_of(numeric, [5]) - scores_of(numeric, {"hour": 4}),
-        numeric.coef_[0],
+        (scores_of(numeric, [5]) - scores_of(numeric, {"hour": 4}))[-1],
+        hourly,
         atol=1e-5,
     )

@@ -80,6 +80,10 @@ def test_natural_parameters_lose_the_share_of_each_rating(
     scale = model._model.coef
     hour = weight.context[:, 0] - before.units.feature_mean[0]
     target = weight.rating - before.centre - hour * scale[0]
+    for side, rows in (("user", weight.users), ("item", weight.items)):
+        ids = getattr(weight, f"{side}_ids")
+        for slopes in before.slopes(side).values():
+            target = target - hour * slopes[ids[rows]]
     alpha0 = params.get("unobserved_weight", 0.0)
     n_exact = 0
     exponent = params.get(

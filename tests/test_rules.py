@@ -347,12 +347,12 @@ def test_the_concentration_is_that_of_the_gap(a):
 @pytest.mark.parametrize(("n", "square"), [(1, 0.05), (20, 3.0)])
 def test_the_precision_of_scalars_maximises_its_evidence(n, square):
     best = optimize.minimize_scalar(
-        lambda precision: precision * square - precision_evidence(n, precision),
+        lambda precision: precision * square - precision_evidence(n, precision, 0.1),
         bounds=(1e-3, 1e3),
         method="bounded",
         options={"xatol": 1e-9},
     ).x
-    assert VBRule().coef_precision(n, square) == pytest.approx(best, rel=1e-5)
+    assert VBRule().coef_precision(n, square, 0.1) == pytest.approx(best, rel=1e-5)
 
 
 def test_the_evidence_of_columns_is_that_of_their_terms():

@@ -8,6 +8,7 @@ from skrec._alternating.value_terms import (
     FittedColumn,
     FittedEffects,
     FittedFactors,
+    FittedLevels,
     FittedPairs,
 )
 from skrec._data.vocabulary import Growth
@@ -109,11 +110,12 @@ def test_draws_have_the_moments_of_the_posterior():
         np.ones(3),
     )
     rng = np.random.RandomState(0)
-    at = np.array([0, 1, 4]), np.array([2, 2, 0]), np.array([0, 1, 2])
+    at = np.array([0, 1, 4]), np.array([2, 2, 0]), (np.array([0, 1, 2]), np.ones(3))
     drawn = np.stack([column.draw(0, rng).mean(*at) for _ in range(1500)])
     assert_allclose(drawn.mean(0), column.mean(*at), atol=0.4)
     assert_allclose(drawn.var(0), column.variance(*at), rtol=0.25)
-    assert column.draw(0, rng).mean(at[0], at[1], np.full(3, -1)).tolist() == [0, 0, 0]
+    unknown = np.full(3, -1), np.ones(3)
+    assert column.draw(0, rng).mean(at[0], at[1], unknown).tolist() == [0, 0, 0]
 
 
 def test_terms_are_a_part_of_users_and_a_part_of_items():
@@ -124,8 +126,75 @@ def test_terms_are_a_part_of_users_and_a_part_of_items():
         np.ones(3),
     )
     u, i, v = np.array([0, -1, 3]), np.array([4, 2, -3]), np.array([1, 2, 0])
-    table = column.of_items(v, i)
-    assert_allclose(column.of_users(u, v) + table.diagonal(), column.mean(u, i, v))
+    at = v, np.ones(3)
+    table = column.of_items(at, i)
+    assert_allclose(column.of_users(u, at) + table.diagonal(), column.mean(u, i, at))
+
+
+def slopes(seed=0):
+    """A column of numbers, with levels that know their slopes."""
+    rng, sides = np.random.default_rng(seed), []
+    for n in (N_ROWS, N_ROWS):
+        mean, half = np.append(rng.normal(size=n), 0), rng.normal(size=(n + 1, 2, 2))
+        S = half @ half.swapaxes(1, 2)
+        levels = FittedLevels(np.zeros(n + 1), S[:, 1, 1], S[:, 0, 1])
+        for values in (levels.variance, levels.covariance):
+            values[-1] = 0
+        nothing = (FittedFactors(np.zeros((1, k + 1, 0)), None) for k in (n, 1))
+        effects_of = FittedEffects(mean, S[:, 0, 0])
+        sides.append(FittedPairs(*nothing, np.arange(n), effects_of, levels))
+    no_value = FittedEffects(np.zeros(1), np.zeros(1))
+    return FittedColumn(no_value, *sides, np.zeros(0), number=1)
+
+
+X = np.array([[7.0, 0.0], [7.0, -2.0], [7.0, 1.5], [7.0, 1.5]])
+
+
+def test_slopes_are_multiplied_by_the_number_of_each_rating():
+    column = slopes()
+    u, i = np.array([0, 4, -1, 2]), np.array([3, -1, -1, 3])
+    at = column.at(X, iter(()))
+    slope = column.users.effects.mean[u] + column.items.effects.mean[i]
+    assert_allclose(column.mean(u, i, at), X[:, 1] * slope)
+    expected = np.zeros(4)
+    for pairs, rows in ((column.users, u), (column.items, i)):
+        expected += X[:, 1] ** 2 * pairs.effects.variance[rows]
+        expected += 2 * X[:, 1] * pairs.levels.covariance[rows]
+        expected += pairs.levels.variance[rows]
+    assert_allclose(column.variance(u, i, at), expected)
+    table = column.of_items(at, i)
+    assert_allclose(column.of_users(u, at) + table.diagonal(), column.mean(u, i, at))
+
+
+def test_draws_of_slopes_know_how_far_they_are_from_the_ratings():
+    column = slopes(1)
+    u, i = np.array([0, 4, 1, 2]), np.array([3, 2, 0, 3])
+    at = column.at(X, iter(()))
+    rng = np.random.RandomState(0)
+    drawn = np.stack([column.draw(0, rng).mean(u, i, at) for _ in range(3000)])
+    std = np.sqrt(column.variance(u, i, at))
+    assert_allclose(drawn.mean(0), column.mean(u, i, at), atol=0.08 * std.max())
+    assert_allclose(drawn.std(0), std, rtol=0.06)
+
+
+def test_slopes_of_rows_that_are_kept_or_new():
+    column, kept = slopes(), np.array([1, 4])
+    u = i = np.array([0, 1, -1, 0])
+    at = column.at(X, iter(()))
+    before = np.append(kept, -1)[u]
+    for name in ("mean", "variance"):
+        assert_allclose(
+            getattr(column.without(kept, kept), name)(u, i, at),
+            getattr(column, name)(before, before, at),
+        )
+    growth = Growth.of(np.arange(0, 10, 2), np.array([3, 11]), np.array([-1, -1]))
+    grown = column.grown(growth, growth)
+    new = np.resize(growth.given, 4)
+    assert not grown.mean(new, new, at).any()
+    assert_allclose(
+        grown.variance(new, new, at),
+        column.variance(np.full(4, -1), np.full(4, -1), at),
+    )
 
 
 def test_effects_are_against_the_mean_of_all_ratings():

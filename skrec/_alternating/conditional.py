@@ -600,6 +600,9 @@ def fitted_values(
         one = rows.new_ones(len(rows), 1)
         rows = torch.cat([rows, one], dim=1)
         others = layout.extend(others)
+    products = ratings.inner_products(rows, others)
+    if products is not None:
+        return products
     tile_size = TILE_SIZE
     if layout.device.type != "cpu":
         tile_size = layout.work_size // MATRICES_OF_ROW

@@ -1,4 +1,4 @@
-"""Columns of context that have values: their terms beside the factorisation.
+"""Columns of context: terms of users and items beside the factorisation.
 
 The rating of user u and item i under the value c of a column has the further terms
 
@@ -18,15 +18,20 @@ with z = r and no offset, and likewise r given a.
 Beside the effects of pairs, a row has a level l, which is a part of its bias (see
 `PairEvidence`).
 
+A column of numbers x has the slopes x δ_u and x δ_i. They are the effects of one value
+that ratings have to a degree, so that two sums over a pair's ratings become five, of
+weights times powers of x; e is a coefficient of the linear term, and there is no
+product, since a row has one slope alone.
+
 Everything here is arrays in, arrays out: no raw ids, no estimator.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -35,12 +40,17 @@ from torch import Tensor
 from .conditional import Gaussians, Layout, SideMoments, fitted_values
 from .problem import Problem
 from .ratings import Ratings
-from .rules import Rule, over_relax, precision_evidence
+from .rules import PRIOR_VARIANCE, Rule, over_relax, precision_evidence
 from .scalars import fetched, total
 from .state import ColumnState, Effects, PairState, Side, State
 from .symmetric import identity, with_fixed_signs
 from .tiles import SideConditional
-from .value_pairs import Groups, Pairs, ValueColumn
+from .value_pairs import Pairs, PairSums, ValueColumn
+
+# A prior for the variance of slopes, worth one row. Slopes of standardised numbers are
+# smaller than other effects, and each lasts for all ratings of a row, so that where
+# they are none a wider prior would let too much noise in.
+SLOPE_VARIANCE = 1e-3
 
 # Precision of the levels: a weak prior, which leaves them to the ratings.
 LEVEL_PRECISION = 100.0
@@ -57,8 +67,11 @@ SPAN, N_SECTIONS, GOLDEN = 1.0, 3, (math.sqrt(5) - 1) / 2
 MAX_FACTORS = 4
 OVERSAMPLING, ITERATIONS = 4, 3
 
-# Shrinkage of the start in ratings, and start of the precision of effects.
-SHRINKAGE, START_PRECISION, ROW_PRECISION = 10.0, 10.0, 100.0
+# Shrinkage of the start in ratings, and start of the precision of factors.
+SHRINKAGE, ROW_PRECISION = 10.0, 100.0
+
+# Alternations of the noise and the precision of slopes that als keeps.
+N_ROUNDS = 3
 
 # Mean square, in variances of the ratings, of products that are nothing. They stay as
 # they are, which no bound forbids.
@@ -94,10 +107,10 @@ class Scalars(Gaussians):
 class PairEvidence:
     """Conditional of the effects δ and the levels l of pairs, by the precision τ of δ.
 
-    With g and h the sums over a pair's ratings of β and of β times the residual,
-    A = g + τ, and L = τ₀ + Σ gτ / A over the pairs of a row,
+    With g_j and h_j the sums over a pair's ratings of β x^j and of β x^j times the
+    residual, A = g₂ + τ, and L = τ₀ + Σ (g₀ − g₁² / A) over the pairs of a row,
 
-        l ~ N(Σ (τ / A) h / L, 1 / L),    δ | l ~ N((h − g l) / A, 1 / A).
+        l ~ N(Σ (h₀ − g₁ h₁ / A) / L, 1 / L),    δ | l ~ N((h₁ − g₁ l) / A, 1 / A).
 
     Without l, the bias of a row would have taken up what its effects have in common,
     as if it were known, and τ would be too large.
@@ -105,34 +118,49 @@ class PairEvidence:
     Attributes
     ----------
     pairs : Pairs
-    g, h : Tensor of shape (n_pairs,)
+    g : sequence of Tensor of shape (n_pairs,)
+        g₀, g₁ and g₂, which are the same where all numbers are 1.
+    h : sequence of Tensor of shape (n_pairs,)
+        h₀ and h₁.
     level_precision : float
         τ₀.
+    prior_variance : float
+        Variance of an effect by the prior of τ.
     """
 
     pairs: Pairs
-    g: Tensor
-    h: Tensor
+    g: Sequence[Tensor]
+    h: Sequence[Tensor]
     level_precision: float = LEVEL_PRECISION
+    prior_variance: float = PRIOR_VARIANCE
+
+    @cached_property
+    def within(self) -> tuple[Tensor, Tensor]:
+        """g₀g₂ − g₁² and h₀g₂ − h₁g₁, which are 0 where all numbers are 1."""
+        (g0, g1, g2), (h0, h1) = self.g, self.h
+        return (g0 * g2 - g1.square()).clamp_(min=0), h0 * g2 - h1 * g1
 
     def levels(self, tau: float) -> tuple[Tensor, Tensor]:
         """Means and precisions of the levels."""
-        share = tau / (self.g + tau)
-        sums = self.pairs.by_row_entries.sum(
-            torch.stack([share * self.h, share * self.g], 1), None
-        )
+        A, (of_g, of_h) = self.g[2] + tau, self.within
+        shares = (of_h + tau * self.h[0]) / A, (of_g + tau * self.g[0]) / A
+        sums = self.pairs.by_row_entries.sum(torch.stack(shares, 1), None)
         precision = self.level_precision + sums[:, 1]
         return sums[:, 0] / precision, precision
+
+    def effects(self, level: Tensor, tau: float) -> Tensor:
+        """Means of the effects given the levels."""
+        return (self.h[1] - self.g[1] * level[self.pairs.rows]) / (self.g[2] + tau)
 
     def value(self, tau: float) -> float:
         """Twice the evidence of τ, up to a constant."""
         mean, precision = self.levels(tau)
-        A = self.g + tau
+        A = self.g[2] + tau
         (value,) = fetched(
-            total(self.h.square() / A - A.log())
+            total(self.h[1].square() / A - A.log())
             + total(precision * mean.square() - precision.log())
         )
-        return value + precision_evidence(len(A), tau)
+        return value + precision_evidence(len(A), tau, self.prior_variance)
 
     def likeliest_precision(self, before: float | None) -> float:
         """The τ of the largest evidence, perhaps only the largest near to one before.
@@ -144,7 +172,12 @@ class PairEvidence:
             grid = [10.0 ** (power / 2) for power in range(-2, 14)]
             before = max(grid, key=self.value)
         # Golden sections of an interval around it.
-        value = cache(lambda x: self.value(math.exp(x)))
+        # One of the two points of a section is a point of the last one, nearly.
+        at = cache(lambda x: self.value(math.exp(x)))
+
+        def value(x: float) -> float:
+            return at(round(x, 9))
+
         low, high = math.log(before) - SPAN, math.log(before) + SPAN
         tried = [math.log(before)]
         for _ in range(N_SECTIONS):
@@ -159,39 +192,84 @@ def column_layout(n_values: int, like: Tensor) -> Layout:
     return Layout(max(1, min(MAX_FACTORS, n_values - 1)), False, like.device)
 
 
-def start_columns(problem: Problem, state: State) -> tuple[ColumnState, ...]:
+def with_columns(problem: Problem, state: State, rule: Rule) -> State:
     """A start beside a factorisation: singular vectors of pairs' residuals.
 
     Effects and rows begin at zero, and the values' factors at their singular vectors.
     """
     rest = problem.without_context(state.coef, None)
+    weight, share = problem.users.weight, problem.users.share
     residual = rest.users.target - fitted_values(
         problem.users, state.users.mean, state.items.mean, problem.layout
     )
-    return tuple(
+    # What all slopes have in common is no slope.
+    x = problem.context
+    A = share.sum((x.T * weight) @ x) + identity(len(state.coef), x)
+    step = torch.linalg.solve(A, share.sum(x.T @ (weight * residual)))
+    residual = residual - x @ step
+
+    def start(pairs: Pairs) -> PairState:
+        if pairs.numbers is None:
+            return _start_pairs(pairs, weight, residual, rule.start_precision)
+        precision = rule.start_precision
+        if rule.keeps_precision:
+            precision = _likeliest_penalty(problem, pairs, residual, rule)
+        return _no_slopes(pairs, residual, precision)
+
+    columns = tuple(
         ColumnState(
-            _no_effects(len(column.values), residual),
-            _start_pairs(column.users, problem.users.weight, residual),
-            _start_pairs(column.items, problem.users.weight, residual),
+            _no_effects(len(column.values), residual, rule.start_precision),
+            start(column.users),
+            start(column.items),
         )
         for column in problem.columns
     )
+    return replace(state, coef=state.coef + step, columns=columns)
 
 
-def _no_effects(n_groups: int, like: Tensor) -> Effects:
-    return Effects(like.new_zeros(n_groups), None, START_PRECISION)
+def _likeliest_penalty(
+    problem: Problem, pairs: Pairs, residual: Tensor, rule: Rule
+) -> float:
+    """Precision of slopes in units of that of the noise which they leave."""
+    weight, rest = problem.users.weight, residual
+    for _ in range(N_ROUNDS):
+        square = problem.users.share.sum(total(weight * rest.square()))
+        noise_variance = rule.noise_variance(problem.weight, square)
+        sums = pairs.sums_over(weight / noise_variance, residual)
+        evidence = PairEvidence(
+            pairs, sums.weight, sums.residual, prior_variance=SLOPE_VARIANCE
+        )
+        tau = evidence.likeliest_precision(None)
+        level, _ = evidence.levels(tau)
+        rest = residual - pairs.terms(level[pairs.rows], evidence.effects(level, tau))
+    return noise_variance * tau
+
+
+def _no_effects(n_groups: int, like: Tensor, precision: float) -> Effects:
+    return Effects(like.new_zeros(n_groups), None, precision)
 
 
 def _no_levels(n_rows: int, like: Tensor) -> Effects:
     return Effects(like.new_zeros(n_rows), None, LEVEL_PRECISION)
 
 
-def _start_pairs(pairs: Pairs, weight: Tensor, residual: Tensor) -> PairState:
+def _no_slopes(pairs: Pairs, like: Tensor, precision: float) -> PairState:
+    n_rows, n_values = pairs.shape
+    return PairState(
+        Side.at(like.new_zeros(n_rows, 0)),
+        Side.at(like.new_zeros(n_values, 0)),
+        Effects(like.new_zeros(len(pairs)), None, precision, 0.0, SLOPE_VARIANCE),
+        _no_levels(n_rows, like),
+        like.new_zeros(len(pairs)),
+    )
+
+
+def _start_pairs(
+    pairs: Pairs, weight: Tensor, residual: Tensor, precision: float
+) -> PairState:
     n_rows, n_values = pairs.shape
     size = column_layout(n_values, residual).row_size
-    count, total_residual = pairs.sums(
-        torch.stack([weight, weight * residual], 1)
-    ).unbind(1)
+    count, total_residual = pairs.sums(weight, weight * residual)
     scale = [
         (pattern.sum_values(weights) + SHRINKAGE).rsqrt()
         for pattern, weights in (
@@ -217,10 +295,40 @@ def _start_pairs(pairs: Pairs, weight: Tensor, residual: Tensor) -> PairState:
             prior_precision=ROW_PRECISION * identity(size, residual),
         ),
         Side.at(values),
-        _no_effects(len(pairs), residual),
+        _no_effects(len(pairs), residual, precision),
         _no_levels(n_rows, residual),
         residual.new_zeros(len(pairs)),
     )
+
+
+def with_centred_slopes(problem: Problem, state: State, rule: Rule) -> State:
+    """The state with coefficients of numbers that hold their slopes' common part.
+
+    Only the priors of both depend on a step m of a coefficient w and of its slopes,
+    w + m and δ − m. Without these steps, w and δ creep towards each other.
+    """
+    coef, columns = state.coef.clone(), []
+    for column, known in zip(problem.columns, state.columns, strict=True):
+        for side in () if column.number is None else ("users", "items"):
+            terms: PairState = getattr(known, side)
+            effects = terms.effects
+            A = len(effects.mean) * effects.precision + state.coef_precision
+            h = effects.precision * effects.mean.sum()
+            h = h - state.coef_precision * coef[column.number]
+            given = Scalars(torch.full_like(h, A)[None], h[None])
+            step, _, _ = rule.rows(
+                given, rule.auxiliary(torch.zeros_like(h)[None, None])
+            )
+            coef[column.number] += step[0, 0]
+            terms = replace(
+                terms, effects=replace(effects, mean=effects.mean - step[0, 0])
+            )
+            if side == "users":
+                known = replace(known, users=terms)
+            else:
+                known = replace(known, items=terms)
+        columns.append(known)
+    return replace(state, coef=coef, columns=tuple(columns))
 
 
 def column_moments(
@@ -240,10 +348,10 @@ def column_moments(
         if effects.variance is not None:
             variances.append(column.values.spread(effects.variance, places))
         for pairs, terms in ((column.users, state.users), (column.items, state.items)):
-            at, mean, variance = _pair_moments(pairs, terms, places)
-            means.append(at.spread(mean))
+            pair_mean, variance = _pair_moments(pairs, terms, places)
+            means.append(pair_mean)
             if variance is not None:
-                variances.append(at.spread(variance))
+                variances.append(variance)
     mean = sum(means[1:], means[0])
     return mean, sum(variances[1:], variances[0]) if variances else None
 
@@ -253,12 +361,12 @@ def column_mean(
 ) -> Tensor:
     """Mean of the terms of all columns at each rating."""
     means = [
-        groups.spread(mean)
+        mean
         for column, state in zip(columns, states, strict=True)
-        for groups, mean in (
-            (column.values, state.values.mean),
-            (column.users, pair_mean(column.users, state.users)),
-            (column.items, pair_mean(column.items, state.items)),
+        for mean in (
+            column.values.spread(state.values.mean),
+            column.users.terms(*pair_means(column.users, state.users)),
+            column.items.terms(*pair_means(column.items, state.items)),
         )
     ]
     return sum(means[1:], means[0])
@@ -266,20 +374,31 @@ def column_mean(
 
 def _pair_moments(
     pairs: Pairs, state: PairState, places: Tensor | None
-) -> tuple[Pairs, Tensor, Tensor | None]:
-    """Pairs at ratings, and mean and variance of their terms l + a·r + δ.
+) -> tuple[Tensor, Tensor | None]:
+    """Mean and variance of the terms l + x (a·r + δ) of ratings.
 
-    All pairs, or those at some places. The variance is None for points.
+    All ratings, or those at some places. The variance is None for points.
     """
-    mean, product = pair_mean(pairs, state), state.products
-    variance = state.effects.variance
-    if places is not None:
+    level, effect = pair_means(pairs, state)
+    powers = pair_variances(pairs, state)
+    if places is not None and pairs.numbers is None:
         pairs, kept = pairs.at(places)
-        mean, product = mean[kept], product[kept]
-        variance = None if variance is None else variance[kept]
-    if variance is None:
-        return pairs, mean, None
-    layout = Layout(state.rows.mean.shape[1], False, mean.device)
+        state, places = replace(state, products=state.products[kept]), None
+        level, effect = level[kept], effect[kept]
+        powers = None if powers is None else tuple(power[kept] for power in powers)
+    mean = pairs.terms(level, effect, places=places)
+    if powers is None:
+        return mean, None
+    square = powers[2] + _product_variance(pairs, state)
+    return mean, pairs.terms(*powers[:2], square, places=places)
+
+
+def _product_variance(pairs: Pairs, state: PairState) -> Tensor | float:
+    """Variance of a·r of each pair."""
+    size = state.rows.mean.shape[1]
+    if not size:
+        return 0.0
+    layout, product = Layout(size, False, state.products.device), state.products
     of_rows, of_values = (
         layout.pack(side.mean[:, :, None] * side.mean[:, None]) + side.covariance
         for side in (state.rows, state.values)
@@ -291,13 +410,25 @@ def _pair_moments(
     )
     square = of_rows.index_select(0, pairs.rows)
     square = torch.linalg.vecdot(square, of_values.index_select(0, pairs.values))
-    return pairs, mean, (square - product.square()).clamp_(min=0) + variance
+    return (square - product.square()).clamp_(min=0)
 
 
-def pair_mean(pairs: Pairs, state: PairState) -> Tensor:
-    """Means of the terms of each pair."""
+def pair_means(pairs: Pairs, state: PairState) -> tuple[Tensor, Tensor]:
+    """Means of l and of a·r + δ of each pair."""
     levels = state.levels.mean.index_select(0, pairs.rows)
-    return state.products + state.effects.mean + levels
+    return levels, state.products + state.effects.mean
+
+
+def pair_variances(pairs: Pairs, state: PairState) -> tuple[Tensor, ...] | None:
+    """Var[l + x δ] of each pair by powers of x, from 1 to x²; None for points."""
+    variance, of_levels = state.effects.variance, state.levels.variance
+    if variance is None:
+        return None
+    if of_levels is None:
+        nothing = torch.zeros_like(variance)
+        return nothing, nothing, variance
+    assert state.covariance is not None
+    return of_levels.index_select(0, pairs.rows), 2 * state.covariance, variance
 
 
 def _products(pairs: Pairs, rows: Side, values: Side) -> Tensor:
@@ -323,23 +454,19 @@ class ColumnSweep:
     update_rows: UpdateRows
     noise_precision: float
 
-    def __call__(self, state: State) -> tuple[ColumnState, ...]:
-        """Columns after a sweep over their terms."""
-        problem, ratings = self.problem, self.problem.users
-        weight = (
-            ratings.weight
-            * state.users.relative_precision[problem.user_index]
-            * state.items.relative_precision[ratings.others]
-        )
-        residual = ratings.target - fitted_values(
-            ratings, state.users.mean, state.items.mean, problem.layout
-        )
-        residual -= column_mean(problem.columns, state.columns)
+    def __call__(
+        self, states: tuple[ColumnState, ...], weight: Tensor, residual: Tensor
+    ) -> tuple[ColumnState, ...]:
+        """Columns after a sweep over their terms, by residuals and their weights."""
         columns = []
-        for column, known in zip(problem.columns, state.columns, strict=True):
-            W, T = _group_sums(column.values, weight, residual)
-            values = self._effects(known.values, W, T + W * known.values.mean)
-            residual -= column.values.spread(values.mean - known.values.mean)
+        for column, known in zip(self.problem.columns, states, strict=True):
+            values = known.values
+            if len(column.values):
+                W, T = column.values.sums(weight, weight * residual)
+                values = self._effects(values, W, T + W * values.mean)
+                residual = residual - column.values.spread(
+                    values.mean - known.values.mean
+                )
             items, residual = self._pairs(column.items, known.items, weight, residual)
             users, residual = self._pairs(column.users, known.users, weight, residual)
             columns.append(ColumnState(values, users, items))
@@ -349,11 +476,12 @@ class ColumnSweep:
         self, pairs: Pairs, state: PairState, weight: Tensor, residual: Tensor
     ) -> tuple[PairState, Tensor]:
         """The terms of pairs, and the residuals after them."""
-        W, T = _group_sums(pairs, weight, residual)
-        before = pair_mean(pairs, state)
-        T = T + W * before
-        target = T / W.clamp(min=torch.finfo(W.dtype).tiny) - before + state.products
+        before = pair_means(pairs, state)
+        sums = pairs.sums_over(weight, residual).plus(*before)
         if self._has_products(state):
+            W, T = sums.weight[0], sums.residual[0]
+            target = T / W.clamp(min=torch.finfo(W.dtype).tiny)
+            target = target - sum(before) + state.products
             order = pairs.to_values
             rows = self._rows(pairs.by_row, W, target, state.rows, state.values)
             values = self._rows(
@@ -361,49 +489,64 @@ class ColumnSweep:
             )
             products = _products(pairs, rows, values)
             state = replace(state, rows=rows, values=values, products=products)
-        state = self._pair_effects(pairs, state, W, T - W * state.products)
-        return state, residual - pairs.spread(pair_mean(pairs, state) - before)
+        nothing = torch.zeros_like(state.products)
+        state = self._pair_effects(pairs, state, sums.plus(nothing, -state.products))
+        after = pair_means(pairs, state)
+        steps = (new - old for new, old in zip(after, before, strict=True))
+        return state, residual - pairs.terms(*steps)
 
     def _has_products(self, state: PairState) -> bool:
         """Whether products are more than nothing, or have not been learned yet."""
+        if not state.rows.mean.shape[1]:
+            return False
         if state.rows.covariance is None or not len(state.products):
             return True
         (square,) = fetched(total(state.products.square()))
         return square > LEAST_PRODUCT * len(state.products)
 
     def _pair_effects(
-        self, pairs: Pairs, state: PairState, W: Tensor, T: Tensor
+        self, pairs: Pairs, state: PairState, sums: PairSums
     ) -> PairState:
-        """Effects and levels by sums of weights and of weighted residuals."""
+        """Effects and levels by sums over the ratings of each pair."""
+        effects, levels = state.effects, state.levels
         if self.rule.is_certain:
             # Points and draws have no level beside the bias.
-            levels = _no_levels(pairs.shape[0], T)
             return replace(
-                state, effects=self._effects(state.effects, W, T), levels=levels
+                state,
+                effects=self._effects(effects, sums.weight[2], sums.residual[1]),
+                levels=_no_levels(pairs.shape[0], effects.mean),
+                covariance=None,
             )
-        effects, levels = state.effects, state.levels
         beta = self.noise_precision
         of_levels = LEVEL_PRECISION if self.problem.layout.biased else NO_LEVEL
-        evidence = PairEvidence(pairs, beta * W, beta * T, of_levels)
+        evidence = PairEvidence(
+            pairs,
+            [beta * weight for weight in sums.weight],
+            [beta * residual for residual in sums.residual],
+            of_levels,
+            effects.prior_variance,
+        )
         tau = evidence.likeliest_precision(
             None if effects.variance is None else effects.precision
         )
         level, precision = evidence.levels(tau)
-        A, g, h = evidence.g + tau, evidence.g, evidence.h
-        mean = (h - g * level[pairs.rows]) / A
-        of_level = (1 / precision)[pairs.rows]
-        mean = over_relax(mean, effects.mean)
-        square = total(mean.square() + 1 / A + (g / A).square() * of_level)
-        (known_square,) = fetched(square)
+        A = evidence.g[2] + tau
+        mean = over_relax(evidence.effects(level, tau), effects.mean)
+        along = evidence.g[1] / A
+        covariance = -along / precision[pairs.rows]
+        variance = 1 / A - along * covariance
+        (known_square,) = fetched(total(mean.square() + variance))
         return replace(
             state,
-            effects=Effects(
-                mean,
-                1 / A + (tau / A).square() * of_level,
-                self.rule.coef_precision(len(mean), known_square),
-                -total(A.log()) - total(precision.log()),
+            effects=replace(
+                effects,
+                mean=mean,
+                variance=variance,
+                precision=self._precision(effects, known_square),
+                log_det=-total(A.log()) - total(precision.log()),
             ),
             levels=Effects(over_relax(level, levels.mean), 1 / precision, of_levels),
+            covariance=covariance,
         )
 
     def _effects(self, effects: Effects, W: Tensor, T: Tensor) -> Effects:
@@ -417,8 +560,20 @@ class ColumnSweep:
         if variance is not None:
             square = square + total(variance)
         (known_square,) = fetched(square)
-        precision = self.rule.coef_precision(len(mean), known_square)
-        return Effects(mean[:, 0], variance, precision, log_det)
+        return replace(
+            effects,
+            mean=mean[:, 0],
+            variance=variance,
+            precision=self._precision(effects, known_square),
+            log_det=log_det,
+        )
+
+    def _precision(self, effects: Effects, square: float) -> float:
+        """The precision of effects by E[‖δ‖²]."""
+        if self.rule.keeps_precision:
+            return effects.precision
+        n_effects, prior_variance = len(effects.mean), effects.prior_variance
+        return self.rule.coef_precision(n_effects, square, prior_variance)
 
     def _rows(
         self, pattern: Any, weight: Tensor, target: Tensor, side: Side, other: Side
@@ -445,10 +600,3 @@ class ColumnSweep:
 
 def _nothing(rows: slice) -> None:
     return None
-
-
-def _group_sums(
-    groups: Groups, weight: Tensor, residual: Tensor
-) -> tuple[Tensor, Tensor]:
-    sums = groups.sums(torch.stack([weight, weight * residual], 1))
-    return sums[:, 0], sums[:, 1]

@@ -19,6 +19,7 @@ from .._data.units import Units
 from .._threads import torch_threads
 from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments
+from .context import pair_variances
 from .feature_weights import Block, LinkMatrix
 from .posterior import Posterior
 from .problem import Problem
@@ -43,7 +44,13 @@ from .state import (
 )
 from .symmetric import inverse
 from .value_pairs import Pairs, ValueColumn
-from .value_terms import FittedColumn, FittedEffects, FittedFactors, FittedPairs
+from .value_terms import (
+    FittedColumn,
+    FittedEffects,
+    FittedFactors,
+    FittedLevels,
+    FittedPairs,
+)
 
 # Small multiples of the identity, which keep covariances invertible: of coefficients,
 # and of rows and weights.
@@ -169,22 +176,38 @@ def in_rating_units(
         coef_covariance=array(state.coef_covariance.double()) * units.scale**2,
         noise_variance=units.scale**2 * state.noise_variance,
         knows_variance=knows_variance,
-        columns=tuple(
-            _fitted_column(column, of_column, units.scale, problem.users.weight)
-            for column, of_column in zip(state.columns, problem.columns, strict=True)
-        ),
+        columns=_fitted_columns(state, problem, units.scale),
+    )
+
+
+def _fitted_columns(
+    state: State, problem: Problem, scale: float
+) -> tuple[FittedColumn, ...]:
+    """Terms of the columns of context in rating units."""
+    return tuple(
+        _fitted_column(known, column, scale, problem.users.weight)
+        for known, column in zip(state.columns, problem.columns, strict=True)
     )
 
 
 def _fitted_column(
-    state: ColumnState, column: ValueColumn, scale: float, weight: Tensor
+    state: ColumnState,
+    column: ValueColumn,
+    scale: float,
+    weight: Tensor,
 ) -> FittedColumn:
     """Terms of a column of context in rating units."""
+    effects = _fitted_effects(state.values, scale)
+    if column.number is not None:
+        # The linear term has the effect on all.
+        effects.variance[:] = 0
+    (of_values,) = column.values.sums(weight)
     return FittedColumn(
-        _fitted_effects(state.values, scale),
+        effects,
         _fitted_pairs(state.users, column.users, scale),
         _fitted_pairs(state.items, column.items, scale),
-        array(column.values.sums(weight[:, None])[:, 0].double()),
+        array(of_values.double()),
+        column.number,
     )
 
 
@@ -207,16 +230,26 @@ def _in_range(values: Tensor, scale: float) -> Tensor:
 def _fitted_pairs(state: PairState, pairs: Pairs, scale: float) -> FittedPairs:
     """Terms of pairs, where factors of values have the unit of ratings."""
     keys = pairs.rows * pairs.shape[1] + pairs.values
-    effects = _fitted_effects(state.effects, scale)
-    if state.levels.variance is not None:
-        # What is unknown of a row counts for pairs without ratings too.
-        level = scale**2 * float(state.levels.variance.mean())
-        effects.variance[-1] += level
+    effects, levels = _fitted_effects(state.effects, scale), None
+    powers = pair_variances(pairs, state)
+    if powers is not None and state.levels.variance is not None:
+        of_levels, twice_covariance, variance = (
+            scale**2 * np.append(array(_in_range(power, scale)), np.float32(0))
+            for power in powers
+        )
+        if pairs.numbers is None:
+            effects.variance[:-1] = (of_levels + twice_covariance + variance)[:-1]
+            # What is unknown of a row counts for pairs without ratings too.
+            effects.variance[-1] += scale**2 * float(state.levels.variance.mean())
+        else:
+            nothing = np.zeros_like(of_levels)
+            levels = FittedLevels(nothing, of_levels, twice_covariance / 2)
     return FittedPairs(
         _fitted_factors(state.rows, 1.0),
         _fitted_factors(state.values, scale),
         array(keys),
         effects,
+        levels,
     )
 
 

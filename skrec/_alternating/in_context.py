@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 
 from .._interfaces import Model, Objective
 from .._topk import Fill
-from .value_terms import FittedColumn
+from .value_terms import FittedColumn, Places
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class InContext(Model):
     linear : ndarray of shape (n_asking,)
         Linear term of the context.
     columns : tuple of FittedColumn
+    at : tuple of Places
+        Value and number of each in these columns.
     """
 
     model: Model
@@ -34,6 +36,7 @@ class InContext(Model):
     context: np.ndarray
     linear: np.ndarray
     columns: tuple[FittedColumn, ...]
+    at: tuple[Places, ...]
     objective: Objective
     rating_range: tuple[float, float]
 
@@ -52,16 +55,14 @@ class InContext(Model):
         self, users: np.ndarray, items: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
         without_context = self.model.scorer(self.rows[users], items, device)
-        codes = self._codes[users]
 
         def score(tile: slice) -> Fill:
             fill_without = without_context(tile)
-            found = [np.unique(c, return_inverse=True) for c in codes[tile].T]
 
             def fill(some: slice, out: torch.Tensor) -> None:
                 fill_without(some, out)
-                for column, (values, place) in zip(self.columns, found, strict=True):
-                    terms = column.of_items(values, items[some])[place]
+                for column, at in self._columns_at(users[tile]):
+                    terms = column.of_items(at, items[some])
                     out += torch.as_tensor(terms, dtype=out.dtype).to(out.device)
 
             return fill
@@ -71,11 +72,11 @@ class InContext(Model):
     def score_units(self, users: np.ndarray) -> tuple[float, np.ndarray]:
         scale, offset = self.model.score_units(self.rows[users])
         offset = offset + self.linear[users]
-        for column, values in zip(self.columns, self._codes[users].T, strict=True):
-            offset = offset + column.of_users(self.rows[users], values)
+        for column, at in self._columns_at(users):
+            offset = offset + column.of_users(self.rows[users], at)
         return scale, offset
 
-    @property
-    def _codes(self) -> np.ndarray:
-        n_columns = len(self.columns)
-        return self.context[:, self.context.shape[1] - n_columns :].astype(np.int64)
+    def _columns_at(self, users: np.ndarray) -> Iterator[tuple[FittedColumn, Places]]:
+        """Each column, and the value and number of users in it."""
+        for column, (values, numbers) in zip(self.columns, self.at, strict=True):
+            yield column, (values[users], numbers[users])

@@ -20,7 +20,7 @@ from .._storage import stored
 from .._topk import Fill, inner_products_of_tiles
 from .in_context import InContext
 from .rows import DESCRIBED, Rows
-from .value_terms import FittedColumn
+from .value_terms import FittedColumn, Places
 
 # Share of its prior expectation below which the squared length of a taste profile is
 # negligible. Where ratings are noise, all factors shrink to about the same small
@@ -58,7 +58,7 @@ class Posterior(StandardisedModel):
     objective : Objective
     rating_range : tuple of float
     columns : tuple of FittedColumn
-        Terms of the columns of context that have values.
+        Terms of users and items of columns of context.
     """
 
     users: Rows
@@ -173,7 +173,7 @@ class Posterior(StandardisedModel):
         context[:, : centred.shape[1]] = centred + self.units.feature_mean
         return InContext(
             *(model, users, context, centred @ self.coef, self.columns),
-            *(self.objective, self.rating_range),
+            *(tuple(self._at(context)), self.objective, self.rating_range),
         )
 
     def lower_bound(self) -> Model:
@@ -270,24 +270,24 @@ class Posterior(StandardisedModel):
     def column_means(
         self, u: np.ndarray, i: np.ndarray, context: np.ndarray
     ) -> np.ndarray | float:
-        """Expected terms of the values of context; 0 without any."""
-        codes = self._codes(context)
-        pairs = zip(self.columns, codes, strict=True)
-        return sum((column.mean(u, i, values) for column, values in pairs), 0.0)
+        """Expected terms of columns of context; 0 without any."""
+        pairs = zip(self.columns, self._at(context), strict=True)
+        return sum((column.mean(u, i, at) for column, at in pairs), 0.0)
 
     def column_variances(
         self, u: np.ndarray, i: np.ndarray, context: np.ndarray
     ) -> np.ndarray | float:
-        """Variances of the terms of the values of context; 0 without any."""
-        pairs = zip(self.columns, self._codes(context), strict=True)
-        return sum((column.variance(u, i, values) for column, values in pairs), 0.0)
+        """Variances of the terms of columns of context; 0 without any."""
+        pairs = zip(self.columns, self._at(context), strict=True)
+        return sum((column.variance(u, i, at) for column, at in pairs), 0.0)
 
-    def _codes(self, context: np.ndarray) -> list[np.ndarray]:
-        """Number of the value in each column that has values, unknown if not given."""
-        codes = context[:, len(self.units.feature_mean) :].astype(np.int64)
-        if not codes.shape[1]:
-            return [np.full(len(context), -1)] * len(self.columns)
-        return list(codes.T)
+    def _at(self, context: np.ndarray) -> list[Places]:
+        """Value and number of each row in each column of context."""
+        if not self.columns:
+            return []
+        numbers = self.units.standard_features(context)
+        codes = iter(context[:, numbers.shape[1] :].T.astype(np.int64))
+        return [column.at(numbers, codes) for column in self.columns]
 
     def variance(self, u: np.ndarray, i: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Var[y] of pairs of row numbers, noise included, in float64."""
@@ -341,6 +341,26 @@ class Posterior(StandardisedModel):
         B, C = rows.links[DESCRIBED].contrast_effects(contrasts)
         within = np.einsum("dj,dnjk,dk->dn", average, C, average)
         return self._over_draws(np.einsum("dnk,dk->dn", B, average), within)
+
+    def linear_effects(self) -> tuple[np.ndarray, np.ndarray]:
+        """Effects of a standard deviation of each number of context, and deviations."""
+        varies = np.isfinite(self.units.feature_scale)
+        std = np.full(len(varies), np.nan)
+        if self.knows_variance:
+            std = varies * np.sqrt(self.coef_covariance.diagonal())
+        return self.coef * np.where(varies, self.units.feature_scale, 0), std
+
+    def slopes(self, side: SideName) -> dict[int, np.ndarray]:
+        """Slopes of rows per unit of numbers, by the places of these."""
+        rows = np.arange(self.rows(side)[0].mean.shape[1])
+        return {
+            column.number: (column.users if side == "user" else column.items).mean(
+                rows, 0 * rows
+            )
+            / self.units.feature_scale[column.number]
+            for column in self.columns
+            if column.number is not None
+        }
 
     def interactions(
         self, of_users: sparse.csr_array, of_items: sparse.csr_array

@@ -44,6 +44,8 @@ class RatingArrays:
         Number of the value of each rating in each column of context that has values.
     n_values : sequence of int
         Number of values of these columns.
+    slopes : sequence of int
+        Columns of numbers of which users and items have slopes.
     """
 
     users: np.ndarray
@@ -55,17 +57,24 @@ class RatingArrays:
     shares: Sides[Share] = ONE_PROCESS
     values: np.ndarray | None = None
     n_values: Sequence[int] = ()
+    slopes: Sequence[int] = ()
 
-    def columns(self, device: torch.device) -> tuple[ValueColumn, ...]:
-        """The ratings by the values of each column of context."""
-        if self.values is None:
-            return ()
-        return tuple(
-            ValueColumn.of(
-                *(self.users, self.items, values), (*self.shape, n_values), device
-            )
-            for values, n_values in zip(self.values.T, self.n_values, strict=True)
-        )
+    def columns(self, context: Tensor) -> tuple[ValueColumn, ...]:
+        """Columns of numbers with slopes, and the ratings by the values of others.
+
+        `context` is that of the ratings as a tensor.
+        """
+        rows = self.users, self.items
+        columns = [
+            ValueColumn.of_numbers(*rows, context, place, self.shape, self.shares)
+            for place in self.slopes
+        ]
+        if self.values is not None:
+            columns += [
+                ValueColumn.of(*rows, values, (*self.shape, n_values), context.device)
+                for values, n_values in zip(self.values.T, self.n_values, strict=True)
+            ]
+        return tuple(columns)
 
 
 def order_by_item(
@@ -100,7 +109,7 @@ class Problem:
     weight : float
         Sum of the weights, including those of unobserved pairs.
     columns : tuple of ValueColumn
-        Columns of context that have values.
+        Columns of context that users and items have terms of.
     """
 
     users: Ratings
@@ -124,6 +133,7 @@ class Problem:
         of_users, of_items = arrays.shares
         users, items = index(arrays.users), index(arrays.items)
         y, w = number(arrays.target), number(arrays.weight)
+        context = number(arrays.context)
         u, i = (of_items.sent(torch.as_tensor(x)) for x in (arrays.users, arrays.items))
         to_items = index(order_by_item(u.numpy(), i.numpy(), arrays.shape))
         own_items, others, weight, target = (
@@ -140,10 +150,10 @@ class Problem:
             user_index=users.int(),
             to_items=to_items,
             target=y,
-            context=number(arrays.context),
+            context=context,
             layout=layout,
             weight=of_users.sum(float(arrays.weight.sum(dtype=np.float64))),
-            columns=arrays.columns(layout.device),
+            columns=arrays.columns(context),
         )
 
     def with_features(
@@ -215,13 +225,19 @@ class Problem:
         """The same problem, with the ratings minus the linear term of the context."""
         if not len(coef):
             return self
+        return self.without(*self.context_moments(coef, coef_factor))
+
+    def context_moments(
+        self, coef: Tensor, coef_factor: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mean and variance of the linear term of the context; None is 0."""
         variance = None
         if coef_factor is not None:
             variance = (self.context @ coef_factor.T).square().sum(1)
-        return self.without(self.context @ coef, variance)
+        return self.context @ coef, variance
 
     def without(self, mean: Tensor, variance: Tensor | None) -> Problem:
-        """The same problem, with the ratings minus a term of known moments."""
+        """The same problem, with the ratings minus terms of known moments."""
         target = self.users.target - mean
         before = self.users.target_variance
         if before is not None:

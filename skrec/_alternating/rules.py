@@ -25,14 +25,12 @@ from .feature_weights import Block, LinkMatrix, draw_weights
 from .problem import Problem
 from .ratings import Ratings
 from .scalars import fetched, total
-from .state import ColumnState, Effects, Side, State
+from .state import PRIOR_VARIANCE, ColumnState, Effects, Side, State
 from .symmetric import identity, inverse, inverses
 from .tiles import Given
 
-# A prior for the covariance of a side's rows, worth one row: a tenth of the variance of
-# the ratings in every direction.
+# Rows that the prior for the covariance of a side's rows is worth.
 PRIOR_ROWS = 1.0
-PRIOR_VARIANCE = 0.1
 
 # a, the concentration of the relative precisions: 2 where rows differ so much that
 # their variances are barely finite, 1e4 where they are equal in effect.
@@ -79,6 +77,10 @@ class Rule(ABC):
     least_share : float
         Share in the fall of the objective below which steps of an iterative solution
         end.
+    keeps_precision : bool
+        Whether effects of context keep the precision that they start with.
+    start_precision : float
+        The precision that effects of values start with.
     """
 
     has_covariance: bool = False
@@ -87,6 +89,11 @@ class Rule(ABC):
     moves_rows: bool = True
     relaxation: float = 0.0
     least_share: float = 1e-6
+    keeps_precision: bool = False
+
+    @property
+    def start_precision(self) -> float:
+        return 1 / PRIOR_VARIANCE
 
     def is_along_axes(self, layout: Layout) -> bool:
         """Whether rows are those of a `PointConditional`."""
@@ -129,7 +136,9 @@ class Rule(ABC):
         """β of the next update."""
         return 1 / self.noise_variance(weight, residual)
 
-    def coef_precision(self, n_context: int, square: float) -> float:
+    def coef_precision(
+        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
+    ) -> float:
         """λ by E[‖w‖²]."""
         return math.nan
 
@@ -147,13 +156,14 @@ class ALSRule(Rule):
 
     The objective is Σ w (y − ŷ)² + reg (Σ c (x − Bᵀf)² + Σ w² + WEIGHT_PENALTY Σ B²),
     c a row's count to the power of `exponent` (Rendle et al., 2022; 1 is the weighted-λ
-    regularisation of Zhou et al., 2008).
+    regularisation of Zhou et al., 2008). Slopes have penalties of their own.
     """
 
     steps_weights = True
     relaxation = OVER_RELAXATION
     # The next sweep goes on where this one ends.
     least_share = 0.1
+    keeps_precision = True
 
     reg: float
     exponent: float = 0.0
@@ -178,10 +188,16 @@ class ALSRule(Rule):
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         return over_relax(conditional.mean(), auxiliary), None, math.nan
 
+    @property
+    def start_precision(self) -> float:
+        return self.reg
+
     def noise_precision(self, weight: float, residual: Tensor | float) -> float:
         return 1.0
 
-    def coef_precision(self, n_context: int, square: float) -> float:
+    def coef_precision(
+        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
+    ) -> float:
         return self.reg
 
     def centred_prior(self, side: Side, layout: Layout) -> Side:
@@ -189,7 +205,13 @@ class ALSRule(Rule):
         return replace(side, prior_precision=precision)
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
-        penalties = [total(state.coef.square()), *squares_of_columns(state.columns)]
+        penalties = [total(state.coef.square())]
+        for side in product_sides_of(state.columns):
+            penalties.append(total(side.mean.square()))
+        own = [
+            effects.precision * total(effects.mean.square())
+            for effects in effects_of(state.columns)
+        ]
         for side in (state.users, state.items):
             square = side.own.square().sum(1)
             if side.prior_weight is not None:
@@ -197,7 +219,8 @@ class ALSRule(Rule):
             penalties.append(total(square))
             for weights in side.weights:
                 penalties.append(WEIGHT_PENALTY * total(weights.mean.square()))
-        return residual + self.reg * sum(fetched(*penalties))
+        squares = fetched(*own) if own else []
+        return residual + self.reg * sum(fetched(*penalties)) + sum(squares)
 
 
 class VBRule(Rule):
@@ -250,8 +273,10 @@ class VBRule(Rule):
         side = replace(side, concentration=_concentration(gap), gap=None)
         return side, fetched_residual
 
-    def coef_precision(self, n_context: int, square: float) -> float:
-        return (PRIOR_ROWS + n_context) / (PRIOR_ROWS * PRIOR_VARIANCE + square)
+    def coef_precision(
+        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
+    ) -> float:
+        return (PRIOR_ROWS + n_context) / (PRIOR_ROWS * prior_variance + square)
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
         return -evidence_lower_bound(state, problem, residual)
@@ -352,9 +377,11 @@ class GibbsRule(Rule):
         gamma = self.random_state.standard_gamma(shape) / shape
         return gamma / self.noise_variance(weight, residual)
 
-    def coef_precision(self, n_context: int, square: float) -> float:
+    def coef_precision(
+        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
+    ) -> float:
         gamma = self.random_state.standard_gamma((PRIOR_ROWS + n_context) / 2)
-        return 2 * gamma / (PRIOR_ROWS * PRIOR_VARIANCE + square)
+        return 2 * gamma / (PRIOR_ROWS * prior_variance + square)
 
 
 @dataclass(frozen=True)
@@ -485,9 +512,9 @@ def columns_evidence(columns: Sequence[ColumnState]) -> list[Term]:
     return terms
 
 
-def precision_evidence(n: int, precision: float) -> float:
+def precision_evidence(n: int, precision: float, prior_variance: float) -> float:
     """Share of the precision of n scalars in twice the bound, up to a constant."""
-    prior = PRIOR_ROWS * PRIOR_VARIANCE * precision
+    prior = PRIOR_ROWS * prior_variance * precision
     return (PRIOR_ROWS + n) * math.log(precision) - prior
 
 
@@ -515,13 +542,6 @@ def product_sides_of(columns: Sequence[ColumnState]) -> list[Side]:
         for pairs in (column.users, column.items)
         for side in (pairs.rows, pairs.values)
     ]
-
-
-def squares_of_columns(columns: Sequence[ColumnState]) -> list[Tensor]:
-    """Sums of squares of all effects and factors of columns of context."""
-    tensors = [effects.mean for effects in effects_of(columns)]
-    tensors += [side.mean for side in product_sides_of(columns)]
-    return [total(tensor.square()) for tensor in tensors]
 
 
 def _scatter(weights: LinkMatrix) -> Tensor:

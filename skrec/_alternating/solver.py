@@ -113,9 +113,10 @@ class Given:
     side_features: Sides[sparse.csr_array | None]
 
     @classmethod
-    def of(cls, data: Interactions, units: Units) -> Given:
-        """Canonical rows in these units."""
+    def of(cls, data: Interactions, units: Units, has_slopes: bool) -> Given:
+        """Canonical rows in these units, perhaps with slopes of numbers."""
         dtype = np.float64 if data.n_rows <= MAX_DOUBLE_ROWS else np.float32
+        varies = np.flatnonzero(np.isfinite(units.feature_scale))
         arrays = RatingArrays(
             data.users,
             data.items,
@@ -126,6 +127,7 @@ class Given:
             data.shares,
             data.codes,
             data.n_values,
+            varies.tolist() if has_slopes else (),
         )
         matrices = (side and side.matrix for side in data.side_features)
         return cls(arrays, units, data.rating_range, Sides(*matrices))
@@ -277,10 +279,12 @@ class AlternatingSolver(Solver[Posterior]):
         return replace(self, n_factors=n_factors, implicit_features=implicit_features)
 
     def _given(self, data: Interactions, units: Units | None = None) -> Given:
-        """Rows in standard units, by default in those of the rows."""
-        centred = self.biased and not self.unobserved_weight
-        units = Units.of(data, centred=centred) if units is None else units
-        return Given.of(data, units)
+        """Rows in standard units, by default for a fit in those of the rows."""
+        if units is not None:
+            return Given.of(data, units, has_slopes=False)
+        units = Units.of(data, centred=self.biased and not self.unobserved_weight)
+        # Pairs without ratings have no numbers.
+        return Given.of(data, units, has_slopes=not self.unobserved_weight)
 
     def _iterations(
         self,
@@ -475,7 +479,7 @@ def _without_columns(
     further: FurtherRows,
     device: torch.device,
 ) -> Problem:
-    """Problem of further rows without the terms of values of context, which stay."""
+    """Problem of further rows without the terms of rows of context, which stay."""
     data, units = further.data, known.units
     if not known.columns:
         return given(data, units).problem(device)

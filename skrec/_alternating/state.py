@@ -17,6 +17,10 @@ from .conditional import Layout
 from .feature_weights import LinkMatrix, shift_of
 from .ratings import Ratings
 
+# A prior for the covariance of a side's rows, worth one row: a tenth of the variance of
+# the ratings in every direction.
+PRIOR_VARIANCE = 0.1
+
 # Concentration of the relative precisions before any ratings.
 INITIAL_CONCENTRATION = 10.0
 
@@ -145,29 +149,33 @@ class Effects:
         That of the prior.
     log_det : Tensor of shape () or float
         Log determinant of the covariance of all.
+    prior_variance : float
+        Variance of an effect by the prior of the precision, which is worth one row.
     """
 
     mean: Tensor
     variance: Tensor | None = None
     precision: float = 1.0
     log_det: Tensor | float = 0.0
+    prior_variance: float = PRIOR_VARIANCE
 
 
 @dataclass(frozen=True)
 class PairState:
-    """Terms of a row of one side under a value: l + a·r + δ.
+    """Terms of a row of one side under a value: l + x (a·r + δ), with x a number.
 
     Attributes
     ----------
     rows, values : Side
         a and r, under priors of mean zero.
     effects : Effects
-        δ of each pair that has ratings. The variances are those of l + δ, and the log
-        determinant that of all δ and l.
+        δ of each pair that has ratings. The log determinant is that of all δ and l.
     levels : Effects
         l of each row, a part of its bias that is learned together with its δ.
     products : Tensor of shape (n_pairs,)
         Means of a·r.
+    covariance : Tensor of shape (n_pairs,) or None
+        Covariance of each δ with the l of its row; None for points.
     """
 
     rows: Side
@@ -175,6 +183,7 @@ class PairState:
     effects: Effects
     levels: Effects
     products: Tensor
+    covariance: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +226,7 @@ class State:
     is_warm_up : bool
         Whether the sweep belongs to the warm-up of a chain, and is not to be kept.
     columns : tuple of ColumnState
-        Terms of the columns of context that have values.
+        Terms of users and items of columns of context.
     """
 
     users: Side

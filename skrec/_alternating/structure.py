@@ -67,12 +67,11 @@ class Alternative:
 def least_error(data: Interactions) -> float:
     """A bound below the errors of biases: that of least squares on its own rows.
 
-    0 where features or context may explain more. Among many ratings, values of context
-    count for nothing here: a fit with factors that has less error than biases without
-    context is kept, since another fit with context takes long.
+    0 where features or context may explain more. Among many ratings, context counts for
+    nothing here: a fit with factors that has less error than biases without context is
+    kept, since another fit with context takes long.
     """
-    has_few = data.n_rows <= MAX_FEW_ROWS
-    has_context = data.context.shape[1] if has_few else data.numbers.shape[1]
+    has_context = data.context.shape[1] and data.n_rows <= MAX_FEW_ROWS
     if has_context or any(f is not None for f in data.side_features):
         return 0.0
     share, (n_users, n_items) = data.shares.user, data.shape

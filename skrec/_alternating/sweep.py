@@ -35,7 +35,13 @@ from .conditional import (
     unobserved_moments,
 )
 from .conjugate import PointConditional, update_points, update_points_and_weights
-from .context import ColumnSweep, column_mean, column_moments, start_columns
+from .context import (
+    ColumnSweep,
+    column_mean,
+    column_moments,
+    with_centred_slopes,
+    with_columns,
+)
 from .feature_weights import RowsGivenWeights, step_weights
 from .problem import Problem
 from .ratings import Ratings
@@ -191,7 +197,7 @@ def with_covariance(problem: Problem, state: State) -> State:
     """The same points, with the covariance of each given all others."""
     with parallel_map(problem) as tile_map, torch_threads(1):
         sweep = Sweep(problem, CovarianceRule(), tile_map)
-        state = sweep.update_coef(state)
+        state = sweep.update_context(state)
         rest = _rest(problem, state, None)
         beta = state.noise_precision
         users, _ = sweep.update_side(rest.users, state.users, state.items, beta)
@@ -202,7 +208,7 @@ def with_covariance(problem: Problem, state: State) -> State:
 def sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
     """Endless sweeps from a state.
 
-    Terms of values of context begin beside rows after one sweep without them. A sweep
+    Terms of rows of context begin beside rows after one sweep without them. A sweep
     does without the covariances of the users before it, which take most of the
     memory: they are freed if the caller does not keep the state.
     """
@@ -210,7 +216,7 @@ def sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
         if problem.columns and not state.columns:
             with torch_threads(1):
                 state = Sweep(replace(problem, columns=()), rule, tile_map)(state)
-                state = replace(state, columns=start_columns(problem, state))
+                state = with_columns(problem, state, rule)
         sweep = Sweep(problem, rule, tile_map)
         while True:
             state = replace(state, users=replace(state.users, covariance=None))
@@ -238,8 +244,7 @@ class Sweep:
 
     def _after(self, state: State) -> State:
         problem, rule = self.problem, self.rule
-        state = self.update_coef(state)
-        state = self.update_columns(state)
+        state = self.update_context(state)
         factor = None if rule.is_certain else state.coef_factor
         rest = _rest(problem, state, factor)
         users, of_users = self.update_side(
@@ -263,13 +268,38 @@ class Sweep:
         objective = rule.objective(state, problem, residual)
         return replace(state, objective=objective / problem.weight)
 
-    def update_coef(self, state: State) -> State:
-        """Coefficients of the context given both sides' rows."""
+    def update_context(self, state: State) -> State:
+        """Coefficients and terms of rows of the context given both sides' rows."""
+        problem, ratings = self.problem, self.problem.users
+        if not problem.context.shape[1] and not state.columns:
+            return state
+        weight = (
+            ratings.weight
+            * state.users.relative_precision[problem.user_index]
+            * state.items.relative_precision[ratings.others]
+        )
+        residual = problem.target - fitted_values(
+            ratings, state.users.mean, state.items.mean, problem.layout
+        )
+        if state.columns:
+            state = with_centred_slopes(problem, state, self.rule)
+            residual -= column_mean(problem.columns, state.columns)
+        state = self._update_coef(state, weight, residual)
+        if not state.columns or not self.rule.moves_rows:
+            return state
+        residual -= problem.context @ state.coef
+        beta = state.noise_precision
+        sweep = ColumnSweep(problem, self.rule, update_rows, beta)
+        return replace(state, columns=sweep(state.columns, weight, residual))
+
+    def _update_coef(self, state: State, weight: Tensor, residual: Tensor) -> State:
+        """Coefficients by residuals without the linear term, and their weights."""
         n_context = self.problem.context.shape[1]
         if not n_context:
             return state
         coef, covariance, _ = self.rule.rows(
-            self._conditional_coef(state), self.rule.auxiliary(state.coef[None])
+            self._conditional_coef(state, weight, residual),
+            self.rule.auxiliary(state.coef[None]),
         )
         factor, square = None, total(coef.square())
         if covariance is not None:
@@ -283,35 +313,17 @@ class Sweep:
             coef_precision=self.rule.coef_precision(n_context, known_square),
         )
 
-    def update_columns(self, state: State) -> State:
-        """Terms of the values of context given both sides' rows."""
-        if not state.columns:
-            return state
-        rest = self.problem.without_context(state.coef, None)
-        beta = state.noise_precision
-        return replace(
-            state, columns=ColumnSweep(rest, self.rule, update_rows, beta)(state)
-        )
-
-    def _conditional_coef(self, state: State) -> NaturalGaussians:
-        problem, users, items = self.problem, state.users, state.items
-        context, ratings = problem.context, problem.users
-        precision = (
-            state.noise_precision
-            * ratings.weight
-            * users.relative_precision[problem.user_index]
-            * items.relative_precision[ratings.others]
-        )
-        fitted = fitted_values(ratings, users.mean, items.mean, problem.layout)
-        if state.columns:
-            fitted = fitted + column_mean(problem.columns, state.columns)
+    def _conditional_coef(
+        self, state: State, weight: Tensor, residual: Tensor
+    ) -> NaturalGaussians:
+        context, share = self.problem.context, self.problem.users.share
+        precision = state.noise_precision * weight
         prior_mean = torch.zeros_like(state.coef)
         prior_precision = state.coef_precision * identity(len(state.coef), context)
         if state.coef_prior is not None:
             prior_mean, prior_precision = state.coef_prior
-        share = ratings.share
         A = share.sum((context.T * precision) @ context) + prior_precision
-        h = share.sum(context.T @ (precision * (problem.target - fitted)))
+        h = share.sum(context.T @ (precision * residual))
         h = h + prior_precision @ prior_mean
         return NaturalGaussians(A[None], h[None])
 
@@ -360,10 +372,14 @@ class Sweep:
 
 def _rest(problem: Problem, state: State, coef_factor: Tensor | None) -> Problem:
     """The problem with the ratings minus all terms of context."""
-    rest = problem.without_context(state.coef, coef_factor)
     if not state.columns:
-        return rest
-    return rest.without(*column_moments(problem.columns, state.columns))
+        return problem.without_context(state.coef, coef_factor)
+    mean, variance = column_moments(problem.columns, state.columns)
+    of_context = problem.context_moments(state.coef, coef_factor)
+    mean = mean + of_context[0]
+    if of_context[1] is not None:
+        variance = of_context[1] if variance is None else variance + of_context[1]
+    return problem.without(mean, variance)
 
 
 def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:

@@ -1,8 +1,13 @@
-"""Ratings grouped by the value of a column of context, and by user or item besides."""
+"""Ratings grouped by the value of a column of context, and by user or item besides.
+
+A column of numbers is one value, which ratings have to a degree: the effect of a pair
+is multiplied by the number of each rating, which is 1 in a column of values.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -10,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._data.sides import Sides
+from .._share import ALL_ROWS, Share
 from .._sparse import SparseRows
 
 
@@ -23,10 +30,13 @@ class Groups:
         Ratings of each group, by their places in the order of users.
     of_ratings : Tensor of shape (n_ratings,)
         Group of each rating; the number of groups for none.
+    share : Share
+        The ratings that are here, where other processes have others of these groups.
     """
 
     members: SparseRows
     of_ratings: Tensor
+    share: Share = field(default=ALL_ROWS, kw_only=True)
 
     @classmethod
     def of(cls, numbers: np.ndarray, n_groups: int, device: torch.device) -> Groups:
@@ -41,14 +51,39 @@ class Groups:
     def __len__(self) -> int:
         return len(self.members)
 
-    def sums(self, values: Tensor) -> Tensor:
-        """Sums of values of ratings, shape (n_ratings, n_columns), by group."""
-        return self.members.sum(values, None)
+    def sums(self, *values: Tensor) -> list[Tensor]:
+        """Sums by group of values of ratings, shape (n_ratings,) each."""
+        # One by one, since a table of all of them takes longer than its sums.
+        sums = [self.members.sum(v[:, None], None)[:, 0] for v in values]
+        return list(self.share.sum(torch.stack(sums)))
 
     def spread(self, values: Tensor, places: Tensor | None = None) -> Tensor:
         """Values of groups at their ratings and 0 elsewhere; perhaps at some places."""
         groups = self.of_ratings if places is None else self.of_ratings[places]
         return F.pad(values, (0, 1)).index_select(0, groups)
+
+
+@dataclass(frozen=True)
+class PairSums:
+    """Sums over the ratings of pairs, for x the number of a rating and r its residual.
+
+    Attributes
+    ----------
+    weight : sequence of Tensor of shape (n_pairs,)
+        Σ w, Σ w x and Σ w x².
+    residual : sequence of Tensor of shape (n_pairs,)
+        Σ w r and Σ w x r.
+    """
+
+    weight: Sequence[Tensor]
+    residual: Sequence[Tensor]
+
+    def plus(self, level: Tensor, effect: Tensor) -> PairSums:
+        """The sums with `level` + x · `effect` of each pair added to its residuals."""
+        W, T = self.weight, self.residual
+        return PairSums(
+            W, [T[j] + W[j] * level + W[j + 1] * effect for j in range(len(T))]
+        )
 
 
 @dataclass(frozen=True)
@@ -61,11 +96,14 @@ class Pairs(Groups):
         Row and value of each pair, sorted by both.
     shape : tuple of int
         Number of rows and number of values.
+    numbers : Tensor of shape (n_ratings,) or None
+        Number of each rating, by which the effect of its pair is multiplied; None is 1.
     """
 
     rows: Tensor
     values: Tensor
     shape: tuple[int, int]
+    numbers: Tensor | None = field(default=None, kw_only=True)
 
     @classmethod
     def between(
@@ -87,8 +125,47 @@ class Pairs(Groups):
         )
         return cls(groups.members, groups.of_ratings, row, value, shape)
 
+    @classmethod
+    def of_rows(
+        cls, rows: np.ndarray, n_rows: int, numbers: Tensor, share: Share
+    ) -> Pairs:
+        """Pairs of all rows and the one value of a column of numbers."""
+        groups = Groups.of(rows, n_rows, numbers.device)
+        every = torch.arange(n_rows, device=numbers.device)
+        return cls(
+            *(groups.members, groups.of_ratings, every, torch.zeros_like(every)),
+            (n_rows, 1),
+            numbers=numbers,
+            share=share,
+        )
+
+    def sums_over(self, weight: Tensor, residual: Tensor) -> PairSums:
+        """Sums over the ratings of each pair."""
+        if self.numbers is None:
+            W, T = self.sums(weight, weight * residual)
+            return PairSums((W, W, W), (T, T))
+        weighted = weight * self.numbers
+        weights = weight, weighted, weighted * self.numbers
+        sums = self.sums(*weights, weight * residual, weighted * residual)
+        return PairSums(sums[:3], sums[3:])
+
+    def terms(
+        self, constant: Tensor, *factors: Tensor, places: Tensor | None = None
+    ) -> Tensor:
+        """constant + x · factor + x² · factor … at the ratings of pairs, 0 elsewhere.
+
+        x is the number of a rating. All ratings, or those at some places.
+        """
+        if self.numbers is None:
+            return self.spread(sum(factors, constant), places)
+        numbers = self.numbers if places is None else self.numbers[places]
+        total = self.spread(factors[-1], places)
+        for factor in (*factors[-2::-1], constant):
+            total = torch.addcmul(self.spread(factor, places), total, numbers)
+        return total
+
     def at(self, places: Tensor) -> tuple[Pairs, Tensor]:
-        """The pairs of the ratings at some places, and their numbers."""
+        """The pairs with values of the ratings at some places, and their numbers."""
         numbers, of_ratings = torch.unique(self.of_ratings[places], return_inverse=True)
         # The number behind the last is that of none, and sorted behind the others.
         numbers = numbers[numbers < len(self)]
@@ -132,19 +209,22 @@ def _pattern(rows: Tensor, others: Tensor, n_rows: int) -> SparseRows:
 
 @dataclass(frozen=True)
 class ValueColumn:
-    """Ratings by the values of one column of context.
+    """Ratings by the values of one column of context, or with its numbers.
 
     Attributes
     ----------
     values : Groups
-        Ratings of each value.
+        Ratings of each value; no groups for numbers, whose coefficient is elsewhere.
     users, items : Pairs
         Ratings of each user, and of each item, under each value.
+    number : int or None
+        Place of a column of numbers among these; None is a column of values.
     """
 
     values: Groups
     users: Pairs
     items: Pairs
+    number: int | None = None
 
     @classmethod
     def of(
@@ -162,3 +242,22 @@ class ValueColumn:
             Pairs.between(users, values, (n_users, n_values), device),
             Pairs.between(items, values, (n_items, n_values), device),
         )
+
+    @classmethod
+    def of_numbers(
+        cls,
+        users: np.ndarray,
+        items: np.ndarray,
+        context: Tensor,
+        place: int,
+        shape: tuple[int, int],
+        shares: Sides[Share],
+    ) -> ValueColumn:
+        """By the user and the item of each rating, with its number at a place."""
+        numbers = context[:, place].contiguous()
+        of_users, of_items = (
+            Pairs.of_rows(rows, n_rows, numbers, share)
+            for rows, n_rows, share in zip((users, items), shape, shares, strict=True)
+        )
+        none = Groups.of(np.full(len(users), -1), 0, numbers.device)
+        return cls(none, of_users, of_items, place)

@@ -1,14 +1,18 @@
-"""Fitted terms of the columns of context that have values, in rating units."""
+"""Fitted terms of users and items of columns of context, in rating units."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .._data.vocabulary import Growth
 from .._storage import stored
+
+# Value and number of each rating in a column of context; -1 is an unknown value, and
+# the number of one that is known is 1.
+Places = tuple[np.ndarray, np.ndarray]
 
 # Pairs whose covariances are held at a time.
 TILE_SIZE = 2**14
@@ -102,8 +106,50 @@ class FittedFactors:
 
 @stored
 @dataclass(frozen=True)
+class FittedLevels:
+    """Levels that are uncertain together with the effects of the same rows.
+
+    The last is that of what `fit` has not seen.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_effects + 1,)
+        0, or what a draw adds to the bias of the row.
+    variance : ndarray of shape (n_effects + 1,)
+    covariance : ndarray of shape (n_effects + 1,)
+        Of each level and its effect.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    covariance: np.ndarray
+
+    def draw(
+        self,
+        effects: FittedEffects,
+        drawn: FittedEffects,
+        random_state: np.random.RandomState,
+    ) -> FittedLevels:
+        """A draw, given that of the effects."""
+        tiny = np.finfo(effects.variance.dtype).tiny
+        slope = self.covariance / np.maximum(effects.variance, tiny)
+        left = np.maximum(self.variance - slope * self.covariance, 0)
+        mean = slope * (drawn.mean - effects.mean)
+        mean += np.sqrt(left) * random_state.standard_normal(len(mean))
+        mean[-1] = 0
+        nothing = np.zeros_like(self.variance)
+        return FittedLevels(mean.astype(self.mean.dtype), nothing, nothing)
+
+    def take(self, places: np.ndarray) -> FittedLevels:
+        """Some levels, and that of what is not known."""
+        kept = np.append(places, -1)
+        return FittedLevels(self.mean[kept], self.variance[kept], self.covariance[kept])
+
+
+@stored
+@dataclass(frozen=True)
 class FittedPairs:
-    """Terms a·r + δ of rows of one side under values.
+    """Terms l + x (a·r + δ) of rows of one side under values, with numbers x.
 
     Attributes
     ----------
@@ -113,12 +159,15 @@ class FittedPairs:
         row * n_values + value of the pairs with ratings, sorted.
     effects : FittedEffects
         δ of these pairs.
+    levels : FittedLevels or None
+        l of these pairs; None where it is a part of δ, since all numbers are 1.
     """
 
     rows: FittedFactors
     values: FittedFactors
     keys: np.ndarray
     effects: FittedEffects
+    levels: FittedLevels | None = None
 
     @classmethod
     def stack(cls, draws: Sequence[FittedPairs]) -> FittedPairs:
@@ -139,12 +188,12 @@ class FittedPairs:
 
     def draw(self, number: int, random_state: np.random.RandomState) -> FittedPairs:
         """A draw, which is certain."""
-        return FittedPairs(
-            self.rows.draw(number, random_state),
-            self.values.draw(number, random_state),
-            self.keys,
-            self.effects.draw(random_state),
-        )
+        rows = self.rows.draw(number, random_state)
+        values = self.values.draw(number, random_state)
+        effects, levels = self.effects.draw(random_state), self.levels
+        if levels is not None:
+            levels = levels.draw(self.effects, effects, random_state)
+        return FittedPairs(rows, values, self.keys, effects, levels)
 
     def places(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Place of each pair among the effects; -1 is one that has no ratings."""
@@ -155,17 +204,31 @@ class FittedPairs:
         is_known = (self.keys[place] == key) & (rows >= 0) & (values >= 0)
         return np.where(is_known, place, -1)
 
-    def mean(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    def mean(
+        self, rows: np.ndarray, values: np.ndarray, numbers: np.ndarray | float = 1.0
+    ) -> np.ndarray:
         """Expected terms of pairs; -1 is an unknown row or value."""
-        known = (rows >= 0) & (values >= 0)
-        total = self.effects.mean[self.places(rows, values)].astype(np.float64)
+        known, places = (rows >= 0) & (values >= 0), self.places(rows, values)
+        total = self.effects.mean[places].astype(np.float64)
         for a, r in zip(self.rows.mean, self.values.mean, strict=True):
             product = np.einsum("nk,nk->n", a[rows], r[values], dtype=np.float64)
             total += known * product / len(self.rows.mean)
-        return total
+        total *= numbers
+        return total if self.levels is None else total + self.levels.mean[places]
 
-    def variance(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    def variance(
+        self, rows: np.ndarray, values: np.ndarray, numbers: np.ndarray | float = 1.0
+    ) -> np.ndarray:
         """Variances of the terms of pairs."""
+        total = self._variance(rows, values) * np.square(numbers)
+        if self.levels is None:
+            return total
+        places = self.places(rows, values)
+        total += self.levels.variance[places]
+        return total + 2 * self.levels.covariance[places] * numbers
+
+    def _variance(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Variances of the terms a·r + δ of pairs."""
         total = self.effects.variance[self.places(rows, values)].astype(np.float64)
         if len(self.rows.mean) > 1:
             products = [
@@ -181,11 +244,19 @@ class FittedPairs:
             total[tile] += np.einsum("nj,njk,nk->n", a, T, a) + (S * T).sum((1, 2))
         return total
 
-    def table(self, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def table(
+        self, values: np.ndarray, rows: np.ndarray, numbers: np.ndarray | None = None
+    ) -> np.ndarray:
         """Expected terms of each value with each row, shape (n_values, n_rows)."""
-        shape = len(values), len(rows)
-        of_rows = np.tile(rows, shape[0])
-        return self.mean(of_rows, np.repeat(values, shape[1])).reshape(shape)
+        found, place = np.unique(values, return_inverse=True)
+        shape = len(found), len(rows)
+        of_rows, of_values = np.tile(rows, shape[0]), np.repeat(found, shape[1])
+        if self.levels is None:
+            table = self.mean(of_rows, of_values).reshape(shape)[place]
+            return table if numbers is None else table * numbers[:, None]
+        level, both = (self.mean(of_rows, of_values, x).reshape(shape) for x in (0, 1))
+        numbers = np.ones(len(values)) if numbers is None else numbers
+        return level[place] + numbers[:, None] * (both - level)[place]
 
     def without(self, kept: np.ndarray) -> FittedPairs:
         """The terms of the rows that are kept, by their new numbers."""
@@ -197,6 +268,7 @@ class FittedPairs:
             rows=self.rows.take(kept),
             keys=(place * np.int64(self.n_values) + values)[found],
             effects=self.effects.take(np.flatnonzero(found)),
+            levels=self.levels and self.levels.take(np.flatnonzero(found)),
         )
 
     def grown(self, own: Growth) -> FittedPairs:
@@ -214,16 +286,19 @@ class FittedColumn:
     Attributes
     ----------
     values : FittedEffects
-        Effect of each value.
+        Effect of each value; none in a column of numbers.
     users, items : FittedPairs
     weight : ndarray of shape (n_values,)
         Total weight of the ratings under each value.
+    number : int or None
+        Place of a column of numbers among these; None is a column of values.
     """
 
     values: FittedEffects
     users: FittedPairs
     items: FittedPairs
     weight: np.ndarray
+    number: int | None = None
 
     @classmethod
     def stack(cls, draws: Sequence[FittedColumn]) -> FittedColumn:
@@ -233,6 +308,7 @@ class FittedColumn:
             FittedPairs.stack([draw.users for draw in draws]),
             FittedPairs.stack([draw.items for draw in draws]),
             draws[0].weight,
+            draws[0].number,
         )
 
     @property
@@ -248,26 +324,40 @@ class FittedColumn:
             items=self.items.draw(number, random_state),
         )
 
-    def mean(self, u: np.ndarray, i: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Expected terms of ratings; numbers below 0 are unknown."""
-        u, i, values = (np.maximum(numbers, -1) for numbers in (u, i, values))
+    def at(self, numbers: np.ndarray, codes: Iterator[np.ndarray]) -> Places:
+        """Value and number of each row, by standardised numbers and next codes.
+
+        Without a code the value is unknown.
+        """
+        n_rows = len(numbers)
+        if self.number is None:
+            return next(codes, np.full(n_rows, -1)), np.ones(n_rows)
+        return np.zeros(n_rows, dtype=np.int64), numbers[:, self.number]
+
+    def mean(self, u: np.ndarray, i: np.ndarray, at: Places) -> np.ndarray:
+        """Expected terms of ratings; users, items and values below 0 are unknown."""
+        u, i, values = (np.maximum(numbers, -1) for numbers in (u, i, at[0]))
         total = self.values.mean[values].astype(np.float64)
-        return total + self.users.mean(u, values) + self.items.mean(i, values)
+        for pairs, rows in ((self.users, u), (self.items, i)):
+            total += pairs.mean(rows, values, at[1])
+        return total
 
-    def variance(self, u: np.ndarray, i: np.ndarray, values: np.ndarray) -> np.ndarray:
+    def variance(self, u: np.ndarray, i: np.ndarray, at: Places) -> np.ndarray:
         """Variances of the terms of ratings."""
-        u, i, values = (np.maximum(numbers, -1) for numbers in (u, i, values))
+        u, i, values = (np.maximum(numbers, -1) for numbers in (u, i, at[0]))
         total = self.values.variance[values].astype(np.float64)
-        return total + self.users.variance(u, values) + self.items.variance(i, values)
+        for pairs, rows in ((self.users, u), (self.items, i)):
+            total += pairs.variance(rows, values, at[1])
+        return total
 
-    def of_users(self, u: np.ndarray, values: np.ndarray) -> np.ndarray:
+    def of_users(self, u: np.ndarray, at: Places) -> np.ndarray:
         """The part of the terms that is the same for all items."""
-        u, values = np.maximum(u, -1), np.maximum(values, -1)
-        return self.values.mean[values] + self.users.mean(u, values)
+        u, values = np.maximum(u, -1), np.maximum(at[0], -1)
+        return self.values.mean[values] + self.users.mean(u, values, at[1])
 
-    def of_items(self, values: np.ndarray, i: np.ndarray) -> np.ndarray:
-        """The part that differs by item, of each value with each item."""
-        return self.items.table(np.maximum(values, -1), np.maximum(i, -1))
+    def of_items(self, at: Places, i: np.ndarray) -> np.ndarray:
+        """The part that differs by item, of each place with each item."""
+        return self.items.table(np.maximum(at[0], -1), np.maximum(i, -1), at[1])
 
     def effects(self) -> tuple[np.ndarray, np.ndarray]:
         """Effects of values against the mean of all ratings, and their deviations."""
@@ -284,7 +374,7 @@ class FittedColumn:
             rows, values = (
                 replace(side, covariance=None) for side in (pairs.rows, pairs.values)
             )
-            return replace(pairs, rows=rows, values=values)
+            return replace(pairs, rows=rows, values=values, levels=None)
 
         return replace(self, users=points(self.users), items=points(self.items))
 

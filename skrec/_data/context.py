@@ -50,6 +50,12 @@ class KnownContext:
         pairs = zip(self.names, self.values, strict=True)
         return [name for name, values in pairs if values is not None]
 
+    @property
+    def number_names(self) -> list[Any]:
+        """Names of the columns of numbers."""
+        pairs = zip(self.names, self.values, strict=True)
+        return [name for name, values in pairs if values is None]
+
     def is_category(self, place: int, column: Any) -> bool:
         """Whether a further column has values: as in `fit`, or by its own dtype."""
         if self.names:

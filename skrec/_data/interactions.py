@@ -188,6 +188,10 @@ class Interactions:
         """Numbers of values, shape (n_rows, n_columns), dtype int64."""
         return self.context[:, self.numbers.shape[1] :].astype(np.int64)
 
+    def without_values(self) -> Interactions:
+        """The same rows with the numbers of their context alone."""
+        return replace(self, context=self.numbers, known_context=NO_CONTEXT)
+
     @property
     def pair_starts(self) -> np.ndarray | None:
         """First row of each pair, None if none is repeated."""

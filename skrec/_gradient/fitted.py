@@ -64,6 +64,10 @@ class Conversion(ABC, Generic[NetworkModel]):
     ) -> NetworkModel:
         """Model with the weights of a network that was trained on `data`."""
 
+    def rest(self, model: NetworkModel, further: FurtherRows) -> FurtherRows:
+        """Further rows without the terms of a model that its network does not have."""
+        return further
+
     @abstractmethod
     def updated(
         self,

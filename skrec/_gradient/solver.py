@@ -239,6 +239,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         device: torch.device,
         report: Callable[[float], None],
     ) -> NetworkModel:
+        low, high = self._rating_range(further.data)
+        further = self.conversion.rest(model, further)
         implicit = self.implicit_features
         if implicit is None:
             implicit = self.conversion.shape(model).implicit_features
@@ -281,7 +283,6 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             "user": fold_in.updated("user", users.numbers),
             "item": fold_in.updated("item", items.numbers),
         }
-        low, high = self._rating_range(further.data)
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
         return self.conversion.updated(
             model, tables, further, self.objective, rating_range
