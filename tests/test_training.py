@@ -156,8 +156,10 @@ def test_early_stopping_keeps_the_best_weights(stopped):
 def test_the_best_validation_score_is_that_of_the_fit(estimator, monkeypatch):
     parts = []
 
-    def split(self, samples, random_state, split=GradientSolver._split):
-        parts.append(split(self, samples, random_state))
+    true_split = GradientSolver._split
+
+    def split(self, *args):
+        parts.append(true_split(self, *args))
         return parts[0]
 
     monkeypatch.setattr(GradientSolver, "_split", split)
@@ -165,7 +167,8 @@ def test_the_best_validation_score_is_that_of_the_fit(estimator, monkeypatch):
     weight = 1 + np.arange(len(Y)) % 3
     model = estimator.set_params(early_stopping=True, validation_fraction=0.2)
     model.fit(X, Y, weight)
-    ((held_out, rest),) = parts
+    ((part, rest),) = parts
+    held_out = part.samples
     assert len(held_out) == 120
     assert len(rest) == 480
     users, items, target, weight_of_row = (

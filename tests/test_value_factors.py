@@ -44,11 +44,12 @@ def test_columns_have_the_terms_of_the_network(weights, columns):
     u, i = np.array([0, 4, -1, 2]), np.array([3, -1, -1, 0])
     for place, column in enumerate(columns):
         values = np.array([0, 1, 1, -1])
+        at = values, np.ones(4)
         rows = np.where(values < 0, -1, values + 3 * place)
         products = (a[u] * r[rows]).sum(1) + (d[i] * s[rows]).sum(1)
         expected = 0.5 * (e[rows] + products)
-        assert_allclose(column.mean(u, i, values), expected, atol=1e-6)
-        parts = column.of_users(u, values), np.diag(column.of_items(values, i))
+        assert_allclose(column.mean(u, i, at), expected, atol=1e-6)
+        parts = column.of_users(u, at), np.diag(column.of_items(at, i))
         assert_allclose(sum(parts), expected, atol=1e-6)
 
 
@@ -59,10 +60,14 @@ def test_weights_of_columns_have_the_same_terms(columns):
     # Those that follow the known ones, such as new ones, are unknown.
     assert not taken["user_context"][2:].any()
     again = fitted_columns(taken, UNITS, [column.weight for column in columns])
-    u, i, values = np.array([0, 1, 2]), np.array([3, 1, -1]), np.array([1, 0, 1])
+    u, i, at = (
+        np.array([0, 1, 2]),
+        np.array([3, 1, -1]),
+        (np.array([1, 0, 1]), np.ones(3)),
+    )
     for column, other in zip(columns, again, strict=True):
-        expected = column.mean(np.array([2, 0, -1]), i, values)
-        assert_allclose(other.mean(u, i, values), expected, atol=1e-6)
+        expected = column.mean(np.array([2, 0, -1]), i, at)
+        assert_allclose(other.mean(u, i, at), expected, atol=1e-6)
         assert_array_equal(other.weight, column.weight)
 
 

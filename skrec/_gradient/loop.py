@@ -568,9 +568,12 @@ class _Trainer:
         for side, share in shares.items():
             # A pair with less than the mean weight of a batch moves a row by less.
             share = share.clamp_min(1 / n_samples)
+            of_side = share * (self.curvature + self.penalties[side])
             for table in self.tables[side]:
-                own = self.value_penalties.of(table, self.penalties[side])
-                curvature = share * (self.curvature + own)
+                curvature = of_side
+                if table in self.value_penalties.multiples:
+                    own = self.value_penalties.of(table, self.penalties[side])
+                    curvature = share * (self.curvature + own)
                 _gradient(table).flatten(1).div_(curvature[:, None])
                 _clip(_gradient(table))
         for parameter, penalty in self.shared_penalties.items():
