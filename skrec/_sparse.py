@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,14 @@ from ._share import ALL_ROWS, Share
 # so that pieces are fewer than entries.
 MAX_BAG = 256
 
+# Parts of rows that threads share.
+N_PARTS = 16
 
 # Sparse products of CUDA are faster by a sixth where rows of a table are aligned.
 ALIGNED = 32
+
+# `map`, or the one of a pool of threads.
+ParallelMap = Callable[..., Iterable[Any]]
 
 
 class _Order(threading.local):
@@ -74,17 +80,29 @@ class SparseRows:
         """Number of entries of each row."""
         return self.offsets.diff()
 
-    def sum(self, table: Tensor, weight: Tensor | None) -> Tensor:
-        """Σ weight · table[other] over the entries of every row."""
-        sums = self._own_sums(table, weight)
+    def sum(
+        self,
+        table: Tensor,
+        weight: Tensor | None,
+        parallel_map: ParallelMap = map,
+    ) -> Tensor:
+        """Σ weight · table[other] over the entries of every row.
+
+        On the CPU a parallel map shares the rows among its threads.
+        """
+        sums = self._own_sums(table, weight, parallel_map)
         self.share.complete(sums)
         return sums
 
-    def _own_sums(self, table: Tensor, weight: Tensor | None) -> Tensor:
+    def _own_sums(
+        self, table: Tensor, weight: Tensor | None, parallel_map: ParallelMap
+    ) -> Tensor:
         device = table.device
         if device.type == "cpu":
             # A sparse matrix product in effect, which is fast without MKL.
-            return _bags(self, table, weight)
+            if parallel_map is map or weight is None:
+                return _bags(self, table, weight)
+            return _bags_of_parts(self, table, weight, parallel_map)
         if weight is not None and self._has_product(table):
             return _product(self, table, weight)
         split = self._pieces()
@@ -133,6 +151,19 @@ def _bags(rows: SparseRows, table: Tensor, weight: Tensor | None) -> Tensor:
         per_sample_weights=weight,
         include_last_offset=True,
     )
+
+
+def _bags_of_parts(
+    rows: SparseRows, table: Tensor, weight: Tensor, parallel_map: ParallelMap
+) -> Tensor:
+    def bags(bounds: tuple[int, int]) -> Tensor:
+        offsets = rows.offsets[bounds[0] : bounds[1] + 1]
+        entries = slice(int(offsets[0]), int(offsets[-1]))
+        part = SparseRows(offsets - offsets[0], rows.others[entries])
+        return _bags(part, table, weight[entries])
+
+    bounds = torch.linspace(0, len(rows), N_PARTS + 1).long().tolist()
+    return torch.cat(list(parallel_map(bags, list(pairwise(bounds)))))
 
 
 def _product(rows: SparseRows, table: Tensor, weight: Tensor) -> Tensor:

@@ -22,17 +22,18 @@ biases e is q, and there is no offset.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .._device import in_halves, work_bytes
+from .._sparse import ParallelMap
 from .ratings import Ratings, UnobservedPairs
 from .symmetric import cholesky, covariance_and_log_det, log_det_of_product, times
 
@@ -65,9 +66,6 @@ MAX_COLUMNS = 128
 MAX_TABLE_BYTES = 3 * 2**26
 
 T = TypeVar("T")
-
-# `map`, or the one of a pool of threads.
-ParallelMap = Callable[..., Iterable[Any]]
 
 # Means, covariances if there are any, and the sum of the log determinants of these.
 Moments = tuple[Tensor, Tensor | None, Tensor | float]

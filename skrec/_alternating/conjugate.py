@@ -32,8 +32,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._share import Share
+from .._sparse import ParallelMap
 from .axes import Axes, AxisVariances
-from .conditional import Layout, ParallelMap, SideMoments, unobserved_totals
+from .conditional import Layout, SideMoments, unobserved_totals
 from .feature_weights import Block, LinkMatrix
 from .ratings import Ratings
 from .rules import Rule
@@ -411,7 +412,7 @@ class PointConditional:
         d = layout.row_size
         if layout.biased:
             offset = other.mean[:, -1]
-            target = ratings.target - offset[ratings.others]
+            target = ratings.target - offset.index_select(0, ratings.others)
             ratings = replace(ratings, target=target)
         beta = noise_precision * torch.ones_like(side.mean[:, :1])
         if side.prior_weight is not None:
@@ -544,7 +545,7 @@ def update_points_and_weights(
     rows = _PointPass.over(given, rule)
     weight = rows.weight
     directions = [
-        _AxisDirection.of(block, w, rows, axes)
+        _AxisDirection.of(block, w, rows, given)
         for block, w in zip(given.ratings.features, side.weights, strict=True)
     ]
     shift = torch.stack([direction.shift for direction in directions]).sum(0)
@@ -678,8 +679,13 @@ class _AxisDirection:
 
     @classmethod
     def of(
-        cls, block: Block, weights: LinkMatrix, rows: _PointPass, axes: Axes
+        cls,
+        block: Block,
+        weights: LinkMatrix,
+        rows: _PointPass,
+        given: PointConditional,
     ) -> _AxisDirection:
+        axes, parallel_map = given.axes, given.parallel_map
         square = block.square * rows.weight[:, 0]
         diagonal = rows.diagonal[rows.own]
         response = rows.share.sum(square[rows.own] @ diagonal.reciprocal())
@@ -689,7 +695,7 @@ class _AxisDirection:
         held = axes.coordinates(weights.mean) @ Omega
         gap = rows.weight * rows.gap_at_minimum
         rows.share.complete(gap)
-        step = (block.transposed_times(gap) - held) @ C
+        step = (block.transposed_times(gap, parallel_map) - held) @ C
         return cls(
             weights=replace(
                 weights,
@@ -697,7 +703,7 @@ class _AxisDirection:
                 response=axes.rows(response.diag()).mT @ axes.inverse,
             ),
             step=step,
-            shift=block.times(step),
+            shift=block.times(step, parallel_map),
             variance=C.diagonal(),
             slope=-total(held * step),
             curvature=total(step @ Omega * step),

@@ -34,8 +34,8 @@ from scipy import sparse
 from torch import Tensor
 
 from .._share import ALL_ROWS, Share
-from .._sparse import SparseRows
-from .conditional import Layout, ParallelMap
+from .._sparse import ParallelMap, SparseRows
+from .conditional import Layout
 from .scalars import total
 from .symmetric import (
     cholesky,
@@ -130,13 +130,14 @@ class Block:
         square = by_row[0].sum_values(by_row[1].square())
         return cls.from_entries(name, by_row, by_column, square)
 
-    def times(self, weights: Tensor) -> Tensor:
+    def times(self, weights: Tensor, parallel_map: ParallelMap = map) -> Tensor:
         """Bᵀf of every row, shape (n_rows, row_size)."""
-        return self.rows.sum(weights, self.row_values) - self.mean @ weights
+        product = self.rows.sum(weights, self.row_values, parallel_map)
+        return product - self.mean @ weights
 
-    def transposed_times(self, rows: Tensor) -> Tensor:
+    def transposed_times(self, rows: Tensor, parallel_map: ParallelMap = map) -> Tensor:
         """Σ f xᵀ over the rows, shape (n_columns, row_size)."""
-        product = self.columns.sum(rows, self.column_values)
+        product = self.columns.sum(rows, self.column_values, parallel_map)
         return product - torch.outer(self.mean, rows.sum(0))
 
 
@@ -268,7 +269,7 @@ def step_weights(
     uncertain weights, in place.
     """
     directions = [
-        _Direction.of(block, w, rows, layout)
+        _Direction.of(block, w, rows, layout, parallel_map)
         for block, w in zip(blocks, weights, strict=True)
     ]
     Lambda = rows.prior_precision
@@ -327,7 +328,12 @@ class _Direction:
 
     @classmethod
     def of(
-        cls, block: Block, weights: LinkMatrix, rows: RowsGivenWeights, layout: Layout
+        cls,
+        block: Block,
+        weights: LinkMatrix,
+        rows: RowsGivenWeights,
+        layout: Layout,
+        parallel_map: ParallelMap,
     ) -> _Direction:
         prior_precision = rows.prior_precision
         square = block.square * rows.weight
@@ -335,12 +341,13 @@ class _Direction:
         response = layout.unpack(spread[None])[0] @ prior_precision
         free = total(square) * prior_precision - prior_precision @ response
         C = inverse(free / len(block.columns) + weights.precision)
-        gradient = block.transposed_times(rows.pull) - weights.mean @ weights.precision
+        pull = block.transposed_times(rows.pull, parallel_map)
+        gradient = pull - weights.mean @ weights.precision
         step = gradient @ C
         return cls(
             weights=replace(weights, covariance=C, response=response),
             step=step,
-            shift=block.times(step),
+            shift=block.times(step, parallel_map),
             slope=total(gradient * step),
             curvature=total(step @ weights.precision * step),
         )

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._sparse import ParallelMap
 from .._threads import torch_threads
 from .conditional import (
     Conditional,
     NaturalGaussians,
-    ParallelMap,
     SideMoments,
     fitted_values,
     unobserved_moments,

@@ -12,11 +12,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from .._sparse import ParallelMap
 from .._threads import set_own_threads
 from .conditional import (
     Conditional,
     Layout,
-    ParallelMap,
     SideMoments,
     Sums,
     UpdatedRows,
