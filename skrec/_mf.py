@@ -93,9 +93,10 @@ class MFRegressor(BaseRecommender):
     n_factors : int or "auto", default="auto"
         Length of p_u and q_i. With 0 the model has biases only. "auto" lets "vb" and
         "gibbs" have as many factors as the ratings support: the pairs with ratings are
-        two for each number in factors and biases, within bounds of 2 and 36; and "vb"
-        leaves all factors out where biases alone have a lower estimated error
-        (`loo_curve_`). It is 16 for other solvers, and with `unobserved_weight`.
+        two for each number in factors and biases, within bounds of 2 and 32, or 36
+        where ratings would support 45; and "vb" leaves all factors out where biases
+        alone have a lower estimated error (`loo_curve_`). It is 16 for other solvers,
+        and with `unobserved_weight`.
     solver : {"vb", "gibbs", "als", "adam", "sgd"}, default="vb"
         - "vb": variational Bayes [1]_. Deterministic; nothing to tune.
         - "gibbs": posterior sampling [2]_, started from "vb". About as accurate as

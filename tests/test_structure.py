@@ -125,15 +125,17 @@ def test_factors_are_as_many_as_the_pairs_support(ml_100k):
     assert number(twice) == number(X[:3000])
 
 
-@pytest.mark.parametrize("n_pairs", [1, 40, 400, 799, 800])
-def test_the_number_of_factors_is_within_its_bounds(n_pairs):
+@pytest.mark.parametrize("n_users", [1, 2, 20, 140, 160, 164, 178, 182, 400])
+def test_the_number_of_factors_is_within_its_bounds(n_users):
     class Data:
-        users, items = np.divmod(np.arange(n_pairs), 20)
-        shape = 1 + users.max(), min(n_pairs, 20)
+        users, items = np.divmod(np.arange(200 * n_users), 200)
+        shape = n_users, 200
         shares = ONE_PROCESS
 
-    expected = np.ceil(n_pairs / 2 / sum(Data.shape))
-    assert suitable_n_factors(Data) == np.clip(expected, 2, 32)
+    supported = 100 * n_users / (n_users + 200)
+    # More than 32 are four fifths of what ratings support.
+    most = np.clip(np.floor(0.8 * supported), 32, 36)
+    assert suitable_n_factors(Data) == np.clip(np.ceil(supported), 2, most)
 
 
 @pytest.mark.parametrize("seed", range(3))

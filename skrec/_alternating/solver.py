@@ -31,6 +31,7 @@ from .start import decomposed_start, spectral_start
 from .state import State
 from .structure import (
     MAX_FACTORS,
+    MAX_SUPPORT,
     Alternative,
     best_fit,
     least_error,
@@ -82,10 +83,8 @@ CHANGE_PER_TOL = 2.0
 
 # The first sweeps of vb do with variances along axes, which takes a fraction of the
 # time: from so many factors on, in a share of all sweeps at most, until one lowers the
-# objective by less than this. They lead to the same end if factors are at most a share
-# of those that the ratings can support.
+# objective by less than this.
 WARM_UP_FACTORS, WARM_UP_SHARE, WARM_UP_FALL = 20, 0.5, 4e-3
-MAX_SUPPORT = 0.8
 
 # Change of predictions by the items in the last sweep over further ratings: root mean
 # square, in standard deviations of the ratings.

@@ -18,9 +18,14 @@ from .._data.interactions import Interactions, blocks, sums_by
 from .._data.seen import first_of_pairs
 from .._interfaces import Iteration
 
-# Pairs with ratings for each number in the factors, and bounds of `n_factors`.
+# Pairs with ratings for each number in the factors, and bounds of `n_factors`: the
+# larger one for fits that begin with a warm-up, which makes factors cheap.
 PAIRS_PER_NUMBER = 2.0
-MIN_FACTORS, MAX_FACTORS = 2, 36
+MIN_FACTORS, MAX_FACTORS, MAX_WARM_FACTORS = 2, 32, 36
+
+# A fit with a warm-up leads to the same end if its factors are at most this share of
+# those that the ratings can support.
+MAX_SUPPORT = 0.8
 
 # Ratings of which another fit takes no time.
 MAX_FEW_ROWS = 2**15
@@ -42,8 +47,9 @@ def supported_n_factors(data: Interactions) -> float:
 
 def suitable_n_factors(data: Interactions) -> int:
     """Number of factors that a fit takes by itself."""
-    n_factors = np.ceil(supported_n_factors(data))
-    return int(n_factors.clip(MIN_FACTORS, MAX_FACTORS))
+    supported = supported_n_factors(data)
+    warm = min(MAX_WARM_FACTORS, int(MAX_SUPPORT * supported))
+    return int(np.clip(np.ceil(supported), MIN_FACTORS, max(MAX_FACTORS, warm)))
 
 
 @dataclass(frozen=True)
