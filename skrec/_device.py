@@ -17,7 +17,12 @@ WORK_SHARE = 0.25
 DEFAULT_WORK_BYTES = 2**32
 
 # A thread that cannot start has no memory for its stack.
-NO_MEMORY = ("can't allocate memory", "can't start new thread")
+NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "backend out of memory",
+    "can't start new thread",
+)
 ADVICE = (
     "The last fit is as it was. A fit takes less memory with a smaller n_factors, with "
     "solver='als', store_covariance=False or rank_by='rating', and "

@@ -222,6 +222,8 @@ class Iteration:
     error : callable or None
         Returns an estimate of the root mean squared error of the model on ratings that
         it has not seen, until the next iteration.
+    is_warm_up : bool
+        Whether later iterations take more time and memory.
     """
 
     objective: float
@@ -231,6 +233,7 @@ class Iteration:
     warning: str = ""
     curves: dict[str, list[float]] = field(default_factory=dict)
     error: Callable[[], float] | None = None
+    is_warm_up: bool = False
 
     def __str__(self) -> str:
         return f"objective {self.objective:.6f}, {self.progress}"

@@ -135,7 +135,9 @@ def test_the_number_of_factors_is_within_its_bounds(n_users):
     supported = 100 * n_users / (n_users + 200)
     # More than 32 are four fifths of what ratings support.
     most = np.clip(np.floor(0.8 * supported), 32, 36)
-    assert suitable_n_factors(Data) == np.clip(np.ceil(supported), 2, most)
+    suitable = np.ceil(supported)
+    assert suitable_n_factors(Data, warms_up=True) == np.clip(suitable, 2, most)
+    assert suitable_n_factors(Data, warms_up=False) == np.clip(suitable, 2, 32)
 
 
 @pytest.mark.parametrize("seed", range(3))

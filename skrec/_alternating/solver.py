@@ -211,6 +211,7 @@ class AlternatingSolver(Solver[Posterior]):
     default_tol: ClassVar[float] = 0.0
     # Whether noise and priors are learned.
     is_bayesian: ClassVar[bool] = True
+    warms_up: ClassVar[bool] = False
     # Whether covariances are those of a posterior.
     knows_variance: ClassVar[bool] = False
 
@@ -270,7 +271,7 @@ class AlternatingSolver(Solver[Posterior]):
             if start is not None:
                 n_factors = start.model.n_factors
             elif predicts_ratings:
-                n_factors = suitable_n_factors(data)
+                n_factors = suitable_n_factors(data, self.warms_up)
             else:
                 n_factors = DEFAULT_N_FACTORS
         if implicit_features is None:
@@ -339,6 +340,7 @@ class AlternatingSolver(Solver[Posterior]):
                     self.converges and not state.is_warm_up and fall < self.tolerance,
                     model,
                     self._warning(run, state),
+                    is_warm_up=state.is_warm_up,
                 ),
             )
             del state, model
@@ -510,6 +512,7 @@ class VBSolver(AlternatingSolver):
     n_supported: float = 0.0
 
     name: ClassVar[str] = "vb"
+    warms_up: ClassVar[bool] = True
     converges: ClassVar[bool] = True
     default_tol: ClassVar[float] = 2e-3
     knows_variance: ClassVar[bool] = True
@@ -598,7 +601,7 @@ class VBSolver(AlternatingSolver):
             errors.append(error)
             change = np.inf
             if previous is not None:
-                change = float((predictions - previous).square().mean().sqrt())
+                change = sample.change(previous, predictions)
             previous = predictions
             stands_still = change < CHANGE_PER_TOL * self.tolerance
             stands_still &= not state.is_warm_up

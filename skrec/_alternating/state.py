@@ -224,7 +224,8 @@ class State:
     objective : float
         The objective that the solver lowers, per unit of weight (see the rules).
     is_warm_up : bool
-        Whether the sweep belongs to the warm-up of a chain, and is not to be kept.
+        Whether the sweep belongs to a warm-up, which does not converge, and whose draws
+        are not to be kept.
     columns : tuple of ColumnState
         Terms of users and items of columns of context.
     """

@@ -45,10 +45,10 @@ def supported_n_factors(data: Interactions) -> float:
     return n_pairs / (PAIRS_PER_NUMBER * n_rows)
 
 
-def suitable_n_factors(data: Interactions) -> int:
+def suitable_n_factors(data: Interactions, warms_up: bool) -> int:
     """Number of factors that a fit takes by itself."""
     supported = supported_n_factors(data)
-    warm = min(MAX_WARM_FACTORS, int(MAX_SUPPORT * supported))
+    warm = min(MAX_WARM_FACTORS, int(MAX_SUPPORT * supported)) if warms_up else 0
     return int(np.clip(np.ceil(supported), MIN_FACTORS, max(MAX_FACTORS, warm)))
 
 

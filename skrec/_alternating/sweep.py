@@ -100,10 +100,15 @@ def vb(
         del state
         if fall < least_fall:
             break
-    layout = problem.layout
-    items = start.items.with_packed_covariance(layout)
-    start = replace(start, users=replace(start.users, axes=None), items=items)
-    yield from sweeps(problem, start, VBRule())
+    start = replace(
+        start,
+        users=replace(start.users, axes=None),
+        items=start.items.with_packed_covariance(problem.layout),
+    )
+    states = sweeps(problem, start, VBRule())
+    # A sweep needs the memory of the start.
+    del start
+    yield from states
 
 
 def gibbs(

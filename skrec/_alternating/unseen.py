@@ -100,6 +100,17 @@ class UnseenSample:
             predictions = torch.cat([predictions, mean])
         return self._error(state, self.ratings[: self.n_first]), predictions
 
+    def change(self, before: Tensor, after: Tensor) -> float:
+        """Root mean squared change of predictions, those of all processes."""
+        square, n_pairs = (after - before).square(), len(self.pairs[0])
+        own = square[n_pairs:]
+        # Terms of context are at ratings of this process, and pairs are those of all.
+        sums = self.problem.users.share.sum(
+            torch.stack([total(own), total(torch.ones_like(own))])
+        )
+        squares, n_own, of_pairs = fetched(*sums, total(square[:n_pairs]))
+        return ((squares + of_pairs) / (n_own + n_pairs)) ** 0.5
+
     @torch_threads(1)
     def error(self, state: State) -> float:
         """Root mean squared leave-one-out residual, in rating units."""

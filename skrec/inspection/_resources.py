@@ -65,11 +65,11 @@ def estimate_resources(
 ) -> Bunch:
     """Estimate time and memory of a fit, by its first iterations.
 
-    The fit is begun in a process of its own and given up after three sweeps, or two
-    epochs or draws. Measured on all rows are reading, the first iterations, the
-    conversion of the model, and the memory of all that. The rest is extrapolated: a
-    further iteration takes as long as the last ones did. Draws and epochs are counted
-    by `max_iter`, which is a bound with `early_stopping`.
+    The fit is begun in a process of its own and given up after three sweeps that are no
+    warm-up, or two epochs or draws. Measured on all rows are reading, the first
+    iterations, the conversion of the model, and the memory of all that. The rest is
+    extrapolated: a further iteration takes as long as the last ones did. Draws and
+    epochs are counted by `max_iter`, which is a bound with `early_stopping`.
 
     Sweeps until convergence are not known before a fit. Their number is that of a fit
     to some of the users, or of the items if these are more, with an eighth of the rows
@@ -193,13 +193,18 @@ def _in_a_process(*arguments: Any) -> dict[str, Any]:
 def _answer() -> None:
     """Read a task from the input of this process, and write its answer."""
     output, sys.stdout = sys.stdout.buffer, sys.stderr
-    n_threads, arguments = pickle.load(sys.stdin.buffer)
-    torch.set_num_threads(n_threads)
     answer: Any
     try:
+        n_threads, arguments = pickle.load(sys.stdin.buffer)
+        torch.set_num_threads(n_threads)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             answer = measured(*arguments)
+    except (AttributeError, ImportError) as error:
+        answer = TypeError(
+            "estimate_resources begins the fit in another process, which needs classes "
+            f"and functions from modules that it can import: {error}."
+        )
     except Exception as error:
         answer = error
     output.write(pickle.dumps(answer, 5))
@@ -215,6 +220,8 @@ class Trial:
         Seconds before the first iteration and after the last.
     steps : list of float
         Seconds of the iterations.
+    n_warm : int
+        Number of those that belong to a warm-up, which take less time.
     converged : bool
     sizes : list of int
         Bytes of the model after the last iterations.
@@ -224,6 +231,7 @@ class Trial:
 
     reading: float
     steps: list[float]
+    n_warm: int
     completing: float
     converged: bool
     sizes: list[int]
@@ -231,8 +239,8 @@ class Trial:
 
     @property
     def per_step(self) -> float:
-        """Seconds of an iteration after the first, without comparisons at the end."""
-        later = self.steps[1 : -1 if self.converged else None]
+        """Seconds of an iteration after the first ones, without the comparisons."""
+        later = self.steps[max(1, self.n_warm) : -1 if self.converged else None]
         return float(np.mean(later or self.steps[-1:]))
 
     @property
@@ -295,9 +303,9 @@ def _begun(
     n_iter: int,
     collect: Collect = Interactions.from_columns,
 ) -> Trial:
-    """A fit of at most so many iterations."""
+    """A fit of at most so many iterations after a warm-up."""
     solver = estimator._solver_for(y)
-    steps: list[float] = []
+    n_warm, steps = 0, list[float]()
     sizes: list[int] = []
     with own_settings():
         start = clock()
@@ -310,7 +318,10 @@ def _begun(
             start = clock()
             iteration = next(iterations)
             steps.append(clock() - start)
-            is_last = iteration.converged or len(steps) == n_iter
+            n_warm += iteration.is_warm_up
+            is_last = iteration.converged or len(steps) == min(
+                n_warm + n_iter, solver.max_iter
+            )
             # A model that grows has another size than the one before.
             if is_last or not (solver.converges or len(steps) + 1 < n_iter):
                 start = clock()
@@ -319,7 +330,7 @@ def _begun(
                 peak = _memory()[1]
                 sizes.append(_pickled_bytes(fitted))
                 del fitted
-    return Trial(reading, steps, completing, iteration.converged, sizes, peak)
+    return Trial(reading, steps, n_warm, completing, iteration.converged, sizes, peak)
 
 
 def _sample_of_ids(share: float) -> Collect:
