@@ -580,7 +580,7 @@ class BaseRecommender(
         data = collect(columns, rating, weight)
         if reset:
             if rating is not given:
-                check_choices(data, given, threshold)
+                check_choices(data, given[weight > 0], threshold)
             names = getattr(self, "feature_names_in_", None)
             others_count = objective.counts_unobserved or self._ranks_by_choice
             warn_of_ratings(columns, rating, data, names, others_count)

@@ -78,8 +78,8 @@ def fit(
         If no processes were started, such as by torchrun, or if another process cannot
         read its rows.
     ValueError
-        As :meth:`~skrec.MFRegressor.fit`, for another solver, and if there are more
-        processes than users or items.
+        As :meth:`~skrec.MFRegressor.fit`, for another solver, for columns of values,
+        and if there are more processes than users or items.
 
     Notes
     -----

@@ -280,3 +280,19 @@ def test_a_weight_of_two_is_the_row_twice():
     weighted = small_ncf().fit(X[:400], Y[:400], sample_weight=weight)
     repeated = small_ncf().fit(X.iloc[rows], Y.iloc[rows])
     assert_allclose(weighted.predict(X[:400]), repeated.predict(X[:400]), atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_choices_without_biases_have_nothing_in_common(solver):
+    params = {"loss": "bpr", "biased": False, "max_iter": 2, "random_state": 0}
+    model = MFRegressor(4, solver=solver, **params).fit(IDS[:300])
+    assert model.user_factors_.any()
+
+
+def test_values_whose_pairs_are_forgotten_are_not_those_of_a_network():
+    model = MFRegressor(4, **PARAMS).fit(X[:2000], Y[:2000])
+    new = X[2000:2100].assign(user=10**6)
+    model.partial_fit(new, Y[2000:2100]).forget(users=X["user"][:2000].unique())
+    terms = model.feature_effects()
+    model.set_params(solver="adam").partial_fit(new[:20], Y[2000:2020])
+    assert_array_equal(model.feature_effects()["effect"], terms["effect"])

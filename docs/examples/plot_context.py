@@ -51,8 +51,8 @@ X.head()
 # %%
 # Columns of numbers
 # ------------------
-# A column of numbers is a linear term. The hour is none: 23 is as close to 0 as to 22.
-# A sine and a cosine of one turn a day let the effect be any wave of that length.
+# A column of numbers is linear, with slopes. The hour is not: 23 is as close to 0 as to
+# 22. A sine and a cosine of one turn a day let the effect be any wave of that length.
 
 
 def with_waves(X):

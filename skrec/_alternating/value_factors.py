@@ -59,7 +59,8 @@ def _effects(mean: np.ndarray) -> FittedEffects:
 def are_of_network(columns: tuple[FittedColumn, ...]) -> bool:
     """Whether columns are those of a network, which knows neither slopes nor pairs."""
     return all(
-        column.number is None and not len(column.users.keys) for column in columns
+        column.number is None and not len(column.users.keys) + len(column.items.keys)
+        for column in columns
     )
 
 

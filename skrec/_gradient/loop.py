@@ -330,9 +330,11 @@ class _Trainer:
                 for rows in group:
                     total += self.update(rows)
                 self._update_implicit(len(group))
-        self.share.complete(*(table.detach() for table in self.tables["user"]))
+        self.share.complete(*(table.detach() for table in self.rows["user"]))
         if self.value_penalties.multiples:
-            self.value_penalties.adapt(self.noise(self.sampler.batch(rows)))
+            batch = self.sampler.batch(rows)
+            part = batch[: math.ceil(len(batch) / self.n_parts)]
+            self.value_penalties.adapt(self.noise(part))
         self._show_shares(None)
         for side in self.network.features:
             self.update_feature_weights(side)
@@ -485,9 +487,10 @@ class _Trainer:
             part_loss.backward(seed)
             losses.append(part_loss.detach())
         self.network.share_gradients()
-        if self.options.loss == "bpr":
+        constants = self.network.constants() if self.options.loss == "bpr" else []
+        if constants:
             # Differences of scores leave rounding errors, which "adam" would scale up.
-            torch._foreach_zero_([_gradient(p) for p in self.network.constants()])
+            torch._foreach_zero_([_gradient(parameter) for parameter in constants])
         return reduce(add, losses)
 
     def add_penalty(
