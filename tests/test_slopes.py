@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers import copied, rmse, small, unconverged
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -265,3 +266,19 @@ def test_effects_of_numbers_are_in_feature_effects(fitted):
 def test_pairs_without_ratings_have_no_slopes():
     model = MFRegressor(2, solver="als", unobserved_weight=0.1, tol=1.0).fit(X, Y)
     assert "slope_price" not in model.factors_frame("user")
+
+
+def test_a_draw_of_some_rows_predicts_with_the_slopes_of_these():
+    posterior = MFRegressor(**MF).fit(X, Y)._model
+    users, items = np.arange(20, 60), np.arange(40) % 9 + 3
+    context = np.linspace(1, 4, 40)[:, None]
+    draw = posterior.draw(users, items, np.random.RandomState(0))
+    predicted, _ = draw.predict(users, items, context, False, torch.device("cpu"))
+    asking = draw.in_context(users, context)
+    scale, offset = asking.score_units(np.arange(40))
+    listed = torch.empty(40, 40)
+    asking.scorer(np.arange(40), items, torch.device("cpu"))(slice(None))(
+        slice(None), listed
+    )
+    expected = scale * listed.diagonal().numpy() + offset
+    assert_allclose(predicted, expected, rtol=1e-4)

@@ -587,9 +587,11 @@ class NumberedRows(Model):
         return_std: bool,
         device: torch.device,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        users = np.searchsorted(self.users, users)
-        items = np.searchsorted(self.items, items)
-        return self.posterior.predict(users, items, context, return_std, device)
+        own = np.searchsorted(self.users, users), np.searchsorted(self.items, items)
+        rows = replace(self.posterior, columns=())
+        mean, std = rows.predict(*own, context, return_std, device)
+        # Terms of context have the numbers of all rows.
+        return mean + self.posterior.column_means(users, items, context), std
 
     def scorer(
         self, users: np.ndarray, items: np.ndarray, device: torch.device

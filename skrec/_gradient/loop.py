@@ -486,7 +486,7 @@ class _Trainer:
             part_loss = self.losses(part).sum()
             part_loss.backward(seed)
             losses.append(part_loss.detach())
-        self.network.share_gradients()
+        self.network.split_gradients()
         constants = self.network.constants() if self.options.loss == "bpr" else []
         if constants:
             # Differences of scores leave rounding errors, which "adam" would scale up.
@@ -513,7 +513,7 @@ class _Trainer:
             for parameter, gradient in zip(self.added, sums, strict=False):
                 parameter.grad = gradient
             shares |= zip(others, sums[len(gradients) :], strict=True)
-            self.network.share_gradients()
+            self.network.split_gradients()
         for shares_of_side in self.implicit:
             rows = self.rows[shares_of_side.side]
             shares_of_side.accumulate([_gradient(table)[:-1] for table in rows])

@@ -201,7 +201,7 @@ class NeuMF(nn.Module):
             return [self.joined[side]]
         return self.tables(ROW_TABLES[side])
 
-    def share_gradients(self) -> None:
+    def split_gradients(self) -> None:
         """Give named tables the gradients of `joined`, as views."""
         for side, joined in self.joined.items():
             tables = self.tables(TABLES[side])
