@@ -32,7 +32,6 @@ from .rows import (
     FittedLinkMatrix,
     PackedCovariance,
     Rows,
-    packed,
 )
 from .state import (
     INITIAL_CONCENTRATION,
@@ -43,6 +42,7 @@ from .state import (
     State,
 )
 from .symmetric import inverse
+from .triangles import packed
 from .value_pairs import Pairs, ValueColumn
 from .value_terms import (
     FittedColumn,

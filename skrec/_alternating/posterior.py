@@ -16,6 +16,7 @@ from .._data.sides import SideName
 from .._data.units import Units
 from .._data.vocabulary import Growth
 from .._interfaces import Model, Objective, StandardisedModel
+from .._sparse import ParallelMap
 from .._storage import stored
 from .._topk import Fill, inner_products_of_tiles
 from .in_context import InContext
@@ -230,6 +231,14 @@ class Posterior(StandardisedModel):
             columns=tuple(column.without_covariance() for column in self.columns),
             knows_variance=self.knows_variance and self.users.covariance is None,
         )
+
+    def with_compact_covariances(self, parallel_map: ParallelMap) -> Posterior:
+        """The same means, with covariances rounded where that saves much memory."""
+        users, items = (
+            rows.with_compact_covariance(parallel_map)
+            for rows in (self.users, self.items)
+        )
+        return replace(self, users=users, items=items)
 
     def take(self, users: np.ndarray, items: np.ndarray) -> Posterior:
         """Posterior means of numbered rows."""

@@ -39,6 +39,7 @@ from .structure import (
     supported_n_factors,
 )
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
+from .tiles import parallel_map
 from .unseen import UnseenSample
 
 # Up to this number of ratings the time of sweeps in double precision is negligible, and
@@ -369,7 +370,9 @@ class AlternatingSolver(Solver[Posterior]):
             knows_variance=self.knows_variance,
             learns_prior=self.is_bayesian,
         )
-        return self._stored(posterior, run.rating_range)
+        posterior = self._stored(posterior, run.rating_range)
+        with parallel_map(run.problem) as tile_map:
+            return posterior.with_compact_covariances(tile_map)
 
     def _stored(
         self, posterior: Posterior, rating_range: tuple[float, float]
