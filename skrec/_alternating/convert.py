@@ -19,7 +19,6 @@ from .._data.units import Units
 from .._threads import torch_threads
 from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments
-from .context import pair_variances
 from .feature_weights import Block, LinkMatrix
 from .posterior import Posterior
 from .problem import Problem
@@ -231,19 +230,15 @@ def _fitted_pairs(state: PairState, pairs: Pairs, scale: float) -> FittedPairs:
     """Terms of pairs, where factors of values have the unit of ratings."""
     keys = pairs.rows * pairs.shape[1] + pairs.values
     effects, levels = _fitted_effects(state.effects, scale), None
-    powers = pair_variances(pairs, state)
-    if powers is not None and state.levels.variance is not None:
-        of_levels, twice_covariance, variance = (
-            scale**2 * np.append(array(_in_range(power, scale)), np.float32(0))
-            for power in powers
+    if state.covariance is not None and state.levels.variance is not None:
+        variance, covariance = (
+            scale**2 * np.append(array(_in_range(values, scale)), np.float32(0))
+            for values in (state.levels.variance, state.covariance)
         )
         if pairs.numbers is None:
-            effects.variance[:-1] = (of_levels + twice_covariance + variance)[:-1]
-            # What is unknown of a row counts for pairs without ratings too.
-            effects.variance[-1] += scale**2 * float(state.levels.variance.mean())
-        else:
-            nothing = np.zeros_like(of_levels)
-            levels = FittedLevels(nothing, of_levels, twice_covariance / 2)
+            # Of an unknown row, too, more than the effect of a value is unknown.
+            variance[-1] = variance[:-1].mean()
+        levels = FittedLevels(variance, covariance)
     return FittedPairs(
         _fitted_factors(state.rows, 1.0),
         _fitted_factors(state.values, scale),

@@ -492,6 +492,12 @@ class Rows:
             drawn[tile] += np.einsum("njk,nk->nj", root, normal[tile])
         return replace(stored, mean=drawn[None], covariance=None)
 
+    def with_added_biases(self, biases: np.ndarray) -> Rows:
+        """Rows of one draw, with a number added to each bias."""
+        mean = self.mean.copy()
+        mean[0, :, -1] += biases
+        return replace(self, mean=mean)
+
     def with_compact_covariance(self, parallel_map: ParallelMap) -> Rows:
         """The same rows, with covariances rounded if that saves much memory."""
         if not isinstance(self.covariance, PackedCovariance):
