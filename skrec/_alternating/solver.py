@@ -651,9 +651,13 @@ class GibbsSolver(AlternatingSolver):
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
         arguments = run.problem, start, run.random_state
-        if run.is_continued:
+        if not run.is_continued:
+            states = gibbs(*arguments, vb_sweeps=VB_SWEEPS, burn_in=BURN_IN)
+        elif run.problem.columns:
+            # Terms of context begin anew.
+            states = gibbs(*arguments, burn_in=BURN_IN)
+        else:
             return gibbs(*arguments)
-        states = gibbs(*arguments, vb_sweeps=VB_SWEEPS, burn_in=BURN_IN)
         return (state for state in states if not state.is_warm_up)
 
     def _models(
