@@ -1,8 +1,9 @@
 """Rules of the alternating solvers: their use of a row's conditional.
 
 `ALSRule` takes the mode, `VBRule` mean and covariance, and `GibbsRule` a draw.
-`UpdateRule` takes mean and covariance under priors of single rows, and `CovarianceRule`
-the covariance alone.
+`AxisVBRule` takes mean and variances along axes that all rows share, and leads `VBRule`
+in its first sweeps. `UpdateRule` takes mean and covariance under priors of single rows,
+and `CovarianceRule` the covariance alone.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ class Side:
     covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2) or None
         Packed posterior covariances; None where the rule has none.
     axes : AxisVariances or None
-        Posterior variances in place of covariances, for points of many factors.
+        Variances along axes that all rows share, in place of covariances: for points
+        of many factors, and in a warm-up of vb.
     log_det : Tensor of shape () or float
         Sum of the log determinants of the covariances.
     prior_weight : Tensor of shape (n_rows,) or None

@@ -58,6 +58,7 @@ class Part:
     places : Tensor of shape (n,) or None
         Their places in the order; None for all.
     n_all : int
+        Number of samples of all processes.
     """
 
     samples: Samples
