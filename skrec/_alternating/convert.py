@@ -375,13 +375,7 @@ def as_state(
     `users` and `items` are the numbers in `last` of the rows of the problem, and
     `columns` those of the side features. New ones are -1. The precision of a prior
     grows with the row's count to the power of `exponent`.
-
-    Raises
-    ------
-    ValueError
-        If `last` has other factors or biases than the problem.
     """
-    _check_row_size(last, problem.layout)
     row_units = RowUnits.of(units, problem)
     coef, coef_covariance = _standard_coef(last, units)
     user_side = _SideImport(
@@ -399,13 +393,14 @@ def as_state(
     )
 
 
-def _check_row_size(last: Posterior, layout: Layout) -> None:
-    if (last.n_factors, last.row_size) != (layout.n_factors, layout.row_size):
+def check_row_size(last: Posterior, n_factors: int | None, biased: bool) -> None:
+    """Refuse to continue a fit with other factors or biases; None is any number."""
+    n_last, was_biased = last.n_factors, last.row_size > last.n_factors
+    if n_factors not in (None, n_last) or biased != was_biased:
         raise ValueError(
-            f"The last fit, which is to be continued, had n_factors={last.n_factors} "
-            f"and biased={last.row_size > last.n_factors}, but now n_factors="
-            f"{layout.n_factors} and biased={layout.biased}. Keep both, or fit anew "
-            "without warm_start."
+            f"The last fit, which is to be continued, had n_factors={n_last} "
+            f"and biased={was_biased}, but now n_factors={n_factors} and "
+            f"biased={biased}. Keep both, or fit anew without warm_start."
         )
 
 
@@ -567,7 +562,6 @@ def with_unobserved_pairs(
     likewise an item's.
     """
     layout, row_units = problem.layout, RowUnits.of(units, problem)
-    _check_row_size(last, layout)
 
     def pairs(rows: np.ndarray, others: np.ndarray, known: Rows) -> UnobservedPairs:
         """Pairs of rows; `known` are the rows of the other side in the last fit."""
