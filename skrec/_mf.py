@@ -843,7 +843,7 @@ class PosteriorConversion(Conversion[Posterior]):
             n_values=tuple(
                 len(column.weight)
                 for column in model.columns
-                if are_of_network(model.columns)
+                if column.number is None and are_of_network(model.columns)
             ),
         )
 
@@ -908,7 +908,7 @@ class PosteriorConversion(Conversion[Posterior]):
         units, data = model.units, further.data
         columns: tuple[FittedColumn, ...] = ()
         if are_of_network(model.columns):
-            value_weights = [column.weight for column in model.columns]
+            value_weights = [c.weight for c in model.columns if c.number is None]
             columns = fitted_columns(shared | with_unseen, units, value_weights)
         updated = replace(as_posterior(shared | with_unseen, units), columns=columns)
         # Noise variance over all ratings; past ones have a weight of 1.

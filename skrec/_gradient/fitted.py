@@ -24,7 +24,16 @@ from .._interfaces import Model, Objective, StandardisedModel
 from .._storage import stored
 from .._topk import Fill
 from .context import network_context
-from .network import TABLES, NeuMF, Shape, SideScores, feature_name, is_of_rows
+from .network import (
+    KEPT_TABLES,
+    SLOPES,
+    TABLES,
+    NeuMF,
+    Shape,
+    SideScores,
+    feature_name,
+    is_of_rows,
+)
 
 # Entries of a hidden layer held at a time in predict and recommend.
 TILE_SIZE = 2**22
@@ -122,13 +131,17 @@ class FittedNetwork(StandardisedModel):
                 weights[name] = np.concatenate(
                     [table[:-1], cold.astype(table.dtype), table[-1:]]
                 )
+            for name in weights.keys() & {SLOPES[side]}:
+                table = weights[name]
+                # Features do not predict slopes.
+                weights[name] = np.insert(table, [-1] * matrix.shape[0], 0, axis=0)
         shape = replace(self.shape, n_users=sizes["user"], n_items=sizes["item"])
         return replace(self, weights=weights, shape=shape)
 
     def without(self, forgotten: ForgottenRows) -> FittedNetwork:
         weights, kept = self.weights.copy(), forgotten.kept
         for side, rows in (("user", kept.user), ("item", kept.item)):
-            for name in weights.keys() & set(TABLES[side]):
+            for name in weights.keys() & set(KEPT_TABLES[side]):
                 # The row of unseen users or items stays the last.
                 weights[name] = weights[name][np.append(rows, -1)]
         for side, counterparts in (("user", kept.item), ("item", kept.user)):
@@ -203,7 +216,7 @@ class FittedNetwork(StandardisedModel):
         item_bias = of_items.bias.mean(-1) + network.intercept.mean()
         has_factors = (
             bool(shape.n_factors),
-            context is not None and bool(shape.n_values),
+            context is not None and (bool(shape.n_values) or network.has_slopes),
         )
         if context is not None:
             context = network_context(context, self.units, shape.n_values)
@@ -353,7 +366,7 @@ class NetworkConversion(Conversion[FittedNetwork]):
     ) -> Weights:
         weights = model.weights.copy()
         for side, rows in (("user", users), ("item", items)):
-            for name in weights.keys() & set(TABLES[side]):
+            for name in weights.keys() & set(KEPT_TABLES[side]):
                 weights[name] = weights[name][np.append(rows, -1)]
         for side, counterparts in (("user", items), ("item", users)):
             for name in _of_counterparts(weights, side):
