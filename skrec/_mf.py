@@ -863,7 +863,7 @@ class PosteriorConversion(Conversion[Posterior]):
         rating_range: tuple[float, float],
     ) -> Posterior:
         value_weights = [
-            np.bincount(codes, data.weight, n_values)
+            data.shares.user.sum(np.bincount(codes, data.weight, n_values))
             for codes, n_values in zip(data.codes.T, data.n_values, strict=True)
         ]
         columns = fitted_columns(weights, units, value_weights)

@@ -629,7 +629,9 @@ class _Trainer:
         """
         slope = self.loss_slopes(batch, torch.ones_like(batch.weight))
         weight = batch.weight[..., None].expand(slope.shape)
-        return ((weight * slope.square()).sum() / weight.sum()).sqrt() / 2
+        sums = [(weight * slope.square()).sum(), weight.sum()]
+        square, total = self.share.add_up(sums)
+        return (square / total).sqrt() / 2
 
     @torch.no_grad()
     def loss_of_mean(self, samples: Samples) -> float:
