@@ -36,6 +36,7 @@ from ._data.side_features import Encoder
 from ._data.sides import SideName, Sides
 from ._data.units import Units
 from ._data.weights import Weighting
+from ._effects import check_by, context_effects
 from ._factors import read_factors, seen_of
 from ._gradient.fitted import Conversion, Weights
 from ._gradient.loop import OPTIMIZERS
@@ -86,7 +87,7 @@ class MFRegressor(BaseRecommender):
     with priors of mean zero that are learned too: what the value changes for all, for
     the user and for the item. A further column of numbers adds, beside the linear term,
     x (β_u + γ_i) at its standardised number x. "vb", "gibbs" and "als" have these terms
-    for ratings; "adam" and "sgd" have those of values, without δ, for all losses.
+    for ratings; "adam" and "sgd" have them, without δ, for all losses.
 
     Parameters
     ----------
@@ -703,8 +704,7 @@ class MFRegressor(BaseRecommender):
            side feature  effect  std
         0  item     odd     1.0  0.1
         """
-        if by not in ("value", "column"):
-            raise ValueError(f"by must be 'value' or 'column', got {by!r}.")
+        check_by(by)
         frames = []
         has_context = isinstance(self._model, Posterior) and self._context.names
         sides = self._described_sides() if self._sides() or not has_context else []
@@ -718,7 +718,13 @@ class MFRegressor(BaseRecommender):
             frame = {"side": side, "feature": names, "effect": effect, "std": std}
             frames.append(pd.DataFrame(frame))
         if has_context:
-            frames += self._context_effects(by)
+            columns = (c for c in self._model.columns if c.number is None)
+            frames += context_effects(
+                self._context,
+                map(self._value_effects, columns),
+                zip(*self._model.linear_effects(), strict=True),
+                by,
+            )
         return pd.concat(frames, ignore_index=True)
 
     @reads_one_fit
@@ -760,43 +766,14 @@ class MFRegressor(BaseRecommender):
     def _known(self, side: SideName) -> KnownIds:
         return self._users if side == "user" else self._items
 
-    def _context_effects(self, by: Literal["value", "column"]) -> list[pd.DataFrame]:
-        """Effects of the columns of context, in their order."""
-        known = self._context
-        of_values = (c for c in self._model.columns if c.number is None)
-        of_numbers = zip(*self._model.linear_effects(), strict=True)
-        frames = []
-        for name, values in zip(known.names, known.values, strict=True):
-            if values is not None:
-                column = next(of_values)
-                frames.append(self._value_effects(name, values, column, by))
-                continue
-            effect, std = next(of_numbers)
-            frame = {"side": "context", "feature": [name], "effect": effect, "std": std}
-            frames.append(pd.DataFrame(frame))
-        return frames
-
     def _value_effects(
-        self,
-        name: str,
-        values: np.ndarray,
-        column: FittedColumn,
-        by: Literal["value", "column"],
-    ) -> pd.DataFrame:
-        """Effects of the values of a column of context, or their spread."""
+        self, column: FittedColumn
+    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+        """Weights of the values of a column of context, and their effects."""
         effect, std = column.effects()
         if not self._model.knows_variance:
             std = np.full_like(std, np.nan)
-        names = [f"{name}_{value}" for value in values]
-        if by == "column":
-            share = column.weight / column.weight.sum()
-            spread = np.sqrt(share @ effect**2)
-            # To first order, where the effects are independent.
-            slope = share * effect / max(spread, np.finfo(float).tiny)
-            deviation = np.sqrt(slope**2 @ std**2)
-            names, effect, std = [name], np.array([spread]), np.array([deviation])
-        frame = {"side": "context", "feature": names, "effect": effect, "std": std}
-        return pd.DataFrame(frame)
+        return column.weight, (effect, std)
 
     def _sides(self) -> list[SideName]:
         both: tuple[SideName, SideName] = ("user", "item")
@@ -843,7 +820,7 @@ class PosteriorConversion(Conversion[Posterior]):
             n_values=tuple(
                 len(column.weight)
                 for column in model.columns
-                if are_of_network(model.columns)
+                if column.number is None and are_of_network(model.columns)
             ),
         )
 
@@ -862,11 +839,7 @@ class PosteriorConversion(Conversion[Posterior]):
         objective: Objective,
         rating_range: tuple[float, float],
     ) -> Posterior:
-        value_weights = [
-            np.bincount(codes, data.weight, n_values)
-            for codes, n_values in zip(data.codes.T, data.n_values, strict=True)
-        ]
-        columns = fitted_columns(weights, units, value_weights)
+        columns = fitted_columns(weights, units, data.value_weights)
         posterior = replace(as_posterior(weights, units), columns=columns)
         noise_variance = np.nan
         if not objective.is_of_choices:
@@ -908,7 +881,7 @@ class PosteriorConversion(Conversion[Posterior]):
         units, data = model.units, further.data
         columns: tuple[FittedColumn, ...] = ()
         if are_of_network(model.columns):
-            value_weights = [column.weight for column in model.columns]
+            value_weights = [c.weight for c in model.columns if c.number is None]
             columns = fitted_columns(shared | with_unseen, units, value_weights)
         updated = replace(as_posterior(shared | with_unseen, units), columns=columns)
         # Noise variance over all ratings; past ones have a weight of 1.

@@ -7,14 +7,18 @@ from numbers import Integral, Real
 from typing import Literal
 
 import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseRecommender
-from ._gradient.fitted import NetworkConversion
+from ._effects import check_by, context_effects
+from ._gradient.fitted import FittedNetwork, NetworkConversion
 from ._gradient.network import ACTIVATIONS, Shape
 from ._gradient.solver import GradientSolver, default_reg, objective_of
 from ._interfaces import Solver
 from ._parameters import GRADIENT_CONSTRAINTS
 from ._sklearn import Interval, StrOptions
+from ._snapshot import reads_one_fit
 from ._storage import stored
 
 DEFAULT_REG = 0.7
@@ -27,7 +31,7 @@ class NCFRegressor(BaseRecommender):
 
     The score of user u and item i, with context f, is that of NeuMF [1]_ with biases::
 
-        s = a + b_u + c_i + p_u·q_i + MLP(r_u, s_i, f) + f·w
+        s = a + b_u + c_i + p_u·q_i + MLP(r_u, s_i, f) + f·(w + β_u + γ_i)
 
     The prediction is the mean of `n_members` such networks, which differ in their
     random start only and are trained together. Each minimises::
@@ -36,6 +40,7 @@ class NCFRegressor(BaseRecommender):
 
     over rows (p, r, b) of users and items and the weights of layers, where W_r is the
     weight of the pairs of a row, or of all pairs for a layer, and W that of all pairs.
+    The slopes β and γ have a Gaussian prior, whose variance is learned.
     Ratings are standardised inside, so their scale needs no setting.
 
     A further column of X with strings, categories or bools adds, under its value v, the
@@ -264,6 +269,71 @@ class NCFRegressor(BaseRecommender):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    @reads_one_fit
+    def feature_effects(
+        self, *, by: Literal["value", "column"] = "value"
+    ) -> pd.DataFrame:
+        """Effects of context on the rating of an average user and an average item.
+
+        The effect of a value is against the mean of all ratings. That of a number is of
+        a standard deviation, from half of one below the mean to half of one above: the
+        linear term, and with a perceptron its part, at the mean of all other numbers.
+
+        Parameters
+        ----------
+        by : {"value", "column"}, default="value"
+            Whether a row is for each value of a column, or for each column. That of a
+            column is the standard deviation of the effects of its values over ratings.
+
+        Returns
+        -------
+        effects : DataFrame of shape (n_features, 4)
+            side : "context".
+
+            feature : name of the column; by value, column and value.
+
+            effect : in rating units; in those of log odds with "log_loss".
+
+            std : standard deviation over members; NaN for one member.
+
+        Raises
+        ------
+        AttributeError
+            If `X` had no context, if the fit was of choices without y, or by "bpr",
+            which does not learn effects that all items share.
+        ValueError
+            If `by` is none of the two.
+
+        Examples
+        --------
+        >>> from skrec import NCFRegressor
+        >>> from skrec.datasets import make_ratings
+        >>> X, y = make_ratings(100, 50, 2000, random_state=0)
+        >>> X["late"] = X.index % 2 == 0
+        >>> ncf = NCFRegressor(random_state=0).fit(X, y + X["late"])
+        >>> ncf.feature_effects()["effect"].round(1).tolist()
+        [-0.4, 0.4]
+        """
+        check_is_fitted(self)
+        check_by(by)
+        if not self._context.names:
+            raise AttributeError(
+                f"This {type(self).__name__} was fitted without context, such as a "
+                "further column of X with the season of a rating. Effects of side "
+                "features have no single number in a network; fit an MFRegressor, or "
+                "shuffle columns (see the user guide)."
+            )
+        model = self._model
+        if not isinstance(model, FittedNetwork) or model.objective.loss == "bpr":
+            raise AttributeError(
+                f"This {type(self).__name__} has no effects of context, since choices "
+                "without a loss, and loss='bpr', compare items of one context. Fit "
+                "ratings y, or choices by loss='log_loss'."
+            )
+        of_numbers = zip(*model.number_effects(), strict=True)
+        frames = context_effects(self._context, model.value_effects(), of_numbers, by)
+        return pd.concat(frames, ignore_index=True)
 
     def _solver(self) -> Solver:
         objective = objective_of(self.loss, self.n_negatives)

@@ -7,7 +7,7 @@ their users, where equal ones are merged, and from there to those of their items
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -261,18 +261,26 @@ class SharedInteractions(Interactions):
 
 
 def collect(
-    ranks: Ranks, columns: Columns, rating: np.ndarray, weight: np.ndarray
+    ranks: Ranks,
+    has_terms: bool,
+    columns: Columns,
+    rating: np.ndarray,
+    weight: np.ndarray,
 ) -> Interactions:
-    """Canonical rows of this process, from rows that any of them has read."""
+    """Canonical rows of this process, from rows that any of them has read.
+
+    `has_terms` is whether several processes fit terms of values.
+    """
     columns, rating, weight = weighed_rows(columns, rating, weight)
     n_rows, context = len(rating), columns.features
-    if columns.values and n_rows:
+    if columns.values and n_rows and not has_terms:
         raise ValueError(
-            "Several processes fit numbers as further columns of X, but "
-            f"{columns.values[0].where} holds categories. Leave it out, or fit in one "
-            "process."
+            f"{columns.values[0].where} holds categories, whose terms several "
+            "processes fit by gradients alone: NCFRegressor, and MFRegressor with "
+            "solver='adam' or 'sgd'. Take one of these, leave the column out, or fit "
+            "in one process."
         )
-    own = columns.users, columns.items
+    own = columns.users, columns.items, *columns.values
     here = [(ids.kind, *ids.numbered()) for ids in own]
     ids_here = [(kind, ids) for kind, _, ids in here]
     found = ranks.start((ids_here, context.shape[1], columns.known, n_rows))
@@ -280,18 +288,30 @@ def collect(
     filled = [part for part in found if part[3]]
     if not filled:
         raise ValueError("X has no rows of positive weight in any process.")
-    if len({width for _, width, *_ in filled}) > 1:
-        widths = sorted({2 + width for _, width, *_ in filled})
+    widths = sorted({len(ids) + width for ids, width, *_ in filled})
+    if len(widths) > 1:
         raise ValueError(f"X must have as many columns in all processes, got {widths}.")
-    _, width, known, _ = filled[0]
-    if not n_rows:
-        context = np.empty((0, width))
-    users, items = (
-        _numbered_together(
-            ranks, [part[0][side] for part in found], own[side].where, here[side][1]
+    if len({width for _, width, *_ in filled}) > 1:
+        raise TypeError(
+            "A further column of X holds numbers in one process and categories in "
+            "another. Give it the same dtype in all, such as by astype(str)."
         )
-        for side in (0, 1)
+    ids_there, width, known, _ = filled[0]
+    wheres, numbers = [ids.where for ids in own], [n for _, n, _ in here]
+    if not n_rows:
+        # Columns of a table without rows may have another dtype.
+        context = np.empty((0, width))
+        wheres, numbers = ["X"] * len(ids_there), [numbers[0][:0]] * len(ids_there)
+    nothing = "", np.empty(0)
+    by_process = [part[0] if part[3] else [nothing] * len(ids_there) for part in found]
+    users, items, *values = (
+        _numbered_together(ranks, *of_column)
+        for of_column in zip(
+            zip(*by_process, strict=True), wheres, numbers, strict=True
+        )
     )
+    context = np.column_stack([context, *(codes for codes, _ in values)])
+    known = known.with_values([vocabulary for _, vocabulary in values])
     shares = Sides(
         *(
             RankShare.of(ranks, ranks.sum(np.bincount(numbers, minlength=len(ids))), n)
@@ -319,7 +339,10 @@ def collect(
 
 
 def _numbered_together(
-    ranks: Ranks, found: list[tuple[str, np.ndarray]], where: str, numbers: np.ndarray
+    ranks: Ranks,
+    found: Sequence[tuple[str, np.ndarray]],
+    where: str,
+    numbers: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers among the ids of all processes, and these, sorted.
 

@@ -15,7 +15,7 @@ from torch import distributed as dist
 from ._alternating.solver import ALSSolver, VBSolver
 from ._base import BaseRecommender
 from ._data.containers import ArrayLike, TableLike
-from ._data.interactions import Interactions
+from ._data.interactions import Collect, Interactions
 from ._data.reading import check_number
 from ._data.sides import Sides
 from ._gradient.solver import GradientSolver
@@ -78,8 +78,8 @@ def fit(
         If no processes were started, such as by torchrun, or if another process cannot
         read its rows.
     ValueError
-        As :meth:`~skrec.MFRegressor.fit`, for another solver, for columns of values,
-        and if there are more processes than users or items.
+        As :meth:`~skrec.MFRegressor.fit`, for another solver, for columns of values
+        with "vb" and "als", and if there are more processes than users or items.
 
     Notes
     -----
@@ -102,11 +102,11 @@ def fit(
     check_number(timeout, "timeout", 0.0)
     features = Sides(user_features, item_features)
     with _processes(estimator, timeout) as ranks:
-        rows = Interactions.from_columns
-        if ranks.size > 1:
-            rows = partial(collect, ranks)
+        rows: Collect = Interactions.from_columns
         try:
-            _check(estimator, y)
+            solver = _checked_solver(estimator, y)
+            if ranks.size > 1:
+                rows = partial(collect, ranks, isinstance(solver, GradientSolver))
             fitted = estimator._fit(X, y, sample_weight, features, rows)
         except Exception as error:
             if ranks.size > 1 and not ranks.has_started:
@@ -116,8 +116,8 @@ def fit(
     return estimator
 
 
-def _check(estimator: BaseRecommender, y: ArrayLike | None) -> None:
-    """Refuse what several processes cannot fit."""
+def _checked_solver(estimator: BaseRecommender, y: ArrayLike | None) -> Solver:
+    """The solver, unless it is one that several processes cannot fit by."""
     estimator._validate_params()
     solver: Solver = estimator._solver_for(y)
     name = type(estimator).__name__
@@ -133,6 +133,7 @@ def _check(estimator: BaseRecommender, y: ArrayLike | None) -> None:
             f"Several processes do not start from the last fit; set {name}("
             "warm_start=False)."
         )
+    return solver
 
 
 @contextmanager

@@ -18,9 +18,11 @@ GROUND |= {"_device", "_share", "_sparse", "_storage", "_topk", "_warn"}
 MAY_IMPORT = {
     "__init__": {"_dummy", "_mf", "_ncf", "_saving"},
     "_dummy": {"_base", *GROUND},
-    "_mf": {"_alternating", "_base", "_factors", "_gradient", "_parameters", *GROUND},
+    "_mf": {"_alternating", "_base", "_effects", "_factors", "_gradient"}
+    | {"_parameters", *GROUND},
     "_factors": GROUND,
-    "_ncf": {"_base", "_gradient", "_parameters", *GROUND},
+    "_effects": {"_data"},
+    "_ncf": {"_base", "_effects", "_gradient", "_parameters", *GROUND},
     "_base": {"_choice", "_diagram", "_forget", "_lists", "_rows", "_saving", *GROUND},
     "_saving": GROUND,
     "_forget": {"_choice", *GROUND},
@@ -54,6 +56,7 @@ MAY_IMPORT = {
 TESTED_BY = {
     "_base": "contract",  # all that estimators share
     "_parameters": "bad_input",  # constraints alone
+    "_effects": "context",  # tables of effects of context
     "_share": "distributed",  # all rows, unless processes share them
     "_ranks": "distributed",  # needs several processes
     "_data/sides": "interactions",  # a pair, of which rows are made

@@ -523,7 +523,7 @@ def test_several_processes_refuse_values_in_words():
     columns = Columns.from_array(FEW.to_numpy(object))
     with pytest.raises(ValueError, match=r"column 2 of X holds.*one process"):
         # No process is asked before.
-        collect(None, columns, FEW_Y.to_numpy(), np.ones(400))
+        collect(None, False, columns, FEW_Y.to_numpy(), np.ones(400))
 
 
 REFUSED = {

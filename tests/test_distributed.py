@@ -68,6 +68,8 @@ def rows():
     X, y = make_ratings(90, 60, 2500, random_state=0)
     rng = np.random.default_rng(0)
     X = X.assign(user=X["user"].map("user {}".format), hour=rng.normal(size=len(X)))
+    X["season"] = np.array(["autumn", "spring", "winter"])[rng.integers(3, size=len(X))]
+    X.loc[7, "season"] = "monsoon"
     # A pair that is repeated, and is read by several processes.
     X = pd.concat([X, X[:20]], ignore_index=True)
     return X, np.append(y, y[:20]), rng.uniform(0.5, 2, len(X)).round(1)
@@ -99,7 +101,8 @@ CASES = {
         {"solver": "als", "implicit_features": True, "reg_exponent": 0.5},
         *(2, False, FEATURES),
     ),
-    "adam": (GRADIENT, 2, True, None),
+    "adam": (GRADIENT, 3, True, None),
+    "adam of values": (GRADIENT, 4, True, None),
     "adam with early stopping": (
         {**GRADIENT, "early_stopping": True, "n_factors": 20, "tol": 0.01},
         *(3, False, None),
@@ -107,13 +110,13 @@ CASES = {
     "sgd of choices": (
         {**GRADIENT, "solver": "sgd", "loss": "bpr", "choice_threshold": 3.0}
         | {"early_stopping": True},
-        *(2, True, None),
+        *(4, True, None),
     ),
 }
 NETWORK = {"n_factors": 3, "hidden_layer_sizes": (4,), "n_members": 2, "max_iter": 3}
 NETWORK |= {"random_state": 0, "batch_size": 200}
 NETWORK_CASES = {
-    "network": (NETWORK, 3, True, None),
+    "network": (NETWORK, 4, True, None),
     "network with features": (
         {**NETWORK, "implicit_features": True, "early_stopping": True},
         *(2, False, FEATURES),
@@ -158,9 +161,9 @@ def without_weight(X, y):
 
 
 IDLE_CASES = {
-    "vb": (without_rows, MFRegressor, {"n_factors": 2}),
-    "vb, without weight": (without_weight, MFRegressor, {"n_factors": 2}),
-    "network": (without_rows, NCFRegressor, NETWORK),
+    "vb": (without_rows, MFRegressor, {"n_factors": 2}, 2),
+    "vb, without weight": (without_weight, MFRegressor, {"n_factors": 2}, 2),
+    "network": (without_rows, NCFRegressor, NETWORK, 4),
 }
 
 
@@ -177,8 +180,8 @@ def together(tmp_path_factory, rows):
         }
         for name, (params, width, weighs, features) in ALL_CASES.items()
     }
-    for name, (shards, kind, params) in IDLE_CASES.items():
-        case = {"params": params, "kind": kind, "shards": shards(X.iloc[:, :2], y)}
+    for name, (shards, kind, params, width) in IDLE_CASES.items():
+        case = {"params": params, "kind": kind, "shards": shards(X.iloc[:, :width], y)}
         cases[f"idle {name}"] = case
     results = launched(tmp_path_factory.mktemp("processes"), list(cases.values()))
     return {name: models for name, *models in zip(cases, *results, strict=True)}
@@ -248,8 +251,8 @@ def test_dropout_of_processes_is_as_good_as_that_of_one(together, rows):
 @pytest.mark.parametrize("case", IDLE_CASES)
 def test_a_process_may_have_no_rows(case, together, rows):
     X, y, _ = rows
-    pair = X.iloc[:, :2]
-    _, kind, params = IDLE_CASES[case]
+    _, kind, params, width = IDLE_CASES[case]
+    pair = X.iloc[:, :width]
     one = kind(**params).fit(pair, y)
     for model in together[f"idle {case}"]:
         assert model.predict(pair) == pytest.approx(one.predict(pair), abs=1e-5)
@@ -279,7 +282,15 @@ def test_a_process_that_cannot_go_on_is_an_error_on_all(tmp_path, rows):
     shards = cut(pair, y, None)
     bad = [shards[0], (shards[1][0], np.full(len(shards[1][0]), np.nan), None)]
     kinds = [shards[0], (shards[1][0].assign(user=1), *shards[1][1:])]
-    widths = [shards[0], (X.loc[shards[1][0].index], *shards[1][1:])]
+    hourly, seasonal, late = (
+        [(columns.loc[X_.index], *rest) for X_, *rest in shards]
+        for columns in (
+            X[["user", "item", "hour"]],
+            X[["user", "item", "season"]],
+            X[["user", "item"]].assign(season=0.5),
+        )
+    )
+    widths, dtypes = [shards[0], hourly[1]], [seasonal[0], late[1]]
     few = [(part[0][:1].assign(user="a"), part[1][:1], None) for part in shards]
     end = {"params": {}, "shards": shards, "timeout": 5}
     nothing = [(part[0][:0], part[1][:0], None) for part in shards]
@@ -289,6 +300,8 @@ def test_a_process_that_cannot_go_on_is_an_error_on_all(tmp_path, rows):
         {"params": {"warm_start": True}, "shards": shards},
         {"params": {}, "shards": nothing},
         {"params": NO_CHOICES, "shards": shards},
+        {"params": {"solver": "adam"}, "shards": dtypes},
+        {"params": {}, "shards": seasonal},
         {"params": {}, "shards": shards, "features": [FEATURES, FEATURES]},
         end | {"features": [FEATURES, distributed_fit.Sleeps()]},
     ]
@@ -303,13 +316,15 @@ def test_a_process_that_cannot_go_on_is_an_error_on_all(tmp_path, rows):
         (5, "warm_start=False"),
         (6, "no rows of positive weight in any process"),
         (7, "choice_threshold=9.5 leaves no choices, since the largest rating in y"),
+        (8, "numbers in one process and categories in another"),
+        (9, "column 2 of X ('season') holds categories, whose terms"),
     ]:
         for results in (waits, sleeps):
             assert match in str(results[number])
     # An error before is no hindrance.
-    assert isinstance(waits[8], MFRegressor)
-    assert isinstance(waits[9], ConnectionError)
-    assert "has not answered for 5 seconds" in str(waits[9])
+    assert isinstance(waits[10], MFRegressor)
+    assert isinstance(waits[11], ConnectionError)
+    assert "has not answered for 5 seconds" in str(waits[11])
 
 
 def test_a_process_that_dies_is_an_error_on_all(tmp_path, rows):
@@ -329,7 +344,7 @@ def test_processes_have_to_be_started(rows):
     with pytest.raises(ValueError, match="timeout must be"):
         distributed.fit(MFRegressor(), X, y, timeout=-1)
     with pytest.raises(ValueError, match="NCFRegressor with ChoiceSolver"):
-        distributed._check(NCFRegressor(), None)
+        distributed._checked_solver(NCFRegressor(), None)
 
 
 class Alone:

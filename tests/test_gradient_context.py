@@ -242,20 +242,52 @@ def test_lists_of_choices_are_in_the_context(loss, estimator):
     assert (lists.astype(int) % 4 == season[:, None]).mean() > 0.9
 
 
-def test_effects_of_values_are_those_of_an_average_pair():
+@pytest.mark.parametrize("name", ["adam", "ncf"])
+def test_effects_of_values_are_those_of_an_average_pair(name):
     free = np.arange(len(X)) % 3 == 0
     y = Y + 0.8 * free
-    model = model_of("adam").fit(X.assign(free=free)[TRAIN], y[TRAIN])
+    model = model_of(name).fit(X.assign(free=free)[TRAIN], y[TRAIN])
     effects = model.feature_effects().set_index("feature")
     difference = (
         effects.loc["free_True", "effect"] - effects.loc["free_False", "effect"]
     )
     assert difference == pytest.approx(0.8, abs=0.1)
-    assert effects["std"].isna().all()
+    assert effects["std"].isna().all() == (name == "adam")
+    assert abs(effects.loc[["free_True", "free_False"], "effect"] @ [1, 2]) < 0.01
+    assert model.feature_effects(by="column")["feature"].tolist() == ["season", "free"]
     strangers = pd.DataFrame({"user": -1, "item": -1, "season": SEASONS, "free": True})
     by_season = effects.loc[[f"season_{s}" for s in SEASONS], "effect"]
     predicted = model.predict(strangers)
     assert_allclose(np.diff(by_season), np.diff(predicted), atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["neumf", "gmf", "mlp"])
+def test_effects_of_numbers_are_those_of_a_standard_deviation(architecture):
+    rows = IDS[:3000].assign(constant=1.0, hour=np.arange(3000) % 24)
+    y = 0.1 * Y[:3000] + 0.05 * rows["hour"]
+    model = model_of("ncf", architecture=architecture).fit(rows, y)
+    effects = model.feature_effects()
+    assert effects["feature"].tolist() == ["constant", "hour"]
+    assert effects["effect"][0] == 0
+    assert effects["effect"][1] == pytest.approx(0.05 * rows["hour"].std(), rel=0.25)
+    ends = rows["hour"].mean() + rows["hour"].std(ddof=0) * np.array([-0.5, 0.5])
+    strangers = pd.DataFrame({"user": -1, "item": -1, "constant": 1.0, "hour": ends})
+    predicted = model.predict(strangers)
+    assert effects["effect"][1] == pytest.approx(np.diff(predicted)[0], rel=1e-3)
+    alone = model_of("ncf", n_members=1, max_iter=1).fit(rows, y)
+    assert alone.feature_effects()["std"].isna().all()
+
+
+def test_effects_that_a_network_does_not_have_are_errors():
+    with pytest.raises(AttributeError, match="without context"):
+        small_ncf().fit(IDS[:50], Y[:50]).feature_effects()
+    hourly = IDS[:50].assign(hour=np.arange(50) % 24)
+    choices = small_ncf(rank_by="choice").fit(hourly)
+    for model in (small_ncf(loss="bpr").fit(X[:50]), choices):
+        with pytest.raises(AttributeError, match="no effects of context, since"):
+            model.feature_effects()
+    with pytest.raises(ValueError, match="by must be 'value' or 'column'"):
+        small_ncf().fit(X[:50], Y[:50]).feature_effects(by="row")
 
 
 def test_values_of_held_out_rows_alone_have_no_effect():

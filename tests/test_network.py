@@ -22,6 +22,7 @@ from skrec._gradient.network import (
     Shape,
     feature_weights,
     initial_weights,
+    slope_weights,
 )
 from skrec._gradient.row_features import RowFeatures
 
@@ -65,12 +66,15 @@ def shape(request):
     return request.param
 
 
-def random_network(shape, seed=0):
+def random_network(shape, seed=0, slopes=False):
     """A network whose every weight is about 1, biases and unseen rows included."""
     generator = torch.Generator().manual_seed(seed)
+    initial = initial_weights(shape, range(shape.n_members))
+    if slopes:
+        initial |= slope_weights(shape)
     weights = {
         name: torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        for name, value in initial_weights(shape, range(shape.n_members)).items()
+        for name, value in initial.items()
     }
     return NeuMF(shape, weights)
 
@@ -98,6 +102,8 @@ def brute_force_score(shape, weights, user, item, f, m):
         score += weights["intercept"][m]
     if shape.n_context:
         score += f @ weights["coef"][m]
+    if "user_slopes" in weights:
+        score += f @ (weights["user_slopes"][user] + weights["item_slopes"][item])
     if shape.n_embedding:
         r, s = weights["user_embedding"][user, m], weights["item_embedding"][item, m]
         hidden = r @ weights["user_weight"][m] + s @ weights["item_weight"][m]
@@ -122,8 +128,9 @@ def brute_force(network, users, items, context):
     return scores
 
 
-def test_forward_is_the_formula_of_every_pair_and_member(shape):
-    network, pairs = random_network(shape), random_pairs(shape)
+@pytest.mark.parametrize("slopes", [False, True])
+def test_forward_is_the_formula_of_every_pair_and_member(shape, slopes):
+    network, pairs = random_network(shape, slopes=slopes), random_pairs(shape)
     scores = network(*pairs).detach()
     np.testing.assert_allclose(scores, brute_force(network, *pairs), rtol=1e-10)
 
@@ -266,7 +273,7 @@ def test_initial_weights_of_a_member_depend_on_its_seed_alone(shape):
 
 def test_initial_weights_of_other_seeds_are_others():
     weights = initial_weights(replace(NEUMF, n_members=2), [0, 1])
-    for name in ("user_factors", "user_weight", "feature_weight", "weight_1"):
+    for name in ("user_factors", "user_weight", "item_weight", "weight_1"):
         axis = int(name in TABLES)
         assert not torch.equal(
             weights[name].select(axis, 0), weights[name].select(axis, 1)
@@ -286,7 +293,8 @@ def test_initial_weights_are_zero_except_factors_and_layers(shape):
             assert weights[name].shape[:2] == (n_rows + 1, shape.n_members)
             assert weights[name].any() != ("bias" in name)
     for name in weights.keys() - set(TABLES):
-        assert weights[name].any() == ("weight" in name)
+        # Context, which may say nothing, enters no layer yet.
+        assert weights[name].any() == ("weight" in name and "feature" not in name)
 
 
 def test_initial_weights_have_their_scale():

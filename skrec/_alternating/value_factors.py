@@ -2,12 +2,13 @@
 
 A network has a row of factors for each value, which meet the context factors of users
 and of items. An unknown user or item has their mean; in a `Posterior` it has none, so
-that effects of values hold the share of the mean.
+that effects of values hold the share of the mean. A column of numbers has slopes in
+both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -25,8 +26,13 @@ def fitted_columns(
     `value_weights` are the total weights of the ratings under each value, by column.
     The last row of a table is that of unknown users, items or values.
     """
-    if not value_weights:
-        return ()
+    of_values = _value_columns(weights, units, value_weights) if value_weights else ()
+    return *of_values, *_number_columns(weights, units)
+
+
+def _value_columns(
+    weights: Weights, units: Units, value_weights: Sequence[np.ndarray]
+) -> Iterator[FittedColumn]:
     scale = units.row_scale(0, 1)[0]
     effects = weights["value_bias"][:, 0] * scale
     rows, factors = {}, {}
@@ -36,7 +42,6 @@ def fitted_columns(
         effects = effects + factors[side] @ table[-1]
         rows[side] = FittedFactors((table - table[-1])[None], None)
     starts = np.cumsum([0, *map(len, value_weights)])
-    columns = []
     for start, weight in zip(starts, value_weights, strict=False):
         kept = np.append(np.arange(start, start + len(weight)), -1)
         users, items = (
@@ -48,8 +53,30 @@ def fitted_columns(
             )
             for side in ("user", "item")
         )
-        columns.append(FittedColumn(_effects(effects[kept]), users, items, weight))
-    return tuple(columns)
+        yield FittedColumn(_effects(effects[kept]), users, items, weight)
+
+
+def _number_columns(weights: Weights, units: Units) -> Iterator[FittedColumn]:
+    if "user_slopes" not in weights:
+        return
+    nothing = np.zeros(1, dtype=np.float32)
+    for number in np.flatnonzero(np.isfinite(units.feature_scale)).tolist():
+        users, items = (
+            FittedPairs(
+                _no_factors(len(slopes)),
+                _no_factors(2),
+                np.arange(len(slopes) - 1),
+                _effects(slopes * units.row_scale(0, 1)[0]),
+            )
+            for slopes in (
+                weights[f"{side}_slopes"][:, number] for side in ("user", "item")
+            )
+        )
+        yield FittedColumn(_effects(nothing), users, items, nothing[:0], number)
+
+
+def _no_factors(n_rows: int) -> FittedFactors:
+    return FittedFactors(np.zeros((1, n_rows, 0), dtype=np.float32), None)
 
 
 def _effects(mean: np.ndarray) -> FittedEffects:
@@ -57,10 +84,11 @@ def _effects(mean: np.ndarray) -> FittedEffects:
 
 
 def are_of_network(columns: tuple[FittedColumn, ...]) -> bool:
-    """Whether columns are those of a network, which knows neither slopes nor pairs."""
-    return all(
-        column.number is None and not len(column.users.keys) + len(column.items.keys)
+    """Whether a network can have these columns: it knows no effects of pairs."""
+    return not any(
+        len(column.users.keys) + len(column.items.keys)
         for column in columns
+        if column.number is None
     )
 
 
@@ -76,6 +104,22 @@ def network_weights(
     """
     if not (columns and are_of_network(columns)):
         return {}
+    of_values = [column for column in columns if column.number is None]
+    weights = _value_weights(of_values, users, items, units) if of_values else {}
+    of_numbers = [column for column in columns if column.number is not None]
+    for side, numbers in (("user", users), ("item", items)) if of_numbers else ():
+        rows = np.append(np.maximum(numbers, -1), -1)
+        table = np.zeros((len(rows), len(units.feature_mean)))
+        for column in of_numbers:
+            slopes = getattr(column, f"{side}s").mean(rows, 0 * rows)
+            table[:, column.number] = slopes / units.scale
+        weights[f"{side}_slopes"] = table
+    return {name: value.astype(np.float32) for name, value in weights.items()}
+
+
+def _value_weights(
+    columns: list[FittedColumn], users: np.ndarray, items: np.ndarray, units: Units
+) -> Weights:
     scale = units.row_scale(0, 1)[0]
     weights = {"value_bias": _joined([c.values.mean for c in columns])[:, None] / scale}
     for side, numbers in (("user", users), ("item", items)):
@@ -84,7 +128,7 @@ def network_weights(
         weights[f"{side}_context"] = table[:, None]
         values = _joined([of_column.values.mean[0] for of_column in pairs])
         weights[f"value_{side}s"] = values[:, None] / scale
-    return {name: value.astype(np.float32) for name, value in weights.items()}
+    return weights
 
 
 def _joined(tables: list[np.ndarray]) -> np.ndarray:

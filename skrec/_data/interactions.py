@@ -189,6 +189,14 @@ class Interactions:
         """Numbers of values, shape (n_rows, n_columns), dtype int64."""
         return self.context[:, self.numbers.shape[1] :].astype(np.int64)
 
+    @property
+    def value_weights(self) -> list[np.ndarray]:
+        """Total weight of the rows of all processes under each value, by column."""
+        return [
+            self.shares.user.sum(np.bincount(codes, self.weight, n_values))
+            for codes, n_values in zip(self.codes.T, self.n_values, strict=True)
+        ]
+
     def without_values(self) -> Interactions:
         """The same rows with the numbers of their context alone."""
         return replace(self, context=self.numbers, known_context=NO_CONTEXT)

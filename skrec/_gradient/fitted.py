@@ -7,7 +7,7 @@ that a gradient solver can fit and update these.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Generic, Self, TypeVar
 
@@ -24,7 +24,16 @@ from .._interfaces import Model, Objective, StandardisedModel
 from .._storage import stored
 from .._topk import Fill
 from .context import network_context
-from .network import TABLES, NeuMF, Shape, SideScores, feature_name, is_of_rows
+from .network import (
+    KEPT_TABLES,
+    SLOPES,
+    TABLES,
+    NeuMF,
+    Shape,
+    SideScores,
+    feature_name,
+    is_of_rows,
+)
 
 # Entries of a hidden layer held at a time in predict and recommend.
 TILE_SIZE = 2**22
@@ -36,6 +45,10 @@ N_PROFILE = 256
 MIN_SIGNAL = 1e-6
 
 Weights = dict[str, np.ndarray]
+
+# Effects of context, and their standard deviations.
+Effects = tuple[np.ndarray, np.ndarray]
+
 NetworkModel = TypeVar("NetworkModel", bound=StandardisedModel)
 
 
@@ -93,6 +106,8 @@ class FittedNetwork(StandardisedModel):
     units : Units
     objective : Objective
     rating_range : tuple of float
+    value_weights : tuple of ndarray of shape (n_values,)
+        Total weight of the ratings under each value, by column of values.
     """
 
     shape: Shape
@@ -100,6 +115,7 @@ class FittedNetwork(StandardisedModel):
     units: Units
     objective: Objective
     rating_range: tuple[float, float]
+    value_weights: tuple[np.ndarray, ...] = ()
 
     @property
     def score_work(self) -> float:
@@ -122,13 +138,17 @@ class FittedNetwork(StandardisedModel):
                 weights[name] = np.concatenate(
                     [table[:-1], cold.astype(table.dtype), table[-1:]]
                 )
+            for name in weights.keys() & {SLOPES[side]}:
+                table = weights[name]
+                # Features do not predict slopes.
+                weights[name] = np.insert(table, [-1] * matrix.shape[0], 0, axis=0)
         shape = replace(self.shape, n_users=sizes["user"], n_items=sizes["item"])
         return replace(self, weights=weights, shape=shape)
 
     def without(self, forgotten: ForgottenRows) -> FittedNetwork:
         weights, kept = self.weights.copy(), forgotten.kept
         for side, rows in (("user", kept.user), ("item", kept.item)):
-            for name in weights.keys() & set(TABLES[side]):
+            for name in weights.keys() & set(KEPT_TABLES[side]):
                 # The row of unseen users or items stays the last.
                 weights[name] = weights[name][np.append(rows, -1)]
         for side, counterparts in (("user", kept.item), ("item", kept.user)):
@@ -178,6 +198,54 @@ class FittedNetwork(StandardisedModel):
                 std[tile] = self.objective.response(score).std(axis=1, ddof=1)
         return mean, std if return_std else None
 
+    def value_effects(self) -> Iterator[tuple[np.ndarray, Effects]]:
+        """Weights of the values of each column, and their effects on an average pair.
+
+        Effects are against the mean of all ratings, with deviations over members.
+        """
+        shape = self.shape
+        weights = self.value_weights or map(np.ones, shape.n_values)
+        start = 0
+        for column, weight in enumerate(weights):
+            n_values = len(weight)
+            context = self._average_context(n_values)
+            context[:, shape.n_context + column] = np.arange(start, start + n_values)
+            scores = self._average_scores(context)
+            yield weight, self._over_members(scores - weight @ scores / weight.sum())
+            start += n_values
+
+    def number_effects(self) -> Effects:
+        """Effects of a standard deviation of each number on an average pair.
+
+        From half of one below the mean to half of one above.
+        """
+        steps = np.eye(self.shape.n_context) * np.isfinite(self.units.feature_scale)
+        ends = []
+        for sign in (0.5, -0.5):
+            context = self._average_context(len(steps))
+            context[:, : len(steps)] = sign * steps
+            ends.append(self._average_scores(context))
+        return self._over_members(ends[0] - ends[1])
+
+    def _average_context(self, n_rows: int) -> np.ndarray:
+        """Numbers at their means, and values of no effect, as a network takes them."""
+        numbers = np.zeros((n_rows, self.shape.n_context))
+        return np.hstack([numbers, np.full((n_rows, len(self.shape.n_values)), -1.0)])
+
+    def _average_scores(self, context: np.ndarray) -> np.ndarray:
+        """Scores of an average pair in contexts, of shape (n_rows, n_members)."""
+        network = self.network(torch.device("cpu"), torch.float64)
+        nobody = torch.full((len(context),), -1)
+        scores = network(nobody, nobody[:, None], torch.from_numpy(context))
+        return self.units.scale * scores[:, 0].expand(-1, self.shape.n_members).numpy()
+
+    def _over_members(self, effects: np.ndarray) -> Effects:
+        """Mean and standard deviation over members, which a single one has not."""
+        std = np.full(len(effects), np.nan)
+        if self.shape.n_members > 1:
+            std = effects.std(axis=1, ddof=1)
+        return effects.mean(axis=1), std
+
     def in_context(self, users: np.ndarray, context: np.ndarray) -> NetworkInContext:
         # Numbers that are not given are at their mean.
         context = context.copy()
@@ -203,7 +271,7 @@ class FittedNetwork(StandardisedModel):
         item_bias = of_items.bias.mean(-1) + network.intercept.mean()
         has_factors = (
             bool(shape.n_factors),
-            context is not None and bool(shape.n_values),
+            context is not None and (bool(shape.n_values) or network.has_slopes),
         )
         if context is not None:
             context = network_context(context, self.units, shape.n_values)
@@ -353,7 +421,7 @@ class NetworkConversion(Conversion[FittedNetwork]):
     ) -> Weights:
         weights = model.weights.copy()
         for side, rows in (("user", users), ("item", items)):
-            for name in weights.keys() & set(TABLES[side]):
+            for name in weights.keys() & set(KEPT_TABLES[side]):
                 weights[name] = weights[name][np.append(rows, -1)]
         for side, counterparts in (("user", items), ("item", users)):
             for name in _of_counterparts(weights, side):
@@ -370,7 +438,10 @@ class NetworkConversion(Conversion[FittedNetwork]):
         objective: Objective,
         rating_range: tuple[float, float],
     ) -> FittedNetwork:
-        return FittedNetwork(shape, weights, units, objective, rating_range)
+        value_weights = tuple(data.value_weights)
+        return FittedNetwork(
+            shape, weights, units, objective, rating_range, value_weights
+        )
 
     def updated(
         self,
@@ -391,7 +462,13 @@ class NetworkConversion(Conversion[FittedNetwork]):
                 weights[name] = growth.inserted(weights[name])
         n_users, n_items = (len(growth.ids) for growth in further.growths)
         shape = replace(model.shape, n_users=n_users, n_items=n_items)
-        return FittedNetwork(shape, weights, model.units, objective, rating_range)
+        return replace(
+            model,
+            shape=shape,
+            weights=weights,
+            objective=objective,
+            rating_range=rating_range,
+        )
 
 
 def _of_counterparts(weights: Weights, side: str) -> list[str]:

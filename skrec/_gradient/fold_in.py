@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._threads import torch_threads
 from .losses import CURVATURES, EXPECTED_CURVATURES, LOSSES, SLOPES
-from .network import PLAIN_TABLES, TABLES, NeuMF, Shape
+from .network import KEPT_TABLES, PLAIN_TABLES, TABLES, NeuMF, Shape
 from .terms import FoldInProblem, Terms, TermSampler
 
 # Epochs with negatives end before rows reach the minimum of their objective. Rows that
@@ -148,7 +148,7 @@ class FoldIn:
         places = self.places[side].cpu().numpy()[among_updated]
         return {
             name: self.weights[name].cpu().numpy()[places]
-            for name in self.weights.keys() & set(TABLES[side])
+            for name in self.weights.keys() & set(KEPT_TABLES[side])
         }
 
     def _prior(self, side: str, past: Terms, is_described: bool) -> RowPrior:
@@ -195,7 +195,7 @@ class FoldIn:
         """Network whose tables have a row for each user and each item of a term."""
         weights = dict(self.weights)
         for side, rows in (("user", terms.users), ("item", terms.items.flatten())):
-            for name in weights.keys() & set(TABLES[side]):
+            for name in weights.keys() & set(KEPT_TABLES[side]):
                 weights[name] = weights[name][rows]
         n_users, n_items = len(terms), terms.items.numel()
         return NeuMF(replace(self.shape, n_users=n_users, n_items=n_items), weights)

@@ -28,6 +28,7 @@ from .implicit import ImplicitShares
 from .losses import LOSSES, RELATIVE_CURVATURE
 from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF
 from .samples import Part, Sampler, Samples
+from .slopes import Residuals, update_slopes
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, betas=(0.9, 0.99), fused=True),
@@ -336,6 +337,8 @@ class _Trainer:
             part = batch[: math.ceil(len(batch) / self.n_parts)]
             self.value_penalties.adapt(self.noise(part))
         self._show_shares(None)
+        if self.network.has_slopes:
+            self.update_slopes()
         for side in self.network.features:
             self.update_feature_weights(side)
         loss, weight = total.tolist()
@@ -584,19 +587,52 @@ class _Trainer:
         of_rows = (_gradient(x) for side in shares for x in self.tables[side])
         _clip([*of_rows, *shared])
 
+    def update_slopes(self) -> None:
+        """Step of the slopes of rows in numbers of context, by all residuals."""
+        penalties = {}
+        for side in TABLES:
+            if side == "item" or self.options.loss != "bpr":
+                weight = self.row_weights[side][:-1].double()
+                penalty = self.penalties[side][:-1] * weight / self.curvature
+                is_biased = self.network.shape.biased
+                penalties[side] = penalty if is_biased else penalty + torch.inf
+        update_slopes(self.network, self.residuals(), penalties, self.anchors)
+
+    def residuals(self) -> Residuals:
+        """Residuals of all samples of this process, with negatives."""
+        samples = self.sampler.all_with_negatives()
+        pulls = [samples.weight[:0]]
+        for start in range(0, len(samples), TILE_SIZE):
+            part = samples[start : start + TILE_SIZE]
+            pulls.append(self.loss_slopes(part, part.weight).mean(-1))
+        weight, pull = samples.weight, torch.cat(pulls) / (-2 * self.curvature)
+        if self.options.loss == "bpr":
+            # An item is compared with each drawn one.
+            weight = weight.clone()
+            weight[:, 0] = weight[:, 1:].sum(1)
+        return Residuals(samples, weight, pull, self.share)
+
     @torch.no_grad()
+    def loss_slopes(self, batch: Samples, weight: Tensor) -> Tensor:
+        """Derivatives by scores of weighted losses, in the shape of the scores."""
+        score = self.network(batch.users, batch.items, batch.context)
+        with torch.enable_grad():
+            score.requires_grad_()
+            loss = LOSSES[self.options.loss](score, batch.target[..., None])
+            total = (loss * weight[..., None]).sum()
+            (slope,) = torch.autograd.grad(total, score)
+        return slope
+
     def noise(self, batch: Samples) -> Tensor:
         """Half of the root mean square of the slopes of losses by scores.
 
         For the squared error it is the deviation of the residuals.
         """
-        score = self.network(batch.users, batch.items, batch.context)
-        with torch.enable_grad():
-            score.requires_grad_()
-            loss = LOSSES[self.options.loss](score, batch.target[..., None])
-            (slope,) = torch.autograd.grad(loss.sum(), score)
+        slope = self.loss_slopes(batch, torch.ones_like(batch.weight))
         weight = batch.weight[..., None].expand(slope.shape)
-        return ((weight * slope.square()).sum() / weight.sum()).sqrt() / 2
+        sums = [(weight * slope.square()).sum(), weight.sum()]
+        square, total = self.share.add_up(sums)
+        return (square / total).sqrt() / 2
 
     @torch.no_grad()
     def loss_of_mean(self, samples: Samples) -> float:

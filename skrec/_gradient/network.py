@@ -44,6 +44,13 @@ VALUE_TABLES = ("value_users", "value_items", "value_bias")
 ROW_TABLES = {**TABLES, "value": VALUE_TABLES}
 ALL_TABLES = {name for tables in ROW_TABLES.values() for name in tables}
 
+# Tables with the slopes of each user or item in numbers of context, which all members
+# share. They do not take the steps of other tables (see `slopes`).
+SLOPES = {"user": "user_slopes", "item": "item_slopes"}
+
+# All tables with a row for each user or item.
+KEPT_TABLES = {side: (*TABLES[side], SLOPES[side]) for side in TABLES}
+
 # Factors of the context of values, of all columns together.
 N_CONTEXT_FACTORS = 12
 
@@ -121,8 +128,9 @@ class SideScores:
     hidden : Tensor of shape (..., n_members, n_hidden)
         Part of the first layer of the perceptron; that of an item includes the bias.
     bias : Tensor of shape (..., n_members)
-    context : Tensor of shape (..., n_members, n_context_factors)
-        Context factors; of users in a context, those that the items' meet.
+    context : Tensor of shape (..., n_members, n_context_factors + n_context)
+        Context factors, then slopes; of users in a context, factors that the items'
+        meet, then numbers.
     """
 
     factors: Tensor
@@ -141,7 +149,8 @@ class NeuMF(nn.Module):
     With the sums v, w and e over the rows of the values of a context, the score has the
     further terms e + a_u·v + d_i·w, where a and d are context factors: interactions of
     pairs as in factorisation machines, with factors for each pair of fields (Rendle and
-    Schmidt-Thieme 2010).
+    Schmidt-Thieme 2010). Numbers have the terms f·(β_u + γ_i) with slopes of the user
+    and of the item.
 
     The paper weights the factors of the product, too. Scaling p and q has the same
     effect, and weights would void a penalty of their squares, so they are left out.
@@ -173,7 +182,9 @@ class NeuMF(nn.Module):
         self.joined: dict[str, nn.Parameter] = {}
         for name, value in weights.items():
             # Fused optimizers assume contiguous parameters.
-            self.register_parameter(name, nn.Parameter(value.contiguous()))
+            parameter = nn.Parameter(value.contiguous(), name not in SLOPES.values())
+            self.register_parameter(name, parameter)
+        self.has_slopes = SLOPES["user"] in weights
         self.names = {
             side: [name for name in names if name in weights]
             for side, names in TABLES.items()
@@ -231,7 +242,9 @@ class NeuMF(nn.Module):
         return [
             parameter
             for name, parameter in self.named_parameters()
-            if name not in ALL_TABLES and not is_of_rows(name)
+            if parameter.requires_grad
+            and name not in ALL_TABLES
+            and not is_of_rows(name)
         ]
 
     def dense(self) -> list[nn.Parameter]:
@@ -286,33 +299,41 @@ class NeuMF(nn.Module):
             return user
         n, hidden = self.shape.n_context, user.hidden
         bias = user.bias if self.shape.biased else torch.zeros(())
+        numbers = context[..., :n]
         if n:
-            numbers = context[..., :n]
             bias = bias + numbers @ self.coef.T
             if self.shape.n_embedding:
                 repeated = numbers.unsqueeze(-2)
                 repeated = repeated.expand(*numbers.shape[:-1], self.shape.n_members, n)
                 hidden = hidden + _dense(repeated, self.feature_weight)
-        user = replace(user, hidden=hidden, bias=bias)
+        met = []
         if self.shape.n_values:
-            user = self._among_values(user, self.value_rows(context))
-        return user
+            effects, factors = self._of_values(user, self.value_rows(context))
+            bias = bias + effects
+            met.append(factors)
+        if self.has_slopes:
+            repeated = numbers.unsqueeze(-2)
+            bias = bias + (user.context[..., -n:] * repeated).sum(-1)
+            met.append(repeated.expand(*numbers.shape[:-1], self.shape.n_members, n))
+        if met:
+            user = replace(user, context=torch.cat(met, -1))
+        return replace(user, hidden=hidden, bias=bias)
 
     def value_rows(self, context: Tensor) -> Tensor:
         """Rows in the tables of values, along the last axis."""
         return context[..., self.shape.n_context :].long()
 
-    def _among_values(self, user: SideScores, rows: Tensor) -> SideScores:
-        """The contribution of users under values, one of each column."""
+    def _of_values(self, user: SideScores, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Terms of users under values, one of each column, and factors for items."""
         flat = rows.flatten() % (self.shape.n_rows("value") + 1)
         parts = {name: self.get_parameter(name) for name in VALUE_TABLES}
         of_users, of_items, effects = (
             part.view(*rows.shape, *part.shape[1:])
             for part in self._taken("value", parts, flat, False).values()
         )
-        bias = user.bias + effects.sum(-2)
-        bias = bias + (user.context * of_users.sum(-3)).sum(-1)
-        return replace(user, bias=bias, context=of_items.sum(-3))
+        factors = user.context[..., :N_CONTEXT_FACTORS]
+        products = (factors * of_users.sum(-3)).sum(-1)
+        return effects.sum(-2) + products, of_items.sum(-3)
 
     def side_scores(self, side: str, rows: Tensor) -> SideScores:
         """Contribution of one side to scores, for row numbers of any shape."""
@@ -336,6 +357,11 @@ class NeuMF(nn.Module):
         )
         if shape.n_embedding and not enters_once:
             hidden = self._first_layer(side, hidden)
+        if self.has_slopes:
+            slopes = self.get_parameter(SLOPES[side]).index_select(0, flat)
+            slopes = slopes.view(*rows.shape, 1, -1)
+            slopes = slopes.expand(*rows.shape, shape.n_members, -1)
+            context = torch.cat([context, slopes], -1) if shape.n_values else slopes
         return SideScores(factors, hidden, bias, context)
 
     def _parts(self, side: str) -> dict[str, Tensor]:
@@ -384,7 +410,7 @@ class NeuMF(nn.Module):
         parts = []
         if self.shape.n_factors:
             parts.append((user.factors * item.factors).sum(-1))
-        if self.shape.n_values:
+        if self.shape.n_values or self.has_slopes:
             parts.append((user.context * item.context).sum(-1))
         if self.shape.biased:
             parts.append(user.bias + item.bias + self.intercept)
@@ -487,6 +513,16 @@ def value_weights(shape: Shape) -> dict[str, Tensor]:
     }
 
 
+def slope_weights(shape: Shape) -> dict[str, Tensor]:
+    """Slopes before training, which have no effect yet."""
+    if not shape.n_context:
+        return {}
+    return {
+        name: torch.zeros(shape.n_rows(side) + 1, shape.n_context)
+        for side, name in SLOPES.items()
+    }
+
+
 def _initial_member(shape: Shape, generator: torch.Generator) -> dict[str, Tensor]:
     """Initial weights of one member, without its axis."""
     values = {}
@@ -517,13 +553,14 @@ def _initial_layers(shape: Shape, generator: torch.Generator) -> dict[str, Tenso
         return scale * torch.randn(n_in, n_out, generator=generator)
 
     sizes = (*shape.hidden_layer_sizes, 1)
-    scale = math.sqrt(2 / (2 * shape.n_embedding + shape.n_context))
+    scale = math.sqrt(1 / shape.n_embedding)
     values = {
         "user_weight": normal(shape.n_embedding, sizes[0], scale),
         "item_weight": normal(shape.n_embedding, sizes[0], scale),
     }
     if shape.n_context:
-        values["feature_weight"] = normal(shape.n_context, sizes[0], scale)
+        # Layers begin without context, which may say nothing.
+        values["feature_weight"] = torch.zeros(shape.n_context, sizes[0])
     values["bias_0"] = torch.zeros(1, sizes[0])
     for layer, (n_in, n_out) in enumerate(pairwise(sizes), 1):
         is_last = layer == len(sizes) - 1

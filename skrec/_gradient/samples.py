@@ -157,6 +157,14 @@ class Sampler:
         own, places = self.own(rows)
         return self.with_negatives(Part(self.samples.take(own), places, len(rows)))
 
+    def all_with_negatives(self) -> Samples:
+        """Own samples, with negatives."""
+        places = None
+        if not self.share.has_all:
+            places = self.n_before + torch.arange(len(self.samples))
+            places = places.to(self.samples.users)
+        return self.with_negatives(Part(self.samples, places, self.n_all))
+
     def with_negatives(self, part: Part) -> Samples:
         """Samples with negatives drawn beside their items."""
         samples, n = part.samples, self.n_negatives

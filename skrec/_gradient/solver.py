@@ -39,6 +39,7 @@ from .network import (
     initial_weights,
     is_of_features,
     is_of_rows,
+    slope_weights,
 )
 from .row_features import RowFeatures
 from .samples import Part, Samples, numbers_of_range
@@ -395,6 +396,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             if shape.n_values or fitted.n_values:
                 initial = initial_weights(shape, range(seed, seed + shape.n_members))
                 weights = _with_values(weights, initial, start.values)
+        weights = slope_weights(shape) | weights
         of_features = {n: weights.pop(n) for n in list(weights) if is_of_features(n)}
         features = {}
         for side, described, places in zip(

@@ -1,0 +1,62 @@
+"""Effects of context on ratings, as tables of `feature_effects`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from ._data.context import KnownContext
+
+# Effects and their standard deviations.
+Estimates = tuple[np.ndarray, np.ndarray]
+
+
+def check_by(by: str) -> None:
+    """Raise a ValueError for another unit of effects than a value or a column."""
+    if by not in ("value", "column"):
+        raise ValueError(f"by must be 'value' or 'column', got {by!r}.")
+
+
+def context_effects(
+    known: KnownContext,
+    of_values: Iterator[tuple[np.ndarray, Estimates]],
+    of_numbers: Iterator[tuple[float, float]],
+    by: Literal["value", "column"],
+) -> list[pd.DataFrame]:
+    """Effects of the columns of context, in their order.
+
+    Parameters
+    ----------
+    known : KnownContext
+    of_values : iterator
+        Total weight of the ratings under each value, and estimates of its effect
+        against the mean of all ratings, of each column of values.
+    of_numbers : iterator
+        Effect of each column of numbers, and its standard deviation.
+    by : {"value", "column"}
+    """
+    frames = []
+    for name, values in zip(known.names, known.values, strict=True):
+        if values is None:
+            effect, std = (np.array([number]) for number in next(of_numbers))
+            names = [name]
+        else:
+            weight, (effect, std) = next(of_values)
+            names = [f"{name}_{value}" for value in values]
+            if by == "column":
+                names, effect, std = [name], *_spread(weight, effect, std)
+        frame = {"side": "context", "feature": names, "effect": effect, "std": std}
+        frames.append(pd.DataFrame(frame))
+    return frames
+
+
+def _spread(weight: np.ndarray, effect: np.ndarray, std: np.ndarray) -> Estimates:
+    """Standard deviation of the effects of values over ratings."""
+    share = weight / weight.sum()
+    spread = np.sqrt(share @ effect**2)
+    # To first order, where the effects are independent.
+    slope = share * effect / max(spread, np.finfo(float).tiny)
+    return np.array([spread]), np.array([np.sqrt(slope**2 @ std**2)])

@@ -1,0 +1,193 @@
+"""Slopes of users and items in numbers of context, by regression of residuals.
+
+The score of user u and item i has the terms x (β_u + γ_i) for each standardised number
+x, with slopes that all members share. Steps of an optimizer would leave noise in slopes
+that are nothing, so they take a step of their own after every epoch: given all else,
+the slope of a row and its bias minimise the objective, on parabolas of the losses. That
+is a ridge regression for each row.
+
+The penalty of slopes is that of a Gaussian prior, σ² / τ for noise of variance σ², and
+the variance τ is the one of the largest evidence. So slopes that are nothing become
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._share import Share
+from .network import SLOPES, NeuMF
+from .samples import Samples
+
+# Smallest variance of the noise, where residuals are none.
+MIN_NOISE = 1e-12
+
+# Precisions 1 / τ among which evidence chooses, and a prior of τ, worth one row. Slopes
+# of standardised numbers are smaller than biases, and each lasts for all ratings of a
+# row.
+PRECISIONS = 10.0 ** torch.arange(-1, 6.01, 0.25, dtype=torch.float64)
+PRIOR_VARIANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Weighted residuals of samples, on parabolas of the losses.
+
+    Attributes
+    ----------
+    samples : Samples
+        With negatives.
+    weight : Tensor of shape (n, 1 + n_negatives)
+        Curvature of the loss of a score, relative to that of the squared error of a
+        sample of weight 1.
+    pull : Tensor of shape (n, 1 + n_negatives)
+        `weight` times the distance of a score from the minimum of its parabola.
+    share : Share
+    """
+
+    samples: Samples
+    weight: Tensor
+    pull: Tensor
+    share: Share
+
+    def noise_variance(self) -> Tensor:
+        """Mean square of the residuals."""
+        tiny = torch.finfo(self.weight.dtype).tiny
+        square = self.pull.square() / self.weight.clamp_min(tiny)
+        total = torch.stack([square.double().sum(), self.weight.double().sum()])
+        square, weight = self.share.sum(total)
+        return (square / weight.clamp_min(tiny)).clamp_min(MIN_NOISE)
+
+    def moments(self, side: str, x: Tensor, n_rows: int) -> list[Tensor]:
+        """Σ w, Σ w x, Σ w x², Σ p and Σ p x of each row, for pulls p."""
+        rows = self._rows(side).flatten()
+        weighted = self.weight * x
+        sums = []
+        for values in (self.weight, weighted, weighted * x, self.pull, self.pull * x):
+            total = torch.zeros(n_rows, device=x.device, dtype=torch.float64)
+            sums.append(total.index_add_(0, rows, values.double().flatten()))
+        return self.share.add_up(sums)
+
+    def subtract(self, side: str, constant: Tensor, slope: Tensor, x: Tensor) -> None:
+        """Change the residuals by constant + x · slope of each row."""
+        rows = self._rows(side)
+        change = torch.addcmul(constant[rows], slope[rows], x)
+        self.pull.sub_(self.weight * change)
+
+    def _rows(self, side: str) -> Tensor:
+        if side == "item":
+            return self.samples.items
+        return self.samples.users[:, None].expand(self.weight.shape)
+
+
+@dataclass(frozen=True)
+class RowRegressions:
+    """Ridge regression of the residuals of each row on a constant and a number x.
+
+    The constant is the own part b of a bias, with the penalty λ₀ b², and x has the
+    slope β, with the penalty λ β². They minimise
+
+        Σ w (r − b − x β)² + λ₀ b² + λ β²
+
+    for residuals r without both.
+
+    Attributes
+    ----------
+    weight : Tensor of shape (n_rows,)
+        Σ w + λ₀; infinite without biases.
+    first : Tensor of shape (n_rows,)
+        Σ w x.
+    total : Tensor of shape (n_rows,)
+        Σ w r.
+    square, product : Tensor of shape (n_rows,)
+        Σ w x² and Σ w x r given the constant.
+    """
+
+    weight: Tensor
+    first: Tensor
+    total: Tensor
+    square: Tensor
+    product: Tensor
+
+    @classmethod
+    def of(
+        cls, moments: Sequence[Tensor], penalty: Tensor, bias: Tensor, slope: Tensor
+    ) -> RowRegressions:
+        """By moments of residuals that are without the present bias and slope."""
+        g0, g1, g2, h0, h1 = moments
+        h0 = h0 + g0 * bias + g1 * slope
+        h1 = h1 + g1 * bias + g2 * slope
+        weight = (g0 + penalty).clamp_min(torch.finfo(g0.dtype).tiny)
+        square = (g2 - g1.square() / weight).clamp_min(0)
+        return cls(weight, g1, h0, square, h1 - g1 * h0 / weight)
+
+    def likeliest_penalty(self, noise_variance: Tensor) -> Tensor:
+        """The λ of the largest evidence, for Gaussian noise and slopes."""
+        found = []
+        for precision in PRECISIONS:
+            penalty = noise_variance * precision
+            A = self.square + penalty
+            # Twice the logarithm, up to a constant.
+            value = (self.product.square() / (noise_variance * A)).sum()
+            value += (penalty / A).log().sum()
+            found.append(value + precision.log() - PRIOR_VARIANCE * precision)
+        likeliest = PRECISIONS.to(noise_variance)[torch.stack(found).argmax()]
+        return noise_variance * likeliest
+
+    def slopes(self, penalty: Tensor) -> Tensor:
+        """Slopes of the rows."""
+        return self.product / (self.square + penalty)
+
+    def constants(self, step: Tensor) -> Tensor:
+        """Changes of the constants that are due to those of slopes."""
+        return -self.first * step / self.weight
+
+
+@torch.no_grad()
+def update_slopes(
+    network: NeuMF,
+    residuals: Residuals,
+    penalties: dict[str, Tensor],
+    anchors: dict[Tensor, Tensor],
+) -> None:
+    """A step of the slopes, and of the biases, of each column and side in turn.
+
+    Parameters
+    ----------
+    network : NeuMF
+    residuals : Residuals
+        They change with the scores.
+    penalties : dict of str to Tensor of shape (n_rows,)
+        Penalty of a bias, by side; without users if only items are compared, whose
+        scores have the rest in common.
+    anchors : dict of Tensor to Tensor
+        Prior means of the rows of a table; 0 for tables that are not there.
+    """
+    noise_variance = residuals.noise_variance()
+    for column in range(network.shape.n_context):
+        x = residuals.samples.context[:, column, None]
+        for side, penalty in penalties.items():
+            slopes = network.get_parameter(SLOPES[side])[:-1, column]
+            biases = network.tables([f"{side}_bias"])
+            own = torch.zeros_like(slopes)
+            for bias in biases:
+                own = (bias - anchors.get(bias, 0)).mean(1)[:-1]
+            moments = residuals.moments(side, x, len(slopes))
+            rows = RowRegressions.of(moments, penalty, own, slopes)
+            slope = rows.slopes(rows.likeliest_penalty(noise_variance))
+            step = (slope - slopes).to(slopes)
+            change = rows.constants(slope - slopes).to(slopes)
+            residuals.subtract(side, change, step, x)
+            slopes += step
+            for bias in biases:
+                bias[:-1] += change[:, None]
+            if "user" in penalties:
+                # Their mean is a part of the linear term.
+                is_given = moments[0] > 0
+                mean = (slopes * is_given).sum() / is_given.sum()
+                slopes -= mean * is_given
+                network.coef[:, column] += mean
