@@ -130,12 +130,12 @@ def warm_ups(monkeypatch):
 DENSE, DENSE_Y = make_ratings(130, 120, 13_500, random_state=0)
 
 
-@pytest.mark.parametrize("n_factors", [21, 24])
+@pytest.mark.parametrize("n_factors", [21, 30, 44])
 def test_fits_warm_up_if_the_ratings_support_their_factors(warm_ups, n_factors):
     model = MFRegressor(n_factors, implicit_features=False, rank_by="rating")
     predicted = model.fit(DENSE, DENSE_Y).predict(DENSE)
     ((most, n_sweeps),) = warm_ups
-    if n_factors > 21:
+    if n_factors > 1.6 * 27:
         assert most == n_sweeps == 0
         return
     assert 2 < n_sweeps <= most
@@ -156,6 +156,22 @@ def test_fits_warm_up_if_the_ratings_support_their_factors(warm_ups, n_factors):
         DENSE_Y
     )
     np.testing.assert_allclose(plain.predict(DENSE, return_std=True)[1], std, rtol=0.1)
+
+
+def test_more_factors_than_supported_shorten_the_warm_up(warm_ups, monkeypatch):
+    model = MFRegressor(40, implicit_features=False, rank_by="rating")
+    model.fit(DENSE, DENSE_Y)
+    monkeypatch.setattr(solver_module, "MAX_SUPPORT", 1.6)
+    model.fit(DENSE, DENSE_Y)
+    (_, shortened), (_, whole) = warm_ups
+    assert 0 < shortened < whole
+
+
+def test_no_fit_warms_up_where_ratings_support_few_factors(warm_ups):
+    # They support 15.
+    X, y = make_ratings(130, 120, 7_500, random_state=0)
+    MFRegressor(21, implicit_features=False, rank_by="rating").fit(X, y)
+    assert warm_ups == [[0, 0]]
 
 
 def test_copies_of_ratings_support_no_more_factors(warm_ups):

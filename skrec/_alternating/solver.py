@@ -37,6 +37,7 @@ from .state import State
 from .structure import (
     MAX_FACTORS,
     MAX_SUPPORT,
+    MAX_WARM_SUPPORT,
     Alternative,
     best_fit,
     least_error,
@@ -593,12 +594,16 @@ class VBSolver(AlternatingSolver):
         ]
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
-        layout, warm_up = run.problem.layout, 0
-        most = MAX_SUPPORT * self.n_supported
-        is_supported = WARM_UP_FACTORS <= layout.n_factors <= most
-        if is_supported and not run.is_continued and layout.device.type == "cpu":
+        layout, warm_up, least_fall = run.problem.layout, 0, WARM_UP_FALL
+        # Short rows are far from Gaussians along axes.
+        warms_up = self.n_supported >= WARM_UP_FACTORS
+        most = MAX_WARM_SUPPORT * self.n_supported
+        warms_up &= WARM_UP_FACTORS <= layout.n_factors <= most
+        if warms_up and not run.is_continued and layout.device.type == "cpu":
             warm_up = int(WARM_UP_SHARE * self.max_iter)
-        least_fall = max(WARM_UP_FALL, self.tolerance)
+            excess = layout.n_factors / (MAX_SUPPORT * self.n_supported)
+            least_fall *= max(1.0, excess) ** 2
+        least_fall = max(least_fall, self.tolerance)
         return vb(run.problem, start, warm_up=warm_up, least_fall=least_fall)
 
     def _posterior(self, run: Run, state: State) -> Posterior:

@@ -24,8 +24,9 @@ START_SCALE = 0.03
 
 # The start of Λ, over the root of the number of factors: the variance of p·q does not
 # depend on that number. It is looser than where it will end, because factors that are
-# held back too early die out.
-START_PRECISION = 1.0
+# held back too early die out. Many factors, each of which matters less, start looser:
+# from so many on, the variance of p·q grows with the square of their number.
+START_PRECISION, START_FACTORS = 1.0, 36
 
 # Share in the variance of ratings below which a factor has died out, and how much more
 # than noise there must be for others in its place. Shrinkage leaves a little.
@@ -191,7 +192,9 @@ def _start(mean: Tensor, ratings: Ratings) -> Side:
     """Points under a loose prior, with weights of zero."""
     side = Side.at(mean)
     row_size = mean.shape[1]
-    precision = START_PRECISION * math.sqrt(max(row_size - 1, 1))
+    n_factors = max(row_size - 1, 1)
+    precision = START_PRECISION * math.sqrt(n_factors)
+    precision *= min(1.0, START_FACTORS / n_factors)
     side = replace(side, prior_precision=precision * side.prior_precision)
     return side.with_weights(
         ratings, [LinkMatrix.at_zero(block, row_size) for block in ratings.features]

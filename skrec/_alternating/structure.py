@@ -23,9 +23,10 @@ from .._interfaces import Iteration
 PAIRS_PER_NUMBER = 2.0
 MIN_FACTORS, MAX_FACTORS, MAX_WARM_FACTORS = 2, 32, 36
 
-# A fit with a warm-up leads to the same end if its factors are at most this share of
-# those that the ratings can support.
-MAX_SUPPORT = 0.8
+# A fit with a warm-up leads to the same end if its factors are at most the first share
+# of those that the ratings can support. Up to the second share it leads nearly there if
+# the warm-up ends sooner: covariances along axes let weak factors die.
+MAX_SUPPORT, MAX_WARM_SUPPORT = 0.8, 1.6
 
 # Ratings of which another fit takes no time.
 MAX_FEW_ROWS = 2**15
