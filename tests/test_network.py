@@ -217,7 +217,8 @@ def test_broadcast_side_scores_equal_forward(shape, n_context):
     user = network.in_context(user, context[:, None])
     scores = network.inner(user, item)
     if shape.n_embedding:
-        scores = scores + network.perceptron(user.hidden, item.hidden)
+        of_layers = network.perceptron(user.hidden + item.hidden)
+        scores = scores + of_layers.view(scores.shape)
     torch.testing.assert_close(scores, network(*grid_of_pairs(shape), context))
 
 
@@ -226,7 +227,8 @@ def test_perceptron_without_features_is_that_of_zeros(name):
     shape = VARIANTS[name]
     network = random_network(shape)
     user, item = grid_of_side_scores(network)
-    scores = network.inner(user, item) + network.perceptron(user.hidden, item.hidden)
+    scores = network.inner(user, item)
+    scores = scores + network.perceptron(user.hidden + item.hidden).view(scores.shape)
     zeros = torch.zeros(shape.n_users, shape.n_context).double()
     torch.testing.assert_close(scores, network(*grid_of_pairs(shape), zeros))
 
