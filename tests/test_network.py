@@ -424,3 +424,14 @@ def test_weights_of_features_are_zeros_named_after_their_tables():
     users, items, columns = random_pairs(NEUMF, n=30)
     pairs = users, items, columns.float()
     assert torch.equal(network(*pairs), NeuMF(NEUMF, weights)(*pairs))
+
+
+@pytest.mark.parametrize("n_factors", [2, 300])
+def test_tables_without_a_row_of_the_unseen_have_the_same_scores(n_factors):
+    network = random_network(replace(NEUMF, n_factors=n_factors))
+    shorter = {
+        name: p.detach()[:-1] if name in TABLES else p.detach()
+        for name, p in network.named_parameters()
+    }
+    pairs = *grid_of_pairs(NEUMF), torch.zeros(NEUMF.n_users, NEUMF.n_context).double()
+    torch.testing.assert_close(NeuMF(network.shape, shorter)(*pairs), network(*pairs))

@@ -339,11 +339,12 @@ class NeuMF(nn.Module):
         width = shape.n_members * shape.n_factors * items.shape[1]
         if not shape.n_factors or width < MIN_WIDTH:
             return None
-        sizes = shape.n_users + 1, shape.n_items + 1
-        pairs = PairRows.of_members(users, items, *sizes, shape.n_members)
+        tables = self.tables(["user_factors", "item_factors"])
+        # Tables that are gathered for a few rows have none of the unseen.
+        n_users, n_items = map(len, tables)
+        pairs = PairRows.of_members(users, items, n_users, n_items, shape.n_members)
         if not pairs.are_products_fast:
             return None
-        tables = self.tables(["user_factors", "item_factors"])
         products = PairProducts.apply(*(table.flatten(0, 1) for table in tables), pairs)
         return products.view(*items.shape, shape.n_members)
 
