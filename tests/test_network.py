@@ -224,7 +224,8 @@ def test_broadcast_side_scores_equal_forward(shape, n_context):
     user = network.in_context(user, context[:, None])
     scores = network.inner(user, item)
     if shape.n_embedding:
-        scores = scores + network.perceptron(user.hidden, item.hidden)
+        of_layers = network.perceptron(user.hidden + item.hidden)
+        scores = scores + of_layers.view(scores.shape)
     torch.testing.assert_close(scores, network(*grid_of_pairs(shape), context))
 
 
@@ -233,7 +234,8 @@ def test_perceptron_without_features_is_that_of_zeros(name):
     shape = VARIANTS[name]
     network = random_network(shape)
     user, item = grid_of_side_scores(network)
-    scores = network.inner(user, item) + network.perceptron(user.hidden, item.hidden)
+    scores = network.inner(user, item)
+    scores = scores + network.perceptron(user.hidden + item.hidden).view(scores.shape)
     zeros = torch.zeros(shape.n_users, shape.n_context).double()
     torch.testing.assert_close(scores, network(*grid_of_pairs(shape), zeros))
 
@@ -430,3 +432,14 @@ def test_weights_of_features_are_zeros_named_after_their_tables():
     users, items, columns = random_pairs(NEUMF, n=30)
     pairs = users, items, columns.float()
     assert torch.equal(network(*pairs), NeuMF(NEUMF, weights)(*pairs))
+
+
+@pytest.mark.parametrize("n_factors", [2, 300])
+def test_tables_without_a_row_of_the_unseen_have_the_same_scores(n_factors):
+    network = random_network(replace(NEUMF, n_factors=n_factors))
+    shorter = {
+        name: p.detach()[:-1] if name in TABLES else p.detach()
+        for name, p in network.named_parameters()
+    }
+    pairs = *grid_of_pairs(NEUMF), torch.zeros(NEUMF.n_users, NEUMF.n_context).double()
+    torch.testing.assert_close(NeuMF(network.shape, shorter)(*pairs), network(*pairs))

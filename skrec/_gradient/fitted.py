@@ -319,7 +319,8 @@ class FittedNetwork(StandardisedModel):
             for some, piece in zip(
                 users.hidden[:, None].split(height), part.split(height), strict=True
             ):
-                piece += network.perceptron(some, hidden).mean(-1)
+                scores = network.perceptron(some + hidden).mean(-1)
+                piece += scores.view(piece.shape)
 
     @property
     def _width(self) -> int:

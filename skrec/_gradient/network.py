@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from .._storage import stored
 from .implicit import Counterparts
+from .layers import FirstLayer
+from .products import PairProducts, PairRows
 from .row_features import RowFeatures
 
 # In place where the gradient needs the result only, since memory takes the time.
@@ -56,6 +58,9 @@ N_CONTEXT_FACTORS = 12
 
 # Lookups per row, on average, from which the first layer is applied to the whole table.
 MIN_LOOKUPS = 4
+
+# Numbers of a sample's factors from which on pairs have products without copied rows.
+MIN_WIDTH = 192
 
 # Standard deviation of the initial factors and embeddings. The score of a perceptron is
 # a product of an embedding and at least two layers, and a penalty of each draws small
@@ -283,14 +288,27 @@ class NeuMF(nn.Module):
         generator : Generator
             Source of randomness for the dropout.
         """
-        user = self.side_scores("user", users[:, None])
+        shape, without = self.shape, []
+        products = hidden = None
+        if users.device.type == "cpu":
+            # Rows are not copied for each pair.
+            users, items = users % (shape.n_users + 1), items % (shape.n_items + 1)
+            products, hidden = self._products(users, items), self._hidden(users, items)
+            without += ["factors"] * (products is not None)
+            without += ["embedding"] * (hidden is not None)
+        user = self.side_scores("user", users[:, None], without)
         user = self.in_context(user, context[:, None])
-        item = self.side_scores("item", items)
+        item = self.side_scores("item", items, without)
         scores = self.inner(user, item)
-        if self.shape.n_embedding:
-            scores = scores + self.perceptron(
-                user.hidden, item.hidden, dropout, generator
-            )
+        if products is not None:
+            scores = scores + products
+        if shape.n_embedding:
+            if hidden is None:
+                hidden = user.hidden + item.hidden
+            elif user.hidden.shape[-1]:
+                hidden = hidden.view(*items.shape, *user.hidden.shape[2:]) + user.hidden
+            of_layers = self.perceptron(hidden, dropout, generator)
+            scores = scores + of_layers.view(*items.shape, shape.n_members)
         return scores
 
     def in_context(self, user: SideScores, context: Tensor) -> SideScores:
@@ -305,7 +323,8 @@ class NeuMF(nn.Module):
             if self.shape.n_embedding:
                 repeated = numbers.unsqueeze(-2)
                 repeated = repeated.expand(*numbers.shape[:-1], self.shape.n_members, n)
-                hidden = hidden + _dense(repeated, self.feature_weight)
+                of_numbers = _dense(repeated, self.feature_weight)
+                hidden = hidden + of_numbers if hidden.shape[-1] else of_numbers
         met = []
         if self.shape.n_values:
             effects, factors = self._of_values(user, self.value_rows(context))
@@ -335,7 +354,31 @@ class NeuMF(nn.Module):
         products = (factors * of_users.sum(-3)).sum(-1)
         return effects.sum(-2) + products, of_items.sum(-3)
 
-    def side_scores(self, side: str, rows: Tensor) -> SideScores:
+    def _products(self, users: Tensor, items: Tensor) -> Tensor | None:
+        """Products of factors; None where they are faster with a row for each pair."""
+        shape = self.shape
+        width = shape.n_members * shape.n_factors * items.shape[1]
+        if not shape.n_factors or width < MIN_WIDTH:
+            return None
+        tables = self.tables(["user_factors", "item_factors"])
+        # Tables that are gathered for a few rows have none of the unseen.
+        n_users, n_items = map(len, tables)
+        pairs = PairRows.of_members(users, items, n_users, n_items, shape.n_members)
+        if not pairs.are_products_fast:
+            return None
+        products = PairProducts.apply(*(table.flatten(0, 1) for table in tables), pairs)
+        return products.view(*items.shape, shape.n_members)
+
+    def _hidden(self, users: Tensor, items: Tensor) -> Tensor | None:
+        """First layer of the perceptron before the activation, if there is one."""
+        if not self.shape.n_embedding:
+            return None
+        names = "user_embedding", "user_weight", "item_embedding", "item_weight"
+        return FirstLayer.apply(*self.tables([*names, "bias_0"]), users, items)
+
+    def side_scores(
+        self, side: str, rows: Tensor, without: Iterable[str] = ()
+    ) -> SideScores:
         """Contribution of one side to scores, for row numbers of any shape."""
         shape, n_rows = self.shape, self.shape.n_rows(side)
         flat = rows.flatten()
@@ -343,10 +386,12 @@ class NeuMF(nn.Module):
             # In training no row is that of the unseen.
             flat = flat % (n_rows + 1)
         parts = self._parts(side)
+        for name in without:
+            del parts[name]
         # Rows that are looked up often enter the layer once. For few lookups the other
         # order is faster, since it has members in the order of the layers.
         enters_once = len(flat) > MIN_LOOKUPS * (n_rows + 1)
-        if shape.n_embedding and enters_once:
+        if "embedding" in parts and enters_once:
             parts["embedding"] = self._first_layer(side, parts["embedding"])
         taken = self._taken(side, parts, flat, enters_once)
         factors, hidden, bias, context = (
@@ -355,7 +400,7 @@ class NeuMF(nn.Module):
             else torch.empty(0)
             for name in ("factors", "embedding", "bias", "context")
         )
-        if shape.n_embedding and not enters_once:
+        if "embedding" in parts and not enters_once:
             hidden = self._first_layer(side, hidden)
         if self.has_slopes:
             slopes = self.get_parameter(SLOPES[side]).index_select(0, flat)
@@ -408,7 +453,7 @@ class NeuMF(nn.Module):
         With context of values, of users in a context.
         """
         parts = []
-        if self.shape.n_factors:
+        if user.factors.shape[-1]:
             parts.append((user.factors * item.factors).sum(-1))
         if self.shape.n_values or self.has_slopes:
             parts.append((user.context * item.context).sum(-1))
@@ -421,20 +466,17 @@ class NeuMF(nn.Module):
 
     def perceptron(
         self,
-        user: Tensor,
-        item: Tensor,
+        hidden: Tensor,
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Scores of the perceptron from the two sides' parts of its first layer.
+        """Scores of the perceptron, of shape (n_pairs, n_members).
 
-        Leading axes are broadcast.
+        `hidden` is its first layer before the activation, of pairs in any shape.
         """
+        sizes, members = self.shape.hidden_layer_sizes, self.shape.n_members
         act = ACTIVATIONS[self.shape.activation]
-        hidden = user + item
-        *leading, members, size = hidden.shape
-        n_layers = len(self.shape.hidden_layer_sizes)
-        for layer in range(1, n_layers + 1):
+        for layer, size in enumerate(sizes, 1):
             hidden = _drop(act(hidden), dropout, generator)
             if layer == 1:
                 # After the activation, since in-place operations on views copy.
@@ -444,9 +486,9 @@ class NeuMF(nn.Module):
                 hidden,
                 self.get_parameter(f"weight_{layer}"),
             )
-        if n_layers == 0:
-            return hidden.squeeze(-1)
-        return hidden.squeeze(-1).T.reshape(*leading, members)
+        if not sizes:
+            return hidden.reshape(-1, members)
+        return hidden.squeeze(-1).T
 
 
 def feature_name(table: str) -> str:
