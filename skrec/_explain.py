@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_is_fitted
 
 from ._choice.autoencoder import ItemAutoencoder
 from ._data.containers import ArrayLike
@@ -106,7 +105,6 @@ class ExplainMixin:
         >>> bool(abs(reasons["contribution"].sum() - expected[0]) < 1e-6)
         True
         """
-        check_is_fitted(self)
         if part not in ("choice", "rating"):
             raise ValueError(
                 f"part must be 'choice' or 'rating', as in part='rating', got {part!r}."

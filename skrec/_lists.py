@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
-from sklearn.utils.validation import check_is_fitted
 
 from ._candidates import Pairs, UserCandidates, holds_rows, number_pairs
 from ._choice.autoencoder import ItemAutoencoder
@@ -182,7 +181,6 @@ class ListsMixin(ExplainMixin):
         .. [3] J. Carbonell and J. Goldstein, "The use of MMR, diversity-based reranking
            for reordering documents and producing summaries", SIGIR, 1998.
         """
-        check_is_fitted(self)
         check_exploration(strategy, diversity)
         n_items = _length(n_items, "n_items")
         features = Sides(user_features, item_features)
@@ -261,7 +259,6 @@ class ListsMixin(ExplainMixin):
         TypeError
             If `n_users` is no int, or if ids are of another kind than in `fit`.
         """
-        check_is_fitted(self)
         n_users = _length(n_users, "n_users")
         ids = read_ids(items, "items")
         columns, cold = self._items.rows(ids, item_features)
@@ -453,7 +450,6 @@ class ListsMixin(ExplainMixin):
             If scores are no inner products: after NCFRegressor with a perceptron and
             `rank_by="rating"`.
         """
-        check_is_fitted(self)
         return self._ranking.index_vectors("item", np.arange(len(self._items)))
 
     @reads_one_fit
@@ -485,7 +481,6 @@ class ListsMixin(ExplainMixin):
             As `item_index_vectors`, or if `handle_unknown="error"` and a user is
             unknown.
         """
-        check_is_fitted(self)
         _, rows, cold_users = self._queried_users(users, user_features)
         model = self._ranking.with_cold_rows(cold_users, None)
         return model.index_vectors("user", rows)
@@ -617,7 +612,6 @@ class ListsMixin(ExplainMixin):
         return_scores: bool,
         as_frame: bool,
     ) -> Lists:
-        check_is_fitted(self)
         n = _length(n, f"n_{side}s")
         known = self._users if side == "user" else self._items
         asked = read_ids(queries, f"{side}s")

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
 from ._alternating.convert import as_posterior, as_weights
 from ._alternating.factors import posterior_of_factors
@@ -623,7 +622,6 @@ class MFRegressor(BaseRecommender):
         >>> mf.factors_frame("item", ["Heat", "Alien"]).shape
         (2, 3)
         """
-        check_is_fitted(self)
         if side not in ("user", "item"):
             raise ValueError(f"side must be 'user' or 'item', got {side!r}.")
         if not isinstance(self._model, Posterior):
