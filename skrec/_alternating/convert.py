@@ -409,8 +409,8 @@ def _check_row_size(last: Posterior, layout: Layout) -> None:
         raise ValueError(
             f"The last fit, which is to be continued, had n_factors={last.n_factors} "
             f"and biased={last.row_size > last.n_factors}, but now n_factors="
-            f"{layout.n_factors} and biased={layout.biased}. Keep both, or fit anew "
-            "without warm_start."
+            f"{layout.n_factors} and biased={layout.biased}. Keep both, or begin "
+            "anew by fit with warm_start=False."
         )
 
 
