@@ -13,7 +13,7 @@ from scipy import sparse
 from ._candidates import Pairs, UserCandidates, holds_rows, number_pairs
 from ._choice.autoencoder import ItemAutoencoder
 from ._choice.expected_gain import ExpectedGain
-from ._data.containers import ArrayLike, TableLike
+from ._data.containers import ArrayLike, TableLike, is_empty
 from ._data.context import NO_CONTEXT, KnownContext
 from ._data.known_ids import KnownIds, handle_unknown, take_ids
 from ._data.reading import read_ids, read_pairs
@@ -111,8 +111,9 @@ class ListsMixin(ExplainMixin):
             `handle_unknown` applies to ids that `fit` has not seen; they are scored by
             their features if they have any.
         ratings : tuple of X and y, or X, default=None
-            Further rows that count in this call alone, such as those of a visitor. The
-            lists are those after `partial_fit` with these rows.
+            Further rows that count in this call alone, such as those of a visitor; X
+            alone after a fit of choices. The lists are those after `partial_fit` with
+            these rows.
         context : dict, frame or array-like, default=None
             Context of the lists: a value for each further column of `X`, by its name
             or in their order, or a row of them for each user. Columns that are left
@@ -572,7 +573,7 @@ class ListsMixin(ExplainMixin):
         self, exclude: ArrayLike | None, user_ids: np.ndarray, item_ids: np.ndarray
     ) -> Pairs:
         """Positions and columns of a slice of `user_ids` that `exclude` holds."""
-        if exclude is None or _is_empty(exclude):
+        if exclude is None or is_empty(exclude):
             nothing = np.empty(0, dtype=np.int64)
             return lambda tile: (nothing, nothing)
         of_users, of_items = read_pairs(exclude, "exclude")
@@ -594,7 +595,7 @@ class ListsMixin(ExplainMixin):
 
     def _known_pairs(self, X: ArrayLike | None) -> np.ndarray:
         """Sorted user * n_items + item of rows of known ids."""
-        if X is None or _is_empty(X):
+        if X is None or is_empty(X):
             return np.empty(0, dtype=np.int64)
         user_ids, item_ids = read_pairs(X, "never_exclude")
         users = user_ids.numbered_in(self._users.ids)
@@ -713,17 +714,10 @@ def _cosines(scaled: torch.Tensor, profiles: torch.Tensor, norms: torch.Tensor) 
 
 def _read_rows(X: Any, name: str) -> tuple[Ids, Ids]:
     """Users and items of rows, of which there may be none."""
-    if _is_empty(X):
+    if is_empty(X):
         nothing = np.empty(0, dtype=object)
         return Ids(nothing, "empty", name), Ids(nothing, "empty", name)
     return read_pairs(X, name)
-
-
-def _is_empty(values: Any) -> bool:
-    """Whether a container holds no rows, of any width."""
-    if hasattr(values, "shape"):
-        return values.shape[:1] == (0,)
-    return hasattr(values, "__len__") and len(values) == 0
 
 
 def _length(n: Any, name: str) -> int:

@@ -262,7 +262,8 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
     def check_update(self, model: Model) -> None:
         if not isinstance(model, ItemAutoencoder):
             raise ValueError(
-                "partial_fit needs ratings, as the last fit had them, but y is None."
+                "partial_fit needs ratings, as the last fit had them, but y is None. "
+                "Pass them as y, as in partial_fit(X, y)."
             )
 
     def update(
