@@ -1053,6 +1053,7 @@ def test_a_failed_first_fit_leaves_the_estimator_unfitted(fail, estimator):
 def test_warm_start_refuses_another_number_of_factors():
     model = fit(warm_start=True)
     with pytest.raises(
-        ValueError, match=r"had n_factors=2.*now n_factors=3.*Keep both.*by fit with warm_start"
+        ValueError,
+        match=r"had n_factors=2.*now n_factors=3.*Keep both.*by fit with warm_start",
     ):
         model.set_params(n_factors=3).fit(X, Y)
