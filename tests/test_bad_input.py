@@ -292,22 +292,37 @@ FURTHER_COLUMNS = {
     "NaN": (
         lambda: fit(with_feature(replaced(np.nan))),
         ValueError,
-        r"column 2 of X \('hour'\) must hold finite.* 1 feature \(first rows: 3\)",
+        r"column 2 of X \('hour'\) must hold finite.* 1 row \(first rows: 3\).*Leave",
     ),
     "None": (
         lambda: fit(with_feature(replaced(None, dtype=object))),
         ValueError,
-        r"column 2 of X \('hour'\) must hold finite.* 1 feature \(first rows: 3\)",
+        r"column 2 of X \('hour'\) must hold finite.* 1 row \(first rows: 3\).*Leave",
     ),
     "infinite in an array": (
         lambda: fit(np.column_stack([X, replaced(np.inf)])),
         ValueError,
-        r"column 2 of X must hold finite.* 1 feature \(first rows: 3\)",
+        r"column 2 of X must hold finite.* 1 row \(first rows: 3\).*Leave",
+    ),
+    "strings for numbers in predict": (
+        lambda: fit(with_feature(Y**2)).predict(with_feature(Y.astype(str))),
+        ValueError,
+        r"column 2 of X \('hour'\) must be numeric, as in fit.* by pd\.to_numeric",
+    ),
+    "strings for numbers in score": (
+        lambda: fit(with_feature(Y**2)).score(with_feature("noon"), Y),
+        ValueError,
+        r"column 2 of X \('hour'\) must be numeric, as in fit.* by pd\.to_numeric",
+    ),
+    "dates for numbers in partial_fit": (
+        lambda: fit(with_feature(Y**2)).partial_fit(with_feature(pd.Timestamp(0)), Y),
+        ValueError,
+        r"column 2 of X \('hour'\) must be numeric, as in fit.*datetime64",
     ),
     "NaN asked to predict": (
         lambda: fit(with_feature(Y**2)).predict(with_feature(replaced(np.nan))),
         ValueError,
-        r"column 2 of X \('hour'\) must hold finite.* 1 feature \(first rows: 3\)",
+        r"column 2 of X \('hour'\) must hold finite.* 1 row \(first rows: 3\).*Leave",
     ),
 }
 
@@ -336,7 +351,7 @@ RATINGS = {
     "strings": (
         lambda: fit(y=Y.astype(str)),
         ValueError,
-        "y must be numeric.*'string'",
+        r"y must be numeric.*'string'.* by pd\.to_numeric",
     ),
     "a string among numbers": (
         lambda: fit(y=replaced("good", dtype=object)),
