@@ -179,7 +179,12 @@ def read_table(X: Any, name: str) -> nw.DataFrame:
                 f"{name} must be an array-like of shape (n_samples, 2 + n_features), "
                 f"got {type(X).__name__} of shape {rows.shape}."
             )
-        table = as_frame(pd.DataFrame(rows))
+        try:
+            frame = pd.DataFrame(rows)
+        except UnicodeEncodeError:
+            # It has no strings with lone surrogates, which the reader of ids names.
+            frame = pd.DataFrame(rows, dtype=object)
+        table = as_frame(frame)
     if table.shape[1] < 2:
         raise ValueError(
             f"{name} needs a column of users and a column of items, got shape "
