@@ -348,6 +348,8 @@ RATINGS = {
         ValueError,
         r"y must hold finite.* 1 rating \(first rows: 3\)",
     ),
+    "too large": (lambda: fit(y=1e300 * Y), ValueError, "within ±1e.30.*another unit"),
+    "too small": (lambda: fit(y=1e-300 * Y), ValueError, "at least 1e-100.*other unit"),
     "strings": (
         lambda: fit(y=Y.astype(str)),
         ValueError,

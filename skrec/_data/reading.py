@@ -23,7 +23,9 @@ from .context import NO_CONTEXT, KnownContext, number_values, read_values
 from .messages import counted, shown
 from .vocabulary import DATE_KINDS, NUMBER_KINDS, Ids
 
-MAX_RATING = 1e30
+MAX_RATING, MIN_RATING = 1e30, 1e-100
+
+SCALED = "Give ratings in another unit, such as y / np.abs(y).max()."
 
 FILL = " Leave these rows out, or fill in numbers, such as the median."
 
@@ -252,7 +254,12 @@ def read_ratings(y: Any, n_rows: int) -> np.ndarray:
     if largest > MAX_RATING:
         raise ValueError(
             f"y holds a rating of magnitude {largest:.3g}; ratings must be within "
-            f"±{MAX_RATING:.0e}, which single precision can represent."
+            f"±{MAX_RATING:.0e}, which single precision can represent. {SCALED}"
+        )
+    if 0 < largest < MIN_RATING:
+        raise ValueError(
+            f"y holds no rating of a magnitude above {largest:.3g}; the largest must "
+            f"be at least {MIN_RATING:.0e}, so that variances are in range. {SCALED}"
         )
     return rating
 
