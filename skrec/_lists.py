@@ -33,6 +33,9 @@ from ._settings import torch_device
 from ._snapshot import reads_one_fit
 from ._topk import Fill, inner_products, top_k
 
+# Missing values at the ends of lists in arrays: some gigabytes.
+MAX_PADDING = 2**28
+
 Lists: TypeAlias = np.ndarray | tuple[np.ndarray, np.ndarray] | pd.DataFrame
 
 
@@ -166,10 +169,11 @@ class ListsMixin(ExplainMixin):
         Raises
         ------
         ValueError
-            If `n_items` is less than 1, if `handle_unknown="error"` and a user or a
-            candidate is unknown, as `partial_fit` for `ratings`, if `context` has
-            unknown columns or another number of rows, or if the model has no posterior
-            for the `strategy`, no item profiles for `diversity` or no `context`.
+            If `n_items` is less than 1, or so large that missing values would take
+            gigabytes, if `handle_unknown="error"` and a user or a candidate is unknown,
+            as `partial_fit` for `ratings`, if `context` has unknown columns or another
+            number of rows, or if the model has no posterior for the `strategy`, no item
+            profiles for `diversity` or no `context`.
         TypeError
             If `n_items` is no int, or if ids are of another kind than in `fit`.
 
@@ -197,6 +201,7 @@ class ListsMixin(ExplainMixin):
         device = torch_device(self.device, model.score_work * len(rows) * len(columns))
         n_listed = min(n_items, len(columns)) if as_frame else n_items
         k = N_PER_PLACE * n_listed if diversity else n_listed
+        _check_padding(len(rows), k, len(columns), "n_items")
         if own is None:
             score = model.scorer(asking, columns, device)
             best, scores = top_k(score, len(rows), len(columns), k, left_out, device)
@@ -293,11 +298,13 @@ class ListsMixin(ExplainMixin):
             )[place].tocoo()
             return known[pairs.coords[0]], pairs.coords[1]
 
+        n_listed = min(n_users, len(rows)) if as_frame else n_users
+        _check_padding(len(columns), n_listed, len(rows), "n_users")
         best, scores = top_k(
             score,
             len(columns),
             len(rows),
-            min(n_users, len(rows)) if as_frame else n_users,
+            n_listed,
             seen_by if exclude_seen else None,
             device,
         )
@@ -626,6 +633,8 @@ class ListsMixin(ExplainMixin):
             own_column = np.maximum(rows, -1)
         else:
             own_column = pd.Index(ids).get_indexer(query_ids)
+        n_listed = min(n, len(columns)) if as_frame else n
+        _check_padding(len(rows), n_listed, len(columns), f"n_{side}s")
         work = float(len(rows)) * len(columns) * self._model.score_work
         device = torch_device(self.device, work)
         profiles, norms = self._profiles(side, device, cold, cold_columns)
@@ -645,7 +654,7 @@ class ListsMixin(ExplainMixin):
             lambda tile: _cosines(scaled[tile], profiles, norms),
             len(rows),
             len(columns),
-            min(n, len(columns)) if as_frame else n,
+            n_listed,
             itself,
             device,
         )
@@ -727,6 +736,16 @@ def _length(n: Any, name: str) -> int:
     if n < 1:
         raise ValueError(f"{name} must be at least 1, got {n}.")
     return int(n)
+
+
+def _check_padding(n_lists: int, n: int, n_candidates: int, name: str) -> None:
+    """Refuse an array of lists of which nearly all would be missing values."""
+    if n_lists * (n - n_candidates) > MAX_PADDING:
+        raise ValueError(
+            f"{name} asks for arrays of {n_lists} lists of {n} places, but there are "
+            f"{n_candidates} candidates. Use {name}={max(n_candidates, 1)} or less, or "
+            "as_frame=True, which has no rows for missing values."
+        )
 
 
 def _long_frame(
