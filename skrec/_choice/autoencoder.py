@@ -29,6 +29,7 @@ from scipy import sparse
 
 from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
+from .._data.messages import quote_first
 from .._data.seen import SeenItems
 from .._data.sides import SideName
 from .._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
@@ -252,6 +253,14 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
             warn(
                 "Side features tell nothing about choices without y, and are left out. "
                 "Pass ratings as y, or set unobserved_weight of MFRegressor."
+            )
+        numbers = data.known_context.number_names
+        if numbers:
+            warn(
+                f"Columns of numbers in X ({quote_first(numbers)}) tell nothing about "
+                "choices without y, and are left out. Pass ratings as y, leave these "
+                "columns out, or use a loss of choices with context, such as "
+                "NCFRegressor(loss='log_loss')."
             )
         model = ItemAutoencoder.fit(data)
         n_factors = len(model.shrinkage)
