@@ -39,6 +39,8 @@ from skrec.datasets import make_ratings
 pytestmark = [
     pytest.mark.filterwarnings("ignore:All .* ratings in y are"),
     pytest.mark.filterwarnings("ignore:No factor is left"),
+    # Choices alone leave the numbers of rows out.
+    pytest.mark.filterwarnings("ignore:Columns of numbers in X"),
 ]
 
 N_USERS, N_ITEMS = 30, 20
