@@ -205,7 +205,7 @@ class BaseRecommender(
         known, data = with_side_features(
             weighting.applied(data), features, Sides(*names), len(columns.users)
         )
-        choices = self._ranks_by_choice and not is_of_choices and data.gathered()
+        has_choices = self._ranks_by_choice and not is_of_choices
         read = {
             "n_features_in_": self.n_features_in_,
             "feature_names_in_": getattr(self, "feature_names_in_", None),
@@ -213,7 +213,7 @@ class BaseRecommender(
             "_items": known.item,
             "_seen": data.seen,
             "_context": data.known_context,
-            "_choice": ItemAutoencoder.fit(choices) if choices else None,
+            "_choice": ItemAutoencoder.fit(data) if has_choices else None,
             "_weighting": weighting,
         }
         iterations = solver.iterations(

@@ -290,8 +290,9 @@ class Solver(ABC, Generic[AnyModel]):
         name = shown(known.value_names[0])
         raise ValueError(
             f"Column {name} of X holds categories, for which this fit has no terms; "
-            "fits of ratings y have, and fits of choices by loss='log_loss' or 'bpr'. "
-            "Leave it out of X, or give it as columns of 0 and 1, by OneHotEncoder."
+            "fits of ratings y have, and fits of choices by loss='log_loss' or 'bpr', "
+            "or with n_negatives. Leave it out of X, or give it as columns of 0 and 1, "
+            "by OneHotEncoder."
         )
 
     def check_ratings(self, rating: np.ndarray) -> None:

@@ -252,13 +252,12 @@ class SharedInteractions(Interactions):
         offsets = np.append(0, np.cumsum(lengths))
         return SeenItems(offsets, self.ranks.joined(here.items), n_items)
 
-    def gathered(self) -> Interactions:
-        """The rows of all processes, without context and features."""
-        columns = (self.users, self.items, self.rating, self.weight)
-        users, items, rating, weight = map(self.ranks.joined, columns)
-        context = np.empty((len(users), 0))
-        ids = self.user_ids, self.item_ids
-        return Interactions(*ids, users, items, rating, weight, context)
+    @property
+    def all_items(self) -> np.ndarray:
+        """Items of the rows of all processes."""
+        if self.ranks.sum(float(len(self.items))) == len(self.seen):
+            return self.seen.items
+        return self.ranks.joined(self.items)
 
 
 def collect(

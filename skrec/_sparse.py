@@ -122,7 +122,7 @@ class SparseRows:
         n_places = len(rows) * len(table)
         if len(self.others) > n_places or not has_sampled_products(table.device):
             return None
-        return _sampled_product(self, rows, table)
+        return sampled_product(self, rows, table)
 
     def _has_product(self, table: Tensor) -> bool:
         """Whether a sparse product may replace bags."""
@@ -180,15 +180,18 @@ def _product(rows: SparseRows, table: Tensor, weight: Tensor) -> Tensor:
     return (matrix @ F.pad(table, (0, -width % ALIGNED)))[:, :width]
 
 
-def _sampled_product(pattern: SparseRows, rows: Tensor, table: Tensor) -> Tensor:
-    matrix = torch.sparse_csr_tensor(
+def sampled_product(pattern: SparseRows, rows: Tensor, table: Tensor) -> Tensor:
+    """row · table[other] of the entries of every row, at most one for each place."""
+    product = torch.sparse_csr_tensor(
         pattern.offsets,
         pattern.others,
         table.new_zeros(len(pattern.others)),
         (len(rows), len(table)),
         check_invariants=False,
     )
-    return torch.sparse.sampled_addmm(matrix, rows, table.T).values()
+    # In place, which spares a copy of the pattern.
+    torch.sparse.sampled_addmm(product, rows, table.T, beta=0, out=product)
+    return product.values()
 
 
 def _piece_offsets(offsets: Tensor) -> tuple[Tensor, SparseRows] | None:
@@ -239,7 +242,7 @@ def has_sampled_products(device: torch.device) -> bool:
             warnings.simplefilter("ignore")
             index = torch.zeros(2, dtype=torch.int32)
             one = torch.ones(1, 1)
-            _sampled_product(SparseRows(index, index[:0]), one, one)
+            sampled_product(SparseRows(index, index[:0]), one, one)
     except (RuntimeError, NotImplementedError):
         return False
     return True

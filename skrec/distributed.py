@@ -49,8 +49,8 @@ def fit(
     "sgd", and for networks, each computes the gradients of the ratings of some users in
     every batch, and these are added up. The time of sweeps and steps falls with the
     number of processes. Every process holds all factors, their covariances and the
-    items that each user has seen. Where weights differ, and with `rank_by="both"` or
-    "choice", it holds the users, items and ratings of all rows for a moment too.
+    items that each user has seen. Ratings and weights are held by the owners of their
+    users and of their items.
 
     Parameters
     ----------

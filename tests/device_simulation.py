@@ -37,6 +37,7 @@ CPU = torch.device("cpu")
 # and operators whose results the host reads to go on.
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "detach", "alias"}
 FREE |= {"new_empty_strided", "_unsafe_view", "_local_scalar_dense", "is_pinned"}
+FREE |= {"squeeze_"}
 KERNELS = {"cumsum": 2, "sort": 6, "topk": 3, "nonzero": 4, "bincount": 6}
 KERNELS |= {"randperm": 8, "repeat_interleave": 3, "unique_consecutive": 10}
 KERNELS |= {"_linalg_slogdet": 14, "linalg_qr": 40, "_linalg_svd": 120}

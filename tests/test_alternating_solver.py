@@ -177,7 +177,10 @@ def test_a_fit_that_is_stopped_early_has_full_covariances(warm_ups, max_iter):
 
 
 def test_a_fit_that_goes_on_does_not_warm_up_again(warm_ups):
+    rng = np.random.default_rng(0)
+    P, Q = rng.normal(size=(130, 21)), rng.normal(size=(120, 21))
+    y = (P[DENSE["user"]] * Q[DENSE["item"]]).sum(axis=1) + rng.normal(size=len(DENSE))
     model = MFRegressor(21, implicit_features=False, warm_start=True)
-    model.fit(DENSE, DENSE_Y).fit(DENSE, DENSE_Y)
+    model.fit(DENSE, y).fit(DENSE, y)
     assert warm_ups[0][1] > 0
     assert warm_ups[1] == [0, 0]

@@ -494,6 +494,19 @@ def test_a_fit_can_be_copied_cloned_and_gone_on_with(fitted):
     assert rmse(warm, rows, Y[rows.index]) < 0.4
 
 
+def test_draws_go_on_after_a_burn_in_of_the_terms_of_context():
+    """Few draws of a warm start are as good as few draws of a fit."""
+    model = MFRegressor(2, solver="gibbs", rank_by="rating", max_iter=3, random_state=0)
+    rng = np.random.default_rng(0)
+    u, i, s = (rng.integers(n, size=1500) for n in (50, 20, 4))
+    y = 2 * rng.normal(size=(20, 4))[i, s] + 0.3 * rng.normal(size=1500)
+    rows = pd.DataFrame({"user": u, "item": i, "season": np.array(SEASONS)[s]})
+    first = rmse(model.fit(rows[:1000], y[:1000]), rows[1000:], y[1000:])
+    model.set_params(warm_start=True).fit(rows[:1000], y[:1000])
+    assert len(model.loss_curve_) == 3
+    assert rmse(model, rows[1000:], y[1000:]) < 1.1 * first
+
+
 def test_other_fits_refuse_values_in_words():
     for model, y in (
         (MFRegressor(), None),

@@ -12,6 +12,7 @@ from skrec._alternating.convert import (
     as_posterior,
     as_state,
     as_weights,
+    check_row_size,
     in_rating_units,
     with_unobserved_pairs,
 )
@@ -99,14 +100,17 @@ def test_new_rows_start_at_their_prior():
     )
 
 
-def test_a_state_of_other_factors_is_refused():
+@pytest.mark.parametrize(
+    ("n_factors", "biased"), [(3, True), (2, False), (None, False)]
+)
+def test_a_fit_with_other_factors_or_biases_is_not_continued(n_factors, biased):
     problem, _ = make_problem(n_factors=2)
-    units = make_units(0)
     state = spectral_start(problem)
-    posterior = in_rating_units(state, units, problem, knows_variance=False)
-    other, _ = make_problem(n_factors=3)
+    posterior = in_rating_units(state, make_units(0), problem, knows_variance=False)
+    check_row_size(posterior, 2, True)
+    check_row_size(posterior, None, True)
     with pytest.raises(ValueError, match="n_factors=2 and biased=True, but now n_fac"):
-        as_state(posterior, other, units, *numbers(other))
+        check_row_size(posterior, n_factors, biased)
 
 
 def test_a_context_column_that_has_changed_its_unit_starts_anew():

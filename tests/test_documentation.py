@@ -99,6 +99,19 @@ def test_tables_of_the_readme_are_the_measured_results(name):
         assert f"| {' | '.join(cells)} |" in lines
 
 
+def test_errors_of_the_readme_are_those_of_a_page_or_of_a_result():
+    """Numbers of three or four decimals, which a page or a result may have more of."""
+    number = re.compile(r"(?<![\w./])\d*\.\d{3,}(?![\w/]|\.\w)")
+    paths = [*DOCS.glob("*.rst"), *DOCS.glob("results/*.csv")]
+    texts = [path.read_text() for path in paths if path.stem != "changelog"]
+    measured = {figure for text in texts for figure in map(float, number.findall(text))}
+    of_readme = number.findall((DOCS.parent / "README.md").read_text())
+    assert len(of_readme) > 90
+    for figure in of_readme:
+        n_decimals = len(figure.partition(".")[2])
+        assert float(figure) in {round(x, n_decimals) for x in measured}, figure
+
+
 def test_every_example_has_its_place_in_the_gallery():
     names = {path.stem for path in (DOCS / "examples").glob("plot_*.py")}
     conf = (DOCS / "conf.py").read_text()

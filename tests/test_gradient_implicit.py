@@ -14,6 +14,8 @@ from sklearn.metrics import root_mean_squared_error
 from torch.nn import Parameter
 
 from skrec import NCFRegressor
+from skrec._data.interactions import Interactions
+from skrec._data.sides import Sides
 from skrec._gradient.fold_in import FoldIn
 from skrec._gradient.implicit import Counterparts, ImplicitShares, is_informative
 from skrec.datasets import make_ratings
@@ -128,13 +130,18 @@ X, Y, IS_LIKED = by_taste()
 
 
 def test_whom_rows_have_ratings_with_is_known_to_be_random_or_not():
-    assert is_informative(X["user"].to_numpy(), X["item"].to_numpy())
+    def is_told(*pairs):
+        (users, u), (items, i) = (np.unique(x, return_inverse=True) for x in pairs)
+        one, nothing = np.ones(len(u)), np.empty((len(u), 0))
+        rows = Sides(users, items), Sides(u, i), one, one, nothing
+        return is_informative(Interactions.from_numbers(*rows))
+
+    assert is_told(X["user"], X["item"])
     random, y = make_ratings(random_state=0)
-    columns = random["user"].to_numpy(), random["item"].to_numpy()
-    assert not is_informative(*columns)
+    assert not is_told(random["user"], random["item"])
     # Too few pairs to tell, or a single user.
-    assert is_informative(np.arange(20), np.arange(20))
-    assert is_informative(np.zeros(9, dtype=int), np.arange(9))
+    assert is_told(np.arange(20), np.arange(20))
+    assert is_told(np.zeros(9, dtype=int), np.arange(9))
     assert not small_ncf(max_iter=1).fit(random, y)._model.shape.implicit_features
     assert small_ncf(max_iter=1).fit(X, Y)._model.shape.implicit_features
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from helpers import copied, small_ncf
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -156,6 +157,69 @@ def test_draws_are_in_the_context_and_bounds_are_not(rows):
     assert_allclose(np.mean(draws, axis=0), scores_of(model, WINTER, [1])[0], atol=0.2)
     with pytest.raises(ValueError, match="strategy='mean' or 'sample'"):
         model.recommend([1], 2, context=WINTER, strategy="lower_bound")
+
+
+def variances(posterior, users, items):
+    """Var[b + c + p·q] with the levels of both rows beside context, by loops."""
+    total, k = np.empty((len(users), len(items))), posterior.n_factors
+    columns = posterior.columns
+    for place in np.ndindex(total.shape):
+        u, i = users[place[0]], items[place[1]]
+        (x, S), (z, T) = (
+            (rows.mean[0, n], rows.covariance[0, n])
+            if n >= 0
+            else (rows.prior_mean[0, -1], rows.prior_covariance[0, -1])
+            for rows, n in ((posterior.users, u), (posterior.items, i))
+        )
+        x, z = (np.append(row[:k], 1).astype(float) for row in (x, z))
+        total[place] = z @ S @ z + x @ T @ x + (S[:k, :k] * T[:k, :k]).sum()
+        total[place] += sum(c.users.levels.variance[u] for c in columns)
+        total[place] += sum(c.items.levels.variance[i] for c in columns)
+    return total
+
+
+def test_bounds_and_draws_without_context_know_the_levels_beside_it(rows):
+    X, y = rows
+    model = MFRegressor(2, rank_by="rating").fit(X[: len(X) // 2], y[: len(X) // 2])
+    model.partial_fit(
+        pd.DataFrame({**WINTER, "user": [70], "item": [5]})[X.columns], [3]
+    )
+    posterior, asked = model._model, [1, 70, 99]
+    users, items = np.array([1, N_USERS, -1]), np.arange(N_ITEMS)
+    for column in posterior.columns:
+        assert column.users.levels.variance[users[0]] > 1e-3
+    expected = variances(posterior, users, items)
+    mean = scores_of(model, None, asked)
+    bound = scores_of(model, None, asked, strategy="lower_bound")
+    assert_allclose(mean - bound, np.sqrt(expected), rtol=1e-4)
+    generator, draws = np.random.RandomState(0), np.empty((700, *expected.shape))
+    for scores in draws:
+        drawn = posterior.draw(users, items, generator)
+        out = torch.empty(expected.shape)
+        drawn.scorer(users, items, "cpu")(slice(None))(slice(0, N_ITEMS), out)
+        scores[:] = drawn.scores_to_ratings(out.numpy(), users)
+    assert_allclose(draws.mean(0), mean, atol=0.1 * np.sqrt(expected.max()))
+    assert_allclose(draws.var(0), expected, rtol=0.25)
+
+
+@pytest.mark.parametrize("solver", ["vb", "gibbs"])
+def test_bounds_are_at_the_mean_of_numbers(rows, solver):
+    """There they are the predictions minus their deviations without noise."""
+    X, y = rows[0][["user", "item", "hour"]][:200], rows[1][:200]
+    model = MFRegressor(2, solver=solver, rank_by="rating", clip=False, random_state=0)
+    if solver == "gibbs":
+        model.set_params(max_iter=5)
+    model.fit(X, y)
+    users, items = np.indices((2, N_ITEMS)).reshape(2, -1)
+    where = {"user": users, "item": items, "hour": model._model.units.feature_mean[0]}
+    mean, std = model.predict(pd.DataFrame(where), return_std=True)
+    relative = (
+        side.relative_variances(numbers)
+        for side, numbers in ((model._model.users, users), (model._model.items, items))
+    )
+    noise = model.noise_std_**2 * np.prod(list(relative), axis=0)
+    bound = scores_of(model, None, [0, 1], strategy="lower_bound")
+    assert_allclose(bound.ravel(), mean - np.sqrt(std**2 - noise), rtol=1e-4)
 
 
 WRONG = {

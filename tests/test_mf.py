@@ -222,6 +222,30 @@ def test_warm_start_knows_rows_by_their_ids(ratings, solver):
     assert error < 0.3 * np.std(cold.predict(X))
 
 
+@pytest.mark.parametrize(
+    ("solver", "n_factors"), [("vb", "auto"), ("vb", 8), ("gibbs", "auto")]
+)
+def test_a_warm_start_finds_what_the_first_ratings_did_not_show(solver, n_factors):
+    rng = np.random.default_rng(0)
+    X = np.c_[rng.integers(0, 150, 6000), rng.integers(0, 100, 6000)]
+    P, Q = rng.normal(size=(150, 3)), rng.normal(size=(100, 3))
+    y = (P[X[:, 0]] * Q[X[:, 1]]).sum(axis=1) + rng.normal(size=6000)
+    model = MFRegressor(n_factors, solver=solver, max_iter=40, random_state=0)
+    cold = clone(model).fit(X[:5000], y[:5000])
+    model.set_params(warm_start=True).fit(X[:150], y[:150]).fit(X[:5000], y[:5000])
+    least = root_mean_squared_error(y[5000:], cold.predict(X[5000:]))
+    error = root_mean_squared_error(y[5000:], model.predict(X[5000:]))
+    assert error < 1.02 * least < 1.3
+    assert model.n_factors_ == cold.n_factors_
+
+
+def test_a_warm_start_decides_again_on_implicit_features(ratings):
+    model = MFRegressor().fit(*ratings)
+    warm = clone(model).set_params(warm_start=True).fit(*ratings).fit(*ratings)
+    assert warm.n_factors_ == model.n_factors_
+    assert warm.loo_curve_[-1] < 1.001 * model.loo_curve_[-1]
+
+
 def test_more_factors_than_rows_is_no_error():
     X, y = make_ratings(5, 4, 15, random_state=0)
     assert np.isfinite(MFRegressor(30).fit(X, y).predict(X)).all()

@@ -73,7 +73,7 @@ def test_all_pairs_count():
 
 @pytest.mark.parametrize("is_uncertain", [False, True])
 def test_ratings_without_context_are_residuals_of_the_linear_term(is_uncertain):
-    problem, (_, _, y, _, context) = make_problem(n_context=2)
+    problem, (_, _, y, w, context) = make_problem(n_context=2)
     coef = torch.tensor([0.5, -2.0]).double()
     factor = torch.tensor([[1.0, 0.5], [0.0, 2.0]]).double() if is_uncertain else None
     rest = problem.without_context(coef, factor)
@@ -84,6 +84,8 @@ def test_ratings_without_context_are_residuals_of_the_linear_term(is_uncertain):
         square = square + np.einsum("nj,jk,nk->n", context, covariance, context)
     for ratings, order in ((rest.users, slice(None)), (rest.items, problem.to_items)):
         np.testing.assert_allclose(ratings.target, target[order])
-        np.testing.assert_allclose(ratings.target_square, square[order])
+        first, second = ratings.weighted_targets
+        np.testing.assert_allclose(first, (w * target)[order])
+        np.testing.assert_allclose(second, (w * square)[order])
     bare, _ = make_problem()
     assert bare.without_context(torch.zeros(0), None) is bare

@@ -51,9 +51,9 @@ class Recording(VBRule):
     def __init__(self):
         self.sides = []
 
-    def update_priors(self, side, squares, given):
+    def update_priors(self, side, rate, given):
         self.sides = [*self.sides[-1:], side]
-        return super().update_priors(side, squares, given)
+        return super().update_priors(side, rate, given)
 
 
 def recorded(problem, n_sweeps):
@@ -195,7 +195,10 @@ def test_the_priors_of_vb_are_those_of_the_moments_of_rows(biased):
     given = SimpleNamespace(
         ratings=problem.users, layout=problem.layout, noise_precision=3.0
     )
-    found = VBRule().update_priors(side, squares, given)
+    sums = VBRule().update_priors(side, squares / 2, given)
+    residual = (sums.relative_precision * squares).sum()
+    finished, found_residual = VBRule().finish(sums, residual)
+    (found,) = VBRule().with_priors(finished)
     centred = VBRule().centred_prior(side, problem.layout)
 
     prior = PRIOR_ROWS * PRIOR_VARIANCE * np.eye(x.shape[1])
@@ -211,11 +214,13 @@ def test_the_priors_of_vb_are_those_of_the_moments_of_rows(biased):
 
     a, shape = side.concentration, side.concentration + problem.users.count / 2
     alpha = shape / (a + squares / 2)
-    alpha = alpha / _exchange(alpha, a, 3.0)
+    alpha = alpha / _exchange(float(alpha.sum()), n, a, 3.0)
+    assert found_residual == pytest.approx(float((alpha * squares).sum()))
     np.testing.assert_allclose(found.relative_shape, shape)
     np.testing.assert_allclose(found.relative_precision, alpha)
     log_alpha = torch.digamma(shape) - (shape / alpha).log()
-    assert float(found.gap) == pytest.approx(float((alpha - log_alpha).mean()))
+    gap = float((alpha - log_alpha).mean())
+    assert found.concentration == pytest.approx(_concentration(gap))
 
 
 def test_gibbs_draws_rows_from_their_gaussian():
@@ -266,7 +271,7 @@ def test_gibbs_draws_relative_precisions_from_their_gamma():
     count, squares = torch.full((n,), 6.0), torch.full((n,), 4.0).double()
     rule = GibbsRule(np.random.RandomState(0))
     given = SimpleNamespace(ratings=replace(problem.users, count=count))
-    alpha = rule.update_priors(side, squares, given).relative_precision
+    alpha = rule.update_priors(side, squares / 2, given).relative_precision
     gamma = stats.gamma(side.concentration + 3, scale=1 / (side.concentration + 2))
     assert float(alpha.mean()) == pytest.approx(gamma.mean(), rel=0.01)
     assert float(alpha.std()) == pytest.approx(gamma.std(), rel=0.02)
@@ -414,13 +419,13 @@ def test_the_exchange_of_precisions_maximises_the_bound(a, beta):
         return rows + noise
 
     best = optimize.minimize_scalar(loss, bounds=(0.01, 10), method="bounded").x
-    assert float(_exchange(alpha, a, beta)) == pytest.approx(best, rel=1e-4)
+    found = _exchange(float(alpha.sum()), len(alpha), a, beta)
+    assert found == pytest.approx(best, rel=1e-4)
 
 
 def test_the_exchange_keeps_the_least_noise():
-    alpha = torch.full((3,), 1e9).double()
-    c = _exchange(alpha, 3.0, 2.0)
-    assert float(c) * 2.0 == pytest.approx(1 / MIN_NOISE_VARIANCE)
+    c = _exchange(3e9, 3, 3.0, 2.0)
+    assert c * 2.0 == pytest.approx(1 / MIN_NOISE_VARIANCE)
 
 
 @pytest.mark.parametrize("is_certain", [True, False])

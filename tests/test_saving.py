@@ -64,6 +64,13 @@ def of_factors(n_factors, **options):
     return MFRegressor.from_factors(users, items, **options)
 
 
+def rounded(fit):
+    """A fit whose covariances are rounded, as those of many rows are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skrec._alternating.triangles.MIN_BYTES", 0)
+        return fit()
+
+
 # Fits of every solver and of every kind of model, by name.
 FITS = {
     "vb": lambda: MFRegressor().fit(X, Y),
@@ -74,6 +81,7 @@ FITS = {
     "vb with seasons": lambda: mf(rank_by="rating").fit(SEASONS, Y),
     "vb without covariance": lambda: mf(store_covariance=False).fit(X, Y),
     "vb that has learned": lambda: mf().fit(X, Y).partial_fit(FURTHER, [1.0, 4, 5]),
+    "vb of many rows": lambda: rounded(lambda: mf(n_factors=8).fit(X, Y)),
     "biases": lambda: mf(n_factors=0).fit(X, Y),
     "als": lambda: mf(solver="als").fit(X, Y, item_features=ITEMS),
     "als of choices": lambda: mf(solver="als", unobserved_weight=0.1).fit(X),

@@ -100,7 +100,7 @@ def test_als_ends_where_no_coordinate_can_be_improved(variant):
 class FixedDraw(GibbsRule):
     """Gibbs with everything but the rows fixed."""
 
-    def update_priors(self, side, squares, given):
+    def update_priors(self, side, rate, given):
         return side
 
     def noise_precision(self, weight, residual):

@@ -1,5 +1,7 @@
 """Fitted terms of context, against loops over pairs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -29,14 +31,30 @@ def effects(rng, n):
 
 
 def pairs_of(seed=0, n_draws=1, n_rows=N_ROWS):
+    """Pairs, with levels where there is a single draw."""
     rng = np.random.default_rng(seed)
     keys = np.flatnonzero(rng.random(n_rows * N_VALUES) < 0.5)
-    return FittedPairs(
+    pairs = FittedPairs(
         factors(rng, n_rows, n_draws),
         factors(rng, N_VALUES, n_draws),
         keys,
         effects(rng, len(keys)),
     )
+    if n_draws > 1:
+        return pairs
+    # Given its level, the effects of a row are independent.
+    variance, along = rng.uniform(0.1, 1, n_rows + 1), rng.normal(size=len(keys))
+    covariance = -along * variance[keys // N_VALUES]
+    pairs.effects.variance[:-1] -= along * covariance
+    levels = FittedLevels(variance, np.append(covariance, 0))
+    return replace(pairs, levels=levels)
+
+
+def drawn_terms(column, u, i, at, random_state):
+    """A draw of the terms of ratings, with the levels of their rows."""
+    drawn, levels = column.draw(0, random_state)
+    assert levels.user[-1] == levels.item[-1] == 0
+    return drawn.mean(u, i, at) + levels.user[u] + levels.item[i]
 
 
 def every_pair(n_rows=N_ROWS):
@@ -62,6 +80,7 @@ def test_moments_are_those_of_products_and_effects(n_draws):
             a, r = pairs.rows.mean[0, row], pairs.values.mean[0, value]
             S, T = pairs.rows.covariance[row], pairs.values.covariance[value]
             expected += r @ S @ r + a @ T @ a + np.sum(S * T)
+            expected += pairs.levels.variance[row] + 2 * pairs.levels.covariance[place]
         else:
             expected += np.var(products)
         assert_allclose(mean, np.mean(products) + pairs.effects.mean[place])
@@ -111,11 +130,40 @@ def test_draws_have_the_moments_of_the_posterior():
     )
     rng = np.random.RandomState(0)
     at = np.array([0, 1, 4]), np.array([2, 2, 0]), (np.array([0, 1, 2]), np.ones(3))
-    drawn = np.stack([column.draw(0, rng).mean(*at) for _ in range(1500)])
+    drawn = np.stack([drawn_terms(column, *at, rng) for _ in range(1500)])
     assert_allclose(drawn.mean(0), column.mean(*at), atol=0.4)
     assert_allclose(drawn.var(0), column.variance(*at), rtol=0.25)
+    # Without a value, the levels of the rows are left.
     unknown = np.full(3, -1), np.ones(3)
-    assert column.draw(0, rng).mean(at[0], at[1], unknown).tolist() == [0, 0, 0]
+    terms = [drawn_terms(column, *at[:2], unknown, rng) for _ in range(1500)]
+    expected = column.users.levels.variance[at[0]] + column.items.levels.variance[at[1]]
+    assert_allclose(np.var(terms, axis=0), expected, rtol=0.15)
+    drawn, _ = column.draw(0, rng)
+    assert drawn.mean(*at[:2], unknown).tolist() == [0, 0, 0]
+
+
+def test_values_of_a_row_share_its_level():
+    """Draws of two terms of a row have the covariance that their level makes."""
+    pairs = pairs_of(4)
+    rows, counts = np.unique(pairs.keys // N_VALUES, return_counts=True)
+    row = rows[counts > 1][0]
+    places = np.flatnonzero(pairs.keys // N_VALUES == row)[:2]
+    certain = replace(
+        pairs,
+        rows=replace(pairs.rows, covariance=None),
+        values=replace(pairs.values, covariance=None),
+    )
+    rng = np.random.RandomState(0)
+    terms = np.empty((4000, 2))
+    for n in range(len(terms)):
+        drawn, levels = certain.draw(0, rng)
+        terms[n] = drawn.effects.mean[places] + levels[row]
+    v = pairs.levels.variance[row]
+    c = pairs.levels.covariance[places]
+    expected = v + c[:, None] + c + np.outer(c, c) / v
+    diagonal = pairs.effects.variance[places] + v + 2 * c
+    np.fill_diagonal(expected, diagonal)
+    assert_allclose(np.cov(terms.T), expected, atol=0.1 * diagonal.max())
 
 
 def test_terms_are_a_part_of_users_and_a_part_of_items():
@@ -137,7 +185,7 @@ def slopes(seed=0):
     for n in (N_ROWS, N_ROWS):
         mean, half = np.append(rng.normal(size=n), 0), rng.normal(size=(n + 1, 2, 2))
         S = half @ half.swapaxes(1, 2)
-        levels = FittedLevels(np.zeros(n + 1), S[:, 1, 1], S[:, 0, 1])
+        levels = FittedLevels(S[:, 1, 1], S[:, 0, 1])
         for values in (levels.variance, levels.covariance):
             values[-1] = 0
         nothing = (FittedFactors(np.zeros((1, k + 1, 0)), None) for k in (n, 1))
@@ -171,7 +219,7 @@ def test_draws_of_slopes_know_how_far_they_are_from_the_ratings():
     u, i = np.array([0, 4, 1, 2]), np.array([3, 2, 0, 3])
     at = column.at(X, iter(()))
     rng = np.random.RandomState(0)
-    drawn = np.stack([column.draw(0, rng).mean(u, i, at) for _ in range(3000)])
+    drawn = np.stack([drawn_terms(column, u, i, at, rng) for _ in range(3000)])
     std = np.sqrt(column.variance(u, i, at))
     assert_allclose(drawn.mean(0), column.mean(u, i, at), atol=0.08 * std.max())
     assert_allclose(drawn.std(0), std, rtol=0.06)

@@ -167,9 +167,9 @@ class Layout:
             return self.tile_rows(n_rows)
         return min(max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES)), MAX_BLOCK_ROWS)
 
-    def pack(self, matrices: Tensor) -> Tensor:
+    def pack(self, matrices: Tensor, out: Tensor | None = None) -> Tensor:
         """Lower triangles of matrices over x, shape (n_rows, n_packed_row)."""
-        return matrices.flatten(1).index_select(1, self._pack)
+        return torch.index_select(matrices.flatten(1), 1, self._pack, out=out)
 
     def pack_dual(self, matrix: Tensor) -> Tensor:
         """Vector d with d·pack(M) = tr(matrix M) for every symmetric M.
@@ -256,9 +256,10 @@ class SideMoments:
 
         If they need not be known but for their sums over `ratings`, these may be taken.
         """
-        mean = layout.extend(rows) * precision[:, None]
+        extended = layout.extend(rows)
+        mean = extended * precision[:, None]
         if covariance is None and layout.is_wide:
-            roots = F.pad(layout.extend(rows) * precision.sqrt()[:, None], (0, 0, 0, 1))
+            roots = F.pad(extended * precision.sqrt()[:, None], (0, 0, 0, 1))
             return cls(mean, precision, roots=roots)
         if covariance is not None and ratings is not None:
             table_bytes = rows.element_size() * len(rows) * layout.n_packed
@@ -275,7 +276,7 @@ class SideMoments:
         )
 
         def write(tile: slice) -> None:
-            outer = mean[tile, :, None] * layout.extend(rows[tile])[:, None, :]
+            outer = mean[tile, :, None] * extended[tile, None, :]
             whole = tables[0][tile] if len(tables) == 1 else None
             packed = layout.pack_extended(outer, out=whole)
             if covariance is not None:
@@ -413,10 +414,10 @@ class Sums:
         unobserved: Tensor | None = None,
     ) -> Sums:
         """Sums over the ratings of each row, plus those over its unobserved pairs."""
-        weight, d = ratings.weight, layout.row_size
-        products = ratings.sum(others.mean, weight * ratings.target)
-        squares = ratings.sum(others.precision[:, None], weight * ratings.target_square)
-        squares = squares.squeeze(1)
+        d = layout.row_size
+        first, second = ratings.weighted_targets
+        products = ratings.sum(others.mean, first)
+        squares = ratings.sum(others.precision[:, None], second).squeeze(1)
         moments = others.sums(ratings)
         if others.roots is not None:
             if unobserved is not None:
@@ -431,7 +432,8 @@ class Sums:
         if not layout.biased:
             return cls(G, products, squares, layout)
         products, offset = products[:, :-1] - along, products[:, -1]
-        return cls(G, products, squares - 2 * offset + square, layout)
+        squares = torch.sub(squares, offset, alpha=2) + square
+        return cls(G, products, squares, layout)
 
     @cached_property
     def G(self) -> Tensor:
@@ -530,7 +532,8 @@ class Conditional(NaturalGaussians):
         # Rounding can make a sum of moments indefinite by a few ulps of its size.
         size = len(prior_precision)
         A.diagonal(dim1=1, dim2=2).mul_(1 + 4 * size * torch.finfo(A.dtype).eps)
-        h = noise_precision[:, None] * sums.g + prior_mean @ prior_precision
+        pull = prior_mean @ prior_precision
+        h = torch.addcmul(pull, noise_precision[:, None], sums.g)
         return cls(A, h, sums, noise_precision, prior_precision)
 
     def residual(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
@@ -539,12 +542,14 @@ class Conditional(NaturalGaussians):
         They are points, or have the covariance of `moments`.
         """
         # βG = A − Λ, and A times its inverse has the trace of the identity.
-        square = (rows * (times(self.A, rows) - rows @ self.prior_precision)).sum(1)
+        Lambda, sums = self.prior_precision, self.sums
+        image = torch.addmm(times(self.A, rows), rows, Lambda, alpha=-1)
+        square = (rows * image).sum(1)
         if covariance is not None:
-            prior = self.prior_precision.flatten()
-            square += len(self.prior_precision) - covariance.flatten(1) @ prior
-        sums = self.sums
-        return sums.s - 2 * (rows * sums.g).sum(1) + square / self.noise_precision
+            square.addmv_(covariance.flatten(1), Lambda.flatten(), alpha=-1)
+            square += len(Lambda)
+        squares = torch.sub(sums.s, (rows * sums.g).sum(1), alpha=2)
+        return squares.addcdiv_(square, self.noise_precision)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._share import Share
-from .._sparse import ParallelMap
+from .._sparse import ParallelMap, sampled_product
 from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments, unobserved_totals
 from .feature_weights import Block, LinkMatrix
@@ -259,17 +259,7 @@ class Quadratic:
 
     def _products(self, x: Tensor) -> Tensor:
         """x·z of every rating."""
-        ratings = self.ratings
-        pattern = torch.sparse_csr_tensor(
-            ratings.offsets,
-            ratings.others,
-            torch.zeros_like(ratings.target),
-            (len(ratings), len(self.table)),
-            check_invariants=False,
-        )
-        # In place, which spares a copy of the pattern.
-        torch.sparse.sampled_addmm(pattern, x, self.table.T, beta=0, out=pattern)
-        return pattern.values()
+        return sampled_product(self.ratings, x, self.table)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from .._data.units import Units
 from .._threads import torch_threads
 from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments
-from .context import pair_variances
 from .feature_weights import Block, LinkMatrix
 from .posterior import Posterior
 from .problem import Problem
@@ -32,7 +31,6 @@ from .rows import (
     FittedLinkMatrix,
     PackedCovariance,
     Rows,
-    packed,
 )
 from .state import (
     INITIAL_CONCENTRATION,
@@ -43,6 +41,7 @@ from .state import (
     State,
 )
 from .symmetric import inverse
+from .triangles import packed
 from .value_pairs import Pairs, ValueColumn
 from .value_terms import (
     FittedColumn,
@@ -231,19 +230,15 @@ def _fitted_pairs(state: PairState, pairs: Pairs, scale: float) -> FittedPairs:
     """Terms of pairs, where factors of values have the unit of ratings."""
     keys = pairs.rows * pairs.shape[1] + pairs.values
     effects, levels = _fitted_effects(state.effects, scale), None
-    powers = pair_variances(pairs, state)
-    if powers is not None and state.levels.variance is not None:
-        of_levels, twice_covariance, variance = (
-            scale**2 * np.append(array(_in_range(power, scale)), np.float32(0))
-            for power in powers
+    if state.covariance is not None and state.levels.variance is not None:
+        variance, covariance = (
+            scale**2 * np.append(array(_in_range(values, scale)), np.float32(0))
+            for values in (state.levels.variance, state.covariance)
         )
         if pairs.numbers is None:
-            effects.variance[:-1] = (of_levels + twice_covariance + variance)[:-1]
-            # What is unknown of a row counts for pairs without ratings too.
-            effects.variance[-1] += scale**2 * float(state.levels.variance.mean())
-        else:
-            nothing = np.zeros_like(of_levels)
-            levels = FittedLevels(nothing, of_levels, twice_covariance / 2)
+            # Of an unknown row, too, more than the effect of a value is unknown.
+            variance[-1] = variance[:-1].mean()
+        levels = FittedLevels(variance, covariance)
     return FittedPairs(
         _fitted_factors(state.rows, 1.0),
         _fitted_factors(state.values, scale),
@@ -380,13 +375,7 @@ def as_state(
     `users` and `items` are the numbers in `last` of the rows of the problem, and
     `columns` those of the side features. New ones are -1. The precision of a prior
     grows with the row's count to the power of `exponent`.
-
-    Raises
-    ------
-    ValueError
-        If `last` has other factors or biases than the problem.
     """
-    _check_row_size(last, problem.layout)
     row_units = RowUnits.of(units, problem)
     coef, coef_covariance = _standard_coef(last, units)
     user_side = _SideImport(
@@ -404,13 +393,14 @@ def as_state(
     )
 
 
-def _check_row_size(last: Posterior, layout: Layout) -> None:
-    if (last.n_factors, last.row_size) != (layout.n_factors, layout.row_size):
+def check_row_size(last: Posterior, n_factors: int | None, biased: bool) -> None:
+    """Refuse to continue a fit with other factors or biases; None is any number."""
+    n_last, was_biased = last.n_factors, last.row_size > last.n_factors
+    if n_factors not in (None, n_last) or biased != was_biased:
         raise ValueError(
-            f"The last fit, which is to be continued, had n_factors={last.n_factors} "
-            f"and biased={last.row_size > last.n_factors}, but now n_factors="
-            f"{layout.n_factors} and biased={layout.biased}. Keep both, or begin "
-            "anew by fit with warm_start=False."
+            f"The last fit, which is to be continued, had n_factors={n_last} "
+            f"and biased={was_biased}, but now n_factors={n_factors} and "
+            f"biased={biased}. Keep both, or begin anew by fit with warm_start=False."
         )
 
 
@@ -572,7 +562,6 @@ def with_unobserved_pairs(
     likewise an item's.
     """
     layout, row_units = problem.layout, RowUnits.of(units, problem)
-    _check_row_size(last, layout)
 
     def pairs(rows: np.ndarray, others: np.ndarray, known: Rows) -> UnobservedPairs:
         """Pairs of rows; `known` are the rows of the other side in the last fit."""

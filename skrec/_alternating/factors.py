@@ -14,8 +14,9 @@ from .._data.sides import Sides
 from .._data.units import Units
 from .conditional import Layout
 from .posterior import Posterior
-from .rows import AxisCovariance, FactorSums, PackedCovariance, Rows, packed
+from .rows import AxisCovariance, FactorSums, PackedCovariance, Rows
 from .state import INITIAL_CONCENTRATION
+from .triangles import packed
 
 # Variance of known rows, as a share of that of their prior: updates do not move them.
 HELD = 1e-12

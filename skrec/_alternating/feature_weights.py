@@ -36,7 +36,7 @@ from torch import Tensor
 from .._share import ALL_ROWS, Share
 from .._sparse import ParallelMap, SparseRows
 from .conditional import Layout
-from .scalars import total
+from .scalars import fetched, total
 from .symmetric import (
     cholesky,
     identity,
@@ -82,6 +82,12 @@ class Block:
     mean: Tensor
     square: Tensor
     scale: float
+
+    @cached_property
+    def total_square(self) -> float:
+        """Σ ‖f‖² of all rows."""
+        (square,) = fetched(total(self.square))
+        return square
 
     @classmethod
     def from_entries(
@@ -138,7 +144,7 @@ class Block:
     def transposed_times(self, rows: Tensor, parallel_map: ParallelMap = map) -> Tensor:
         """Σ f xᵀ over the rows, shape (n_columns, row_size)."""
         product = self.columns.sum(rows, self.column_values, parallel_map)
-        return product - torch.outer(self.mean, rows.sum(0))
+        return torch.addr(product, self.mean, rows.sum(0), alpha=-1)
 
 
 @dataclass(frozen=True)
@@ -174,10 +180,16 @@ class LinkMatrix:
         zero = block.mean.new_zeros(len(block.columns), row_size)
         return cls.at(zero, START_PRECISION * identity(row_size, zero))
 
-    def own_covariance(self, square: Tensor) -> Tensor:
-        """Σ (Cov[x − Bᵀf] − Cov[x]) over rows of which `square` is Σ ‖f‖²."""
-        follows = self.response @ self.covariance
-        return square * self.covariance - follows - follows.T
+
+def own_covariance(
+    square: float, response: np.ndarray, covariance: np.ndarray
+) -> np.ndarray:
+    """Σ (Cov[x − Bᵀf] − Cov[x]) over rows of which `square` is Σ ‖f‖².
+
+    `covariance` and `response` are those of the weights.
+    """
+    follows = response @ covariance
+    return square * covariance - follows - follows.T
 
 
 def shift_of(blocks: Sequence[Block], weights: Sequence[LinkMatrix]) -> Tensor:
@@ -216,32 +228,34 @@ class RowsGivenWeights:
         """The rows of the share."""
         return self.share.rows(len(self.gap))
 
-    @cached_property
-    def weight(self) -> Tensor:
-        """Factor of Λ for each row."""
+    def weighted(self, values: Tensor, rows: slice = slice(None)) -> Tensor:
+        """Values of rows times the factor of Λ for each."""
         if self.prior_weight is None:
-            return self.gap.new_ones(len(self.gap))
-        return self.prior_weight
+            return values
+        weight = self.prior_weight[rows]
+        return values * (weight if values.ndim == 1 else weight[:, None])
 
     @cached_property
     def pull(self) -> Tensor:
         """Λ (x* − m − Bᵀf) of every row, weighted."""
-        pull = self.weight[:, None] * (self.gap @ self.prior_precision)
+        pull = self.weighted(self.gap @ self.prior_precision)
         self.share.complete(pull)
         return pull
 
 
 @dataclass(frozen=True)
 class WeightStep:
-    """A step of the weights, and the step of the rows that follow it.
+    """A step of the weights along D, and that of the rows that follow it.
 
     Attributes
     ----------
     weights : tuple of LinkMatrix
         With the covariances that are best given A⁻¹.
-    shift_step : Tensor of shape (n_rows, row_size)
+    length : Tensor of shape ()
+        Length of the step, by which directions are multiplied.
+    shift_direction : Tensor of shape (n_rows, row_size)
         Dᵀf of every row.
-    row_step : Tensor of shape (n_rows, row_size)
+    row_direction : Tensor of shape (n_rows, row_size)
         A⁻¹ΛDᵀf of every row of the share.
     trace : Tensor of shape (n_rows,) or None
         Trace of βGS where S is the covariance of a row that follows uncertain weights,
@@ -249,8 +263,9 @@ class WeightStep:
     """
 
     weights: tuple[LinkMatrix, ...]
-    shift_step: Tensor
-    row_step: Tensor
+    length: Tensor
+    shift_direction: Tensor
+    row_direction: Tensor
     trace: Tensor | None
 
 
@@ -275,31 +290,32 @@ def step_weights(
     Lambda = rows.prior_precision
     shift = reduce(add, [direction.shift for direction in directions])
     pulled = shift @ Lambda
-    row_step, trace = torch.empty_like(shift), torch.empty_like(rows.weight)
-    squares = torch.stack([block.square for block in blocks], dim=1)
-    spreads = torch.stack([Lambda @ d.weights.covariance for d in directions])
-    spreads = (spreads @ Lambda).flatten(1)
+    follows, trace = torch.empty_like(shift), shift.new_empty(len(shift))
+    squares = _stacked([block.square for block in blocks]).T
+    spreads = _stacked([d.weights.covariance for d in directions])
+    spreads = (Lambda @ spreads @ Lambda).flatten(1)
 
     def follow(tile: slice) -> Tensor:
         V = layout.unpack(rows.covariance[tile])
-        row_step[tile] = times(V, pulled[tile])
-        stays = shift[tile] - row_step[tile]
-        held = total(rows.weight[tile, None] * pulled[tile] * stays)
+        stays = shift[tile] - times(V, pulled[tile], out=follows[tile])
+        held = total(rows.weighted(pulled[tile], tile) * stays)
         if with_covariance:
             Q = (squares[tile] @ spreads).view_as(V)
+            S = _inflated(V, Q, Lambda, trace[tile])
             # Last, since it must not be done twice.
-            rows.covariance[tile], trace[tile] = _inflated(V, Q, Lambda, layout)
+            layout.pack(S, out=rows.covariance[tile])
         return held
 
     held = layout.map_tiles(follow, rows.own, parallel_map)
     curvature = reduce(add, [direction.curvature for direction in directions])
     curvature = curvature + rows.share.sum(reduce(add, held))
     slope = reduce(add, [direction.slope for direction in directions])
-    length = torch.where(curvature > 0, slope / curvature, 0.0)
+    length = (slope / curvature).masked_fill_(curvature <= 0, 0.0)
     return WeightStep(
         weights=tuple(direction.taken(length) for direction in directions),
-        shift_step=length * shift,
-        row_step=length * row_step,
+        length=length,
+        shift_direction=shift,
+        row_direction=follows,
         trace=trace if with_covariance else None,
     )
 
@@ -335,14 +351,22 @@ class _Direction:
         layout: Layout,
         parallel_map: ParallelMap,
     ) -> _Direction:
-        prior_precision = rows.prior_precision
-        square = block.square * rows.weight
+        Lambda, n_columns = rows.prior_precision, len(block.columns)
+        square, all_squares = rows.weighted(block.square), block.total_square
+        if rows.prior_weight is not None:
+            (all_squares,) = fetched(total(square))
         spread = rows.share.sum(square[rows.own] @ rows.covariance[rows.own])
-        response = layout.unpack(spread[None])[0] @ prior_precision
-        free = total(square) * prior_precision - prior_precision @ response
-        C = inverse(free / len(block.columns) + weights.precision)
+        response = layout.unpack(spread[None])[0] @ Lambda
+        free = torch.addmm(
+            Lambda,
+            Lambda,
+            response,
+            beta=all_squares / n_columns,
+            alpha=-1 / n_columns,
+        )
+        C = inverse(free + weights.precision)
         pull = block.transposed_times(rows.pull, parallel_map)
-        gradient = pull - weights.mean @ weights.precision
+        gradient = torch.addmm(pull, weights.mean, weights.precision, alpha=-1)
         step = gradient @ C
         return cls(
             weights=replace(weights, covariance=C, response=response),
@@ -354,18 +378,23 @@ class _Direction:
 
     def taken(self, length: Tensor) -> LinkMatrix:
         """The weights after a step of this length."""
-        return replace(self.weights, mean=self.weights.mean + length * self.step)
+        mean = torch.addcmul(self.weights.mean, length, self.step)
+        return replace(self.weights, mean=mean)
 
 
-def _inflated(
-    V: Tensor, Q: Tensor, prior_precision: Tensor, layout: Layout
-) -> tuple[Tensor, Tensor]:
-    """Packed covariances S = V + VQV for Q = Λ (Σ ‖f‖² C) Λ, and tr(βGS)."""
+def _inflated(V: Tensor, Q: Tensor, Lambda: Tensor, trace: Tensor) -> Tensor:
+    """Covariances S = V + VQV for Q = Λ (Σ ‖f‖² C) Λ, and tr(βGS) into `trace`."""
     VQ = V @ Q
-    S = layout.pack(torch.baddbmm(V, VQ, V))
+    S = torch.baddbmm(V, VQ, V)
     # βGS = I + QV − ΛS.
-    trace = layout.row_size + VQ.diagonal(dim1=1, dim2=2).sum(1)
-    return S, trace - S @ layout.pack_dual(prior_precision)
+    traces = VQ.diagonal(dim1=1, dim2=2).add_(1).sum(1)
+    torch.addmv(traces, S.flatten(1), Lambda.flatten(), alpha=-1, out=trace)
+    return S
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors along a new first axis; without a copy if there is one."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def draw_weights(

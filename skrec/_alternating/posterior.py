@@ -16,6 +16,7 @@ from .._data.sides import SideName
 from .._data.units import Units
 from .._data.vocabulary import Growth
 from .._interfaces import Model, Objective, StandardisedModel
+from .._sparse import ParallelMap
 from .._storage import stored
 from .._topk import Fill, inner_products_of_tiles
 from .in_context import InContext
@@ -153,11 +154,18 @@ class Posterior(StandardisedModel):
             return super().draw(users, items, random_state)
         number = random_state.randint(len(self.users.mean))
         users, items = np.unique(users), np.unique(items)
+        of_users = self.users.draw(users, number, random_state)
+        of_items = self.items.draw(items, number, random_state)
+        columns = [column.draw(number, random_state) for column in self.columns]
+        if self.row_size > self.n_factors:
+            for _, levels in columns:
+                of_users = of_users.with_added_biases(levels.user[users.clip(-1)])
+                of_items = of_items.with_added_biases(levels.item[items.clip(-1)])
         drawn = replace(
             self,
-            users=self.users.draw(users, number, random_state),
-            items=self.items.draw(items, number, random_state),
-            columns=tuple(c.draw(number, random_state) for c in self.columns),
+            users=of_users,
+            items=of_items,
+            columns=tuple(column for column, _ in columns),
         )
         return NumberedRows(drawn, users, items, self.objective, self.rating_range)
 
@@ -231,6 +239,14 @@ class Posterior(StandardisedModel):
             knows_variance=self.knows_variance and self.users.covariance is None,
         )
 
+    def with_compact_covariances(self, parallel_map: ParallelMap) -> Posterior:
+        """The same means, with covariances rounded where that saves much memory."""
+        users, items = (
+            rows.with_compact_covariance(parallel_map)
+            for rows in (self.users, self.items)
+        )
+        return replace(self, users=users, items=items)
+
     def take(self, users: np.ndarray, items: np.ndarray) -> Posterior:
         """Posterior means of numbered rows."""
         return replace(self, users=self.users.take(users), items=self.items.take(items))
@@ -280,6 +296,14 @@ class Posterior(StandardisedModel):
         """Variances of the terms of columns of context; 0 without any."""
         pairs = zip(self.columns, self._at(context), strict=True)
         return sum((column.variance(u, i, at) for column, at in pairs), 0.0)
+
+    def level_variances(self, u: np.ndarray, i: np.ndarray) -> list[np.ndarray]:
+        """Variances of the levels of users, and of items, beside all columns."""
+        totals = [np.zeros(len(u)), np.zeros(len(i))]
+        for column in self.columns:
+            totals[0] += column.users.level_variances(u)
+            totals[1] += column.items.level_variances(i)
+        return totals
 
     def _at(self, context: np.ndarray) -> list[Places]:
         """Value and number of each row in each column of context."""
@@ -535,6 +559,7 @@ class LowerBound(Model):
         self, users: np.ndarray, items: np.ndarray, device: torch.device
     ) -> Callable[[slice], Fill]:
         expected = self.posterior.scorer(users, items, device)
+        of_users, of_items = self.posterior.level_variances(users, items)
         size = max(1, self.posterior.row_size**2)
         width = min(MAX_TABLE_ITEMS, max(1, TABLE_SIZE // size))
 
@@ -548,6 +573,7 @@ class LowerBound(Model):
                     variance = self.posterior.variance_table(
                         users[tile], items[start:stop]
                     )
+                    variance += of_users[tile, None] + of_items[start:stop]
                     std = torch.from_numpy(np.sqrt(variance)).to(out)
                     out[:, start - columns.start : stop - columns.start] -= std
 

@@ -79,10 +79,18 @@ class Ratings(SparseRows):
     target_variance: Tensor | None = None
 
     @property
-    def target_square(self) -> Tensor:
-        """E[y²] of each rating."""
-        square = self.target.square()
-        return square if self.target_variance is None else square + self.target_variance
+    def weighted_targets(self) -> tuple[Tensor, Tensor]:
+        """w E[y] and w E[y²] of each rating."""
+        first = self.weight * self.target
+        second = first * self.target
+        if self.target_variance is not None:
+            second.addcmul_(self.weight, self.target_variance)
+        return first, second
+
+    @cached_property
+    def half_count(self) -> Tensor:
+        """Half of the weight of each row, the shape that a Gamma gains by it."""
+        return self.count / 2
 
     @cached_property
     def total_weight(self) -> float:

@@ -8,16 +8,16 @@ and no ratings.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 import numpy as np
 from scipy import sparse
 
 from .._data.vocabulary import Growth
+from .._sparse import ParallelMap
 from .._storage import stored
+from .triangles import QuantisedTriangles, compact, packed, unpacked
 
 # Blocks of features: side features, and the rows that a row has ratings with.
 DESCRIBED, IMPLICIT = "described", "implicit"
@@ -203,32 +203,18 @@ class FactorSums:
         return np.sqrt(values)[:, :, None] * vectors.swapaxes(1, 2)
 
 
-@cache
-def _triangle(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places of a lower triangle in a matrix, and of a matrix in its triangle."""
-    rows, columns = np.tril_indices(size)
-    place = np.empty((size, size), dtype=np.intp)
-    place[rows, columns] = place[columns, rows] = np.arange(len(rows))
-    return rows * size + columns, place
-
-
-def packed(matrices: np.ndarray) -> np.ndarray:
-    """Lower triangles of symmetric matrices, row by row."""
-    *shape, size, _ = matrices.shape
-    return matrices.reshape(*shape, size**2)[..., _triangle(size)[0]]
-
-
 @stored
 @dataclass(frozen=True)
 class PackedCovariance:
     """Covariances of rows by their lower triangles, with updated ones apart.
 
-    An update of a few rows does not copy the others. It is indexed as an array of shape
-    (1, n_rows, row_size, row_size).
+    An update of a few rows does not copy the others, which may be rounded. It is
+    indexed as an array of shape (1, n_rows, row_size, row_size).
 
     Attributes
     ----------
     stored : ndarray of shape (n_stored, row_size (row_size + 1) / 2)
+        Or QuantisedTriangles of such a shape.
     updated : ndarray of shape (n_updated, row_size (row_size + 1) / 2)
     place : ndarray of shape (n_rows,)
         Place of each row in `stored` followed by `updated`.
@@ -236,7 +222,7 @@ class PackedCovariance:
         Multiplies all of them, so that a change of units does not copy them.
     """
 
-    stored: np.ndarray
+    stored: np.ndarray | QuantisedTriangles
     updated: np.ndarray
     place: np.ndarray
     factor: float | np.ndarray = 1.0
@@ -248,22 +234,24 @@ class PackedCovariance:
 
     @classmethod
     def of_triangles(
-        cls, stored: np.ndarray, factor: float | np.ndarray = 1.0
+        cls,
+        stored: np.ndarray | QuantisedTriangles,
+        factor: float | np.ndarray = 1.0,
     ) -> PackedCovariance:
         return cls(stored, stored[:0], np.arange(len(stored)), factor)
 
     def __getitem__(self, key: int | tuple) -> np.ndarray:
         _, rows = key if isinstance(key, tuple) else (key, slice(None))
-        triangles = self._triangles(rows) * self.factor
-        size = (math.isqrt(8 * triangles.shape[-1] + 1) - 1) // 2
-        return triangles[..., _triangle(size)[1]]
+        return unpacked(self._triangles(rows) * self.factor)
 
     def __mul__(self, factor: float) -> PackedCovariance:
         return replace(self, factor=self.factor * factor)
 
     def __reduce__(self) -> tuple:
-        merged = self._merged()
-        if len(merged.stored) < len(merged.place):
+        # Updated rows may be rounded where they are merged.
+        is_rounded = isinstance(self.stored, QuantisedTriangles)
+        merged = self if is_rounded else self._merged()
+        if len(merged.updated) or len(merged.stored) < len(merged.place):
             return PackedCovariance, (
                 *(merged.stored, merged.updated),
                 *(merged.place, merged.factor),
@@ -271,13 +259,25 @@ class PackedCovariance:
         return PackedCovariance.of_triangles, (merged.stored, merged.factor)
 
     def _merged(self) -> PackedCovariance:
-        """The same covariances in one array, unless rows share fewer of them."""
+        """The same covariances in one table, unless rows share fewer of them."""
         if len(self.stored) + len(self.updated) < len(self.place):
             return self
         return self.take(slice(None))
 
+    def compact(self, parallel_map: ParallelMap = map) -> PackedCovariance:
+        """The covariances, rounded if that saves much memory and none is updated."""
+        stored = self.stored
+        if isinstance(stored, QuantisedTriangles) or len(self.updated):
+            return self
+        if len(stored) < len(self.place):
+            return self
+        return replace(self, stored=compact(stored, parallel_map))
+
     def take(self, rows: np.ndarray | slice) -> PackedCovariance:
         """Covariances of some rows, none of them updated."""
+        if isinstance(self.stored, QuantisedTriangles):
+            taken = self.stored.followed_by(self.updated).take(self.place[rows])
+            return PackedCovariance.of_triangles(taken, self.factor)
         return PackedCovariance.of_triangles(self._triangles(rows), self.factor)
 
     def _triangles(self, rows: np.ndarray | slice) -> np.ndarray:
@@ -300,7 +300,7 @@ class PackedCovariance:
         grown = np.concatenate([self.updated, values])
         patched = replace(self, updated=grown, place=place)
         if len(grown) > max(MIN_PATCH, len(place) * MAX_PATCH):
-            return patched._merged()
+            return patched._merged().compact()
         return patched
 
 
@@ -491,6 +491,18 @@ class Rows:
             root = _root(covariance.astype(np.float64))
             drawn[tile] += np.einsum("njk,nk->nj", root, normal[tile])
         return replace(stored, mean=drawn[None], covariance=None)
+
+    def with_added_biases(self, biases: np.ndarray) -> Rows:
+        """Rows of one draw, with a number added to each bias."""
+        mean = self.mean.copy()
+        mean[0, :, -1] += biases
+        return replace(self, mean=mean)
+
+    def with_compact_covariance(self, parallel_map: ParallelMap) -> Rows:
+        """The same rows, with covariances rounded if that saves much memory."""
+        if not isinstance(self.covariance, PackedCovariance):
+            return self
+        return replace(self, covariance=self.covariance.compact(parallel_map))
 
     def relative_variances(self, rows: np.ndarray) -> np.ndarray:
         """Relative variances of rows; an unknown row has the mean of all."""

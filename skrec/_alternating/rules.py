@@ -1,8 +1,9 @@
 """Rules of the alternating solvers: their use of a row's conditional.
 
 `ALSRule` takes the mode, `VBRule` mean and covariance, and `GibbsRule` a draw.
-`UpdateRule` takes mean and covariance under priors of single rows, and `CovarianceRule`
-the covariance alone.
+`AxisVBRule` takes mean and variances along axes that all rows share, and leads `VBRule`
+in its first sweeps. `UpdateRule` takes mean and covariance under priors of single rows,
+and `CovarianceRule` the covariance alone.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from scipy.special import digamma
 from torch import Tensor
 
 from .conditional import Gaussians, Layout, Moments
-from .feature_weights import Block, LinkMatrix, draw_weights
+from .feature_weights import Block, LinkMatrix, draw_weights, own_covariance
 from .problem import Problem
 from .ratings import Ratings
-from .scalars import fetched, total
-from .state import PRIOR_VARIANCE, ColumnState, Effects, Side, State
-from .symmetric import identity, inverse, inverses
+from .scalars import fetched, fetched_arrays, total
+from .state import PRIOR_VARIANCE, ColumnState, Effects, PriorSums, Side, State
+from .symmetric import identity, inverse
 from .tiles import Given
 
 # Rows that the prior for the covariance of a side's rows is worth.
@@ -56,7 +57,7 @@ WEIGHT_PENALTY = 5.0
 
 def over_relax(new: Tensor, previous: Tensor) -> Tensor:
     """A point beyond `new`, seen from `previous`."""
-    return new + OVER_RELAXATION * (new - previous)
+    return torch.lerp(previous, new, 1 + OVER_RELAXATION)
 
 
 class Rule(ABC):
@@ -107,11 +108,12 @@ class Rule(ABC):
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         """Rows, their covariances, and the sum of the log determinants of these."""
 
-    def update_priors(self, side: Side, squares: Tensor, given: Given) -> Side:
+    def update_priors(self, side: Side, rate: Tensor, given: Given) -> Side:
         """A side with updated priors, relative precisions and, perhaps, weights.
 
-        `side` has the rows after the update that was `given`, and `squares` is β times
-        the expected residual sum of squares of each.
+        `side` has the rows after the update that was `given`, and `rate` is the rate
+        that the Gamma of each gains by it: β / 2 times its expected residual sum of
+        squares.
         """
         return side
 
@@ -125,6 +127,10 @@ class Rule(ABC):
         The one place where a rule may wait for the device after `update_priors`.
         """
         return side, residual
+
+    def with_priors(self, *sides: Side) -> tuple[Side, ...]:
+        """Sides with the matrices of priors that `finish` has left on the host."""
+        return sides
 
     def noise_variance(self, weight: float, residual: Tensor | float) -> float:
         """Noise variance that maximises the bound, by Σ w and Σ w α γ E[(y − ŷ)²]."""
@@ -235,43 +241,76 @@ class VBRule(Rule):
         mean, covariance, log_det = conditional.moments()
         return over_relax(mean, auxiliary), covariance, log_det
 
-    def update_priors(self, side: Side, squares: Tensor, given: Given) -> Side:
+    def update_priors(self, side: Side, rate: Tensor, given: Given) -> Side:
         own = side.own
         centre = own.mean(0)
         deviation = own - centre
-        scatter = side.summed_covariance(given.layout) + deviation.T @ deviation
-        for block, w in zip(given.ratings.features, side.weights, strict=True):
-            scatter = scatter + w.own_covariance(total(block.square))
-        precisions = _precisions(
-            [scatter, *(_scatter(w) for w in side.weights)],
-            [len(own), *(len(w.mean) for w in side.weights)],
+        matrices = [deviation.T @ deviation, side.summed_covariance(given.layout)]
+        for w in side.weights:
+            matrices += [w.mean.T @ w.mean, w.covariance, w.response]
+        shape = side.concentration + given.ratings.half_count
+        rate = side.concentration + rate
+        alpha, log_rate = shape / rate, rate.log()
+        sums = PriorSums(
+            total(shape),
+            total(alpha),
+            total(torch.digamma(shape) - log_rate),
+            total(torch.addcmul(torch.lgamma(shape), shape, log_rate, value=-1)),
+            torch.as_tensor(side.log_det),
+            matrices,
+            [block.total_square for block in given.ratings.features],
+            given.noise_precision,
         )
-        shape = side.concentration + given.ratings.count / 2
-        alpha = shape / (side.concentration + squares / 2)
-        alpha /= _exchange(alpha, side.concentration, given.noise_precision)
         return replace(
             side,
             prior_mean=centre,
-            prior_precision=precisions[0],
             relative_precision=alpha,
             relative_shape=shape,
-            gap=total(alpha - _expected_log(alpha, shape)) / len(alpha),
-            weights=tuple(
-                replace(w, precision=precision)
-                for w, precision in zip(side.weights, precisions[1:], strict=True)
-            ),
+            sums=sums,
         )
 
     def centred_prior(self, side: Side, layout: Layout) -> Side:
         scatter = side.summed_covariance(layout) + side.mean.T @ side.mean
-        (precision,) = _precisions([scatter], [len(side.mean)])
-        return replace(side, prior_precision=precision)
+        return replace(side, prior_precision=_precision(scatter, len(side.mean)))
 
     def finish(self, side: Side, residual: Tensor) -> tuple[Side, Tensor | float]:
-        assert side.gap is not None
-        gap, fetched_residual = fetched(side.gap, residual)
-        side = replace(side, concentration=_concentration(gap), gap=None)
-        return side, fetched_residual
+        sums, n_rows, before = side.sums, len(side.mean), side.concentration
+        assert sums is not None
+        found = fetched_arrays(residual, *sums.tensors)
+        *numbers, log_det = map(float, found[:6])
+        residual_of_alpha, shape, alpha, log_alpha, rest = numbers
+        c = _exchange(alpha, n_rows, before, sums.noise_precision)
+        alpha, log_alpha = alpha / c, log_alpha - n_rows * math.log(c)
+        a = _concentration((alpha - log_alpha) / n_rows)
+        # Twice the share of all α in the bound. The terms of a rating that are linear
+        # in log α are those of the shape beyond a.
+        evidence = 2 * n_rows * (a * math.log(a) - math.lgamma(a))
+        evidence += 2 * (a * (log_alpha - alpha) - before * log_alpha)
+        evidence += 2 * (rest + shape - shape * math.log(c))
+        priors, of_priors = _host_priors(side, found[6:])
+        side = replace(
+            side,
+            concentration=a,
+            relative_precision=side.relative_precision / c,
+            log_det=log_det,
+            priors=priors,
+            evidence=evidence + of_priors + log_det,
+            sums=None,
+        )
+        return side, residual_of_alpha / c
+
+    def with_priors(self, *sides: Side) -> tuple[Side, ...]:
+        priors = [side.priors for side in sides if side.priors is not None]
+        found = iter(torch.cat(priors).to(sides[0].mean).unbind())
+        return tuple(
+            replace(
+                side,
+                prior_precision=next(found),
+                weights=tuple(replace(w, precision=next(found)) for w in side.weights),
+                priors=None,
+            )
+            for side in sides
+        )
 
     def coef_precision(
         self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
@@ -311,7 +350,7 @@ class GibbsRule(Rule):
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         return conditional.draw(auxiliary), None, math.nan
 
-    def update_priors(self, side: Side, squares: Tensor, given: Given) -> Side:
+    def update_priors(self, side: Side, rate: Tensor, given: Given) -> Side:
         # Normal–Wishart posterior, Salakhutdinov and Mnih (2008), equation 14, with
         # prior mean 0 and a scale matrix by PRIOR_VARIANCE.
         n_rows, size = side.mean.shape
@@ -326,11 +365,11 @@ class GibbsRule(Rule):
             self.random_state.standard_normal(size),
         )
         shape = (side.concentration + given.ratings.count / 2).cpu().numpy()
-        gamma = torch.as_tensor(self.random_state.standard_gamma(shape)).to(squares)
+        gamma = torch.as_tensor(self.random_state.standard_gamma(shape)).to(rate)
         prior_mean = torch.as_tensor(centre * n_rows / strength + deviation)
         side = replace(
             side,
-            relative_precision=gamma / (side.concentration + squares / 2),
+            relative_precision=gamma / (side.concentration + rate),
             relative_shape=None,
             prior_mean=prior_mean.to(side.mean),
             prior_precision=torch.as_tensor(precision).to(side.mean),
@@ -404,14 +443,14 @@ class UpdateRule(Rule):
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         return conditional.moments()
 
-    def update_priors(self, side: Side, squares: Tensor, given: Given) -> Side:
+    def update_priors(self, side: Side, rate: Tensor, given: Given) -> Side:
         if self.is_certain:
             return side
         prior = side.row_priors
         assert prior is not None
         assert prior.relative_shape is not None
         shape = prior.relative_shape + given.ratings.count / 2
-        rate = prior.relative_shape / prior.relative_precision + squares / 2
+        rate = rate + prior.relative_shape / prior.relative_precision
         return replace(side, relative_precision=shape / rate, relative_shape=shape)
 
     def noise_variance(self, weight: float, residual: Tensor | float) -> float:
@@ -447,9 +486,7 @@ def evidence_lower_bound(state: State, problem: Problem, residual: float) -> flo
     beta = state.noise_precision
     doubled = problem.weight * math.log(beta / (2 * math.pi)) - beta * residual
     doubled += PRIOR_RATINGS * (math.log(beta) - beta * PRIOR_NOISE_VARIANCE)
-    terms = _matrices_evidence([state.users, state.items])
-    terms += _side_evidence(state.users, problem.users)
-    terms += _side_evidence(state.items, problem.items)
+    terms: list[Term] = [(1.0, state.users.evidence), (1.0, state.items.evidence)]
     if state.coef_factor is not None:
         terms.append((2.0, total(state.coef_factor.diagonal().log())))
         doubled += (PRIOR_ROWS + len(state.coef)) * math.log(state.coef_precision)
@@ -461,33 +498,6 @@ def evidence_lower_bound(state: State, problem: Problem, residual: float) -> flo
 
 # A factor and the scalar that it multiplies, which may be on the device.
 Term = tuple[float, Tensor | float]
-
-
-def _side_evidence(side: Side, ratings: Ratings) -> list[Term]:
-    """Share of a side's rows and relative precisions in twice the bound."""
-    assert side.relative_shape is not None
-    log_alpha = _expected_log(side.relative_precision, side.relative_shape)
-    return [
-        (1.0, total(ratings.count * log_alpha)),
-        (2.0, _relative_evidence(side, side.relative_shape, log_alpha)),
-        (1.0, side.log_det),
-    ]
-
-
-def _matrices_evidence(sides: Sequence[Side]) -> list[Term]:
-    """Share of the matrices of priors and of weights in twice the bound."""
-    matrices, n_draws = [], []
-    for side in sides:
-        matrices.append(side.prior_precision)
-        n_draws.append(PRIOR_ROWS + len(side.mean))
-        for w in side.weights:
-            matrices += [w.covariance, w.precision]
-            n_draws += [len(w.mean), PRIOR_ROWS + len(w.mean)]
-    log_dets = torch.linalg.slogdet(torch.stack(matrices)).logabsdet.double()
-    size = len(matrices[0])
-    n_priors = sum(1 + len(side.weights) for side in sides)
-    terms = list(zip(n_draws, log_dets, strict=True))
-    return [*terms, (1.0, -PRIOR_ROWS * size * n_priors)]
 
 
 def columns_evidence(columns: Sequence[ColumnState]) -> list[Term]:
@@ -544,21 +554,43 @@ def product_sides_of(columns: Sequence[ColumnState]) -> list[Side]:
     ]
 
 
-def _scatter(weights: LinkMatrix) -> Tensor:
-    """E[BᵀB] of weights of features."""
-    B = weights.mean
-    return B.T @ B + len(B) * weights.covariance
+def _host_priors(side: Side, matrices: Sequence[np.ndarray]) -> tuple[Tensor, float]:
+    """Λ and each Ω of a side, and twice the share of all matrices in the bound.
+
+    `matrices` are those of `PriorSums`.
+    """
+    assert side.sums is not None
+    scatter, dtype = matrices[0] + matrices[1], side.mean.dtype
+    precisions, evidence = [], 0.0
+    of_blocks = (matrices[2:][start::3] for start in range(3))
+    parts = zip(side.weights, side.sums.squares, *of_blocks, strict=True)
+    for weights, square, points, C, response in parts:
+        scatter = scatter + own_covariance(square, response, C)
+        n = len(weights.mean)
+        precisions.append(_precision(torch.from_numpy(points + n * C).to(dtype), n))
+        evidence += n * _log_det(C) + _evidence_of(precisions[-1], n)
+    n_rows = len(side.mean)
+    precision = _precision(torch.from_numpy(scatter).to(dtype), n_rows)
+    evidence += _evidence_of(precision, n_rows)
+    return torch.stack([precision, *precisions]), evidence
 
 
-def _precisions(scatters: Sequence[Tensor], n_rows: Sequence[int]) -> list[Tensor]:
-    """The precisions that maximise the bound, by E of the scatter of their rows."""
-    one = identity(len(scatters[0]), scatters[0])
-    strengths = [PRIOR_ROWS + n for n in n_rows]
-    priors = [PRIOR_ROWS * PRIOR_VARIANCE / strength for strength in strengths]
-    parts = zip(scatters, strengths, priors, strict=True)
-    return inverses(
-        [s / strength + prior * one for s, strength, prior in parts], priors
-    )
+def _evidence_of(precision: Tensor, n_rows: int) -> float:
+    """Twice the share in the bound of a matrix by the scatter of so many rows."""
+    strength = PRIOR_ROWS + n_rows
+    return strength * _log_det(precision.numpy()) - PRIOR_ROWS * len(precision)
+
+
+def _log_det(matrix: np.ndarray) -> float:
+    return float(np.linalg.slogdet(matrix.astype(np.float64))[1])
+
+
+def _precision(scatter: Tensor, n_rows: int) -> Tensor:
+    """The precision that maximises the bound, by E of the scatter of so many rows."""
+    strength = PRIOR_ROWS + n_rows
+    prior = PRIOR_ROWS * PRIOR_VARIANCE / strength
+    mean = scatter / strength + prior * identity(len(scatter), scatter)
+    return inverse(mean, floor=prior)
 
 
 def _concentration(gap: float) -> float:
@@ -576,29 +608,15 @@ def _concentration(gap: float) -> float:
     return high if slope(high) >= 0 else brentq(slope, low, high, rtol=1e-6)
 
 
-def _exchange(alpha: Tensor, a: float, noise_precision: float) -> Tensor:
+def _exchange(alpha: float, n_rows: int, a: float, noise_precision: float) -> float:
     """The c that maximises the bound if every α is divided by it and β times it.
 
-    It solves a Σα / c² − (a n_rows − n / 2) / c = β n v / 2, where the prior of β is
-    worth n ratings of variance v; without that prior it is the mean of α. If they are
-    not exchanged, β and a creep towards each other.
+    It solves a Σα / c² − (a n_rows − n / 2) / c = β n v / 2, where `alpha` is Σα, and
+    the prior of β is worth n ratings of variance v; without that prior it is the mean
+    of α. If they are not exchanged, β and a creep towards each other.
     """
-    weight = a * total(alpha)
+    weight = a * alpha
     held = noise_precision * PRIOR_RATINGS * PRIOR_NOISE_VARIANCE / 2
-    rows = a * len(alpha) - PRIOR_RATINGS / 2
-    c = 2 * weight / (rows + (rows**2 + 4 * held * weight).sqrt())
-    return c.clamp_(max=1 / (MIN_NOISE_VARIANCE * noise_precision))
-
-
-def _expected_log(alpha: Tensor, shape: Tensor) -> Tensor:
-    """E[log α] under Gamma distributions of mean `alpha` and shape `shape`."""
-    return torch.digamma(shape) - shape.log() + alpha.log()
-
-
-def _relative_evidence(side: Side, shape: Tensor, log_alpha: Tensor) -> Tensor:
-    """E[log p(α)] + entropy of the relative precisions of a side."""
-    a, alpha = side.concentration, side.relative_precision
-    prior = a * math.log(a) - math.lgamma(a) + (a - 1) * log_alpha - a * alpha
-    entropy = shape - (shape / alpha).log() + torch.lgamma(shape)
-    entropy += (1 - shape) * torch.digamma(shape)
-    return total(prior + entropy)
+    rows = a * n_rows - PRIOR_RATINGS / 2
+    c = 2 * weight / (rows + math.sqrt(rows**2 + 4 * held * weight))
+    return min(c, 1 / (MIN_NOISE_VARIANCE * noise_precision))

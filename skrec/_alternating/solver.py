@@ -23,11 +23,16 @@ from .._data.units import Units
 from .._interfaces import Iteration, Objective, Solver, Start
 from .._sparse import fixed_order
 from .conditional import Layout
-from .convert import as_state, in_rating_units, with_unobserved_pairs
+from .convert import (
+    as_state,
+    check_row_size,
+    in_rating_units,
+    with_unobserved_pairs,
+)
 from .posterior import Posterior
 from .problem import Problem, RatingArrays
 from .retract import retracted
-from .start import decomposed_start, spectral_start
+from .start import decomposed_start, goes_on, spectral_start
 from .state import State
 from .structure import (
     MAX_FACTORS,
@@ -39,6 +44,7 @@ from .structure import (
     supported_n_factors,
 )
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
+from .tiles import parallel_map
 from .unseen import UnseenSample
 
 # Up to this number of ratings the time of sweeps in double precision is negligible, and
@@ -65,6 +71,9 @@ NO_FACTORS = (
 # Sweeps of vb before a chain starts, and number of its first draws that are dropped.
 VB_SWEEPS = 10
 BURN_IN = 10
+
+# Share of the factors that would be taken now with which a last fit is continued.
+LEAST_CONTINUED = 0.75
 
 # Number of factors of solvers that are not Bayesian, or do not fit ratings.
 DEFAULT_N_FACTORS = 16
@@ -148,7 +157,7 @@ class Run:
     units : Units
     rating_range : tuple of float
     is_continued : bool
-        Whether it starts from the last fit.
+        Whether it starts from the end of the last fit.
     random_state : RandomState
     may_collapse : bool
         Whether a small noise variance is a reason to warn.
@@ -264,14 +273,24 @@ class AlternatingSolver(Solver[Posterior]):
     def _with_structure(
         self, data: Interactions, start: Start[Posterior] | None
     ) -> Self:
-        """The same solver, with the structure of the start, or else the likely best."""
+        """The same solver with the structure that is likely to be best.
+
+        A fit that goes on keeps its number of factors where it is not far from that.
+        """
         n_factors, implicit_features = self.n_factors, self.implicit_features
         predicts_ratings = self.is_bayesian and not self.unobserved_weight
+        if start is not None:
+            check_row_size(start.model, n_factors, self.biased)
         if n_factors is None:
-            if start is not None:
-                n_factors = start.model.n_factors
-            elif predicts_ratings:
+            if predicts_ratings:
                 n_factors = suitable_n_factors(data, self.warms_up)
+                if (
+                    start is not None
+                    and start.model.n_factors > LEAST_CONTINUED * n_factors
+                ):
+                    n_factors = start.model.n_factors
+            elif start is not None:
+                n_factors = start.model.n_factors
             else:
                 n_factors = DEFAULT_N_FACTORS
         if implicit_features is None:
@@ -299,26 +318,29 @@ class AlternatingSolver(Solver[Posterior]):
             problem = problem.with_implicit_features()
         if self.unobserved_weight:
             problem = problem.with_all_pairs(self.unobserved_weight)
-        if start is None:
-            state = self._start(problem)
-        else:
-            rows = start.users, start.items, start.columns
-            state = as_state(
-                start.model,
-                problem,
-                given.units,
-                *rows,
-                with_covariance=self.is_bayesian,
-            )
+        last = self._last_state(problem, given.units, start)
         run = Run(
             problem,
             given.units,
             self._rating_range(given.rating_range),
-            is_continued=start is not None,
+            is_continued=last is not None,
             random_state=random_state,
             may_collapse=np.ptp(given.rating_range) > 0 and not self.unobserved_weight,
         )
-        return map(itemgetter(1), self._reports(run, self._states(run, state)))
+        states = self._states(run, last or self._start(problem))
+        return map(itemgetter(1), self._reports(run, states))
+
+    def _last_state(
+        self, problem: Problem, units: Units, start: Start[Posterior] | None
+    ) -> State | None:
+        """The end of the last fit, if there is one and it can go on."""
+        if start is None or start.model.n_factors != self.n_factors:
+            return None
+        rows = start.users, start.items, start.columns
+        last = as_state(
+            start.model, problem, units, *rows, with_covariance=self.is_bayesian
+        )
+        return last if not self.is_bayesian or goes_on(problem, last) else None
 
     @property
     def tolerance(self) -> float:
@@ -369,7 +391,9 @@ class AlternatingSolver(Solver[Posterior]):
             knows_variance=self.knows_variance,
             learns_prior=self.is_bayesian,
         )
-        return self._stored(posterior, run.rating_range)
+        posterior = self._stored(posterior, run.rating_range)
+        with parallel_map(run.problem) as tile_map:
+            return posterior.with_compact_covariances(tile_map)
 
     def _stored(
         self, posterior: Posterior, rating_range: tuple[float, float]
@@ -436,6 +460,7 @@ class AlternatingSolver(Solver[Posterior]):
             fit = replace(self, n_factors=model.n_factors)
             return fit.update(model, further, random_state, device, report)
         data, units = further.data, model.units
+        check_row_size(model, self.n_factors, self.biased)
         known = model.with_cold_rows(*further.cold)
         problem = _without_columns(self._given, known, further, device)
         problem = replace(problem, layout=self._layout(device))
@@ -527,7 +552,7 @@ class VBSolver(AlternatingSolver):
         likely = self._with_structure(data, start)
         if not self.unobserved_weight:
             likely = replace(likely, n_supported=supported_n_factors(data))
-        is_set = start is not None or self.unobserved_weight or not self.biased
+        is_set = self.unobserved_weight or not self.biased
         others = [] if is_set else self._alternatives(likely)
         bound = least_error(data) if others else 0.0
         given = likely._given(data)
@@ -648,9 +673,13 @@ class GibbsSolver(AlternatingSolver):
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
         arguments = run.problem, start, run.random_state
-        if run.is_continued:
+        if not run.is_continued:
+            states = gibbs(*arguments, vb_sweeps=VB_SWEEPS, burn_in=BURN_IN)
+        elif run.problem.columns:
+            # Terms of context begin anew.
+            states = gibbs(*arguments, burn_in=BURN_IN)
+        else:
             return gibbs(*arguments)
-        states = gibbs(*arguments, vb_sweeps=VB_SWEEPS, burn_in=BURN_IN)
         return (state for state in states if not state.is_warm_up)
 
     def _models(

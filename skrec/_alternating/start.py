@@ -27,6 +27,10 @@ START_SCALE = 0.03
 # held back too early die out.
 START_PRECISION = 1.0
 
+# Share in the variance of ratings below which a factor has died out, and how much more
+# than noise there must be for others in its place. Shrinkage leaves a little.
+LEAST_SHARE, NOISE_MARGIN = 1e-4, 0.02
+
 
 @torch_threads(1)
 def spectral_start(problem: Problem) -> State:
@@ -48,6 +52,37 @@ def spectral_start(problem: Problem) -> State:
         items=_start(mean, problem.items),
         coef=y.new_zeros(problem.context.shape[1]),
     )
+
+
+@torch_threads(1)
+def goes_on(problem: Problem, last: State) -> bool:
+    """Whether sweeps from the state of a last fit can fit the ratings of a problem.
+
+    A factor that has died out on both sides is a saddle of the objective, which sweeps
+    do not leave. It must have nothing to find: the leading singular value of the
+    residuals, beside the directions of the factors that are alive, must be about that
+    of the same residuals with random signs.
+    """
+    users, items, weight = problem.users, problem.items, problem.users.weight
+    n_factors = problem.layout.n_factors
+    P, Q = _orthogonal(*(side.mean[:, :n_factors] for side in (last.users, last.items)))
+    share = (P.square() * users.sum(Q.square(), weight)).sum(0) / weight.sum()
+    is_alive = share > LEAST_SHARE
+    if is_alive.all():
+        return True
+    P, Q = P[:, is_alive], Q[:, is_alive]
+    biases = (side.mean[:, n_factors:].sum(1) for side in (last.users, last.items))
+    residual = _residual(problem, *biases)
+    for p, q in zip(P.T, Q.T, strict=True):
+        p, q = p.index_select(0, problem.user_index), q.index_select(0, users.others)
+        residual.addcmul_(p, q, value=-1)
+    residual = _scaled(problem, residual)
+    known = _basis(P, users.count), _basis(Q, items.count)
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(2, residual.shape, generator=generator).to(residual)
+    _, found = _leading_singular_vectors(problem, residual, known)
+    _, noise = _leading_singular_vectors(problem, residual * (2 * signs - 1), known)
+    return bool(found[0] < (1 + NOISE_MARGIN) * noise[0])
 
 
 @torch_threads(1)
@@ -87,39 +122,69 @@ def _singular_vectors(
     problem: Problem, user_bias: Tensor, item_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Leading right singular vectors of scaled residuals, and the singular values."""
+    residual = _residual(problem, user_bias, item_bias)
+    return _leading_singular_vectors(problem, _scaled(problem, residual))
+
+
+def _residual(problem: Problem, user_bias: Tensor, item_bias: Tensor) -> Tensor:
+    residual = problem.target - user_bias.index_select(0, problem.user_index)
+    residual -= item_bias.index_select(0, problem.users.others)
+    return residual
+
+
+def _scaled(problem: Problem, residual: Tensor) -> Tensor:
+    """Residuals times their weights, over the roots of the counts of both rows."""
     users, items = problem.users, problem.items
-    u, i = problem.user_index, users.others
-    scale = [(side.count + START_SHRINKAGE).rsqrt() for side in (users, items)]
-    residual = problem.target - user_bias.index_select(0, u)
-    residual -= item_bias.index_select(0, i)
+    of_users, of_items = (
+        (side.count + START_SHRINKAGE).rsqrt() for side in (users, items)
+    )
     residual *= users.weight
-    both = scale[0].index_select(0, u)
-    residual *= both.mul_(scale[1].index_select(0, i))
-    return _leading_singular_vectors(problem, residual)
+    both = of_users.index_select(0, problem.user_index)
+    residual *= both.mul_(of_items.index_select(0, users.others))
+    return residual
+
+
+def _orthogonal(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors with the same products p·q, whose columns are orthogonal."""
+    (of_users, R), (of_items, S) = torch.linalg.qr(P), torch.linalg.qr(Q)
+    U, values, Vh = torch.linalg.svd(R @ S.T)
+    return of_users @ (U * values), of_items @ Vh.T
+
+
+def _basis(factors: Tensor, count: Tensor) -> Tensor:
+    """Orthonormal directions of factors in a matrix of scaled residuals."""
+    return torch.linalg.qr(factors * count.sqrt()[:, None]).Q
 
 
 def _leading_singular_vectors(
-    problem: Problem, values: Tensor
+    problem: Problem, values: Tensor, known: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Leading right singular vectors of a sparse matrix, and the singular values.
 
-    The matrix has values in the places of the ratings. Block power iteration finds
-    them.
+    The matrix has values in the places of the ratings, and is seen beside the
+    directions of its rows and columns that are known. Block power iteration finds them.
     """
     users, items = problem.users, problem.items
     by_item = problem.by_item(values)
     k = min(problem.layout.n_factors, len(users), len(items))
     size = min(k + START_OVERSAMPLING, len(users), len(items))
+    of_users, of_items = (None, None) if known is None else known
     generator = torch.Generator().manual_seed(0)
     V = torch.randn(len(items), size, generator=generator).to(values)
     for _ in range(START_ITERATIONS):
-        V = torch.linalg.qr(items.sum(users.sum(V, values), by_item)).Q
-    Y = users.sum(V, values)
+        Y = _beside(of_users, users.sum(V, values))
+        V = torch.linalg.qr(_beside(of_items, items.sum(Y, by_item))).Q
+    Y = _beside(of_users, users.sum(V, values))
     if Y.device.type != "cpu":
         # This factor has the same singular vectors, and is small.
         Y = torch.linalg.qr(Y, mode="r").R.cpu()
     _, S, W = torch.linalg.svd(Y, full_matrices=False)
     return with_fixed_signs((V @ W.T.to(V))[:, :k]), S[:k].to(V)
+
+
+def _beside(basis: Tensor | None, vectors: Tensor) -> Tensor:
+    """Vectors without their parts in a subspace."""
+    return vectors if basis is None else vectors - basis @ (basis.T @ vectors)
 
 
 def _start(mean: Tensor, ratings: Ratings) -> Side:

@@ -26,6 +26,45 @@ INITIAL_CONCENTRATION = 10.0
 
 
 @dataclass(frozen=True)
+class PriorSums:
+    """Sums over the rows of a side by which "vb" updates its priors.
+
+    Attributes
+    ----------
+    shape : Tensor of shape ()
+        Sum of the shapes of the relative precisions α.
+    alpha, log_alpha : Tensor of shape ()
+        Sums of E[α] and of E[log α].
+    rest : Tensor of shape ()
+        Sum of log Γ(shape) − shape log rate.
+    log_det : Tensor of shape ()
+        Sum of the log determinants of the covariances of rows.
+    matrices : sequence of Tensor of shape (row_size, row_size)
+        Scatter of the points of rows, and the sum of their covariances; and for each
+        block of features BᵀB, C and the response.
+    squares : sequence of float
+        Σ ‖f‖² of each block.
+    noise_precision : float
+        β.
+    """
+
+    shape: Tensor
+    alpha: Tensor
+    log_alpha: Tensor
+    rest: Tensor
+    log_det: Tensor
+    matrices: Sequence[Tensor]
+    squares: Sequence[float]
+    noise_precision: float
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors, scalars first, to be fetched at once."""
+        scalars = [self.shape, self.alpha, self.log_alpha, self.rest, self.log_det]
+        return [*scalars, *self.matrices]
+
+
+@dataclass(frozen=True)
 class Side:
     """Rows of one side, and the priors that they share.
 
@@ -44,7 +83,8 @@ class Side:
     covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2) or None
         Packed posterior covariances; None where the rule has none.
     axes : AxisVariances or None
-        Posterior variances in place of covariances, for points of many factors.
+        Variances along axes that all rows share, in place of covariances: for points
+        of many factors, and in a warm-up of vb.
     log_det : Tensor of shape () or float
         Sum of the log determinants of the covariances.
     prior_weight : Tensor of shape (n_rows,) or None
@@ -59,8 +99,12 @@ class Side:
         One for each block of features.
     shift : Tensor of shape (n_rows, row_size) or None
         Bᵀf of each row, summed over blocks; None without features.
-    gap : Tensor of shape () or None
-        Mean of E[α] − E[log α], by which `concentration` is to be updated.
+    evidence : float
+        Twice the share of the rows and of their priors in the lower bound of "vb".
+    sums : PriorSums or None
+        Sums over the rows, by which the host is to update the priors.
+    priors : Tensor of shape (1 + n_blocks, row_size, row_size) or None
+        Λ, and Ω of the weights, where the host has computed the next ones.
     """
 
     mean: Tensor
@@ -77,7 +121,9 @@ class Side:
     squared_change: Tensor | float = 0.0
     weights: tuple[LinkMatrix, ...] = ()
     shift: Tensor | None = None
-    gap: Tensor | None = None
+    evidence: float = math.nan
+    sums: PriorSums | None = None
+    priors: Tensor | None = None
 
     @classmethod
     def at(cls, mean: Tensor) -> Side:

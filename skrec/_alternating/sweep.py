@@ -46,6 +46,7 @@ from .feature_weights import RowsGivenWeights, step_weights
 from .problem import Problem
 from .ratings import Ratings
 from .rules import (
+    OVER_RELAXATION,
     ALSRule,
     AxisVBRule,
     CovarianceRule,
@@ -53,7 +54,6 @@ from .rules import (
     Rule,
     UpdateRule,
     VBRule,
-    over_relax,
 )
 from .scalars import NotDefinite, fetched, postponed_checks, total
 from .state import Side, State
@@ -263,6 +263,7 @@ class Sweep:
         if not problem.has_more_user_pairs:
             weight, residual = problem.items.total_weight, residual_of_items
         (residual,) = fetched(residual)
+        users, items = rule.with_priors(users, items)
         state = replace(
             state,
             users=users,
@@ -348,7 +349,7 @@ class Sweep:
             move = update_points_and_weights if steps_weights else update_points
             side, squares = move(points, rule)
             squares.clamp_(min=0)
-            side = rule.update_priors(side, noise_precision * squares, points)
+            side = rule.update_priors(side, noise_precision / 2 * squares, points)
             return rule.finish(side, total(side.relative_precision * squares))
         covariance = None if rule.is_certain else other.covariance
         others = SideMoments.of(
@@ -371,7 +372,7 @@ class Sweep:
         update = update_rows_and_weights if steps_weights else update_rows
         side, squares = update(given, rule)
         squares.clamp_(min=0)
-        side = rule.update_priors(side, noise_precision * squares, given)
+        side = rule.update_priors(side, noise_precision / 2 * squares, given)
         return rule.finish(side, total(side.relative_precision * squares))
 
 
@@ -400,7 +401,7 @@ def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
     def update_tile(rows: slice, conditional: Any) -> tuple[Tensor | float, ...]:
         mean[rows], spread, log_det = rule.rows(conditional, auxiliary[rows])
         if covariance is not None and spread is not None:
-            covariance[rows] = layout.pack(spread)
+            layout.pack(spread, out=covariance[rows])
             if side.prior_weight is not None:
                 covariance[rows] /= side.prior_weight[rows, None]
         known = None if rule.is_certain else spread
@@ -413,7 +414,7 @@ def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
 
     parts = zip(*given.map_tiles(update_tile), strict=True)
     share = given.ratings.share
-    log_det, squared_change = (share.sum(sum(values)) for values in parts)
+    log_det, squared_change = (share.sum(reduce(add, values)) for values in parts)
     share.complete(mean, squares, *([] if covariance is None else [covariance]))
     side = replace(
         side,
@@ -432,12 +433,11 @@ def update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, T
     assert side.shift is not None
     # The gradient for the weights is that at the means, however far rows are relaxed.
     rows = _Pass.over(given)
-    prior_mean = side.prior_mean + side.shift
     step = step_weights(
         given.ratings.features,
         side.weights,
         RowsGivenWeights(
-            rows.mean - prior_mean,
+            rows.mean - (side.prior_mean + side.shift),
             rows.covariance,
             side.prior_precision,
             side.prior_weight,
@@ -447,11 +447,12 @@ def update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, T
         given.parallel_map,
         with_covariance=rule.has_covariance,
     )
-    mean = rows.mean + step.row_step
-    gap = mean - (prior_mean + step.shift_step)
+    mean = torch.addcmul(rows.mean, step.length, step.row_direction)
+    shift = torch.addcmul(side.shift, step.length, step.shift_direction)
+    gap = mean - (side.prior_mean + shift)
     squares = rows.residual(mean, gap, side.prior_precision)
     if step.trace is not None:
-        squares += step.trace / rows.noise_precision
+        squares.addcdiv_(step.trace, rows.noise_precision)
     mean += rows.ahead
     covariance = rows.covariance if rule.has_covariance else None
     share = given.ratings.share
@@ -463,7 +464,7 @@ def update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, T
         axes=None,
         log_det=share.sum(rows.log_det),
         weights=step.weights,
-        shift=side.shift + step.shift_step,
+        shift=shift,
     )
     return side, squares
 
@@ -507,12 +508,14 @@ class _Pass:
         covariance = mean.new_empty(len(mean), layout.n_packed_row)
 
         def keep(rows: slice, conditional: Conditional) -> Tensor:
-            mean[rows], spread, log_det = conditional.moments()
-            covariance[rows] = layout.pack(spread)
-            beta[rows], g[rows] = conditional.noise_precision, conditional.sums.g
-            ahead[rows] = over_relax(mean[rows], side.mean[rows]) - mean[rows]
-            further = (ahead[rows] * times(conditional.A, ahead[rows])).sum(1)
-            squares[rows] = conditional.sums.s + further / beta[rows]
+            x, spread, log_det = conditional.moments()
+            layout.pack(spread, out=covariance[rows])
+            sums, mean[rows] = conditional.sums, x
+            beta[rows], g[rows] = conditional.noise_precision, sums.g
+            further = torch.sub(x, side.mean[rows], out=ahead[rows])
+            further *= OVER_RELAXATION
+            further = (further * times(conditional.A, further)).sum(1)
+            torch.addcdiv(sums.s, further, beta[rows], out=squares[rows])
             return log_det
 
         log_det = reduce(add, given.map_tiles(keep))
@@ -526,6 +529,9 @@ class _Pass:
         """
         # G is not formed again: at the mean of a conditional βGx = βg − Λ(x − m), and
         # beyond it βG = A − Λ.
-        held = (gap @ prior_precision * mean).sum(1)
-        held += ((2 * gap + self.ahead) @ prior_precision * self.ahead).sum(1)
-        return self.squares - (self.g * mean).sum(1) - held / self.noise_precision
+        pull = gap @ prior_precision
+        held = pull * mean
+        pull = torch.addmm(pull, self.ahead, prior_precision, beta=2)
+        held = held.addcmul_(pull, self.ahead).sum(1)
+        squares = self.squares - (self.g * mean).sum(1)
+        return squares.addcdiv_(held, self.noise_precision, value=-1)

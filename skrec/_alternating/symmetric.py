@@ -7,12 +7,13 @@ from sweep to sweep grows until a Cholesky factorisation fails.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .scalars import is_any, total
+from .scalars import holds, is_any, is_postponing, total
 
 # Shares of the diagonal that are added to it until a matrix has a Cholesky factor; with
 # the last every symmetric matrix of non-negative diagonal is close to diagonal.
@@ -24,7 +25,12 @@ MAX_LAPACK_SIZE = 24
 
 def identity(size: int, like: Tensor) -> Tensor:
     """The identity matrix, of the dtype and on the device of another tensor."""
-    return torch.eye(size, dtype=like.dtype, device=like.device)
+    return _identity(size, like.dtype, like.device)
+
+
+@lru_cache(16)
+def _identity(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.eye(size, dtype=dtype, device=device)
 
 
 def symmetrised(matrix: Tensor) -> Tensor:
@@ -42,12 +48,13 @@ def with_fixed_signs(vectors: Tensor) -> Tensor:
     return vectors * vectors.gather(0, largest).sign()
 
 
-def times(matrices: Tensor, vectors: Tensor) -> Tensor:
+def times(matrices: Tensor, vectors: Tensor, out: Tensor | None = None) -> Tensor:
     """The product of each matrix and its vector."""
     if matrices.device.type != "cpu":
-        return torch.bmm(matrices, vectors[:, :, None]).squeeze(2)
+        column = None if out is None else out[:, :, None]
+        return torch.bmm(matrices, vectors[:, :, None], out=column).squeeze(2)
     # On small matrices twice as fast as a batched matrix product.
-    return (matrices * vectors[:, None, :]).sum(2)
+    return torch.sum(matrices * vectors[:, None, :], 2, out=out)
 
 
 def inverse(matrix: Tensor, floor: float = 0.0) -> Tensor:
@@ -62,39 +69,25 @@ def inverse(matrix: Tensor, floor: float = 0.0) -> Tensor:
     if floor and matrix.device.type == "cpu":
         found = _inverse_by_eigenvalues(M, floor, eps)
         return symmetrised(found).to(matrix.dtype)
-    scale = M.diagonal().clamp(min=torch.finfo(M.dtype).tiny).rsqrt()
-    scaled = scale[:, None] * M * scale
-    root, failure = torch.linalg.cholesky_ex(scaled)
+    root, failure = torch.linalg.cholesky_ex(M)
     # Where there is a floor, M was made to have no eigenvalue below it, and only
-    # rounding could.
-    is_definite = root.diagonal() ** 2 >= (0.0 if floor else eps)
-    if not is_any(~is_definite | (failure != 0)):
-        found = scale[:, None] * _inverse_of_product(root) * scale
+    # rounding could. The others are those of M scaled, as is the square of its root.
+    least = 0.0 if floor else eps
+
+    def is_definite(failure: np.ndarray, root: np.ndarray, M: np.ndarray) -> bool:
+        return not failure and bool((root**2 >= least * M).all())
+
+    if holds(is_definite, failure, root.diagonal(), M.diagonal()):
+        # Its transpose is contiguous.
+        found = _inverse_of_product(root).mT
     elif floor:
         found = _inverse_by_eigenvalues(M, floor, eps)
     else:
+        scale = M.diagonal().clamp(min=torch.finfo(M.dtype).tiny).rsqrt()
+        scaled = scale[:, None] * M * scale
         found = _inverse_by_eigenvalues(scaled, 0.0, eps)
         found = scale[:, None] * found * scale
     return symmetrised(found).to(matrix.dtype)
-
-
-def inverses(matrices: Sequence[Tensor], floors: Sequence[float]) -> list[Tensor]:
-    """Inverses of matrices whose eigenvalues are at least the `floors`.
-
-    As `inverse`; on a device, which launches a kernel for many as fast as for one, in
-    one piece.
-    """
-    if matrices[0].device.type == "cpu":
-        pairs = zip(matrices, floors, strict=True)
-        return [inverse(matrix, floor=floor) for matrix, floor in pairs]
-    stacked = symmetrised(torch.stack(list(matrices)).double())
-    root, failures = torch.linalg.cholesky_ex(stacked)
-    # Only rounding could leave a matrix without a root.
-    if is_any((root.diagonal(dim1=1, dim2=2) > 0).all(1).logical_not() + failures):
-        pairs = zip(matrices, floors, strict=True)
-        return [inverse(matrix, floor=floor) for matrix, floor in pairs]
-    found = symmetrised(_inverse_of_product(root)).to(matrices[0].dtype)
-    return list(found.unbind())
 
 
 def _inverse_of_product(roots: Tensor) -> Tensor:
@@ -140,15 +133,16 @@ def cholesky(matrices: Tensor) -> Tensor:
 def _factorised(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Lower Cholesky factors, and whether there is none, which is not 0."""
     roots, failures = torch.linalg.cholesky_ex(matrices)
-    if matrices.device.type != "cpu":
-        # Libraries of devices may take matrices that are not finite.
+    if matrices.device.type != "cpu" and not is_postponing():
+        # Libraries of devices may take matrices that are not finite. Where checks are
+        # postponed, numbers that follow are checked.
         failures = failures + 0 * roots.diagonal(dim1=-2, dim2=-1).sum(-1)
     return roots, failures
 
 
-def log_det_of_product(roots: Tensor) -> Tensor:
-    """Sum of log det RRᵀ over triangular roots R."""
-    return 2 * total(roots.diagonal(dim1=1, dim2=2).log())
+def log_det_of_product(roots: Tensor, power: int = 1) -> Tensor:
+    """Sum of log det RRᵀ over triangular roots R, for a power of RRᵀ."""
+    return 2 * power * total(roots.diagonal(dim1=1, dim2=2).log())
 
 
 def covariance_and_log_det(precisions: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +150,7 @@ def covariance_and_log_det(precisions: Tensor) -> tuple[Tensor, Tensor]:
     size = precisions.shape[-1]
     if size <= MAX_LAPACK_SIZE:
         root = cholesky(precisions)
-        return _inverse_of_product(root).mT, -log_det_of_product(root)
+        return _inverse_of_product(root).mT, log_det_of_product(root, -1)
     half = size // 2
     head, below, rest = _halves(precisions, half)
     tail, log_det = covariance_and_log_det(rest)

@@ -8,6 +8,9 @@ and likewise through the row of its item. Both together, to first order, leave
 
     r (1 + h_u / (1 − h_u) + h_i / (1 − h_i)).
 
+Variances along axes that all rows share, as in a warm-up of "vb", do not know a single
+rating: with them, r (1 + h_u + h_i) is left.
+
 It costs one product of a covariance and a vector for each side and rating, so a sample
 of the ratings is enough. Hyperparameters and weights of features are not left out.
 """

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .._data.sides import Sides
 from .._data.vocabulary import Growth
 from .._storage import stored
 
@@ -107,43 +108,49 @@ class FittedFactors:
 @stored
 @dataclass(frozen=True)
 class FittedLevels:
-    """Levels that are uncertain together with the effects of the same rows.
+    """Levels of rows, which are uncertain together with the effects of their pairs.
 
-    The last is that of what `fit` has not seen.
+    Their means are in the biases.
 
     Attributes
     ----------
-    mean : ndarray of shape (n_effects + 1,)
-        0, or what a draw adds to the bias of the row.
-    variance : ndarray of shape (n_effects + 1,)
+    variance : ndarray of shape (n_rows + 1,)
+        The last is that of an unknown row.
     covariance : ndarray of shape (n_effects + 1,)
-        Of each level and its effect.
+        Of each effect and the level of its row; the last is 0.
     """
 
-    mean: np.ndarray
     variance: np.ndarray
     covariance: np.ndarray
 
-    def draw(
-        self,
-        effects: FittedEffects,
-        drawn: FittedEffects,
-        random_state: np.random.RandomState,
-    ) -> FittedLevels:
-        """A draw, given that of the effects."""
-        tiny = np.finfo(effects.variance.dtype).tiny
-        slope = self.covariance / np.maximum(effects.variance, tiny)
-        left = np.maximum(self.variance - slope * self.covariance, 0)
-        mean = slope * (drawn.mean - effects.mean)
-        mean += np.sqrt(left) * random_state.standard_normal(len(mean))
-        mean[-1] = 0
-        nothing = np.zeros_like(self.variance)
-        return FittedLevels(mean.astype(self.mean.dtype), nothing, nothing)
+    def draw(self, random_state: np.random.RandomState) -> np.ndarray:
+        """Draws of all levels minus their means; an unknown row has 0."""
+        normal = random_state.standard_normal(len(self.variance))
+        normal[-1] = 0
+        return np.sqrt(self.variance) * normal
 
-    def take(self, places: np.ndarray) -> FittedLevels:
-        """Some levels, and that of what is not known."""
-        kept = np.append(places, -1)
-        return FittedLevels(self.mean[kept], self.variance[kept], self.covariance[kept])
+    def effects_given(
+        self, effects: FittedEffects, levels: np.ndarray, rows: np.ndarray
+    ) -> FittedEffects:
+        """Effects of pairs of these rows, given the levels.
+
+        Given its level, the effects of a row are independent.
+        """
+        rows = np.append(rows, -1)
+        tiny = np.finfo(self.variance.dtype).tiny
+        slope = self.covariance / np.maximum(self.variance[rows], tiny)
+        left = np.maximum(effects.variance - slope * self.covariance, 0)
+        return FittedEffects(effects.mean + slope * levels[rows], left)
+
+    def take(self, rows: np.ndarray, places: np.ndarray) -> FittedLevels:
+        """Levels of some rows, with the effects at these places."""
+        kept = np.append(rows, -1), np.append(places, -1)
+        return FittedLevels(self.variance[kept[0]], self.covariance[kept[1]])
+
+    def grown(self, own: Growth) -> FittedLevels:
+        """With new rows, which are as unknown ones are."""
+        variance = np.insert(self.variance, own.at, self.variance[-1])
+        return replace(self, variance=variance)
 
 
 @stored
@@ -160,7 +167,7 @@ class FittedPairs:
     effects : FittedEffects
         δ of these pairs.
     levels : FittedLevels or None
-        l of these pairs; None where it is a part of δ, since all numbers are 1.
+        l of the rows; None of points and draws, which have none beside their biases.
     """
 
     rows: FittedFactors
@@ -186,14 +193,19 @@ class FittedPairs:
     def n_values(self) -> int:
         return self.values.mean.shape[1] - 1
 
-    def draw(self, number: int, random_state: np.random.RandomState) -> FittedPairs:
-        """A draw, which is certain."""
+    def draw(
+        self, number: int, random_state: np.random.RandomState
+    ) -> tuple[FittedPairs, np.ndarray]:
+        """A draw, which is certain, and what the levels of rows add to their biases."""
         rows = self.rows.draw(number, random_state)
         values = self.values.draw(number, random_state)
-        effects, levels = self.effects.draw(random_state), self.levels
-        if levels is not None:
-            levels = levels.draw(self.effects, effects, random_state)
-        return FittedPairs(rows, values, self.keys, effects, levels)
+        effects, levels = self.effects, np.zeros(self.rows.mean.shape[1])
+        if self.levels is not None:
+            levels = self.levels.draw(random_state)
+            of_pairs = self.keys // max(self.n_values, 1)
+            effects = self.levels.effects_given(effects, levels, of_pairs)
+        drawn = FittedPairs(rows, values, self.keys, effects.draw(random_state))
+        return drawn, levels
 
     def places(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Place of each pair among the effects; -1 is one that has no ratings."""
@@ -213,8 +225,7 @@ class FittedPairs:
         for a, r in zip(self.rows.mean, self.values.mean, strict=True):
             product = np.einsum("nk,nk->n", a[rows], r[values], dtype=np.float64)
             total += known * product / len(self.rows.mean)
-        total *= numbers
-        return total if self.levels is None else total + self.levels.mean[places]
+        return total * numbers
 
     def variance(
         self, rows: np.ndarray, values: np.ndarray, numbers: np.ndarray | float = 1.0
@@ -223,9 +234,14 @@ class FittedPairs:
         total = self._variance(rows, values) * np.square(numbers)
         if self.levels is None:
             return total
-        places = self.places(rows, values)
-        total += self.levels.variance[places]
-        return total + 2 * self.levels.covariance[places] * numbers
+        covariance = self.levels.covariance[self.places(rows, values)]
+        return total + 2 * covariance * numbers + self.level_variances(rows)
+
+    def level_variances(self, rows: np.ndarray) -> np.ndarray:
+        """Variances of the levels of rows; those below 0 are unknown."""
+        if self.levels is None:
+            return np.zeros(len(rows))
+        return self.levels.variance[np.maximum(rows, -1)].astype(np.float64)
 
     def _variance(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Variances of the terms a·r + δ of pairs."""
@@ -251,12 +267,8 @@ class FittedPairs:
         found, place = np.unique(values, return_inverse=True)
         shape = len(found), len(rows)
         of_rows, of_values = np.tile(rows, shape[0]), np.repeat(found, shape[1])
-        if self.levels is None:
-            table = self.mean(of_rows, of_values).reshape(shape)[place]
-            return table if numbers is None else table * numbers[:, None]
-        level, both = (self.mean(of_rows, of_values, x).reshape(shape) for x in (0, 1))
-        numbers = np.ones(len(values)) if numbers is None else numbers
-        return level[place] + numbers[:, None] * (both - level)[place]
+        table = self.mean(of_rows, of_values).reshape(shape)[place]
+        return table if numbers is None else table * numbers[:, None]
 
     def without(self, kept: np.ndarray) -> FittedPairs:
         """The terms of the rows that are kept, by their new numbers."""
@@ -268,14 +280,15 @@ class FittedPairs:
             rows=self.rows.take(kept),
             keys=(place * np.int64(self.n_values) + values)[found],
             effects=self.effects.take(np.flatnonzero(found)),
-            levels=self.levels and self.levels.take(np.flatnonzero(found)),
+            levels=self.levels and self.levels.take(kept, np.flatnonzero(found)),
         )
 
     def grown(self, own: Growth) -> FittedPairs:
         """The terms among rows of new ids, which have none."""
         rows, values = np.divmod(self.keys, max(self.n_values, 1))
         keys = own.shifted(rows) * np.int64(self.n_values) + values
-        return replace(self, rows=self.rows.grown(own), keys=keys)
+        levels = self.levels and self.levels.grown(own)
+        return replace(self, rows=self.rows.grown(own), keys=keys, levels=levels)
 
 
 @stored
@@ -315,14 +328,15 @@ class FittedColumn:
     def n_draws(self) -> int:
         return len(self.users.rows.mean)
 
-    def draw(self, number: int, random_state: np.random.RandomState) -> FittedColumn:
-        """A draw, which is certain."""
-        return replace(
-            self,
-            values=self.values.draw(random_state),
-            users=self.users.draw(number, random_state),
-            items=self.items.draw(number, random_state),
-        )
+    def draw(
+        self, number: int, random_state: np.random.RandomState
+    ) -> tuple[FittedColumn, Sides[np.ndarray]]:
+        """A draw, which is certain, and what it adds to the biases of rows."""
+        values = self.values.draw(random_state)
+        users, of_users = self.users.draw(number, random_state)
+        items, of_items = self.items.draw(number, random_state)
+        drawn = replace(self, values=values, users=users, items=items)
+        return drawn, Sides(of_users, of_items)
 
     def at(self, numbers: np.ndarray, codes: Iterator[np.ndarray]) -> Places:
         """Value and number of each row, by standardised numbers and next codes.

@@ -33,6 +33,7 @@ from .._data.messages import quote_first
 from .._data.seen import SeenItems
 from .._data.sides import SideName
 from .._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
+from .._share import ALL_ROWS, Share
 from .._storage import stored
 from .._threads import torch_threads
 from .._topk import Fill, inner_products_of_tiles
@@ -94,19 +95,25 @@ class ItemAutoencoder(Model):
     @classmethod
     def fit(cls, data: Interactions) -> ItemAutoencoder:
         """Fit to all pairs of the rows, each by the gain of its mean rating."""
-        (n_users, n_items), seen = data.shape, data.seen
-        strength = _mean_gain(data)
+        (n_users, n_items), seen, share = data.shape, data.seen, data.shares.user
         n_choices = np.bincount(seen.items, minlength=n_items)
-        of_user = np.diff(seen.offsets) ** -DAMPING
         of_item = n_choices**-DAMPING
-        strength /= strength.mean()
-        strength *= np.repeat(of_user, np.diff(seen.offsets))
-        strength *= of_item[seen.items]
+        # Choices of the users of this process.
+        own = share.rows(n_users)
+        offsets = seen.offsets[own.start : own.stop + 1]
+        items = seen.items[offsets[0] : offsets[-1]]
+        lengths = np.diff(offsets)
+        strength = _mean_gain(data)
+        strength /= share.sum(float(strength.sum())) / len(seen)
+        strength *= np.repeat(lengths**-DAMPING, lengths)
+        strength *= of_item[items]
         strength = strength.astype(np.float32)
-        A = sparse.csr_array((strength, seen.items, seen.offsets), data.shape)
-        mean_square = float(A.data @ A.data) / n_items
+        shape = len(lengths), n_items
+        A = sparse.csr_array((strength, items, offsets - offsets[0]), shape)
+        mean_square = share.sum(float(A.data @ A.data)) / n_items
         edge = (1 + math.sqrt(n_items / n_users)) ** 2 * mean_square
-        eigenvalues, V = _leading_eigenvectors(A, LEAST_EIGENVALUE * edge)
+        most = min(n_users, n_items)
+        eigenvalues, V = _leading_eigenvectors(A, LEAST_EIGENVALUE * edge, most, share)
         shrinkage = eigenvalues / (eigenvalues + RIDGE * edge)
         scale = _output_scale(V, shrinkage, n_choices)
         item_vectors = V * scale[:, None]
@@ -317,22 +324,23 @@ def _output_scale(
 
 
 def _leading_eigenvectors(
-    A: sparse.csr_array, least: float
+    A: sparse.csr_array, least: float, most: int, share: Share = ALL_ROWS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues of AᵀA from `least` on, largest first, and their eigenvectors.
 
-    By block power iteration from random vectors (Halko et al., 2011), at least one.
+    By block power iteration from random vectors (Halko et al., 2011), at least one and
+    `most` at most. A has the rows of a share.
     """
-    n_users, n_items = A.shape
-    most = int(np.clip(TABLE_SIZE // n_items, MIN_FACTORS, MAX_FACTORS))
-    n_factors = min(most, n_users, n_items)
-    size = min(n_factors + OVERSAMPLING, *A.shape)
+    n_items = A.shape[1]
+    n_factors = int(np.clip(TABLE_SIZE // n_items, MIN_FACTORS, MAX_FACTORS))
+    n_factors = min(n_factors, most)
+    size = min(n_factors + OVERSAMPLING, most)
     At = A.T.tocsr()
     rng = np.random.RandomState(0)
     Q = rng.standard_normal((n_items, size)).astype(np.float32)
     for _ in range(N_PASSES):
-        Q = _orthonormal(At @ (A @ Q))
-    eigenvalues, W = _eigen(A @ Q)
+        Q = _orthonormal(share.sum(At @ (A @ Q)))
+    eigenvalues, W = _eigen(A @ Q, share)
     n_kept = max(1, int((eigenvalues[:n_factors] >= least).sum()))
     W = W[:, :n_kept].astype(np.float32)
     return eigenvalues[:n_kept].astype(np.float32), _product(Q, W)
@@ -352,13 +360,16 @@ def _orthonormal(Y: np.ndarray) -> np.ndarray:
 # One thread: these products are short, and numpy's threads wait for each other where
 # others compete for the cores.
 @torch_threads(1)
-def _eigen(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of YᵀY, largest first, and its eigenvectors, in double precision."""
+def _eigen(Y: np.ndarray, share: Share = ALL_ROWS) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of YᵀY, largest first, and its eigenvectors, in double precision.
+
+    Y has the rows of a share.
+    """
     square = torch.zeros(Y.shape[1], Y.shape[1], dtype=torch.float64)
     for block in torch.from_numpy(Y).split(BLOCK_ROWS):
         wide = block.double()
         square.addmm_(wide.T, wide)
-    values, W = torch.linalg.eigh(square)
+    values, W = torch.linalg.eigh(share.sum(square))
     return values.flip(0).numpy(), W.flip(1).numpy()
 
 

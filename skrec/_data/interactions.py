@@ -157,9 +157,10 @@ class Interactions:
         """The items of each user."""
         return SeenItems.of_pairs(self.users, self.items, *self.shape)
 
-    def gathered(self) -> Interactions:
-        """The rows of all processes."""
-        return self
+    @property
+    def all_items(self) -> np.ndarray:
+        """Items of the rows of all processes."""
+        return self.items
 
     @property
     def n_rows(self) -> int:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from .._share import Share
+from .._share import ALL_ROWS, Share
 from .._storage import stored
 from .interactions import Interactions, blocks, sums_by
 
@@ -75,15 +75,13 @@ class Weighting:
     @classmethod
     def of_ratings(cls, data: Interactions) -> Weighting:
         """Weighting learned from canonical rows of ratings."""
-        weight = _sums(data.weight, data.pair_starts)
-        mean, range_of_all = _mean_and_range(weight, data.shares.user)
+        of_users, starts = data.shares.user, data.pair_starts
+        weight = _sums(data.weight, starts)
+        mean, range_of_all = _mean_and_range(weight, of_users)
         if range_of_all <= 1e-9 * mean:
             return cls(mean)
-        data = data.gathered()
-        starts = data.pair_starts
-        weight = _sums(data.weight, starts)
         rating = _sums(data.weight * data.rating, starts) / weight
-        largest = max(abs(rating.max()), abs(rating.min()))
+        largest = of_users.largest(float(np.abs(rating).max(initial=0)))
         rating /= largest if largest else 1
         inverse = mean / weight
         users, items = data.users, data.items
@@ -100,16 +98,19 @@ class Weighting:
         for _ in range(MAX_ROUNDS):
             del squares
             counted = relative(min(share, MAX_BIAS_SHARE))
-            squares = _squared_residuals(users, items, data.shape, rating, counted)
+            squares = _squared_residuals(
+                users, items, data.shape, rating, counted, of_users
+            )
             del counted
-            previous, share = share, _likeliest_share(squares, inverse)
+            previous, share = share, _likeliest_share(squares, inverse, of_users)
             if abs(share - previous) < SHARE_TOL:
                 break
         counted = relative(share)
-        least, most = counted.sum() / (counted @ counted), len(counted) / counted.sum()
-        left = squares @ counted
+        sums = [len(counted), counted.sum(), counted @ counted, squares @ counted]
         counted *= counted
-        factor = left / (squares @ counted) if left > 0 else least
+        n, once, twice, left, right = of_users.sum(np.array([*sums, squares @ counted]))
+        least, most = once / twice, n / once
+        factor = left / right if left > 0 else least
         return cls(mean, share, float(np.clip(factor, least, most)))
 
     def applied(self, data: Interactions) -> Interactions:
@@ -158,26 +159,34 @@ def _squared_residuals(
     shape: tuple[int, int],
     rating: np.ndarray,
     weight: np.ndarray,
+    share: Share = ALL_ROWS,
 ) -> np.ndarray:
-    """Squared leave-one-out residuals of shrunken biases."""
-    (n_users, n_items) = shape
-    shrinkage = SHRINKAGE * weight.mean()
-    user_weight = sums_by(users, lambda block: weight[block], n_users) + shrinkage
-    item_weight = sums_by(items, lambda block: weight[block], n_items) + shrinkage
-    residual = rating - float(weight @ rating) / float(weight.sum())
+    """Squared leave-one-out residuals of shrunken biases.
 
-    def biases(
-        numbers: np.ndarray, total: np.ndarray, others: np.ndarray, bias: np.ndarray
+    Of the rows of a share, which has those of a user as a whole.
+    """
+    (n_users, n_items) = shape
+    n, of_weight, of_rating = share.sum(
+        np.array([len(weight), weight.sum(), weight @ rating])
+    )
+    shrinkage = SHRINKAGE * (of_weight / n)
+    user_weight = sums_by(users, lambda block: weight[block], n_users) + shrinkage
+    item_weight = sums_by(items, lambda block: weight[block], n_items)
+    item_weight = share.sum(item_weight) + shrinkage
+    residual = rating - of_rating / of_weight
+
+    def sums(
+        numbers: np.ndarray, n_sums: int, others: np.ndarray, bias: np.ndarray
     ) -> np.ndarray:
         def left(block: slice) -> np.ndarray:
             return weight[block] * (residual[block] - bias[others[block]])
 
-        return sums_by(numbers, left, len(total)) / total
+        return sums_by(numbers, left, n_sums)
 
     user_bias = np.zeros(n_users)
     for _ in range(N_PASSES):
-        item_bias = biases(items, item_weight, users, user_bias)
-        user_bias = biases(users, user_weight, items, item_bias)
+        item_bias = share.sum(sums(items, n_items, users, user_bias)) / item_weight
+        user_bias = sums(users, n_users, items, item_bias) / user_weight
     for b in blocks(len(users)):
         residual[b] -= user_bias[users[b]] + item_bias[items[b]]
         leverage = weight[b] / user_weight[users[b]] + weight[b] / item_weight[items[b]]
@@ -186,18 +195,21 @@ def _squared_residuals(
     return residual
 
 
-def _likeliest_share(squares: np.ndarray, inverse: np.ndarray) -> float:
+def _likeliest_share(
+    squares: np.ndarray, inverse: np.ndarray, of_rows: Share = ALL_ROWS
+) -> float:
     """Maximum-likelihood s of residuals from N(0, σ² v), at the best σ²."""
-    if not squares.any():
+    n = of_rows.sum(float(len(squares)))
+    if not of_rows.largest(float(squares.max(initial=0))):
         return MIN_SHARE
 
     def cost(share: float) -> float:
-        logs = ratios = 0.0
+        sums = np.zeros(2)
         for block in blocks(len(squares)):
             variance = 1 - share + share * inverse[block]
-            logs += float(np.log(variance).sum())
-            ratios += float((squares[block] / variance).sum())
-        return logs / len(squares) + np.log(ratios / len(squares))
+            sums += np.log(variance).sum(), (squares[block] / variance).sum()
+        logs, ratios = of_rows.sum(sums) / n
+        return logs + np.log(ratios)
 
     found = minimize_scalar(
         cost, bounds=(MIN_SHARE, MAX_SHARE), method="bounded", options={"xatol": 1e-3}

@@ -50,7 +50,9 @@ class ValuePenalties:
     Attributes
     ----------
     multiples : dict of Tensor to Tensor of shape (n_values + 1,)
-        m² by table.
+        m² by table, after `adapt` with m times the deviation of the noise for m.
+    edges : dict of Tensor to Tensor of shape (n_values + 1,)
+        m by table; 0 for the row of the unseen.
     """
 
     def __init__(self, network: NeuMF, row_weights: dict[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ the others count for more. Otherwise y_i would learn the rating that it predicts
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import Parameter
 
-from .._data.interactions import FurtherRows
+from .._data.interactions import FurtherRows, Interactions
 from .._share import ALL_ROWS, Share
 from .._sparse import SparseRows
 
@@ -37,7 +38,7 @@ PENALTY = 4.0
 N_MULTIPLICATIONS, LEAST_RATIO, MAX_RANDOM = 20, 1.05, 0.3
 
 
-def is_informative(users: np.ndarray, items: np.ndarray) -> bool:
+def is_informative(data: Interactions) -> bool:
     """Whether it is not at random whom rows have ratings with.
 
     Pairs less their expected number, with rows and columns of about length one, have a
@@ -45,28 +46,43 @@ def is_informative(users: np.ndarray, items: np.ndarray) -> bool:
     counterparts in common. The value of shuffled pairs falls with the number of pairs
     of a row; where it is large, pairs are too few to tell.
     """
-    shuffled = np.random.RandomState(0).permutation(items)
-    given, random = (_largest_singular_value(users, i) for i in (items, shuffled))
+    share, (n_users, n_items) = data.shares.user, data.shape
+    own, n_own = share.rows(n_users), len(data.items)
+    n_before = share.n_before(n_own)
+    shuffled = np.random.RandomState(0).permutation(data.all_items)
+    shuffled = shuffled[n_before : n_before + n_own]
+    rows, shape = data.users - own.start, (own.stop - own.start, n_items)
+    given, random = (
+        _largest_singular_value(rows, items, shape, share)
+        for items in (data.items, shuffled)
+    )
     return random > MAX_RANDOM or given >= LEAST_RATIO * random
 
 
-def _largest_singular_value(users: np.ndarray, items: np.ndarray) -> float:
-    """About the largest singular value of the pairs less their expected number."""
-    matrix = sparse.csr_array((np.ones(len(users)), (users, items)))
+def _largest_singular_value(
+    users: np.ndarray, items: np.ndarray, shape: tuple[int, int], share: Share
+) -> float:
+    """About the largest singular value of the pairs less their expected number.
+
+    The rows are those of a share.
+    """
+    matrix = sparse.csr_array((np.ones(len(users)), (users, items)), shape)
     matrix.sum_duplicates()
     matrix.data[:] = 1
-    counts = matrix.sum(axis=1), matrix.sum(axis=0)
+    of_users, of_items = matrix.sum(axis=1), share.sum(matrix.sum(axis=0))
+    n_pairs = of_items.sum()
     # The means keep rows of few pairs from having large values by themselves.
-    left, right = (1 / np.sqrt(count + count.mean()) for count in counts)
+    left = 1 / np.sqrt(of_users + n_pairs / share.sum(float(shape[0])))
+    right = 1 / np.sqrt(of_items + of_items.mean())
     scaled = sparse.diags_array(left) @ matrix @ sparse.diags_array(right)
     matrix, transposed = sparse.csr_array(scaled), sparse.csr_array(scaled.T)
-    p, q = left * counts[0] / counts[0].sum(), right * counts[1]
+    p, q = left * of_users / n_pairs, right * of_items
     vector, value = np.random.RandomState(0).standard_normal(len(q)), 0.0
     for _ in range(N_MULTIPLICATIONS):
         vector /= max(np.linalg.norm(vector), np.finfo(np.float64).tiny)
         product = matrix @ vector - p * (q @ vector)
-        value = float(np.linalg.norm(product))
-        vector = transposed @ product - q * (p @ product)
+        value = math.sqrt(share.sum(float(product @ product)))
+        vector = share.sum(transposed @ product) - q * share.sum(float(p @ product))
     return value
 
 

@@ -371,8 +371,7 @@ class _Trainer:
             shares.set_gradients(n_steps)
             if self.options.optimizer == "sgd":
                 shares.precondition()
-                for weight in shares.weights:
-                    _clip(_gradient(weight))
+                _clip([_gradient(weight) for weight in shares.weights])
         _set_rate(self.implicit_optimizer, self.rate)
         self.implicit_optimizer.step()
 
@@ -578,10 +577,12 @@ class _Trainer:
                     own = self.value_penalties.of(table, self.penalties[side])
                     curvature = share * (self.curvature + own)
                 _gradient(table).flatten(1).div_(curvature[:, None])
-                _clip(_gradient(table))
-        for parameter, penalty in self.shared_penalties.items():
-            _gradient(parameter).div_(self.curvature + penalty)
-            _clip(_gradient(parameter))
+        shared = [_gradient(parameter) for parameter in self.shared_penalties]
+        if shared:
+            penalties = self.shared_penalties.values()
+            torch._foreach_div_(shared, [self.curvature + p for p in penalties])
+        of_rows = (_gradient(x) for side in shares for x in self.tables[side])
+        _clip([*of_rows, *shared])
 
     @torch.no_grad()
     def noise(self, batch: Samples) -> Tensor:
@@ -650,11 +651,15 @@ def _gradient(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-def _clip(gradient: Tensor) -> None:
+def _clip(gradients: list[Tensor]) -> None:
     """Clip the norms of rows to MAX_GRADIENT."""
-    vectors = gradient if gradient.dim() > 2 else gradient[..., None]
-    norm = vectors.norm(dim=-1, keepdim=True)
-    vectors.mul_((MAX_GRADIENT / norm).clamp_max(1))
+    vectors = [x if x.dim() > 2 else x[..., None] for x in gradients]
+    factors = [x.norm(dim=-1, keepdim=True) for x in vectors]
+    torch._foreach_reciprocal_(factors)
+    torch._foreach_mul_(factors, MAX_GRADIENT)
+    torch._foreach_clamp_max_(factors, 1.0)
+    for x, factor in zip(vectors, factors, strict=True):
+        x *= factor
 
 
 def _inverse_root(weight: Tensor) -> Tensor:

@@ -179,9 +179,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         if implicit is None and start is not None:
             implicit = self.conversion.shape(start.model).implicit_features
         elif implicit is None:
-            pairs = data.gathered()
-            implicit = is_informative(pairs.users, pairs.items)
-            del pairs
+            implicit = is_informative(data)
         shape = self._shape(data, implicit)
         is_scaled = not self.objective.is_of_choices
         units = Units.of(data, centred=is_scaled and shape.biased, scaled=is_scaled)
@@ -195,6 +193,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             target=tensor(units.standard_ratings(data.rating)).float(),
             weight=tensor(data.weight / units.mean_weight).float(),
         )
+        if device.type != "cpu":
+            samples = samples.joined()
         held_out = None
         if self.early_stopping:
             held_out, samples = self._split(samples, share, random_state)
