@@ -18,7 +18,6 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from ._choice.autoencoder import ChoiceSolver, ItemAutoencoder
 from ._data.containers import ArrayLike, TableLike
@@ -444,7 +443,6 @@ class BaseRecommender(
         TypeError
             If ids are of another kind than in `fit`, such as strings for numbers.
         """
-        check_is_fitted(self)
         columns = self._read_columns(X, reset=False)
         n_rows = len(columns.users)
         users, cold_users = self._users.rows(columns.users, user_features, n_rows)

@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_is_fitted
 
 from ._choice.autoencoder import ItemAutoencoder
-from ._data.containers import ArrayLike
+from ._data.containers import ArrayLike, is_empty
 from ._data.interactions import Interactions
 from ._data.known_ids import KnownIds
 from ._data.messages import shown
@@ -21,6 +20,8 @@ from ._data.weights import Weighting
 from ._interfaces import Model, Solver
 from ._snapshot import reads_one_fit
 from ._threads import torch_threads
+
+PAIR = "a tuple of X and y, such as ratings=([['ann', 'Heat']], [5.0])"
 
 
 class ExplainMixin:
@@ -106,7 +107,6 @@ class ExplainMixin:
         >>> bool(abs(reasons["contribution"].sum() - expected[0]) < 1e-6)
         True
         """
-        check_is_fitted(self)
         if part not in ("choice", "rating"):
             raise ValueError(
                 f"part must be 'choice' or 'rating', as in part='rating', got {part!r}."
@@ -118,9 +118,11 @@ class ExplainMixin:
             choice = self._choice or self._model
             if not isinstance(choice, ItemAutoencoder):
                 raise ValueError(
-                    "explain needs the part of choices; fit ratings with rank_by="
-                    "'both' or 'choice', or choices without y. For expected ratings "
-                    "pass part='rating' and the rows of the user as ratings."
+                    f"explain needs the part of choices, and this {type(self).__name__}"
+                    " has none. Fit MFRegressor or NCFRegressor to ratings with "
+                    "rank_by='both' or 'choice', or to choices without y. Expected "
+                    "ratings of MFRegressor are explained by part='rating' and the "
+                    "rows of the user as ratings."
                 )
             return self._reasons(columns, *choice.contributions(row, columns))
         if not isinstance(ratings, tuple):
@@ -136,7 +138,7 @@ class ExplainMixin:
 
     def _learn_new_rows(self, user: Any, ratings: Any) -> None:
         """Learn from rows of a user that are new; this is a snapshot."""
-        X = ratings[0] if isinstance(ratings, tuple) else ratings
+        X, _ = _further_ratings(ratings)
         of_users, of_items = read_pairs(X, "ratings")
         own = read_ids([user], "user")
         is_other = of_users.numbered_in(own.values, "user is an id") < 0
@@ -157,7 +159,16 @@ class ExplainMixin:
         self, ratings: Any, features: Sides, weight: np.ndarray | None = None
     ) -> ArrayLike:
         """Learn from further ratings, and return their X; this is a snapshot."""
-        X, y = ratings if isinstance(ratings, tuple) else (ratings, None)
+        X, y = _further_ratings(ratings)
+        is_of_choices = (
+            isinstance(self._model, ItemAutoencoder)
+            or self._solver().objective.is_of_choices
+        )
+        if y is None and not is_of_choices:
+            raise ValueError(
+                f"ratings must be {PAIR}, since the last fit had ratings y; got a "
+                f"{type(ratings).__name__} without ratings."
+            )
         with torch_threads(1):
             self._publish(self._update(X, y, weight, features))
         return X
@@ -179,3 +190,15 @@ class ExplainMixin:
             (-frame["contribution"], np.repeat(np.arange(len(columns)), n_reasons))
         )
         return frame.iloc[order].reset_index(drop=True)
+
+
+def _further_ratings(ratings: Any) -> tuple[Any, Any]:
+    """X and y of further rows, or an error that names their argument."""
+    given = ratings if isinstance(ratings, tuple) else (ratings, None)
+    if len(given) != 2:
+        raise ValueError(f"ratings must be {PAIR}, got a tuple of length {len(given)}.")
+    if is_empty(given[0]):
+        raise ValueError(
+            "ratings holds no rows. Leave it out for a user without further ratings."
+        )
+    return given

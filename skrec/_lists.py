@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
-from sklearn.utils.validation import check_is_fitted
 
 from ._candidates import Pairs, UserCandidates, holds_rows, number_pairs
 from ._choice.autoencoder import ItemAutoencoder
 from ._choice.expected_gain import ExpectedGain
-from ._data.containers import ArrayLike, TableLike
+from ._data.containers import ArrayLike, TableLike, is_empty
 from ._data.context import NO_CONTEXT, KnownContext
 from ._data.known_ids import KnownIds, handle_unknown, take_ids
 from ._data.reading import read_ids, read_pairs
@@ -33,6 +32,9 @@ from ._interfaces import Model
 from ._settings import torch_device
 from ._snapshot import reads_one_fit
 from ._topk import Fill, inner_products, top_k
+
+# Missing values at the ends of lists in arrays: some gigabytes.
+MAX_PADDING = 2**28
 
 Lists: TypeAlias = np.ndarray | tuple[np.ndarray, np.ndarray] | pd.DataFrame
 
@@ -112,8 +114,9 @@ class ListsMixin(ExplainMixin):
             `handle_unknown` applies to ids that `fit` has not seen; they are scored by
             their features if they have any.
         ratings : tuple of X and y, or X, default=None
-            Further rows that count in this call alone, such as those of a visitor. The
-            lists are those after `partial_fit` with these rows.
+            Further rows that count in this call alone, such as those of a visitor; X
+            alone after a fit of choices. The lists are those after `partial_fit` with
+            these rows.
         context : dict, frame or array-like, default=None
             Context of the lists: a value for each further column of `X`, by its name
             or in their order, or a row of them for each user. Columns that are left
@@ -166,10 +169,11 @@ class ListsMixin(ExplainMixin):
         Raises
         ------
         ValueError
-            If `n_items` is less than 1, if `handle_unknown="error"` and a user or a
-            candidate is unknown, as `partial_fit` for `ratings`, if `context` has
-            unknown columns or another number of rows, or if the model has no posterior
-            for the `strategy`, no item profiles for `diversity` or no `context`.
+            If `n_items` is less than 1, or so large that missing values would take
+            gigabytes, if `handle_unknown="error"` and a user or a candidate is unknown,
+            as `partial_fit` for `ratings`, if `context` has unknown columns or another
+            number of rows, or if the model has no posterior for the `strategy`, no item
+            profiles for `diversity` or no `context`.
         TypeError
             If `n_items` is no int, or if ids are of another kind than in `fit`.
 
@@ -182,7 +186,6 @@ class ListsMixin(ExplainMixin):
         .. [3] J. Carbonell and J. Goldstein, "The use of MMR, diversity-based reranking
            for reordering documents and producing summaries", SIGIR, 1998.
         """
-        check_is_fitted(self)
         check_exploration(strategy, diversity)
         n_items = _length(n_items, "n_items")
         features = Sides(user_features, item_features)
@@ -198,6 +201,7 @@ class ListsMixin(ExplainMixin):
         device = torch_device(self.device, model.score_work * len(rows) * len(columns))
         n_listed = min(n_items, len(columns)) if as_frame else n_items
         k = N_PER_PLACE * n_listed if diversity else n_listed
+        _check_padding(len(rows), k, len(columns), "n_items")
         if own is None:
             score = model.scorer(asking, columns, device)
             best, scores = top_k(score, len(rows), len(columns), k, left_out, device)
@@ -261,7 +265,6 @@ class ListsMixin(ExplainMixin):
         TypeError
             If `n_users` is no int, or if ids are of another kind than in `fit`.
         """
-        check_is_fitted(self)
         n_users = _length(n_users, "n_users")
         ids = read_ids(items, "items")
         columns, cold = self._items.rows(ids, item_features)
@@ -295,11 +298,13 @@ class ListsMixin(ExplainMixin):
             )[place].tocoo()
             return known[pairs.coords[0]], pairs.coords[1]
 
+        n_listed = min(n_users, len(rows)) if as_frame else n_users
+        _check_padding(len(columns), n_listed, len(rows), "n_users")
         best, scores = top_k(
             score,
             len(columns),
             len(rows),
-            min(n_users, len(rows)) if as_frame else n_users,
+            n_listed,
             seen_by if exclude_seen else None,
             device,
         )
@@ -453,7 +458,6 @@ class ListsMixin(ExplainMixin):
             If scores are no inner products: after NCFRegressor with a perceptron and
             `rank_by="rating"`.
         """
-        check_is_fitted(self)
         return self._ranking.index_vectors("item", np.arange(len(self._items)))
 
     @reads_one_fit
@@ -485,7 +489,6 @@ class ListsMixin(ExplainMixin):
             As `item_index_vectors`, or if `handle_unknown="error"` and a user is
             unknown.
         """
-        check_is_fitted(self)
         _, rows, cold_users = self._queried_users(users, user_features)
         model = self._ranking.with_cold_rows(cold_users, None)
         return model.index_vectors("user", rows)
@@ -577,7 +580,7 @@ class ListsMixin(ExplainMixin):
         self, exclude: ArrayLike | None, user_ids: np.ndarray, item_ids: np.ndarray
     ) -> Pairs:
         """Positions and columns of a slice of `user_ids` that `exclude` holds."""
-        if exclude is None or _is_empty(exclude):
+        if exclude is None or is_empty(exclude):
             nothing = np.empty(0, dtype=np.int64)
             return lambda tile: (nothing, nothing)
         of_users, of_items = read_pairs(exclude, "exclude")
@@ -599,7 +602,7 @@ class ListsMixin(ExplainMixin):
 
     def _known_pairs(self, X: ArrayLike | None) -> np.ndarray:
         """Sorted user * n_items + item of rows of known ids."""
-        if X is None or _is_empty(X):
+        if X is None or is_empty(X):
             return np.empty(0, dtype=np.int64)
         user_ids, item_ids = read_pairs(X, "never_exclude")
         users = user_ids.numbered_in(self._users.ids)
@@ -617,7 +620,6 @@ class ListsMixin(ExplainMixin):
         return_scores: bool,
         as_frame: bool,
     ) -> Lists:
-        check_is_fitted(self)
         n = _length(n, f"n_{side}s")
         known = self._users if side == "user" else self._items
         asked = read_ids(queries, f"{side}s")
@@ -631,6 +633,8 @@ class ListsMixin(ExplainMixin):
             own_column = np.maximum(rows, -1)
         else:
             own_column = pd.Index(ids).get_indexer(query_ids)
+        n_listed = min(n, len(columns)) if as_frame else n
+        _check_padding(len(rows), n_listed, len(columns), f"n_{side}s")
         work = float(len(rows)) * len(columns) * self._model.score_work
         device = torch_device(self.device, work)
         profiles, norms = self._profiles(side, device, cold, cold_columns)
@@ -650,7 +654,7 @@ class ListsMixin(ExplainMixin):
             lambda tile: _cosines(scaled[tile], profiles, norms),
             len(rows),
             len(columns),
-            min(n, len(columns)) if as_frame else n,
+            n_listed,
             itself,
             device,
         )
@@ -719,17 +723,10 @@ def _cosines(scaled: torch.Tensor, profiles: torch.Tensor, norms: torch.Tensor) 
 
 def _read_rows(X: Any, name: str) -> tuple[Ids, Ids]:
     """Users and items of rows, of which there may be none."""
-    if _is_empty(X):
+    if is_empty(X):
         nothing = np.empty(0, dtype=object)
         return Ids(nothing, "empty", name), Ids(nothing, "empty", name)
     return read_pairs(X, name)
-
-
-def _is_empty(values: Any) -> bool:
-    """Whether a container holds no rows, of any width."""
-    if hasattr(values, "shape"):
-        return values.shape[:1] == (0,)
-    return hasattr(values, "__len__") and len(values) == 0
 
 
 def _length(n: Any, name: str) -> int:
@@ -739,6 +736,16 @@ def _length(n: Any, name: str) -> int:
     if n < 1:
         raise ValueError(f"{name} must be at least 1, got {n}.")
     return int(n)
+
+
+def _check_padding(n_lists: int, n: int, n_candidates: int, name: str) -> None:
+    """Refuse an array of lists of which nearly all would be missing values."""
+    if n_lists * (n - n_candidates) > MAX_PADDING:
+        raise ValueError(
+            f"{name} asks for arrays of {n_lists} lists of {n} places, but there are "
+            f"{n_candidates} candidates. Use {name}={max(n_candidates, 1)} or less, or "
+            "as_frame=True, which has no rows for missing values."
+        )
 
 
 def _long_frame(

@@ -9,8 +9,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 
 from ._alternating.convert import as_posterior, as_weights
 from ._alternating.factors import posterior_of_factors
@@ -44,7 +42,7 @@ from ._gradient.network import Shape
 from ._gradient.solver import GradientSolver, default_reg, objective_of
 from ._interfaces import CURVES, Objective, Solver
 from ._parameters import GRADIENT_CONSTRAINTS
-from ._sklearn import Interval, StrOptions
+from ._sklearn import AvailableIf, Interval, StrOptions
 from ._snapshot import fitted_attribute, reads_one_fit
 from ._storage import stored
 
@@ -52,14 +50,13 @@ DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 20}
 DEFAULT_REG = 1.0
 
 
-def _can_update(estimator: MFRegressor) -> bool:
-    if estimator.solver != "gibbs":
-        return True
-    raise AttributeError(
-        f"This {type(estimator).__name__} has solver='gibbs', whose draws of known "
-        "rows cannot be updated without their ratings; partial_fit needs another "
-        "solver."
-    )
+def _check_updates(estimator: MFRegressor) -> None:
+    if estimator.solver == "gibbs":
+        raise AttributeError(
+            f"This {type(estimator).__name__} has no attribute 'partial_fit' with "
+            "solver='gibbs', whose draws of known rows cannot be updated without their "
+            "ratings. Fit anew, or with another solver, such as solver='vb'."
+        )
 
 
 @stored
@@ -402,7 +399,7 @@ class MFRegressor(BaseRecommender):
     def _max_iter(self) -> int:
         return int(self.max_iter or DEFAULT_MAX_ITER[self.solver])
 
-    partial_fit = available_if(_can_update)(BaseRecommender.partial_fit)
+    partial_fit = AvailableIf(_check_updates, BaseRecommender.partial_fit)
 
     @classmethod
     def from_factors(
@@ -624,7 +621,6 @@ class MFRegressor(BaseRecommender):
         >>> mf.factors_frame("item", ["Heat", "Alien"]).shape
         (2, 3)
         """
-        check_is_fitted(self)
         if side not in ("user", "item"):
             raise ValueError(f"side must be 'user' or 'item', got {side!r}.")
         if not isinstance(self._model, Posterior):

@@ -8,7 +8,6 @@ import sys
 from typing import Any
 
 from sklearn import exceptions
-from sklearn.utils.validation import check_is_fitted
 
 from ._snapshot import reads_one_fit
 from ._storage import (
@@ -82,7 +81,6 @@ class SavingMixin:
         ...     skrec.load(path).recommend(["bob"], n_items=1)
         array([['Up']], dtype=object)
         """
-        check_is_fitted(self)
         name = type(self).__name__
         if not is_stored(type(self)):
             raise TypeError(

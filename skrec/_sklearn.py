@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, MethodType
 from typing import Any
 
 import narwhals.stable.v1 as nw
@@ -60,6 +60,7 @@ PASSING_MODULES = (
 )
 
 __all__ = [
+    "AvailableIf",
     "CallbackSupportMixin",
     "Interval",
     "StrOptions",
@@ -70,6 +71,24 @@ __all__ = [
     "num_samples",
     "with_callbacks",
 ]
+
+
+class AvailableIf:
+    """A method that is missing, with a reason, where a check raises AttributeError.
+
+    The error of scikit-learn's `available_if` has no reason.
+    """
+
+    def __init__(self, check: Callable[[Any], None], method: Callable) -> None:
+        self.check = check
+        self.method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, obj: Any, owner: type | None = None) -> Callable:
+        if obj is None:
+            return self.method
+        self.check(obj)
+        return MethodType(self.method, obj)
 
 
 def check_columns(estimator: BaseEstimator, frame: nw.DataFrame, reset: bool) -> None:

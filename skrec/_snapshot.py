@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from sklearn.utils.validation import check_is_fitted
+
 from ._settings import own_settings
 
 Estimator = TypeVar("Estimator")
@@ -19,12 +21,17 @@ def snapshot(estimator: Estimator) -> Estimator:
 
 
 def reads_one_fit(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a method read one fit, whatever another thread publishes meanwhile."""
+    """Let a method read one fit, whatever another thread publishes meanwhile.
+
+    Before the first fit it raises NotFittedError.
+    """
 
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        last = snapshot(self)
+        check_is_fitted(last)
         with own_settings():
-            return method(snapshot(self), *args, **kwargs)
+            return method(last, *args, **kwargs)
 
     return wrapper
 

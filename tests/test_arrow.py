@@ -152,6 +152,32 @@ def test_columns_are_chosen_by_name():
     assert MFRegressor().fit(choices).recommend(n_items=1).shape == (3, 1)
 
 
+def test_context_has_the_values_that_fit_reads_in_a_table():
+    kinds = {
+        "text": pa.array(["b", "a", "ç"]),
+        "large": pa.array(["b", "a", "ç"], pa.large_string()),
+        "coded": pa.array(["b", "a", "ç"]).dictionary_encode(),
+        "grades": pa.array([3, 10, 9]).dictionary_encode(),
+        "bools": pa.array([True, False, True]),
+        "numbers": pa.array([0.5, 0.25, 4.0]),
+    }
+    table, rng = log(), np.random.default_rng(1)
+    for name, values in kinds.items():
+        rows = values.take(pa.array(rng.integers(3, size=len(table))))
+        table = table.append_column(name, rows)
+    X, y = from_arrow(table.to_batches(7), context=list(kinds))
+    names = {name: str(dtype) for name, dtype in X.dtypes.items()}
+    assert [name for name in kinds if names[name] == "category"] == list(kinds)[:4]
+    assert names["bools"] == "bool"
+    together = table.select(["user", "item", *kinds])
+    for rows in (together, together.to_pandas()):
+        model = MFRegressor(2, max_iter=40, tol=1).fit(rows, y)
+        found = MFRegressor(2, max_iter=40, tol=1).fit(X, y)
+        assert_array_equal(found.predict(X), model.predict(rows))
+        assert_array_equal(found.predict(rows), model.predict(X))
+        assert_frame_equal(found.feature_effects(), model.feature_effects())
+
+
 def test_a_row_takes_twelve_bytes_or_less():
     X, y = from_arrow(log())
     assert X.dtypes.map(lambda dtype: dtype.name).tolist() == ["category"] * 2
@@ -241,17 +267,22 @@ def test_bad_sources_are_refused(tmp_path):
         ("item", [[1], [2], [3]], "nested"),
         ("rating", [1.0, None, 2.0], "finite numbers, .* 1 row"),
         ("rating", [1.0, np.inf, 2.0], "finite numbers, .* 1 row"),
-        ("rating", ["1", "2", "good"], "must be numeric"),
+        ("rating", ["1", "2", "good"], r"must be numeric, .* by pd.to_numeric"),
+        ("hour", ["a", None, "b"], "'hour' of source, .* is missing for 1 row .*fill_"),
+        ("hour", [True, None, True], "'hour' of source, .* is missing for 1 row"),
+        ("hour", DAYS, "'hour' of source, .* holds dates: .*DatetimeBins"),
+        ("hour", [1.5, None, 2.0], "'hour' of source, .* 1 row .* Leave these rows"),
     ],
 )
 def test_bad_values_are_refused_with_their_place(name, values, message):
     columns = {"user": ["a", "b", "c"], "item": [1, 2, 3], "rating": [1.0, 2.0, 3.0]}
+    columns["hour"] = [1, 2, 3]
     bad = pa.table(columns | {name: values})
     good = pa.table(
         columns | {name: pa.array([values[0]] * 3, bad.schema.field(name).type)}
     )
     with pytest.raises((TypeError, ValueError), match=message):
-        from_arrow([good, bad])
+        from_arrow([good, bad], context=["hour"])
 
 
 def test_without_pyarrow_the_error_names_it(monkeypatch):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skrec import MFRegressor
+from skrec import MFRegressor, NCFRegressor
 from skrec._choice.autoencoder import (
     DAMPING,
     LEAST_EIGENVALUE,
@@ -191,3 +191,12 @@ def test_parts_that_do_not_match_are_refused_in_words():
     model = MFRegressor(2).fit(X, Y)
     with pytest.raises(ValueError, match="as the last fit had them, but y is None"):
         model.partial_fit(X[:3])
+
+
+@pytest.mark.parametrize("model", [MFRegressor(), NCFRegressor()])
+def test_numbers_tell_nothing_about_choices_alone(model):
+    rows = X.assign(amount=np.arange(len(X)) % 7)
+    message = r"Columns of numbers in X \('amount'\) tell nothing about choices"
+    with pytest.warns(UserWarning, match=message):
+        found = model.fit(rows).predict(rows)
+    assert_array_equal(found, model.fit(X).predict(X))

@@ -292,22 +292,37 @@ FURTHER_COLUMNS = {
     "NaN": (
         lambda: fit(with_feature(replaced(np.nan))),
         ValueError,
-        r"column 2 of X \('hour'\) must hold finite.* 1 feature \(first rows: 3\)",
+        r"column 2 of X \('hour'\) must hold finite.* 1 row \(first rows: 3\).*Leave",
     ),
     "None": (
         lambda: fit(with_feature(replaced(None, dtype=object))),
         ValueError,
-        r"column 2 of X \('hour'\) must hold finite.* 1 feature \(first rows: 3\)",
+        r"column 2 of X \('hour'\) must hold finite.* 1 row \(first rows: 3\).*Leave",
     ),
     "infinite in an array": (
         lambda: fit(np.column_stack([X, replaced(np.inf)])),
         ValueError,
-        r"column 2 of X must hold finite.* 1 feature \(first rows: 3\)",
+        r"column 2 of X must hold finite.* 1 row \(first rows: 3\).*Leave",
+    ),
+    "strings for numbers in predict": (
+        lambda: fit(with_feature(Y**2)).predict(with_feature(Y.astype(str))),
+        ValueError,
+        r"column 2 of X \('hour'\) must be numeric, as in fit.* by pd\.to_numeric",
+    ),
+    "strings for numbers in score": (
+        lambda: fit(with_feature(Y**2)).score(with_feature("noon"), Y),
+        ValueError,
+        r"column 2 of X \('hour'\) must be numeric, as in fit.* by pd\.to_numeric",
+    ),
+    "dates for numbers in partial_fit": (
+        lambda: fit(with_feature(Y**2)).partial_fit(with_feature(pd.Timestamp(0)), Y),
+        ValueError,
+        r"column 2 of X \('hour'\) must be numeric, as in fit.*datetime64",
     ),
     "NaN asked to predict": (
         lambda: fit(with_feature(Y**2)).predict(with_feature(replaced(np.nan))),
         ValueError,
-        r"column 2 of X \('hour'\) must hold finite.* 1 feature \(first rows: 3\)",
+        r"column 2 of X \('hour'\) must hold finite.* 1 row \(first rows: 3\).*Leave",
     ),
 }
 
@@ -333,10 +348,12 @@ RATINGS = {
         ValueError,
         r"y must hold finite.* 1 rating \(first rows: 3\)",
     ),
+    "too large": (lambda: fit(y=1e300 * Y), ValueError, "within ±1e.30.*another unit"),
+    "too small": (lambda: fit(y=1e-300 * Y), ValueError, "at least 1e-100.*other unit"),
     "strings": (
         lambda: fit(y=Y.astype(str)),
         ValueError,
-        "y must be numeric.*'string'",
+        r"y must be numeric.*'string'.* by pd\.to_numeric",
     ),
     "a string among numbers": (
         lambda: fit(y=replaced("good", dtype=object)),
@@ -1053,6 +1070,7 @@ def test_a_failed_first_fit_leaves_the_estimator_unfitted(fail, estimator):
 def test_warm_start_refuses_another_number_of_factors():
     model = fit(warm_start=True)
     with pytest.raises(
-        ValueError, match=r"had n_factors=2.*now n_factors=3.*Keep both.*out warm_start"
+        ValueError,
+        match=r"had n_factors=2.*now n_factors=3.*Keep both.*by fit with warm_start",
     ):
         model.set_params(n_factors=3).fit(X, Y)

@@ -39,6 +39,8 @@ from skrec.datasets import make_ratings
 pytestmark = [
     pytest.mark.filterwarnings("ignore:All .* ratings in y are"),
     pytest.mark.filterwarnings("ignore:No factor is left"),
+    # Choices alone leave the numbers of rows out.
+    pytest.mark.filterwarnings("ignore:Columns of numbers in X"),
 ]
 
 N_USERS, N_ITEMS = 30, 20
@@ -173,9 +175,19 @@ def test_standard_deviations_are_positive_or_refused(name):
 @EVERY
 def test_an_estimator_that_is_not_fitted_says_so(name):
     model = unfitted(name)
-    for ask in (model.predict, model.recommend, model.similar_items):
+    arguments = {"score": (X, Y), "explain": (3, [4]), "factors_frame": ("user",)}
+    without = {"feature_effects", "feature_interactions", "item_index_vectors"}
+    others = {"fit", "partial_fit", "from_factors", "set_callbacks"}
+    methods = [
+        m for m in dir(model) if m[0] != "_" and callable(getattr(model, m, None))
+    ]
+    asked = [m for m in methods if m not in others and "_params" not in m]
+    asked = [m for m in asked if "_request" not in m and "_routing" not in m]
+    assert len(asked) >= 11
+    for method in asked:
+        given = () if method in without else arguments.get(method, (X,))
         with pytest.raises(NotFittedError):
-            ask(X)
+            getattr(model, method)(*given)
     assert not hasattr(model, "user_ids_")
 
 

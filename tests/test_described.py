@@ -433,7 +433,9 @@ def test_the_same_table_has_the_same_effects_however_it_was_read(rows):
 def test_values_that_are_missing_cost_less_than_the_column():
     rng = np.random.default_rng(0)
     users = USERS.mask(rng.random(USERS.shape) < 0.2)
-    with pytest.warns(UserWarning, match=r"user_features has missing values for 150 i"):
+    n_lacking = users.isna().any(axis=1).sum()
+    message = rf"user_features has missing values for {n_lacking} of 150 ids: "
+    with pytest.warns(UserWarning, match=message):
         model = MFRegressor(2, tol=0.01).fit(
             X, Y, user_features=users, item_features=ITEMS
         )

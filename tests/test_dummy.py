@@ -74,3 +74,9 @@ def test_it_stands_in_a_comparison():
         for model in (DummyRecommender(), MFRegressor(2))
     ]
     assert min(found) > 0
+
+
+def test_reasons_are_refused_by_the_names_of_estimators_that_have_them():
+    model = DummyRecommender().fit(X, Y)
+    with pytest.raises(ValueError, match="this DummyRecommender has none"):
+        model.explain(7, [1])

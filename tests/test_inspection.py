@@ -373,6 +373,14 @@ def test_displays_of_unfitted_and_of_other_estimators():
     for draw in (FitCurveDisplay.from_estimator, FactorMapDisplay.from_estimator):
         with pytest.raises(NotFittedError):
             draw(MFRegressor())
+    for draw in (
+        ErrorByCountDisplay.from_estimator,
+        IntervalCalibrationDisplay.from_estimator,
+        RankingCurveDisplay.from_estimator,
+    ):
+        for model in (MFRegressor(), GridSearchCV(MFRegressor(), {"n_factors": [1]})):
+            with pytest.raises(NotFittedError):
+                draw(model, X, Y)
     dummy = DummyRecommender().fit(X, Y)
     assert ErrorByCountDisplay.from_estimator(dummy, X, Y).n_rows.sum() == len(Y)
 

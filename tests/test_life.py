@@ -57,7 +57,8 @@ IDS = {
 # Reasons to refuse a call that is sound in itself.
 REFUSALS = [
     *("return_std=True needs", "knows no standard deviations", "explain needs"),
-    *("requires y to be passed", "partial_fit needs ratings", "partial_fit continues"),
+    *("requires y to be passed", "ratings must be a tuple", "partial_fit continues"),
+    *("partial_fit needs ratings", "ratings holds no rows"),
     *("needs its covariances", "cannot take single rows back", "has not learned"),
     *("No rows would be left", "must be known, but", "handle_unknown='error' refuses"),
     *("needs ratings between 0 and 1", "leaves no choices", "no vectors to compare"),

@@ -537,3 +537,27 @@ def test_unknown_candidates_of_similar_ones_are_handled_as_asked():
     model.set_params(handle_unknown="error")
     with pytest.raises(ValueError, match="Found unknown candidates in 1 of 4 rows"):
         model.similar_items([3], 4, candidates=[1, -1, 2, 3])
+
+
+def test_arrays_of_missing_values_alone_are_refused_and_frames_have_none():
+    model = MFRegressor(2, tol=1, rank_by="rating").fit(X, Y)
+    n, some = 10**9, model.item_ids_[:3]
+    calls = {
+        "n_items .* 1 lists of 1000000000 .*n_items=.*as_frame": lambda **how: (
+            model.recommend([0], n, candidates=some, exclude_seen=False, **how)
+        ),
+        "n_users .* 3 lists of 1000000000 .*n_users=.*as_frame": lambda **how: (
+            model.recommend_users(some, n, **how)
+        ),
+        "n_items .* 2 lists of 1000000000 .*n_items=.*as_frame": lambda **how: (
+            model.similar_items(some[:2], n, **how)
+        ),
+        "n_users .* 1 lists of 1000000000 .*n_users=.*as_frame": lambda **how: (
+            model.similar_users([0], n, **how)
+        ),
+    }
+    for message, call in calls.items():
+        with pytest.raises(ValueError, match=message):
+            call()
+        assert not call(as_frame=True).isna().any(axis=None)
+    assert model.recommend([0], 2000).shape == (1, 2000)

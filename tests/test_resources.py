@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from helpers import unconverged
+from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from skrec import DummyRecommender, MFRegressor, NCFRegressor
@@ -140,6 +141,26 @@ def test_the_estimate_is_made_in_a_process_of_its_own():
     pipe = make_pipeline(DatetimeBins(), model)
     with pytest.raises(TypeError, match=re.escape("pipe[-1]")):
         estimate_resources(pipe, X.assign(date=dates), Y)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        MFRegressor(-1),
+        MFRegressor(max_iter=0),
+        MFRegressor(solver="no"),
+        MFRegressor(0, biased=False),
+        MFRegressor(device="nowhere"),
+        MFRegressor(solver="adam", loss="log_loss", unobserved_weight=1.0),
+        NCFRegressor(hidden_layer_sizes=(0,)),
+    ],
+)
+def test_errors_of_parameters_are_those_of_fit_and_need_no_process(model, monkeypatch):
+    monkeypatch.setattr(_resources, "CHILD", "import no_such_module")
+    with pytest.raises(ValueError, match=r"must be|leave|device|Use") as expected:
+        clone(model).fit(X, Y)
+    with pytest.raises(expected.type, match=re.escape(str(expected.value))):
+        estimate_resources(model, X, Y)
 
 
 def test_an_estimate_of_what_cannot_be_pickled_says_so():

@@ -671,9 +671,12 @@ def test_an_unfitted_estimator_and_ids_of_another_kind_are_refused(fitted, candi
         small(),
         make_pipeline(small()),
         make_pipeline("passthrough", small()),
+        GridSearchCV(small(), {"n_factors": [1]}),
     ):
         with pytest.raises(NotFittedError):
             scorer(model, X, Y)
+    with pytest.raises(NotFittedError):
+        RankingScorer("auc", candidates=candidates)(small(), X, Y)
     for column in (0, 1):
         rows = X[TEST].astype(object)
         rows[:, column] = [f"id {i}" for i in rows[:, column]]

@@ -98,6 +98,26 @@ def test_choices_of_a_visitor_need_no_ratings():
     assert len(model.user_ids_) == 60
 
 
+@pytest.mark.parametrize(
+    ("ratings", "message"),
+    [
+        ([[999, 1]], r"ratings must be a tuple of X and y, .*; got a list without"),
+        (([[999, 1]], None), "ratings must be a tuple of X and y, .* a tuple without"),
+        (([[999, 1]],), "ratings must be a tuple of X and y, .* a tuple of length 1"),
+        ([], "ratings holds no rows. Leave it out"),
+        ((X[:0], Y[:0]), "ratings holds no rows. Leave it out"),
+    ],
+)
+@pytest.mark.parametrize("rank_by", ["both", "rating"])
+def test_further_ratings_are_named_where_they_are_refused(rank_by, ratings, message):
+    model = MFRegressor(2, rank_by=rank_by, tol=1).fit(X, Y)
+    with pytest.raises(ValueError, match=message):
+        model.recommend([999], ratings=ratings)
+    if rank_by == "both":
+        with pytest.raises(ValueError, match=message):
+            model.explain(999, [1], ratings=ratings)
+
+
 def test_users_for_items_are_the_columns_of_all_scores(model):
     items, scores = model.recommend(n_items=40, exclude_seen=False, return_scores=True)
     table = np.empty((60, 40))

@@ -388,7 +388,7 @@ def test_where_a_value_is_missing_stands_the_mean_and_a_column_says_so(table):
 )
 def test_a_matrix_may_have_missing_numbers(container):
     values = np.array([[1, 0], [np.nan, 0], [0, 4.0], [1, 2.0]])
-    with pytest.warns(UserWarning, match="missing values for 4 ids: 1 in all"):
+    with pytest.warns(UserWarning, match="values for 1 of 4 ids: 1 in all"):
         description, matrix = ColdRows.of(container(values), np.arange(4), "x")
     assert description.encoder.names == ["0", "1", "0_missing"]
     assert_allclose(matrix.toarray()[:, 0], [1, 2 / 3, 0, 1])
@@ -461,3 +461,19 @@ def test_a_table_as_long_as_x_may_have_been_cut():
     with pytest.raises(ValueError, match="x has as many rows as X, 7"):
         description.rows_of(np.array([4]), np.zeros((7, 6)), "x", n_rows=7)
     assert description.rows_of(np.array([4]), np.zeros((7, 6)), "x")[0].all()
+
+
+@pytest.mark.parametrize("ids", ["name", "index", "other"])
+def test_a_table_without_rows_lacks_all_ids(ids):
+    table = pd.DataFrame({"item": ["a"], "n": [1.0], "kind": ["x"], "tags": [["y"]]})
+    table = table.set_index("item") if ids == "index" else table
+    id_name = None if ids == "other" else "item"
+    with pytest.raises(ValueError, match="must have a row for every id of X, but lac"):
+        ColdRows.of(table[:0], np.array(["a", "b"], dtype=object), "x", id_name=id_name)
+
+
+def test_ids_with_several_missing_values_count_once():
+    table = pd.DataFrame({"v": [1, np.nan, 3, 4], "w": ["a", None, None, "b"]})
+    message = "x has missing values for 2 of 4 ids: 1 in column 'v', 2 in column 'w'"
+    with pytest.warns(UserWarning, match=message):
+        ColdRows.of(table, np.arange(4), "x")

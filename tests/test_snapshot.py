@@ -2,11 +2,19 @@
 
 import pytest
 import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 
 from skrec._snapshot import fitted_attribute, reads_one_fit, snapshot
 
 
-class Estimator:
+class Estimator(BaseEstimator):
+    def fit(self):
+        """Estimators have it."""
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "_model")
+
     @reads_one_fit
     def values(self, publish):
         """The attribute before and after another fit is published."""
@@ -34,6 +42,8 @@ def test_a_snapshot_shares_attributes_until_either_has_others():
 
 def test_a_method_reads_one_fit_with_the_settings_of_the_package():
     estimator = Estimator()
+    with pytest.raises(NotFittedError, match="This Estimator instance is not fitted"):
+        estimator.values(lambda: None)
     estimator._model = 1
     with torch.no_grad():
         found = estimator.values(lambda: setattr(estimator, "_model", 2))

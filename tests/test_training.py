@@ -1,6 +1,5 @@
 """What the estimators that train a network share: losses, stopping, learning on."""
 
-import re
 from contextlib import nullcontext
 
 import numpy as np
@@ -109,12 +108,9 @@ def test_partial_fit_keeps_ids_apart_that_floats_cannot():
 def test_draws_have_no_partial_fit():
     model = MFRegressor(solver="gibbs")
     assert not hasattr(model, "partial_fit")
-    with pytest.raises(AttributeError, match="has no attribute 'partial_fit'") as error:
+    reason = "no attribute 'partial_fit' with solver='gibbs', .* such as solver='vb'"
+    with pytest.raises(AttributeError, match=reason):
         model.partial_fit(X, Y)
-    assert re.fullmatch(
-        "This MFRegressor has solver='gibbs', whose draws .* needs another solver.",
-        str(error.value.__cause__),
-    )
     assert hasattr(model.set_params(solver="vb"), "partial_fit")
 
 

@@ -55,6 +55,17 @@ def test_features_are_standardised_unless_they_are_constant(scale):
     assert_array_equal(standard[:, 1], 0)
 
 
+@pytest.mark.parametrize("origin", [1e10, -1e12, 1e15])
+def test_numbers_far_from_zero_vary_as_double_precision_holds_them(origin):
+    y = origin + np.arange(40) % 8
+    context = np.column_stack([y, np.full(40, origin / 3)])
+    units = Units.of(interactions(y, context, np.linspace(0.1, 3, 40)), centred=True)
+    deviation = np.std(y - origin)
+    assert units.scale == pytest.approx(deviation, rel=0.1)
+    assert units.feature_scale[0] == pytest.approx(deviation, rel=0.1)
+    assert np.isinf(units.feature_scale[1])
+
+
 @pytest.mark.parametrize(("scale", "dtype"), [(4.0, "f4"), (1e12, "f8"), (1e-12, "f8")])
 def test_a_product_of_rows_and_a_bias_are_in_rating_units(scale, dtype):
     units = Units(0.0, scale, np.zeros(0), np.zeros(0))

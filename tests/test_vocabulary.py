@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import re
 import string
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
 
+from skrec._data.reading import read_pairs
 from skrec._data.vocabulary import Growth, Ids, inserted, numbered
 
 
@@ -325,3 +327,15 @@ def test_times_of_any_type_are_put_between_those_of_another(forms):
         assert len({type(value) for value in ids}) == 1
         assert_array_equal(numbered(fitted[first], ids), [0, 2, 4, 5, 6])
         assert_array_equal(numbered(further[second], ids), [1, 2, 3, 6])
+
+
+@pytest.mark.parametrize("lone", ["a\ud800", "\udfffb", "\udc80"])
+@pytest.mark.parametrize("dtype", [object, str])
+def test_ids_with_lone_surrogates_are_named(lone, dtype):
+    ids = np.array(["ann", lone, "a😀"], dtype=dtype)
+    with pytest.raises(ValueError, match=re.escape(f"users holds {lone!a}, whi")):
+        Ids.from_column(ids, "users")
+    rows = [[user, "x"] for user in ids]
+    with pytest.raises(ValueError, match=r"column 0 of exclude holds .* surrogate"):
+        read_pairs(rows, "exclude")
+    assert len(Ids.from_column(ids[[0, 2]], "users")) == 2

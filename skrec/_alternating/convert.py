@@ -400,7 +400,7 @@ def check_row_size(last: Posterior, n_factors: int | None, biased: bool) -> None
         raise ValueError(
             f"The last fit, which is to be continued, had n_factors={n_last} "
             f"and biased={was_biased}, but now n_factors={n_factors} and "
-            f"biased={biased}. Keep both, or fit anew without warm_start."
+            f"biased={biased}. Keep both, or begin anew by fit with warm_start=False."
         )
 
 

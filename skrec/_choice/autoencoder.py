@@ -29,6 +29,7 @@ from scipy import sparse
 
 from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
+from .._data.messages import quote_first
 from .._data.seen import SeenItems
 from .._data.sides import SideName
 from .._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
@@ -260,6 +261,14 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
                 "Side features tell nothing about choices without y, and are left out. "
                 "Pass ratings as y, or set unobserved_weight of MFRegressor."
             )
+        numbers = data.known_context.number_names
+        if numbers:
+            warn(
+                f"Columns of numbers in X ({quote_first(numbers)}) tell nothing about "
+                "choices without y, and are left out. Pass ratings as y, leave these "
+                "columns out, or use a loss of choices with context, such as "
+                "NCFRegressor(loss='log_loss')."
+            )
         model = ItemAutoencoder.fit(data)
         n_factors = len(model.shrinkage)
         # The share of the energy of the choices that the factors leave.
@@ -269,7 +278,8 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
     def check_update(self, model: Model) -> None:
         if not isinstance(model, ItemAutoencoder):
             raise ValueError(
-                "partial_fit needs ratings, as the last fit had them, but y is None."
+                "partial_fit needs ratings, as the last fit had them, but y is None. "
+                "Pass them as y, as in partial_fit(X, y)."
             )
 
     def update(

@@ -55,6 +55,13 @@ def as_array(values: Any) -> np.ndarray:
     )
 
 
+def is_empty(values: Any) -> bool:
+    """Whether a container holds no rows, of any width."""
+    if hasattr(values, "shape"):
+        return values.shape[:1] == (0,)
+    return hasattr(values, "__len__") and len(values) == 0
+
+
 def as_coded_array(values: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Categories of a categorical column of pandas, and the code of each row.
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .._storage import stored
-from .containers import as_array, as_frame, object_array
+from .containers import as_array, as_coded_array, as_frame, object_array
 from .messages import counted, quote_first, shown
 from .vocabulary import Ids, kind_of, numbered
 
@@ -208,14 +208,16 @@ def _is_category(column: Any) -> bool:
 
 def read_values(column: Any, where: str) -> Ids:
     """Values of a column, none of which may be missing."""
-    values = as_array(column)
+    values, codes = as_coded_array(column)
     missing = pd.isna(values)
+    if codes is not None:
+        missing = np.append(missing, True)[codes]
     if missing.any():
         raise ValueError(
             f"{where} is missing for {counted(missing, 'row')}. Give missing values a "
             "category of their own, such as by fillna('unknown')."
         )
-    return Ids.from_column(values, where)
+    return Ids.from_column(column if codes is not None else values, where)
 
 
 def number_values(ids: Ids, values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from scipy import sparse
 from .containers import INDEX_OF_PANDAS, as_array, without_index
 from .messages import quote_first, shown
 from .reading import as_numbers
-from .vocabulary import DATE_KINDS, MIXED_KINDS, NUMBER_KINDS, Ids
+from .vocabulary import DATE_KINDS, MIXED_KINDS, NUMBER_KINDS, Ids, check_is_text
 
 COLLECTIONS = (list, tuple, set, frozenset, np.ndarray)
 TIME_KINDS = (*DATE_KINDS, "timedelta", "timedelta64", "period", "time")
@@ -140,15 +140,15 @@ class FeatureTable:
         }
         return cls(own, columns, where)
 
-    def n_missing(self) -> dict[str, int]:
-        """Number of missing values, of the columns that have any."""
-        counts = {
-            name: int(column.missing.sum())
+    def missing(self) -> dict[str, np.ndarray]:
+        """Row of each missing value, of the columns that have any."""
+        rows = {
+            name: np.flatnonzero(column.missing)
             if isinstance(column, Labels)
-            else int(np.isnan(column.data).sum())
+            else column.tocoo().coords[0][np.isnan(column.data)]
             for name, column in self.columns.items()
         }
-        return {name: count for name, count in counts.items() if count}
+        return {name: found for name, found in rows.items() if len(found)}
 
 
 @dataclass(frozen=True)
@@ -300,6 +300,8 @@ def _check_labels(labels: np.ndarray, several: bool, where: str) -> None:
     kind = pd.api.types.infer_dtype(labels, skipna=False)
     if kind in TIME_KINDS:
         raise TypeError(TIMES.format(where=where))
+    if kind == "string":
+        check_is_text(labels, where)
     if several and kind in ("floating", "mixed-integer-float", "decimal"):
         raise TypeError(
             f"{where} holds lists of numbers with a fractional part; give each number "

@@ -6,6 +6,7 @@ functions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any
@@ -22,7 +23,11 @@ from .context import NO_CONTEXT, KnownContext, number_values, read_values
 from .messages import counted, shown
 from .vocabulary import DATE_KINDS, NUMBER_KINDS, Ids
 
-MAX_RATING = 1e30
+MAX_RATING, MIN_RATING = 1e30, 1e-100
+
+SCALED = "Give ratings in another unit, such as y / np.abs(y).max()."
+
+FILL = " Leave these rows out, or fill in numbers, such as the median."
 
 # Indicators are the input of factorisation machines.
 SPARSE_ROWS = (
@@ -80,6 +85,7 @@ class Columns:
             for j, noun in enumerate(("users", "items"))
         )
         has_values = (NO_CONTEXT if known is None else known).is_category
+        refused = context_refused if known is None else as_in_fit_refused
         numbers: list[np.ndarray] = []
         values: list[Ids] = []
         vocabularies: list[np.ndarray | None] = []
@@ -89,7 +95,7 @@ class Columns:
                 values.append(read_values(columns[j], where))
                 vocabularies.append(values[-1].distinct[:0])
             else:
-                numbers.append(as_numbers(columns[j], where, "feature"))
+                numbers.append(as_numbers(columns[j], where, "row", refused=refused))
                 vocabularies.append(None)
         features = np.empty((len(users), len(numbers)))
         for place, column in enumerate(numbers):
@@ -175,7 +181,12 @@ def read_table(X: Any, name: str) -> nw.DataFrame:
                 f"{name} must be an array-like of shape (n_samples, 2 + n_features), "
                 f"got {type(X).__name__} of shape {rows.shape}."
             )
-        table = as_frame(pd.DataFrame(rows))
+        try:
+            frame = pd.DataFrame(rows)
+        except UnicodeEncodeError:
+            # It has no strings with lone surrogates, which the reader of ids names.
+            frame = pd.DataFrame(rows, dtype=object)
+        table = as_frame(frame)
     if table.shape[1] < 2:
         raise ValueError(
             f"{name} needs a column of users and a column of items, got shape "
@@ -243,7 +254,12 @@ def read_ratings(y: Any, n_rows: int) -> np.ndarray:
     if largest > MAX_RATING:
         raise ValueError(
             f"y holds a rating of magnitude {largest:.3g}; ratings must be within "
-            f"±{MAX_RATING:.0e}, which single precision can represent."
+            f"±{MAX_RATING:.0e}, which single precision can represent. {SCALED}"
+        )
+    if 0 < largest < MIN_RATING:
+        raise ValueError(
+            f"y holds no rating of a magnitude above {largest:.3g}; the largest must "
+            f"be at least {MIN_RATING:.0e}, so that variances are in range. {SCALED}"
         )
     return rating
 
@@ -311,12 +327,34 @@ def check_number(value: Any, name: str, least: float, most: float = np.inf) -> N
         raise ValueError(f"{name} must be a number {limits}, got {value!r}.")
 
 
+def refused_values(kind: str, found: str) -> str:
+    """The end of an error about values that are no numbers."""
+    how = ""
+    if kind == "string":
+        how = " Convert them to numbers, such as by pd.to_numeric(values)."
+    return f"must be numeric, but holds {found}.{how}"
+
+
+def as_in_fit_refused(kind: str, found: str) -> str:
+    """The end of an error about a further column of X that held numbers in a fit."""
+    return (
+        f"must be numeric, as in fit, but holds {found}. Convert it to numbers as in "
+        "fit, such as by pd.to_numeric(column)."
+    )
+
+
 def as_numbers(
-    values: Any, where: str, noun: str, *, may_be_missing: bool = False
+    values: Any,
+    where: str,
+    noun: str,
+    *,
+    may_be_missing: bool = False,
+    refused: Callable[[str, str], str] = refused_values,
 ) -> np.ndarray:
     """Finite float64 numbers, or an error that counts the others.
 
-    With `may_be_missing`, NaN stands for missing numbers.
+    With `may_be_missing`, NaN stands for missing numbers. `refused` makes the end of an
+    error of the kind of other values and their description.
     """
     values = as_array(values)
     if values.dtype.kind in "OUSmMc":
@@ -324,9 +362,7 @@ def as_numbers(
         if kind not in (*NUMBER_KINDS, "decimal", "empty"):
             wrong = next((v for v in values.flat if not _is_number(v)), values.flat[0])
             found = f"values of kind {kind!r}, such as {shown(wrong)}"
-            if where.startswith("column "):
-                raise ValueError(f"{where} {_advice(kind, found)}")
-            raise ValueError(f"{where} must be numeric, but holds {found}.")
+            raise ValueError(f"{where} {refused(kind, found)}")
         numbers = pd.to_numeric(pd.Series(values.ravel()), errors="coerce")
         numbers = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
         values = numbers.reshape(values.shape)
@@ -335,12 +371,12 @@ def as_numbers(
     if wrong.any():
         raise ValueError(
             f"{where} must hold finite numbers, but is missing, NaN or infinite for "
-            f"{counted(wrong, noun)}."
+            f"{counted(wrong, noun)}.{'' if may_be_missing else FILL}"
         )
     return values
 
 
-def _advice(kind: str, found: str) -> str:
+def context_refused(kind: str, found: str) -> str:
     """The end of an error about a further column of X that has no place in a fit."""
     users_and_items = "Column 0 of X holds the user, column 1 the item"
     if kind in (*DATE_KINDS, "period"):

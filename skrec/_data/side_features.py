@@ -410,16 +410,17 @@ class ColdRows:
 
 def _warn_of_missing(table: FeatureTable) -> None:
     """Warn of missing values, by column."""
-    counts = table.n_missing()
-    if counts:
-        n_ids = len(table.ids.values)
+    missing = table.missing()
+    if missing:
+        n_ids = len(np.unique(np.concatenate([*missing.values()])))
         counted = ", ".join(
-            f"{count} in {f'column {name!r}' if name else 'all'}"
-            for name, count in counts.items()
+            f"{len(rows)} in {f'column {name!r}' if name else 'all'}"
+            for name, rows in missing.items()
         )
         warn(
-            f"{table.where} has missing values for {n_ids} ids: {counted}. The mean "
-            "stands for them, and a column says where, if fit has met such rows."
+            f"{table.where} has missing values for {n_ids} of {len(table.ids.values)} "
+            f"ids: {counted}. The mean stands for them, and a column says where, if "
+            "fit has met such rows."
         )
 
 

@@ -10,6 +10,9 @@ from .._share import Share
 from .._storage import stored
 from .interactions import Interactions
 
+# Share of a mean that is a deviation by rounding: some units in the last place.
+ROUNDING = 4 * np.finfo(np.float64).eps
+
 # A feature that varies by less is constant: its coefficient, which is relative to its
 # deviation, could be out of range.
 MIN_DEVIATION = 1e-270
@@ -45,13 +48,15 @@ class Units:
             centre = float(np.clip(share.sum(weight @ rating), *data.rating_range))
         scale = _root_mean_square(rating - centre, weight, share) if scaled else 1.0
         mean = share.sum(weight @ data.numbers)
+        mean = np.clip(mean, *_range(data.numbers, share))
         deviation = _root_mean_square(data.numbers - mean, weight, share)
-        # Rounding leaves a constant column a deviation of a few ulps. An infinite scale
-        # gives it a coefficient of zero.
-        varies = deviation > np.maximum(1e-9 * np.abs(mean), MIN_DEVIATION)
+        # An infinite scale gives a constant column a coefficient of zero.
+        varies = deviation > np.maximum(ROUNDING * np.abs(mean), MIN_DEVIATION)
         return cls(
             centre=centre,
-            scale=float(scale if scale > 1e-9 * abs(centre) else abs(centre) or 1.0),
+            scale=float(
+                scale if scale > ROUNDING * abs(centre) else abs(centre) or 1.0
+            ),
             feature_mean=mean,
             feature_scale=np.where(varies, deviation, np.inf),
             mean_weight=total / data.n_rows,
@@ -74,6 +79,12 @@ class Units:
         scale = np.full(row_size, self.scale, dtype=np.float64 if wide else np.float32)
         scale[:n_factors] = np.sqrt(scale[:n_factors])
         return scale
+
+
+def _range(values: np.ndarray, share: Share) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest number of each column of all rows."""
+    low = share.largest(-values.min(axis=0, initial=np.inf))
+    return -low, share.largest(values.max(axis=0, initial=-np.inf))
 
 
 def _root_mean_square(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,10 @@ MAX_PIECES = 2**10
 
 # Bytes of an id in a hash table that grows, and less than a fit takes for a row.
 HASH_BYTES = 64
+
+# Strings that are encoded at a time, and characters that have no encoding.
+TEXT_ROWS = 2**16
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 NUMBER_KINDS = {"integer", "floating", "mixed-integer-float", "boolean"}
 DATE_KINDS = {"date", "datetime", "datetime64"}
@@ -124,6 +129,8 @@ class Ids:
 
         An error about the kind of ids says that `owner` is of another kind.
         """
+        if not len(ids):
+            return np.full(len(self), -1)
         # Ids that are numbered are all of one kind.
         fitted = kind_of(ids[:1])
         if self.kind != fitted and len(self):
@@ -319,6 +326,8 @@ def _with_kind(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
             values = _as_exact_floats(values, where)
         return values, "number"
     kind = pd.api.types.infer_dtype(values, skipna=False)
+    if kind == "string":
+        check_is_text(values, where)
     if kind in NUMBER_KINDS:
         numbers = np.array(values.tolist())
         if kind == "integer" and numbers.dtype.kind not in "iu":
@@ -352,6 +361,21 @@ def _with_kind(values: np.ndarray, where: str) -> tuple[np.ndarray, str]:
     if kind in ("complex", "unknown-array"):
         raise TypeError(f"{where} holds values of dtype {values.dtype}, not ids.")
     return values, kind
+
+
+def check_is_text(strings: np.ndarray, where: str) -> None:
+    """Refuse strings that have no encoding, which pandas cannot hold in a frame."""
+    for start in range(0, len(strings), TEXT_ROWS):
+        block = strings[start : start + TEXT_ROWS].tolist()
+        try:
+            "".join(block).encode()
+        except UnicodeEncodeError:
+            wrong = next(s for s in block if SURROGATE.search(s))
+            raise ValueError(
+                f"{where} holds {wrong!a}, which has a lone surrogate and is no "
+                "text. Decode such bytes by their encoding or by errors='replace', as "
+                "in bytes.decode('latin-1')."
+            ) from None
 
 
 def _as_exact_floats(values: np.ndarray, where: str) -> np.ndarray:

@@ -424,8 +424,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         ]
         if changed:
             raise ValueError(
-                f"The last fit had another network: {', '.join(changed)}. Fit anew "
-                "with warm_start=False, or keep the network."
+                f"The last fit had another network: {', '.join(changed)}. Keep "
+                "it, or begin anew by fit with warm_start=False."
             )
 
     def _reports(

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._data.reading import as_numbers
+from .._data.messages import counted
+from .._data.reading import as_numbers, context_refused, refused_values
 from .._data.vocabulary import Ids, index_of
 
 # Rows that are decoded at a time.
@@ -50,7 +51,8 @@ def from_arrow(
     rating : str or None, default="rating"
         Name of the column of ratings. None is for choices, and `y` is None.
     context : sequence of str, default=()
-        Names of the numeric columns of context that follow in `X`.
+        Names of the columns of context that follow in `X`. Strings and dictionaries
+        become categories too, bools stay, and others must be numbers.
     sample_weight : str, default=None
         Name of a column of weights.
 
@@ -68,8 +70,9 @@ def from_arrow(
     ImportError
         If pyarrow is not installed.
     ValueError
-        If a column is not there, an id is missing, a rating is missing or infinite,
-        there are no rows, or if the second reading has other rows than the first.
+        If a column is not there, an id or a value of context is missing, a number is
+        missing or infinite, a column of context holds dates, there are no rows, or if
+        the second reading has other rows than the first.
     TypeError
         If `source` is none of the above, such as a generator, which can be read once,
         or if batches have columns of other types than the first one.
@@ -89,13 +92,15 @@ def from_arrow(
     """
     read = _reader(source)
     ids = [_IdColumn(name) for name in (user, item)]
-    numbers = [
-        _NumberColumn(name) for name in (rating, *context, sample_weight) if name
-    ]
+    numbers = [_NumberColumn(name) for name in (rating, sample_weight) if name]
+    of_context: list[_Column] = []
     columns: list[_Column] = [*ids, *numbers]
-    names = [column.name for column in columns]
+    names = [*(column.name for column in columns), *context]
     n_rows = 0
     for rows, batch in _batches(read, names):
+        if not n_rows:
+            of_context = [_context_column(batch.schema.field(name)) for name in context]
+            columns += of_context
         n_rows = rows.stop
         for column in columns:
             column.look_at(batch.column(column.name), rows)
@@ -111,20 +116,22 @@ def from_arrow(
         for column in columns:
             column.fill(batch.column(column.name), rows)
     _release_memory()
-    if n_filled != n_rows or any((own.codes < 0).any() for own in ids):
+    if n_filled != n_rows or not all(column.is_known() for column in columns):
         raise ValueError(
             f"source had {n_rows} rows at the first reading and other ones at the "
             "second. It is read twice, and must have the same rows both times."
         )
     values = {column.name: column.values for column in numbers}
-    of_ids = {column.name: column.categorical() for column in ids}
-    X = pd.DataFrame(of_ids | {name: values[name] for name in context}, copy=False)
+    of_X = {column.name: column.values for column in (*ids, *of_context)}
+    X = pd.DataFrame(of_X, copy=False)
     y = None if rating is None else values[rating]
     return (X, y) if sample_weight is None else (X, y, values[sample_weight])
 
 
 class _Column(ABC):
     """A column on its way into memory, which is read twice."""
+
+    values: Any
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -141,9 +148,16 @@ class _Column(ABC):
     def fill(self, column: Any, rows: slice) -> None:
         """Keep the values of some rows, at the second reading."""
 
+    def is_known(self) -> bool:
+        """Whether all values were there at the first reading too."""
+        return True
+
 
 class _IdColumn(_Column):
     """Ids of a column: each once, and a code for each row."""
+
+    missing = "holds {}; every row needs an id. Leave these rows out."
+    noun = "missing id"
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -153,11 +167,10 @@ class _IdColumn(_Column):
     def look_at(self, column: Any, rows: slice) -> None:
         import pyarrow as pa
 
-        if column.null_count:
-            raise ValueError(
-                f"{_place(self.name, rows)} holds {column.null_count} missing ids; "
-                "every row needs an id. Leave these rows out."
-            )
+        is_missing = column.is_null().to_numpy(zero_copy_only=False)
+        if is_missing.any():
+            found = self.missing.format(counted(is_missing, self.noun))
+            raise ValueError(f"{_place(self.name, rows)} {found}")
         if pa.types.is_nested(column.type):
             raise TypeError(
                 f"{_place(self.name, rows)} holds nested ids; an id must be a single "
@@ -188,7 +201,11 @@ class _IdColumn(_Column):
         places = self.index.get_indexer(index_of(ids.distinct)).astype(np.int32)
         self.codes[rows] = places[encoded.indices.to_numpy(zero_copy_only=False)]
 
-    def categorical(self) -> pd.Categorical:
+    def is_known(self) -> bool:
+        return bool((self.codes >= 0).all())
+
+    @property
+    def values(self) -> Any:
         ids = pd.Index(self.ids)
         return pd.Categorical.from_codes(self.codes, ids, validate=False)
 
@@ -196,12 +213,41 @@ class _IdColumn(_Column):
         return Ids.from_column(_series(values), f"column {self.name!r} of source")
 
 
+class _ValueColumn(_IdColumn):
+    """Values of a column of context, which are numbered as ids are; bools stay."""
+
+    missing = (
+        "is missing for {}. Give missing values a category of their own, such as by "
+        "pyarrow.compute.fill_null(column, 'unknown'), or leave these rows out."
+    )
+    noun = "row"
+
+    @property
+    def values(self) -> Any:
+        values = super().values
+        is_bool = self.ids.dtype == bool
+        return self.ids[self.codes] if is_bool else values
+
+
+def _context_column(field: Any) -> _Column:
+    """A column of values, or of numbers, as `fit` takes those of a table."""
+    import pyarrow as pa
+
+    kinds = ("dictionary", "boolean", "string", "large_string", "string_view")
+    if any(getattr(pa.types, f"is_{kind}")(field.type) for kind in kinds):
+        return _ValueColumn(field.name)
+    return _NumberColumn(field.name, context_refused)
+
+
 class _NumberColumn(_Column):
     """Finite numbers of a column, in single precision if it holds them exactly."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self, name: str, refused: Callable[[str, str], str] = refused_values
+    ) -> None:
         super().__init__(name)
         self.dtype: type[np.floating] = np.float32
+        self.refused = refused
 
     def look_at(self, column: Any, rows: slice) -> None:
         values = self._numbers(column, rows)
@@ -217,7 +263,8 @@ class _NumberColumn(_Column):
 
     def _numbers(self, column: Any, rows: slice) -> np.ndarray:
         column = _series(_decoded(column))
-        return as_numbers(column, _place(self.name, rows), "row")
+        where = _place(self.name, rows)
+        return as_numbers(column, where, "row", refused=self.refused)
 
 
 def _release_memory() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
 from .._data.containers import as_array
 from .._data.reading import read_numbers, read_weights
@@ -41,6 +42,8 @@ def recommender(estimator: Any, X: Any = None) -> tuple[Any, Any]:
         elif hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
         else:
+            if hasattr(estimator, "fit"):
+                check_is_fitted(estimator)
             # Attributes are read one after another, and are to be of one fit.
             return snapshot(estimator), X
 

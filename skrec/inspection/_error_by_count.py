@@ -188,10 +188,10 @@ class ErrorByCountDisplay:
         pyplot(cls)
         check_side(by, "by")
         estimator, X = recommender(estimator, X)
+        of_fitted = n_rated(estimator, by)
         ids = read_pairs(X, "X")[by == "item"]
         known = estimator.user_ids_ if by == "user" else estimator.item_ids_
-        rows = ids.numbered_in(known)
-        counts = np.append(n_rated(estimator, by), 0)[rows]
+        counts = np.append(of_fitted, 0)[ids.numbered_in(known)]
         return cls.from_predictions(
             y,
             estimator.predict(X),

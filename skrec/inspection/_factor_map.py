@@ -8,7 +8,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.utils.validation import check_is_fitted
 
 from .._data.reading import check_int
 from ._drawing import axes_for, check_side, n_rated, pyplot, recommender
@@ -154,7 +153,6 @@ class FactorMapDisplay:
         check_side(side, "side")
         check_int(n_labels, "n_labels", 0)
         estimator, _ = recommender(estimator)
-        check_is_fitted(estimator)
         coordinates, share = principal_axes(_factors(estimator, side))
         display = cls(
             coordinates=coordinates,

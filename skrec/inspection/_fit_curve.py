@@ -6,7 +6,6 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils.validation import check_is_fitted
 
 from .._data.reading import read_numbers
 from ._drawing import axes_for, name_of, pyplot, recommender
@@ -136,7 +135,6 @@ class FitCurveDisplay:
         pyplot(cls)
         _check_curve(curve)
         estimator, _ = recommender(estimator)
-        check_is_fitted(estimator)
         attribute, _ = CURVES[curve]
         values = getattr(estimator, attribute, None)
         if values is None:

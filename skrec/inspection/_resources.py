@@ -26,7 +26,7 @@ from .._data.containers import TableLike
 from .._data.interactions import Collect, Interactions
 from .._data.reading import Columns
 from .._data.sides import Sides
-from .._settings import own_settings
+from .._settings import own_settings, torch_device
 from .._sklearn import num_samples
 from .._snapshot import snapshot
 
@@ -153,7 +153,10 @@ def estimate_resources(
     features = Sides(user_features, item_features)
     features = Sides(*(side() if callable(side) else side for side in features))
     fresh = type(estimator)(**estimator.get_params(deep=False))
-    # Errors of parameters and of rows are those of `fit`.
+    # Errors of parameters and of rows are those of `fit`, and the first are known now.
+    fresh._validate_params()
+    fresh._solver_for(y)
+    torch_device(fresh.device, work=0)
     return Bunch(**_in_a_process(fresh, X, y, sample_weight, features))
 
 

@@ -15,8 +15,10 @@ import pandas as pd
 import sklearn
 import sklearn.metrics
 from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
+from sklearn.utils.validation import check_is_fitted
 
 from .._data.containers import object_array
 from .._data.messages import shown
@@ -441,6 +443,7 @@ def _recommender(estimator: Any, X: Any) -> tuple[Any, Any]:
         elif hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
         else:
+            _check_is_fitted(estimator)
             raise TypeError(
                 f"RankingScorer with candidates='unseen' needs an estimator that has "
                 f"`recommend`, which {type(outer).__name__} has not. Use "
@@ -449,9 +452,16 @@ def _recommender(estimator: Any, X: Any) -> tuple[Any, Any]:
     return estimator, X
 
 
+def _check_is_fitted(estimator: Any) -> None:
+    """Raise NotFittedError for what only a fit gives to an estimator."""
+    if isinstance(estimator, BaseEstimator):
+        check_is_fitted(estimator)
+
+
 def _n_items(estimator: Any) -> int:
     """Length of lists of all items."""
     if not hasattr(estimator, "item_ids_"):
+        _check_is_fitted(estimator)
         raise TypeError(
             "The metric 'auc' with candidates='unseen' needs lists of all items, and "
             f"{type(estimator).__name__} has no `item_ids_` to count them by. Use "
