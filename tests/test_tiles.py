@@ -7,7 +7,11 @@ import pytest
 import torch
 from helpers import default_threads, make_problem, random_posterior, run
 
-from skrec._alternating.conditional import ALONE_TILE_SIZE, SideMoments, unobserved_moments
+from skrec._alternating.conditional import (
+    ALONE_TILE_SIZE,
+    SideMoments,
+    unobserved_moments,
+)
 from skrec._alternating.sweep import als, gibbs, update, vb
 from skrec._alternating.tiles import SideConditional, in_turn, parallel_map
 from skrec._threads import torch_threads

@@ -193,6 +193,16 @@ class Layout:
         d = self.row_size
         return packed.index_select(1, self._unpack.flatten()).view(-1, d, d)
 
+    def quadratic_forms(self, packed: Tensor, vectors: Tensor) -> Tensor:
+        """vᵀMv of every packed matrix M over x and its vector v."""
+        size = self.row_size
+        left, right = self._pack // size, self._pack % size
+        products = packed * vectors.index_select(1, left)
+        products *= vectors.index_select(1, right)
+        # Entries off the diagonal are packed once.
+        on_diagonal = products.index_select(1, self._unpack.diagonal())
+        return 2 * products.sum(1) - on_diagonal.sum(1)
+
     def pack_extended(self, matrices: Tensor, out: Tensor | None = None) -> Tensor:
         """Lower triangles of matrices over e, shape (n_rows, n_packed)."""
         return torch.index_select(matrices.flatten(1), 1, self._pack_extended, out=out)
