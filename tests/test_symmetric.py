@@ -7,6 +7,8 @@ from device_simulation import simulated
 from helpers import NEEDS_SIMULATION
 
 from skrec._alternating.symmetric import (
+    MAX_ELIMINATED_SIZE,
+    MIN_ELIMINATED,
     cholesky,
     covariance_and_log_det,
     inverse,
@@ -93,8 +95,8 @@ def test_cholesky_refuses_what_is_not_finite():
         cholesky(A)
 
 
-def random_precisions(size):
-    root = np.random.default_rng(0).normal(size=(4, size, size))
+def random_precisions(size, n=4):
+    root = np.random.default_rng(0).normal(size=(n, size, size))
     return torch.as_tensor(root @ root.transpose(0, 2, 1) / size) + torch.eye(size)
 
 
@@ -112,6 +114,37 @@ def test_covariances_and_log_dets_are_those_of_numpy(size):
     covariance, log_det = covariance_and_log_det(A)
     np.testing.assert_allclose(covariance, np.linalg.inv(A), atol=1e-10)
     assert log_det == pytest.approx(-np.linalg.slogdet(A)[1].sum())
+
+
+@pytest.mark.parametrize("size", [1, 2, MAX_ELIMINATED_SIZE, MAX_ELIMINATED_SIZE + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_covariances_of_many_small_matrices_are_those_of_numpy(size, dtype):
+    A = random_precisions(size, n=MIN_ELIMINATED).to(dtype)
+    A *= torch.logspace(-6, 6, len(A))[:, None, None]
+    before = A.clone()
+    covariance, log_det = covariance_and_log_det(A)
+    exact = A.double().numpy()
+    inverses = np.linalg.inv(exact)
+    scale = np.abs(inverses).max(axis=(1, 2), keepdims=True)
+    atol = 1e-5 if dtype == torch.float32 else 1e-12
+    np.testing.assert_allclose(covariance.numpy() / scale, inverses / scale, atol=atol)
+    assert log_det == pytest.approx(-np.linalg.slogdet(exact)[1].sum(), abs=1e-3)
+    assert torch.equal(A, before)
+    if size <= MAX_ELIMINATED_SIZE:
+        assert torch.equal(covariance, covariance.mT)
+
+
+def test_small_matrices_that_rounding_left_indefinite_have_covariances():
+    v = torch.arange(1.0, 4.0)
+    A = torch.outer(v, v).repeat(MIN_ELIMINATED, 1, 1)
+    A[1:] += torch.eye(3)
+    covariance, log_det = covariance_and_log_det(A)
+    np.testing.assert_allclose(covariance[1:], torch.linalg.inv(A[1:]), atol=1e-5)
+    assert np.isfinite(float(log_det))
+    assert (torch.linalg.eigvalsh(covariance[0].double()) > -1e-3).all()
+    A[5, 0, 0] = torch.nan
+    with pytest.raises(torch.linalg.LinAlgError, match="not finite"):
+        covariance_and_log_det(A)
 
 
 def test_times_is_the_product_of_each_matrix_and_its_vector():

@@ -7,9 +7,13 @@ import pytest
 import torch
 from helpers import default_threads, make_problem, random_posterior, run
 
-from skrec._alternating.conditional import SideMoments, unobserved_moments
+from skrec._alternating.conditional import (
+    ALONE_TILE_SIZE,
+    SideMoments,
+    unobserved_moments,
+)
 from skrec._alternating.sweep import als, gibbs, update, vb
-from skrec._alternating.tiles import SideConditional, parallel_map
+from skrec._alternating.tiles import SideConditional, in_turn, parallel_map
 from skrec._threads import torch_threads
 
 
@@ -30,7 +34,15 @@ def test_threads_share_work_that_is_worth_it(n_rows, n_factors, is_shared):
         with parallel_map(problem) as tile_map:
             assert (tile_map is not map) == is_shared
         with torch_threads(1), parallel_map(problem) as tile_map:
-            assert tile_map is map
+            assert tile_map is (in_turn if is_shared else map)
+
+
+def test_a_thread_alone_takes_fewer_tiles_than_threads_that_share_them():
+    layout = make_problem(n_factors=8)[0].layout
+    n_rows = 2000
+    alone, shared = (layout.tile_rows(n_rows, m) for m in (map, in_turn))
+    assert shared < alone == n_rows
+    assert layout.tile_rows(10**6, map) * layout.n_packed <= ALONE_TILE_SIZE
 
 
 @pytest.mark.parametrize("solver", [vb, gibbs, als])
@@ -109,7 +121,7 @@ def test_tiles_have_the_conditional_of_the_whole(monkeypatch, is_updated):
 
     (whole,), *expected = moments()
     assert whole == slice(0, len(problem.users))
-    monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", 40)
+    monkeypatch.setattr("skrec._alternating.conditional.ALONE_TILE_SIZE", 40)
     rows, *found = moments()
     assert len(rows) > 1
     assert [tile.start for tile in rows[1:]] == [tile.stop for tile in rows[:-1]]
@@ -121,11 +133,11 @@ def test_tiles_have_the_conditional_of_the_whole(monkeypatch, is_updated):
 def test_sums_of_a_block_of_tiles_are_those_of_each_tile(monkeypatch, biased):
     problem, _ = make_problem(n_users=50, n_factors=24, biased=biased)
     layout = problem.layout
-    assert layout.tile_rows(50) == 50
+    assert layout.tile_rows(50, map) == 50
     expected = run(vb, problem, 3)[-1]
     monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", 9 * layout.n_packed)
     monkeypatch.setattr("skrec._alternating.conditional.MAX_BLOCK_ROWS", 20)
-    assert (layout.tile_rows(50), layout.block_rows(50)) == (9, 20)
+    assert (layout.tile_rows(50, map), layout.block_rows(50, map)) == (9, 20)
     found = run(vb, problem, 3)[-1]
     for name in ("mean", "covariance"):
         pair = getattr(found.users, name), getattr(expected.users, name)

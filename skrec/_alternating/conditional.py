@@ -46,6 +46,10 @@ TILE_SIZE = 2**17
 # tiles calls take longer than arithmetic.
 MIN_TILES, MIN_TILE_ROWS, MIN_TILE_SIZE = 4, 512, 25_000
 
+# The same of a thread that is alone. Its tiles need not be several, and fewer of them
+# are fewer calls.
+ALONE_TILE_SIZE = 160_000
+
 # From this size of e on, sums over ratings of points are batched matrix products of
 # rows of similar length, which move fewer bytes than a table of packed moments.
 WIDE_SIZE = 48
@@ -142,29 +146,35 @@ class Layout:
         A tile has `tile_rows` rows, or a given number. Where memory does not suffice,
         the function is called again for the halves.
         """
-        tiles = slices(rows, size or self.tile_rows(rows.stop - rows.start))
+        n_rows = rows.stop - rows.start
+        tiles = slices(rows, size or self.tile_rows(n_rows, parallel_map))
         parts = parallel_map(lambda tile: list(in_halves(function, tile)), tiles)
         return list(chain.from_iterable(parts))
 
-    def tile_rows(self, n_rows: int) -> int:
-        """Number of rows of a tile; large tables have several tiles."""
+    def tile_rows(self, n_rows: int, parallel_map: ParallelMap) -> int:
+        """Number of rows of a tile; large tables have several tiles.
+
+        The plain `map` is that of one thread, which has no tiles to share.
+        """
         if self.device.type != "cpu":
             n_numbers = MATRICES_OF_ROW * self.extended_size**2
             return max(1, min(n_rows, self.work_size // n_numbers))
         if len(self.column_parts) > 1:
             return max(1, min(n_rows, TILE_SIZE // self.n_packed))
+        if parallel_map is map:
+            return max(1, min(n_rows, ALONE_TILE_SIZE // self.n_packed))
         least = max(MIN_TILE_ROWS, MIN_TILE_SIZE // self.n_packed)
         share = max(least, -(-n_rows // MIN_TILES))
         return max(1, min(share, TILE_SIZE // self.n_packed))
 
-    def block_rows(self, n_rows: int) -> int:
+    def block_rows(self, n_rows: int, parallel_map: ParallelMap) -> int:
         """Number of rows whose sums over ratings are formed at once.
 
         More than those of a tile where tables have parts: each of them stays in the
         cache while the ratings of the block are visited.
         """
         if len(self.column_parts) == 1:
-            return self.tile_rows(n_rows)
+            return self.tile_rows(n_rows, parallel_map)
         return min(max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES)), MAX_BLOCK_ROWS)
 
     def pack(self, matrices: Tensor, out: Tensor | None = None) -> Tensor:
@@ -182,6 +192,16 @@ class Layout:
         """Matrices over x, shape (n_rows, row_size, row_size), from their triangles."""
         d = self.row_size
         return packed.index_select(1, self._unpack.flatten()).view(-1, d, d)
+
+    def quadratic_forms(self, packed: Tensor, vectors: Tensor) -> Tensor:
+        """vᵀMv of every packed matrix M over x and its vector v."""
+        size = self.row_size
+        left, right = self._pack // size, self._pack % size
+        products = packed * vectors.index_select(1, left)
+        products *= vectors.index_select(1, right)
+        # Entries off the diagonal are packed once.
+        on_diagonal = products.index_select(1, self._unpack.diagonal())
+        return 2 * products.sum(1) - on_diagonal.sum(1)
 
     def pack_extended(self, matrices: Tensor, out: Tensor | None = None) -> Tensor:
         """Lower triangles of matrices over e, shape (n_rows, n_packed)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +34,11 @@ MIN_POOL_WORK, RATINGS_PER_ROW = 2**25, 40
 T = TypeVar("T")
 
 
+def in_turn(function: Callable[..., T], *values: Iterable[Any]) -> Iterator[T]:
+    """The map of one thread, over the tiles that several would share."""
+    return map(function, *values)
+
+
 @contextmanager
 def parallel_map(problem: Problem) -> Iterator[ParallelMap]:
     """A map over tiles of rows.
@@ -44,8 +49,11 @@ def parallel_map(problem: Problem) -> Iterator[ParallelMap]:
     n_threads = torch.get_num_threads() if problem.target.device.type == "cpu" else 1
     n_rows = len(problem.users) + len(problem.items)
     work = len(problem.target) + RATINGS_PER_ROW * n_rows
-    if n_threads == 1 or work * problem.layout.n_packed < MIN_POOL_WORK:
+    if work * problem.layout.n_packed < MIN_POOL_WORK:
         yield map
+        return
+    if n_threads == 1:
+        yield in_turn
         return
     with ThreadPoolExecutor(
         n_threads, initializer=set_own_threads, initargs=(1,)
@@ -99,23 +107,25 @@ class SideConditional:
         Tiles are of the rows that this process computes.
         """
         layout, own = self.layout, self.ratings.share.rows(len(self.ratings))
-        size = layout.block_rows(own.stop - own.start)
-        if size <= layout.tile_rows(own.stop - own.start):
+        n_rows, parallel_map = own.stop - own.start, self.parallel_map
+        size = layout.block_rows(n_rows, parallel_map)
+        if size <= layout.tile_rows(n_rows, parallel_map):
             return layout.map_tiles(
                 lambda rows: function(rows, self._of(rows, self.others.at(rows))),
                 own,
-                self.parallel_map,
+                parallel_map,
             )
 
         def of_block(block: slice) -> list[T]:
             others = self.others.at(block).summed_over(self.ratings.tile(block))
-            tiles = slices(block, layout.tile_rows(block.stop - block.start))
+            n_rows = block.stop - block.start
+            tiles = slices(block, layout.tile_rows(n_rows, parallel_map))
             return [
                 function(rows, self._of(rows, others.at(_within(rows, block))))
                 for rows in tiles
             ]
 
-        blocks = layout.map_tiles(of_block, own, self.parallel_map, size)
+        blocks = layout.map_tiles(of_block, own, parallel_map, size)
         return list(chain.from_iterable(blocks))
 
     def _of(self, rows: slice, others: SideMoments) -> Conditional | UpdatedRows:

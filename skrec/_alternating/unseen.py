@@ -28,7 +28,6 @@ from .context import column_moments
 from .problem import Problem
 from .scalars import fetched, total
 from .state import Side, State
-from .symmetric import times
 
 # Ratings that estimate the error of a fit, and so many at once. One block is enough for
 # the curve.
@@ -95,7 +94,8 @@ class UnseenSample:
     def after_sweep(self, state: State) -> tuple[float, Tensor]:
         """An estimate of the error by few ratings, and predictions of the pairs."""
         users, items = self.pairs
-        x, z = state.users.mean[users], state.items.mean[items]
+        x = state.users.mean.index_select(0, users)
+        z = state.items.mean.index_select(0, items)
         predictions = _predictions(x, z, self.problem.layout)
         if state.columns:
             of_columns = self.problem.columns, state.columns
@@ -129,7 +129,8 @@ class UnseenSample:
         """Weighted sum of squared residuals at some places, and sum of the weights."""
         problem, layout = self.problem, self.problem.layout
         users, items = problem.user_index[places], problem.users.others[places]
-        x, z = state.users.mean[users], state.items.mean[items]
+        x = state.users.mean.index_select(0, users)
+        z = state.items.mean.index_select(0, items)
         weight = problem.users.weight[places]
         residual = problem.target[places] - _predictions(x, z, layout)
         residual -= problem.context[places] @ state.coef
@@ -170,5 +171,4 @@ def _variance(side: Side, rows: Tensor, others: Tensor, layout: Layout) -> Tenso
         along = side.axes.axes.forms(z)
         return (along.square() * side.axes.variance[rows]).sum(1)
     assert side.covariance is not None
-    covariance = layout.unpack(side.covariance.index_select(0, rows))
-    return (times(covariance, z) * z).sum(1)
+    return layout.quadratic_forms(side.covariance.index_select(0, rows), z)

@@ -54,6 +54,9 @@ OVERSAMPLING, N_PASSES = 16, 3
 # Rows of a tall matrix that are squared at once, in double precision.
 BLOCK_ROWS = 2**13
 
+# Smallest pivot of a scaled Cholesky root at which columns count as independent.
+MIN_PIVOT = 1e-3
+
 # Largest share of an item's own choice in its score.
 MAX_OWN_SHARE = 0.98
 
@@ -350,6 +353,9 @@ def _orthonormal(Y: np.ndarray) -> np.ndarray:
     """An orthonormal basis of the columns of a tall matrix."""
     # By YᵀY, since Householder's method takes many times as long, and in double
     # precision, since the condition of YᵀY is the square of that of Y.
+    basis = _by_root(Y)
+    if basis is not None:
+        return basis
     squares, W = _eigen(Y)
     least = (len(squares) * np.finfo(Y.dtype).eps) ** 2 * squares[0]
     is_kept = squares >= max(least, np.finfo(Y.dtype).tiny)
@@ -365,12 +371,31 @@ def _eigen(Y: np.ndarray, share: Share = ALL_ROWS) -> tuple[np.ndarray, np.ndarr
 
     Y has the rows of a share.
     """
+    values, W = torch.linalg.eigh(share.sum(_square(Y)))
+    return values.flip(0).numpy(), W.flip(1).numpy()
+
+
+@torch_threads(1)
+def _by_root(Y: np.ndarray) -> np.ndarray | None:
+    """An orthonormal basis by a Cholesky root; None where columns are dependent."""
+    square = _square(Y)
+    scale = square.diagonal().clamp(min=torch.finfo(square.dtype).tiny).rsqrt()
+    root, failure = torch.linalg.cholesky_ex(scale[:, None] * square * scale)
+    if failure or root.diagonal().min() < MIN_PIVOT:
+        return None
+    # Y R⁻¹ for YᵀY = RᵀR, some thirty times as fast as by eigenvectors.
+    one = torch.eye(len(root), dtype=root.dtype)
+    inverse = torch.linalg.solve_triangular(root, one, upper=False).T
+    return _product(Y, (scale[:, None] * inverse).numpy().astype(Y.dtype))
+
+
+def _square(Y: np.ndarray) -> torch.Tensor:
+    """YᵀY in double precision."""
     square = torch.zeros(Y.shape[1], Y.shape[1], dtype=torch.float64)
     for block in torch.from_numpy(Y).split(BLOCK_ROWS):
         wide = block.double()
         square.addmm_(wide.T, wide)
-    values, W = torch.linalg.eigh(share.sum(square))
-    return values.flip(0).numpy(), W.flip(1).numpy()
+    return square
 
 
 @torch_threads(1)
