@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import unconverged
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 from sklearn.model_selection import KFold
 
 from skrec import MFRegressor
@@ -125,6 +127,37 @@ def test_rows_with_next_to_no_weight_come_near_to_being_left_out():
     without = MFRegressor(4).fit(X[~wrong], y[~wrong])
     difference = mf.predict(X) - without.predict(X)
     assert np.sqrt(np.mean(difference**2)) < 0.05
+
+
+@pytest.mark.parametrize("smallest", [1e-100, 1e-309, 1e-320])
+@pytest.mark.parametrize(
+    "model",
+    [
+        MFRegressor(),
+        MFRegressor(2, solver="als"),
+        MFRegressor(2, solver="als", unobserved_weight=0.1),
+        MFRegressor(2, solver="adam", max_iter=3, random_state=0),
+    ],
+    ids=["vb", "als", "unobserved", "adam"],
+)
+def test_weights_may_fall_to_the_smallest_numbers(model, smallest):
+    X, y = make_ratings(40, 30, 500, random_state=0)
+    weight = np.geomspace(1, 1e-300, len(y))
+    weight[-1] = smallest
+    with unconverged():
+        model = clone(model).fit(X, y, sample_weight=weight)
+    assert np.isfinite(model.predict(X)).all()
+    if model.solver == "vb":
+        model.partial_fit(X[-1:], y[-1:], sample_weight=weight[-1:])
+        assert np.isfinite(model.predict(X)).all()
+        choices = MFRegressor().fit(X, sample_weight=weight)
+        assert np.isfinite(choices.recommend(as_frame=True)["score"]).all()
+
+
+def test_weights_whose_sum_is_infinite_are_refused():
+    X, y = make_ratings(40, 30, 500, random_state=0)
+    with pytest.raises(ValueError, match=r"infinity.*sample_weight\.max\(\)"):
+        MFRegressor().fit(X, y, sample_weight=np.full(len(y), 1e308))
 
 
 def test_partial_fit_reads_weights_as_fit_has():

@@ -25,6 +25,9 @@ from .vocabulary import DATE_KINDS, NUMBER_KINDS, Ids
 
 MAX_RATING, MIN_RATING = 1e30, 1e-100
 
+# Of the largest weight. Smaller ones have no effect, and their reciprocals overflow.
+LEAST_WEIGHT = 1e-30
+
 SCALED = "Give ratings in another unit, such as y / np.abs(y).max()."
 
 FILL = " Leave these rows out, or fill in numbers, such as the median."
@@ -303,7 +306,16 @@ def read_weights(
         raise ValueError(
             "sample_weight is zero in all rows; at least one must be positive."
         )
-    return weight
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not np.isfinite(total):
+        raise ValueError(
+            "sample_weight adds up to infinity. A common factor of all weights changes "
+            "nothing: pass sample_weight / sample_weight.max()."
+        )
+    least = LEAST_WEIGHT * weight.max(initial=0)
+    is_tiny = (weight > 0) & (weight < least)
+    return np.where(is_tiny, least, weight) if is_tiny.any() else weight
 
 
 def _check_is_dense(values: Any, name: str, noun: str) -> None:

@@ -22,6 +22,7 @@ from scipy.optimize import minimize_scalar
 from .._share import ALL_ROWS, Share
 from .._storage import stored
 from .interactions import Interactions, blocks, sums_by
+from .reading import LEAST_WEIGHT
 
 # A weight near zero leaves its pair out even if such pairs are no noisier than others,
 # and however large a weight is, it averages out no more than this share of the noise.
@@ -119,7 +120,7 @@ class Weighting:
         A pair of weight `mean` has the weight `factor`.
         """
         starts = data.pair_starts
-        weight = _sums(data.weight, starts)
+        weight = np.maximum(_sums(data.weight, starts), LEAST_WEIGHT * self.mean)
         # In place, since these are large where ratings are many.
         ratio = self.share * self.mean / weight
         ratio += 1 - self.share
