@@ -200,8 +200,10 @@ class ListsMixin(ExplainMixin):
         left_out = _union(left_out, seen) if exclude_seen else left_out
         device = torch_device(self.device, model.score_work * len(rows) * len(columns))
         n_listed = min(n_items, len(columns)) if as_frame else n_items
-        k = N_PER_PLACE * n_listed if diversity else n_listed
-        _check_padding(len(rows), k, len(columns), "n_items")
+        _check_padding(len(rows), n_listed, len(columns), "n_items")
+        k = n_listed
+        if diversity:
+            k = max(k, min(N_PER_PLACE * k, len(columns)))
         if own is None:
             score = model.scorer(asking, columns, device)
             best, scores = top_k(score, len(rows), len(columns), k, left_out, device)

@@ -282,7 +282,8 @@ def test_effects_that_a_network_does_not_have_are_errors():
     with pytest.raises(AttributeError, match="without context"):
         small_ncf().fit(IDS[:50], Y[:50]).feature_effects()
     hourly = IDS[:50].assign(hour=np.arange(50) % 24)
-    choices = small_ncf(rank_by="choice").fit(hourly)
+    with pytest.warns(UserWarning, match="numbers"):
+        choices = small_ncf(rank_by="choice").fit(hourly)
     for model in (small_ncf(loss="bpr").fit(X[:50]), choices):
         with pytest.raises(AttributeError, match="no effects of context, since"):
             model.feature_effects()

@@ -100,11 +100,7 @@ def test_numbers_move_scores_by_their_slopes(by_rating):
     )
 
     def slopes(side, ids=None):
-        frame = by_rating.factors_frame(side, ids)
-        if by_rating.solver == "adam":
-            assert "slope_hour" not in frame
-            return np.zeros(len(frame))
-        return frame["slope_hour"].to_numpy()
+        return by_rating.factors_frame(side, ids)["slope_hour"].to_numpy()
 
     # An unknown user has the slopes of the items alone.
     of_unknown = by_rating.coef_[0] + slopes("item")

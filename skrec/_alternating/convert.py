@@ -395,12 +395,19 @@ def as_state(
 
 def check_row_size(last: Posterior, n_factors: int | None, biased: bool) -> None:
     """Refuse to continue a fit with other factors or biases; None is any number."""
-    n_last, was_biased = last.n_factors, last.row_size > last.n_factors
-    if n_factors not in (None, n_last) or biased != was_biased:
+    before = {"n_factors": last.n_factors, "biased": last.row_size > last.n_factors}
+    now = {"n_factors": n_factors, "biased": biased}
+    if n_factors is None:
+        del before["n_factors"]
+    changed = [name for name, value in before.items() if now[name] != value]
+    if changed:
+        had, has = (
+            " and ".join(f"{name}={values[name]}" for name in changed)
+            for values in (before, now)
+        )
         raise ValueError(
-            f"The last fit, which is to be continued, had n_factors={n_last} "
-            f"and biased={was_biased}, but now n_factors={n_factors} and "
-            f"biased={biased}. Keep both, or begin anew by fit with warm_start=False."
+            f"The last fit, which is to be continued, had {had}, but now there is "
+            f"{has}. Set it back, or begin anew by fit with warm_start=False."
         )
 
 

@@ -24,6 +24,7 @@ from .._interfaces import Iteration, Objective, Solver, Start
 from .._sparse import fixed_order
 from .conditional import Layout
 from .convert import (
+    array,
     as_state,
     check_row_size,
     in_rating_units,
@@ -341,7 +342,17 @@ class AlternatingSolver(Solver[Posterior]):
         last = as_state(
             start.model, problem, units, *rows, with_covariance=self.is_bayesian
         )
-        return last if not self.is_bayesian or goes_on(problem, last) else None
+        if not self.is_bayesian or self.unobserved_weight:
+            return last
+        counts = (
+            (model.count[numbers], array(ratings.count))
+            for model, numbers, ratings in (
+                (start.model.users, start.users, problem.users),
+                (start.model.items, start.items, problem.items),
+            )
+        )
+        has_new = any(not np.allclose(before, now) for before, now in counts)
+        return None if has_new and not goes_on(problem, last) else last
 
     @property
     def tolerance(self) -> float:

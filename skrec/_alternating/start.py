@@ -29,8 +29,9 @@ START_SCALE = 0.03
 START_PRECISION, START_FACTORS = 1.0, 36
 
 # Share in the variance of ratings below which a factor has died out, and how much more
-# than noise there must be for others in its place. Shrinkage leaves a little.
-LEAST_SHARE, NOISE_MARGIN = 1e-4, 0.02
+# than the largest of some draws of noise there must be for others in its place, since
+# shrinkage leaves a little.
+LEAST_SHARE, NOISE_MARGIN, N_SIGNS = 1e-4, 0.03, 4
 
 
 @torch_threads(1)
@@ -79,11 +80,14 @@ def goes_on(problem: Problem, last: State) -> bool:
         residual.addcmul_(p, q, value=-1)
     residual = _scaled(problem, residual)
     known = _basis(P, users.count), _basis(Q, items.count)
+    found = _largest_singular_value(problem, residual, known)
     generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(2, residual.shape, generator=generator).to(residual)
-    _, found = _leading_singular_vectors(problem, residual, known)
-    _, noise = _leading_singular_vectors(problem, residual * (2 * signs - 1), known)
-    return bool(found[0] < (1 + NOISE_MARGIN) * noise[0])
+    signs = torch.randint(2, (N_SIGNS, len(residual)), generator=generator)
+    noise = [
+        _largest_singular_value(problem, residual * (2 * of_draw - 1), known)
+        for of_draw in signs.to(residual)
+    ]
+    return found < (1 + NOISE_MARGIN) * max(noise)
 
 
 @torch_threads(1)
@@ -93,7 +97,9 @@ def decomposed_start(problem: Problem) -> State:
     Nearly all do, so one sweep from here is worth five from a start that is small.
     """
     users, items, y = problem.users, problem.items, problem.target
-    V, S = _leading_singular_vectors(problem, users.weight * y)
+    V, S = _leading_singular_vectors(
+        problem, users.weight * y, problem.layout.n_factors
+    )
     of_users, of_items = (
         y.new_zeros(len(side), problem.layout.row_size) for side in (users, items)
     )
@@ -124,7 +130,9 @@ def _singular_vectors(
 ) -> tuple[Tensor, Tensor]:
     """Leading right singular vectors of scaled residuals, and the singular values."""
     residual = _residual(problem, user_bias, item_bias)
-    return _leading_singular_vectors(problem, _scaled(problem, residual))
+    return _leading_singular_vectors(
+        problem, _scaled(problem, residual), problem.layout.n_factors
+    )
 
 
 def _residual(problem: Problem, user_bias: Tensor, item_bias: Tensor) -> Tensor:
@@ -148,7 +156,7 @@ def _scaled(problem: Problem, residual: Tensor) -> Tensor:
 def _orthogonal(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
     """Factors with the same products p·q, whose columns are orthogonal."""
     (of_users, R), (of_items, S) = torch.linalg.qr(P), torch.linalg.qr(Q)
-    U, values, Vh = torch.linalg.svd(R @ S.T)
+    U, values, Vh = torch.linalg.svd(R @ S.T, full_matrices=False)
     return of_users @ (U * values), of_items @ Vh.T
 
 
@@ -157,8 +165,18 @@ def _basis(factors: Tensor, count: Tensor) -> Tensor:
     return torch.linalg.qr(factors * count.sqrt()[:, None]).Q
 
 
+def _largest_singular_value(
+    problem: Problem, values: Tensor, known: tuple[Tensor, Tensor]
+) -> float:
+    _, S = _leading_singular_vectors(problem, values, 1, known)
+    return float(S[0])
+
+
 def _leading_singular_vectors(
-    problem: Problem, values: Tensor, known: tuple[Tensor, Tensor] | None = None
+    problem: Problem,
+    values: Tensor,
+    n: int,
+    known: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Leading right singular vectors of a sparse matrix, and the singular values.
 
@@ -167,7 +185,7 @@ def _leading_singular_vectors(
     """
     users, items = problem.users, problem.items
     by_item = problem.by_item(values)
-    k = min(problem.layout.n_factors, len(users), len(items))
+    k = min(n, len(users), len(items))
     size = min(k + START_OVERSAMPLING, len(users), len(items))
     of_users, of_items = (None, None) if known is None else known
     generator = torch.Generator().manual_seed(0)

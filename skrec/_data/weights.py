@@ -126,10 +126,11 @@ class Weighting:
         ratio += 1 - self.share
         np.divide(self.factor, ratio, out=ratio)
         np.maximum(ratio, MIN_WEIGHT, out=ratio)
-        ratio /= weight
         if starts is not None:
-            ratio = np.repeat(ratio, np.diff(starts, append=len(data.weight)))
-        ratio *= data.weight
+            of_pair = np.diff(starts, append=len(data.weight))
+            weight, ratio = np.repeat(weight, of_pair), np.repeat(ratio, of_pair)
+        np.divide(data.weight, weight, out=weight)
+        ratio *= weight
         return replace(data, weight=ratio)
 
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from operator import add
 
 import torch
@@ -25,7 +25,7 @@ from .context import ValuePenalties
 from .graphs import MIN_STEPS, WARM_UP_STEPS, GraphedSteps, tensor_cores
 from .implicit import PENALTY as IMPLICIT_PENALTY
 from .implicit import ImplicitShares
-from .losses import LOSSES, RELATIVE_CURVATURE
+from .losses import CURVATURES, LOSSES, RELATIVE_CURVATURE
 from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF
 from .samples import Part, Sampler, Samples
 from .slopes import Residuals, update_slopes
@@ -594,41 +594,59 @@ class _Trainer:
             if side == "item" or self.options.loss != "bpr":
                 weight = self.row_weights[side][:-1].double()
                 penalty = self.penalties[side][:-1] * weight / self.curvature
+                if self.options.loss == "bpr":
+                    penalty /= self.mean_target
                 is_biased = self.network.shape.biased
                 penalties[side] = penalty if is_biased else penalty + torch.inf
         update_slopes(self.network, self.residuals(), penalties, self.anchors)
 
+    @torch.no_grad()
     def residuals(self) -> Residuals:
         """Residuals of all samples of this process, with negatives."""
         samples = self.sampler.all_with_negatives()
-        pulls = [samples.weight[:0]]
+        pulls, weights = [samples.weight[:0]], [samples.weight[:0]]
         for start in range(0, len(samples), TILE_SIZE):
             part = samples[start : start + TILE_SIZE]
-            pulls.append(self.loss_slopes(part, part.weight).mean(-1))
-        weight, pull = samples.weight, torch.cat(pulls) / (-2 * self.curvature)
+            score = self.network(part.users, part.items, part.context)
+            pulls.append(self.loss_slopes(score, part, part.weight).mean(-1))
+            weights.append(part.weight)
+            if self.options.loss == "absolute_error":
+                # No parabola of one curvature is above this loss near its kink.
+                curvature = CURVATURES["absolute_error"](score, part.target[..., None])
+                weights[-1] = part.weight * curvature.mean(-1) / (2 * self.curvature)
+        weight, pull = torch.cat(weights), torch.cat(pulls) / (-2 * self.curvature)
         if self.options.loss == "bpr":
-            # An item is compared with each drawn one.
-            weight = weight.clone()
+            # An item is compared with each drawn one, as its target weighs it.
+            weight[:, 1:] *= samples.target[:, :1] / self.mean_target
             weight[:, 0] = weight[:, 1:].sum(1)
+            pull /= self.mean_target
         return Residuals(samples, weight, pull, self.share)
 
-    @torch.no_grad()
-    def loss_slopes(self, batch: Samples, weight: Tensor) -> Tensor:
-        """Derivatives by scores of weighted losses, in the shape of the scores."""
-        score = self.network(batch.users, batch.items, batch.context)
+    @cached_property
+    def mean_target(self) -> float:
+        """Mean target of the samples by their weights."""
+        samples = self.sampler.samples
+        sums = [(samples.weight * samples.target).sum(), samples.weight.sum()]
+        sums = self.share.add_up(sums)
+        return float(sums[0] / sums[1])
+
+    def loss_slopes(self, score: Tensor, batch: Samples, weight: Tensor) -> Tensor:
+        """Derivatives of weighted losses by scores without a graph."""
         with torch.enable_grad():
-            score.requires_grad_()
+            score = score.detach().requires_grad_()
             loss = LOSSES[self.options.loss](score, batch.target[..., None])
             total = (loss * weight[..., None]).sum()
             (slope,) = torch.autograd.grad(total, score)
         return slope
 
+    @torch.no_grad()
     def noise(self, batch: Samples) -> Tensor:
         """Half of the root mean square of the slopes of losses by scores.
 
         For the squared error it is the deviation of the residuals.
         """
-        slope = self.loss_slopes(batch, torch.ones_like(batch.weight))
+        score = self.network(batch.users, batch.items, batch.context)
+        slope = self.loss_slopes(score, batch, torch.ones_like(batch.weight))
         weight = batch.weight[..., None].expand(slope.shape)
         sums = [(weight * slope.square()).sum(), weight.sum()]
         square, total = self.share.add_up(sums)

@@ -19,6 +19,9 @@ from torch.nn import functional as F
 
 from .._sparse import SparseRows, has_sampled_products
 
+# Rows of the tables for each pair above which copies are faster.
+ROWS_PER_PAIR = 8
+
 
 @dataclass(frozen=True)
 class PairRows:
@@ -57,9 +60,12 @@ class PairRows:
 
     @property
     def are_products_fast(self) -> bool:
-        n_places = self.n_users * self.n_items
-        is_sparse = len(self.users) <= n_places
-        return is_sparse and has_sampled_products(self.users.device)
+        n_pairs, n_places = len(self.users), self.n_users * self.n_items
+        # Products read the offsets of all rows of the tables.
+        are_many = ROWS_PER_PAIR * n_pairs >= self.n_users + self.n_items
+        return (
+            are_many and n_pairs <= n_places and has_sampled_products(self.users.device)
+        )
 
     @cached_property
     def by_user(self) -> tuple[Tensor, SparseRows]:

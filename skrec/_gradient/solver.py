@@ -30,6 +30,7 @@ from .losses import RELATIVE_CURVATURE
 from .network import (
     ALL_TABLES,
     PLAIN_TABLES,
+    SLOPES,
     TABLES,
     VALUE_TABLES,
     NeuMF,
@@ -515,7 +516,8 @@ def _with_values(
     weights: dict[str, Tensor], initial: dict[str, Tensor], values: np.ndarray
 ) -> dict[str, Tensor]:
     """Weights with tables of other values, whose numbers before are given."""
-    of_others = {n: v for n, v in weights.items() if n in initial or is_of_features(n)}
+    kept = {*initial, *SLOPES.values()}
+    of_others = {n: v for n, v in weights.items() if n in kept or is_of_features(n)}
     new = np.flatnonzero(values >= 0)
     for name in weights.keys() & initial.keys() & {*VALUE_TABLES}:
         of_others[name] = initial[name]
