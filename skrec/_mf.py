@@ -174,7 +174,8 @@ class MFRegressor(BaseRecommender):
         variances along shared axes. `predict(return_std=True)` needs them after "vb",
         and `partial_fit` after "vb" and "als".
     warm_start : bool, default=False
-        Start from the last fit. Users and items are matched by id.
+        Start from the last fit. Users and items are matched by id. "vb" and "gibbs"
+        begin anew where that fit cannot follow the ratings, such as after one of few.
     device : str or torch.device, default="auto"
         "auto" is CUDA where it is available and the work is worth it, else the CPU; or
         a device of torch.

@@ -1071,6 +1071,6 @@ def test_warm_start_refuses_another_number_of_factors():
     model = fit(warm_start=True)
     with pytest.raises(
         ValueError,
-        match=r"had n_factors=2.*now there is n_factors=3.*Set it back.*by fit with warm_start",
+        match=r"had n_factors=2.*there is n_factors=3.*Set it back.*with warm_start",
     ):
         model.set_params(n_factors=3).fit(X, Y)
