@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_is_fitted
 
 from ._base import BaseRecommender
 from ._effects import check_by, context_effects
@@ -315,7 +314,6 @@ class NCFRegressor(BaseRecommender):
         >>> ncf.feature_effects()["effect"].round(1).tolist()
         [-0.4, 0.4]
         """
-        check_is_fitted(self)
         check_by(by)
         if not self._context.names:
             raise AttributeError(

@@ -220,6 +220,44 @@ def test_noise_costs_nothing(model):
     assert rmse(model.fit(noisy[TRAIN], Y[TRAIN]), noisy[TEST], Y[TEST]) < 1.002 * bare
 
 
+def test_noise_costs_nothing_where_many_absolute_errors_are_none():
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(len(X)) < 0.7, 5.0, rng.integers(1, 6, len(X)))
+    noisy = IDS.assign(normal=rng.normal(size=len(X)))
+    model = NCFRegressor(loss="absolute_error", **NETWORK)
+    bare, error = (
+        np.abs(copied(model).fit(rows[TRAIN], y[TRAIN]).predict(rows[TEST]) - y[TEST])
+        for rows in (IDS, noisy)
+    )
+    assert error.mean() < 1.02 * bare.mean()
+
+
+def test_a_warm_start_keeps_slopes_beside_columns_of_values():
+    rows = X.assign(season=np.resize(["summer", "winter"], len(X)))
+    model = NCFRegressor(reg=0.1, warm_start=True, **NETWORK).fit(rows, Y)
+    before = model._model.weights["user_slopes"]
+    model.set_params(max_iter=1).fit(rows, Y)
+    after = model._model.weights["user_slopes"]
+    assert_allclose(after, before, atol=0.2 * before.std())
+
+
+def test_slopes_with_bpr_have_the_weights_of_its_targets():
+    rng = np.random.default_rng(0)
+    hour = rng.uniform(-1, 1, 2000)
+    late = rng.random(2000) < 1 / (1 + np.exp(-4 * hour))
+    item = 2 * rng.integers(15, size=2000) + late
+    rows = pd.DataFrame({"user": rng.integers(60, size=2000), "item": item})
+    # A loss of a tenth with a tenth of the penalty.
+    deviations = [
+        NCFRegressor(architecture="gmf", loss="bpr", reg=0.1 * y, **NETWORK)
+        .fit(rows.assign(hour=hour), np.full(2000, y))
+        ._model.weights["item_slopes"]
+        .std()
+        for y in (1.0, 0.1)
+    ]
+    assert_allclose(*deviations, rtol=0.1)
+
+
 @pytest.mark.parametrize("n_rows", [1, 2, 50])
 @pytest.mark.parametrize("loss", ["squared_error", "huber", "bpr"])
 def test_few_rows_are_enough(n_rows, loss):

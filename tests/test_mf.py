@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import unconverged
+from helpers import rmse, unconverged
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.metrics import root_mean_squared_error
@@ -236,6 +236,17 @@ def test_a_warm_start_finds_what_the_first_ratings_did_not_show(solver, n_factor
     error = root_mean_squared_error(y[5000:], model.predict(X[5000:]))
     assert error < 1.02 * least < 1.3
     assert model.n_factors_ == cold.n_factors_
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize(("n_users", "n_items"), [(3, 30), (30, 3), (1, 30), (30, 1)])
+def test_a_warm_start_may_have_more_factors_than_rows(n_users, n_items, biased):
+    X, y = make_ratings(n_users, n_items, n_users * n_items, random_state=0)
+    model = MFRegressor(8, biased=biased, warm_start=True).fit(X, y)
+    before = rmse(model, X, y)
+    assert rmse(model.fit(X, y), X, y) < 1.05 * before
+    later = X.assign(user=X["user"] + X["item"] % 2)
+    assert np.isfinite(model.fit(later, y).predict(later)).all()
 
 
 def test_a_warm_start_decides_again_on_implicit_features(ratings):

@@ -60,3 +60,10 @@ def test_numbers_may_exceed_two_bytes():
 def test_more_pairs_than_places_are_left_to_other_ways(n):
     _, _, users, items = made(n, 1, 1, 2)
     assert PairRows.of_members(users, items, 8, 7, 1).are_products_fast == (n == 56)
+
+
+@pytest.mark.parametrize("n_users", [792, 793])
+def test_few_pairs_of_large_tables_are_gathered(n_users):
+    _, _, users, items = made(100, 1, 1, 2)
+    pairs = PairRows.of_members(users, items, n_users, 8, 1)
+    assert pairs.are_products_fast == (n_users == 792)

@@ -380,7 +380,7 @@ def _pair_moments(
     All ratings, or those at some places. The variance is None for points.
     """
     level, effect = pair_means(pairs, state)
-    powers = pair_variances(pairs, state)
+    powers = _pair_variances(pairs, state)
     if places is not None and pairs.numbers is None:
         pairs, kept = pairs.at(places)
         state, places = replace(state, products=state.products[kept]), None
@@ -419,7 +419,7 @@ def pair_means(pairs: Pairs, state: PairState) -> tuple[Tensor, Tensor]:
     return levels, state.products + state.effects.mean
 
 
-def pair_variances(pairs: Pairs, state: PairState) -> tuple[Tensor, ...] | None:
+def _pair_variances(pairs: Pairs, state: PairState) -> tuple[Tensor, ...] | None:
     """Var[l + x δ] of each pair by powers of x, from 1 to x²; None for points."""
     variance, of_levels = state.effects.variance, state.levels.variance
     if variance is None:

@@ -33,7 +33,7 @@ TILE_SIZE = 2**18
 
 
 @dataclass(frozen=True)
-class Places:
+class TrianglePlaces:
     """Places of elements of a matrix in its lower triangle, which is row by row.
 
     Attributes
@@ -56,7 +56,7 @@ class Places:
 
     @classmethod
     @cache
-    def of_size(cls, size: int) -> Places:
+    def of_size(cls, size: int) -> TrianglePlaces:
         rows, columns = np.tril_indices(size)
         whole = np.empty((size, size), dtype=np.intp)
         whole[rows, columns] = whole[columns, rows] = np.arange(len(rows))
@@ -66,7 +66,7 @@ class Places:
         return cls(rows * size + columns, whole, diagonal, below, order)
 
     @classmethod
-    def of(cls, triangles: np.ndarray) -> Places:
+    def of(cls, triangles: np.ndarray) -> TrianglePlaces:
         """Places in triangles, which are along the last axis."""
         return cls.of_size((math.isqrt(8 * triangles.shape[-1] + 1) - 1) // 2)
 
@@ -74,12 +74,12 @@ class Places:
 def packed(matrices: np.ndarray) -> np.ndarray:
     """Lower triangles of symmetric matrices, row by row."""
     *shape, size, _ = matrices.shape
-    return matrices.reshape(*shape, size**2)[..., Places.of_size(size).flat]
+    return matrices.reshape(*shape, size**2)[..., TrianglePlaces.of_size(size).flat]
 
 
 def unpacked(triangles: np.ndarray) -> np.ndarray:
     """Symmetric matrices of lower triangles."""
-    whole = Places.of(triangles).whole
+    whole = TrianglePlaces.of(triangles).whole
     flat = np.take(triangles, whole.ravel(), axis=-1)
     return flat.reshape(*triangles.shape[:-1], *whole.shape)
 
@@ -125,7 +125,10 @@ class QuantisedTriangles:
         cls, triangles: np.ndarray, mean: np.ndarray, parallel_map: ParallelMap = map
     ) -> QuantisedTriangles:
         """Triangles of shape (n_rows, n_packed), rounded about a mean."""
-        (n_rows, n_packed), size = triangles.shape, len(Places.of(triangles).diagonal)
+        (n_rows, n_packed), size = (
+            triangles.shape,
+            len(TrianglePlaces.of(triangles).diagonal),
+        )
         rounded = cls(
             mean,
             variance=np.empty((n_rows, size), dtype=np.float16),
@@ -150,7 +153,7 @@ class QuantisedTriangles:
 
     def _write(self, scaled: np.ndarray, rows: slice) -> None:
         """Round triangles in units of u to these rows."""
-        places = Places.of(scaled)
+        places = TrianglePlaces.of(scaled)
         away = np.take(scaled, places.below, axis=1)
         away -= (self.mean / self._unit)[places.below]
         step = np.abs(away).max(axis=1, initial=0) / MAX_CODE
@@ -162,7 +165,7 @@ class QuantisedTriangles:
             self.step[rows] = step
 
     def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
-        places, unit = Places.of(self.mean), self._unit
+        places, unit = TrianglePlaces.of(self.mean), self._unit
         code, place = self.code[rows], self.place[rows]
         parts = np.empty((len(code), len(unit)), dtype=self.dtype)
         below, diagonal = np.split(parts, [code.shape[1]], axis=1)
@@ -190,7 +193,7 @@ class QuantisedTriangles:
     @property
     def _unit(self) -> np.ndarray:
         """u_j u_k, as a triangle."""
-        deviation = np.sqrt(self.mean[Places.of(self.mean).diagonal])
+        deviation = np.sqrt(self.mean[TrianglePlaces.of(self.mean).diagonal])
         return packed(np.outer(deviation, deviation))
 
     def take(self, rows: np.ndarray | slice) -> QuantisedTriangles:
@@ -236,7 +239,7 @@ def _are_close(error: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     zᵀ(S + E)z is between (1 − ε) zᵀSz and (1 + ε) zᵀSz for all z if εS ± E is positive
     definite. Where correlations are small, bounds by norms show that at less cost.
     """
-    places = Places.of(triangles)
+    places = TrianglePlaces.of(triangles)
     variance = np.take(triangles, places.diagonal, axis=1)
     below = np.einsum("nj,nj->n", triangles, triangles) - (variance**2).sum(axis=1)
     least = variance.min(axis=1) - np.sqrt(2 * np.maximum(below, 0))

@@ -391,16 +391,17 @@ class NeuMF(nn.Module):
         # Rows that are looked up often enter the layer once. For few lookups the other
         # order is faster, since it has members in the order of the layers.
         enters_once = len(flat) > MIN_LOOKUPS * (n_rows + 1)
-        if "embedding" in parts and enters_once:
+        is_changed = "embedding" in parts and enters_once
+        if is_changed:
             parts["embedding"] = self._first_layer(side, parts["embedding"])
-        taken = self._taken(side, parts, flat, enters_once)
+        taken = self._taken(side, parts, flat, is_changed)
         factors, hidden, bias, context = (
             taken[name].view(*rows.shape, *taken[name].shape[1:])
             if name in taken
             else torch.empty(0)
             for name in ("factors", "embedding", "bias", "context")
         )
-        if "embedding" in parts and not enters_once:
+        if "embedding" in parts and not is_changed:
             hidden = self._first_layer(side, hidden)
         if self.has_slopes:
             slopes = self.get_parameter(SLOPES[side]).index_select(0, flat)
@@ -433,7 +434,7 @@ class NeuMF(nn.Module):
                 for name, part in parts.items()
             }
         joined: Tensor = self.joined[side]
-        if is_changed and self.shape.n_embedding:
+        if is_changed:
             joined = torch.cat([part.flatten(1) for part in parts.values()], dim=1)
         sizes = [part[0].numel() for part in parts.values()]
         pieces = joined.index_select(0, flat).split(sizes, dim=1)
