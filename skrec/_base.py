@@ -31,13 +31,20 @@ from ._diagram import DiagramMixin
 from ._forget import ForgetMixin
 from ._interfaces import CURVES, Iteration, Solver, Start
 from ._lists import ListsMixin
-from ._rows import check_choices, read_columns, warn_of_ids, warn_of_ratings
+from ._rows import (
+    check_choices,
+    read_columns,
+    warn_of_growth,
+    warn_of_ids,
+    warn_of_ratings,
+)
 from ._saving import SavingMixin
 from ._settings import own_settings, torch_device
 from ._sklearn import (
     CallbackSupportMixin,
     Interval,
     StrOptions,
+    changed_parameters,
     fit_context,
     num_samples,
     with_callbacks,
@@ -147,8 +154,9 @@ class BaseRecommender(
         UserWarning
             If ids look like a scaled column or like indicators, if the ratings are a
             linear function of a further column of `X`, if a table has gaps or may have
-            been cut, or if all ratings are equal and pairs without ratings do not
-            count.
+            been cut, if all ratings are equal and neither lists nor the loss count
+            pairs without ratings, or if a fit without `y` has no use for parameters or
+            weights that were given.
         """
         # A fit that fails, or that a callback ends by an error, changes nothing.
         features = Sides(user_features, item_features)
@@ -215,6 +223,7 @@ class BaseRecommender(
             "_context": data.known_context,
             "_choice": ItemAutoencoder.fit(data) if has_choices else None,
             "_weighting": weighting,
+            "_n_pairs_of_fit": len(data.seen),
         }
         iterations = solver.iterations(
             data,
@@ -315,6 +324,8 @@ class BaseRecommender(
         columns, data = self._read(X, y, sample_weight, solver, reset=False)
         data, known = self._weighting.applied(data), Sides(self._users, self._items)
         further = further_rows(known, columns, data, features, self._seen)
+        n_of_fit = getattr(self, "_n_pairs_of_fit", 0)
+        warn_of_growth(n_of_fit, len(self._seen), len(further.seen_after))
         losses: list[float] = []
 
         def report(objective: float) -> None:
@@ -531,7 +542,9 @@ class BaseRecommender(
         solver = self._solver()
         solver.check()
         if y is None and self._ranks_by_choice and not solver.objective.is_of_choices:
-            return ChoiceSolver()
+            common = BaseRecommender._parameter_constraints
+            changed = changed_parameters(self).items()
+            return ChoiceSolver({k: v for k, v in changed if k not in common})
         return solver
 
     def _read_columns(

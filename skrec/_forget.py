@@ -57,10 +57,10 @@ class ForgetMixin:
         keeps no ratings, so the rows are given as `fit` or `partial_fit` had them.
         After the solvers "vb" and "als" this is exact given the other side: the
         posterior of a user, given the items, is that of the rows that are left, and
-        likewise that of an item. `partial_fit` with the same rows takes them up again.
-        The priors stay as in `fit`, also their part of implicit features, and so do the
-        vectors of items by which choices are scored. "gibbs" and the gradient solvers
-        cannot take rows back.
+        likewise that of an item. `partial_fit` with the same rows takes them up again,
+        nearly as before. The priors stay as in `fit`, also their part of implicit
+        features, and so do the vectors of items by which choices are scored. "gibbs"
+        and the gradient solvers cannot take rows back.
 
         Parameters
         ----------

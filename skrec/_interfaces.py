@@ -167,8 +167,9 @@ class Model(ABC):
         and `numbers` those of their items in the model.
         """
         raise ValueError(
-            "part='rating' needs the posterior of the user: a fit of ratings by "
-            "MFRegressor with solver='vb' or 'als' and store_covariance=True."
+            "part='rating' needs the posterior of the user: a fit of ratings, and not "
+            "of choices or from_factors, by MFRegressor with solver='vb' or 'als' and "
+            "store_covariance=True."
         )
 
     def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
 import narwhals.stable.v1 as nw
 import numpy as np
+import pandas as pd
 import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator
@@ -24,6 +26,9 @@ from ._warn import warn
 MIN_ROWS_OF_TARGET = 10
 MAX_DECIMALS = 3
 
+# Doublings of the pairs since a fit that need no word.
+FEW_DOUBLINGS = 1
+
 
 def read_columns(
     estimator: BaseEstimator, X: Any, *, reset: bool, may_be_empty: bool = False
@@ -32,6 +37,19 @@ def read_columns(
     if sparse.issparse(X):
         raise TypeError(SPARSE_ROWS.format(name="X"))
     frame, known = as_frame(X), None if reset else getattr(estimator, "_context", None)
+    if isinstance(X, Mapping):
+        raise TypeError(
+            f"X is a {type(X).__name__} of columns, and rows are read of tables and "
+            "arrays: pass pandas.DataFrame(X)."
+        )
+    if hasattr(X, "collect") and not isinstance(frame, nw.DataFrame):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which holds no rows yet: pass X.collect()."
+        )
+    if isinstance(X, pd.MultiIndex):
+        raise TypeError(
+            "X is an index of user and item, not a table: pass X.to_frame(index=False)."
+        )
     if _is_to_be_read(X, frame):
         raise TypeError(
             f"X is a {type(X).__name__}, which has to be read first: X, y = "
@@ -153,6 +171,19 @@ def _warn_of_target(
                 f"y is a linear function of column {j} of X{name}. Leave it out of X, "
                 "such as X[['user', 'item']], unless it is known before the rating.",
             )
+
+
+def warn_of_growth(n_of_fit: int, n_before: int, n_after: int) -> None:
+    """Warn, once for each doubling, of a model that has outgrown its fit."""
+    before, after = (
+        math.floor(math.log2(max(n / max(n_of_fit, 1), 1))) for n in (n_before, n_after)
+    )
+    if n_of_fit and after > max(before, FEW_DOUBLINGS):
+        warn(
+            f"The last fit was of {n_of_fit} pairs of user and item, and there are "
+            f"{n_after} now. What partial_fit keeps, such as the number of factors and "
+            "their priors, suits the few: fit all rows anew."
+        )
 
 
 def check_choices(data: Interactions, rating: np.ndarray, threshold: float) -> None:

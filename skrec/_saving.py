@@ -186,11 +186,12 @@ def load(path: PathOrFile) -> Any:
         raise
     except Exception as error:
         # A file that was changed can fail in any way.
-        written = header.get("package_version", "an unknown version")
+        version = header.get("package_version")
+        written = f"written by skrec {version}, " if version else ""
         raise ValueError(
-            f"{_name(path)} is cut or damaged, or no model that save has written. "
-            f"{type(error).__name__}: {error} (written by skrec {written}, read by "
-            f"{package_version()})"
+            f"{_name(path)} is cut or damaged, or no model that save has written, such "
+            f"as one of pickle or joblib. {type(error).__name__}: {error} ({written}"
+            f"read by skrec {package_version()})"
         ) from error
     raise ValueError(
         f"{_name(path)} is of skrec {header['package_version']}, in version "

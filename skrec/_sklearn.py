@@ -16,6 +16,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._pprint import _changed_params as changed_parameters
 from sklearn.utils.validation import _num_samples as num_samples
 from sklearn.utils.validation import validate_data
 
@@ -66,6 +67,7 @@ __all__ = [
     "StrOptions",
     "VisualBlock",
     "arguments_may_be_cut",
+    "changed_parameters",
     "check_columns",
     "fit_context",
     "num_samples",

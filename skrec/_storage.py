@@ -288,6 +288,11 @@ def _opened(target: PathOrFile) -> Iterator[IO[bytes]]:
         return
     # A link stays one.
     path = Path(os.path.realpath(target))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {str(path.parent)!r} for the file {path.name!r}; make "
+            "it first."
+        )
     part = path.with_name(f"{path.name}.part_{uuid.uuid4().hex}")
     try:
         with part.open("xb") as file:

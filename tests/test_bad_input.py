@@ -78,6 +78,21 @@ SHAPES_OF_X = {
     "one-dimensional": (lambda: fit(X[:, 0]), ValueError, "Expected 2D.*got 1D"),
     "a series": (lambda: fit(FRAME["user"]), ValueError, "2-dimensional.*Series"),
     "a scalar": (lambda: fit(5), ValueError, "Expected 2D array, got scalar"),
+    "dict of columns": (
+        lambda: fit({"user": [1, 2], "item": [1, 1]}),
+        TypeError,
+        r"X is a dict of columns.*pandas\.DataFrame\(X\)",
+    ),
+    "lazy frame": (
+        lambda: fit(pl.LazyFrame({"user": [1, 2], "item": [1, 1]})),
+        TypeError,
+        r"X is a LazyFrame, which holds no rows yet: pass X\.collect\(\)",
+    ),
+    "index": (
+        lambda: fit(pd.MultiIndex.from_tuples([(1, 1), (2, 1)])),
+        TypeError,
+        r"X is an index.*X\.to_frame\(index=False\)",
+    ),
     "sparse matrix": (
         lambda: fit(sparse.csr_matrix(X)),
         TypeError,

@@ -302,3 +302,31 @@ def test_lists_that_are_the_same_for_all_are_warned_of():
     X["item"] = (100 * rng.random(600) ** 3).astype(int)
     with pytest.warns(UserWarning, match="No factor is left.*solver='als'"):
         MFRegressor(unobserved_weight=0.1).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "words"),
+    [
+        (MFRegressor(64, solver="als"), None, "n_factors=64, solver='als'"),
+        (NCFRegressor(hidden_layer_sizes=(4,)), None, r"hidden_layer_sizes=\(4,\)"),
+        (MFRegressor(), np.arange(1.0, 5.0), "whatever its sample_weight"),
+    ],
+)
+def test_settings_that_mean_nothing_without_y_are_named(model, weights, words):
+    X = [["ann", 1], ["ann", 2], ["bob", 1], ["cleo", 3]]
+    with pytest.warns(UserWarning, match=words):
+        model.fit(X, sample_weight=weights)
+
+
+@pytest.mark.parametrize(
+    "model", [MFRegressor(random_state=0), NCFRegressor(clip=False)]
+)
+def test_other_settings_mean_something_without_y(model):
+    model.fit([[0, 1], [0, 2], [1, 1]], sample_weight=[3.0, 3.0, 3.0])
+
+
+def test_als_without_biases_predicts_better_than_the_mean(synthetic):
+    X, y, X_test, y_test, of_biases = synthetic
+    predicted = MFRegressor(solver="als", biased=False).fit(X, y).predict(X_test)
+    error = root_mean_squared_error(y_test, predicted)
+    assert error < 1.05 * root_mean_squared_error(y_test, of_biases)

@@ -207,3 +207,18 @@ def test_ratings_of_another_world_are_refused_in_words():
         with pytest.raises(FloatingPointError, match="wrong unit, or fit anew"):
             model.partial_fit(X[:5], np.full(5, 1e25))
         assert pickle.dumps(vars(model)) == before
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_many_described_new_ids_are_learned_at_once_as_one_by_one(side):
+    X, y = make_ratings(30, 30, 500, random_state=0)
+    name = ("user", "item")[side]
+    table = {f"{name}_features": pd.DataFrame({"age": np.arange(30) % 7})}
+    known = (X[name] < 5).to_numpy()
+    network = NCFRegressor(2, n_members=1, max_iter=2, random_state=0)
+    network.set_params(implicit_features=True)
+    alone = network.fit(X[known], y[known], **table)
+    together = copied(alone).partial_fit(X[~known], y[~known])
+    new = (X[name] == 9).to_numpy()
+    alone.partial_fit(X[new], y[new])
+    assert_allclose(together.predict(X[new]), alone.predict(X[new]), atol=0.5)

@@ -1,6 +1,7 @@
 """partial_fit of the solvers "vb" and "als": further ratings without the old ones."""
 
 import datetime
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -696,3 +697,19 @@ def test_similarity_after_further_rows_is_the_cosine_of_profiles(solver):
     np.fill_diagonal(cosines, -np.inf)
     assert_allclose(scores, -np.sort(-cosines)[:, :3], atol=1e-4)
     assert_array_equal(similar[:, 0], model.item_ids_[cosines.argmax(axis=1)])
+
+
+@pytest.mark.parametrize("with_y", [True, False])
+def test_a_model_that_has_outgrown_its_fit_says_so_at_each_doubling(with_y):
+    X, y = make_ratings(60, 40, 800, random_state=1)
+    model, said = MFRegressor(), []
+    for n_parts in range(1, 17):
+        rows = slice(50 * (n_parts - 1), 50 * n_parts)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.partial_fit(X[rows], y[rows] if with_y else None)
+        if any("fit all rows anew" in str(w.message) for w in caught):
+            said.append(n_parts)
+    assert said == [4, 8, 16]
+    # A fit is of all its rows.
+    model.fit(X, y if with_y else None).partial_fit(X[:50], y[:50] if with_y else None)

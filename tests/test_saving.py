@@ -506,3 +506,9 @@ def test_this_version_has_stored_models_and_all_are_small():
     for version in VERSIONS:
         sizes = [path.stat().st_size for path in (STORED / version).iterdir()]
         assert sum(sizes) < 100 * 2**10
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    model = DummyRecommender().fit([["ann", "Heat"]])
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*models' for the file"):
+        model.save(tmp_path / "models" / "best.skrec")

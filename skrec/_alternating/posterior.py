@@ -469,7 +469,9 @@ class Posterior(StandardisedModel):
         """
         if self.n_factors == 0:
             raise ValueError(
-                "Similarity compares factors, but this model has n_factors=0."
+                "Similarity compares factors, and this model has none: n_factors is 0, "
+                'or "auto" found that the ratings support none. Set n_factors, such '
+                "as 4, or fit the choices alone, without y."
             )
         rows, others = self.rows(side)
         k, parts, expected = self.n_factors, [], 0.0

@@ -20,8 +20,9 @@ Halko, Martinsson, Tropp (2011). Finding structure with randomness. SIAM Review.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -247,8 +248,12 @@ class ItemAutoencoder(Model):
 
 @dataclass(frozen=True)
 class ChoiceSolver(Solver[ItemAutoencoder]):
-    """The autoencoder as the only part of a fit, of choices without ratings."""
+    """The autoencoder as the only part of a fit, of choices without ratings.
 
+    `ignored` are parameters of the estimator, by name, that were set for a solver.
+    """
+
+    ignored: Mapping[str, Any] = field(default_factory=dict)
     objective: Objective = CHOICES
     max_iter: int = 1
 
@@ -259,6 +264,21 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
         random_state: np.random.RandomState,
         device: torch.device,
     ) -> Iterator[Iteration]:
+        if self.ignored:
+            names = ", ".join(
+                f"{name}={value!r}" for name, value in self.ignored.items()
+            )
+            warn(
+                f"A fit without y is of choices, by an autoencoder without parameters, "
+                f"so nothing has come of {names}. Pass ratings as y, let MFRegressor "
+                "weigh the pairs that are not in X (unobserved_weight=0.1), or use a "
+                "loss of choices, such as NCFRegressor(loss='log_loss')."
+            )
+        if data.weight.min(initial=np.inf) < data.weight.max(initial=0):
+            warn(
+                "Without y each pair counts once, whatever its sample_weight. Set "
+                "unobserved_weight of MFRegressor for a fit that weighs choices."
+            )
         if any(features is not None for features in data.side_features):
             warn(
                 "Side features tell nothing about choices without y, and are left out. "
@@ -270,7 +290,8 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
                 f"Columns of numbers in X ({quote_first(numbers)}) tell nothing about "
                 "choices without y, and are left out. Pass ratings as y, leave these "
                 "columns out, or use a loss of choices with context, such as "
-                "NCFRegressor(loss='log_loss')."
+                "NCFRegressor(loss='log_loss'). A matrix, users by items, becomes rows "
+                "by skrec.datasets.from_matrix."
             )
         model = ItemAutoencoder.fit(data)
         n_factors = len(model.shrinkage)

@@ -397,7 +397,8 @@ def context_refused(kind: str, found: str) -> str:
             f"holds dates: {found}. {users_and_items}, and others categories or "
             "numbers: make categories such as month and hour of this one, by "
             f"skrec.preprocessing.DatetimeBins on {dates}, or numbers such as days "
-            "since the first date, (dates - dates.min()).dt.days, or leave it out."
+            "since the first date, (dates - dates.min()).dt.days, which go on as a "
+            "straight line after the last date; or leave it out."
         )
     how = "strings, column.astype(str), whose values become categories"
     if kind.startswith("timedelta"):

@@ -426,7 +426,7 @@ class NetworkConversion(Conversion[FittedNetwork]):
                 weights[name] = weights[name][np.append(rows, -1)]
         for side, counterparts in (("user", items), ("item", users)):
             for name in _of_counterparts(weights, side):
-                weights[name] = weights[name][counterparts]
+                weights[name] = weights[name][np.maximum(counterparts, 0)]
                 weights[name][counterparts < 0] = 0
         return weights
 
