@@ -37,7 +37,13 @@ RESULTS = PROJECT / "docs" / "results"
 # Requirements of the project, which its pages do not show.
 REQUIREMENTS = ["bar", "beyond"]
 PACKAGES = ["torch", "scikit-learn", "pandas"]
-PEERS = ["scikit-surprise", "cmfrec", "fastai", "implicit"]
+# Distributions of the peers, and what they import as.
+PEERS = {
+    "scikit-surprise": "surprise",
+    "cmfrec": "cmfrec",
+    "fastai": "fastai",
+    "implicit": "implicit",
+}
 
 
 class Split(NamedTuple):
@@ -134,14 +140,15 @@ def keep(name: str, tables: dict[str, pd.DataFrame]) -> None:
         shown = shown.loc[:, (shown != "").any()]
         file = "_".join(filter(None, [name, part])) + ".csv"
         shown.to_csv(RESULTS / file, index=False)
-    versions = {peer: package_version(peer) for peer in ["torch", *PEERS]}
+    imported = [peer for peer, module in PEERS.items() if module in sys.modules]
+    versions = [f"{name} {package_version(name)}" for name in ["torch", *imported]]
     script = Path(sys.argv[0]).name
     run = {
         "result": name,
         "command": shlex.join(["python", f"tests/benchmarks/{script}", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "skrec": skrec.__version__,
-        "others": ", ".join(f"{n} {v}" for n, v in versions.items() if v),
+        "with": ", ".join(versions),
         "machine": machine(),
     }
     path = RESULTS / "runs.csv"
