@@ -112,11 +112,10 @@ class MFRegressor(BaseRecommender):
         Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 5 ‖B‖² + ‖w‖²) over
         rows r = (p_u, b_u) and (q_i, c_i), with W_r the weight of the pairs of a row.
         "adam" and "sgd" minimise Σ weight · loss + reg (Σ_r √W_r ‖r‖² + …) over rows
-        minus Bᵀf, and likewise over w. None is 12 for "als", 2 if not `biased`, since
-        factors then hold the mean too, and 0.3 / (1 + 2 α₀) with an `unobserved_weight`
-        α₀; for "adam" and "sgd" it is 1 for ratings (0.5 with "absolute_error" and
-        "huber", which have half the curvature), and 0.1 for choices. Not used by "vb"
-        and "gibbs".
+        minus Bᵀf, and likewise over w. None is 12 for "als", and 0.3 / (1 + 2 α₀) with
+        an `unobserved_weight` α₀; for "adam" and "sgd" it is 1 for ratings (0.5 with
+        "absolute_error" and "huber", which have half the curvature), and 0.1 for
+        choices. Not used by "vb" and "gibbs".
     reg_exponent : float, default=None
         Exponent of the weight of a row's pairs in its penalty, for "als": 0 is the same
         penalty for all rows, 1 a proportional one [7]_. With 1, `reg` is smaller by

@@ -80,8 +80,7 @@ LEAST_CONTINUED = 0.75
 # Number of factors of solvers that are not Bayesian, or do not fit ratings.
 DEFAULT_N_FACTORS = 16
 
-# Without biases, factors hold the mean of the ratings too, and are larger.
-DEFAULT_REG, DEFAULT_REG_UNBIASED = 12.0, 2.0
+DEFAULT_REG = 12.0
 
 # If all pairs count, the penalty of a row grows with the root of its weight, as in the
 # gradient solvers. It is smaller for larger weights of pairs without ratings, which
@@ -739,7 +738,7 @@ class ALSSolver(AlternatingSolver):
             return float(self.reg)
         if self.unobserved_weight:
             return DEFAULT_REG_UNOBSERVED / (1 + 2 * self.unobserved_weight)
-        return DEFAULT_REG if self.biased else DEFAULT_REG_UNBIASED
+        return DEFAULT_REG
 
     @property
     def prior_exponent(self) -> float:
