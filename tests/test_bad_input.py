@@ -665,7 +665,7 @@ SIMILAR = {
     "without factors": (
         lambda: fitted(n_factors=0).similar_items([1], 1),
         ValueError,
-        "compares factors.*n_factors=0",
+        "compares factors.*n_factors is 0.*Set n_factors, such as 4",
     ),
 }
 
@@ -871,6 +871,7 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:A fit without y is of choices")
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [

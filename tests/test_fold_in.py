@@ -209,6 +209,7 @@ def test_ratings_of_another_world_are_refused_in_words():
         assert pickle.dumps(vars(model)) == before
 
 
+@pytest.mark.filterwarnings("ignore:The last fit was of")
 @pytest.mark.parametrize("side", [0, 1])
 def test_many_described_new_ids_are_learned_at_once_as_one_by_one(side):
     X, y = make_ratings(30, 30, 500, random_state=0)

@@ -261,11 +261,11 @@ def test_any_sequence_of_updates_leaves_the_ids_and_pairs_of_its_rows(name, data
     rated = {
         (user, item): 1.0 + (user * item) % 5 for user in range(6) for item in (user, 7)
     }
-    options = {"n_factors": 2, "tol": 0.1, "max_iter": 50, "clip": False}
+    options = {"tol": 0.1, "max_iter": 50, "clip": False}
     options |= {
-        "vb": {},
-        "als": {"solver": "als"},
-        "weighted": {"solver": "als", "unobserved_weight": 0.1},
+        "vb": {"n_factors": 2},
+        "als": {"n_factors": 2, "solver": "als"},
+        "weighted": {"n_factors": 2, "solver": "als", "unobserved_weight": 0.1},
         "choices": {},
     }[name]
 

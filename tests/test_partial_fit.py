@@ -307,7 +307,8 @@ def test_effects_of_features_are_learned_further(solver):
         return model.fit(rows[part], y[part])
 
     before, refit = fit_to(few), fit_to(np.full(len(Y), True))
-    after = copied(before).partial_fit(rows[~few], y[~few])
+    with pytest.warns(UserWarning, match="fit all rows anew"):
+        after = copied(before).partial_fit(rows[~few], y[~few])
     apart = abs(after.coef_[0] - refit.coef_[0])
     assert apart < abs(before.coef_[0] - refit.coef_[0]) / 2
     assert abs(after.coef_[0] - 0.1) < 0.01

@@ -150,7 +150,8 @@ def test_weights_may_fall_to_the_smallest_numbers(model, smallest):
     if model.solver == "vb":
         model.partial_fit(X[-1:], y[-1:], sample_weight=weight[-1:])
         assert np.isfinite(model.predict(X)).all()
-        choices = MFRegressor().fit(X, sample_weight=weight)
+        with pytest.warns(UserWarning, match="each pair counts once"):
+            choices = MFRegressor().fit(X, sample_weight=weight)
         assert np.isfinite(choices.recommend(as_frame=True)["score"]).all()
 
 
