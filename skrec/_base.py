@@ -587,7 +587,7 @@ class BaseRecommender(
         if objective.is_of_choices and y is not None and threshold is not None:
             share = NOT_CHOSEN if objective.counts_unobserved else 1.0
             rating, weight = as_choices(rating, weight, threshold, share)
-        solver.check_ratings(rating)
+        solver.check_ratings(rating, weight)
         data = collect(columns, rating, weight)
         if reset:
             if rating is not given:

@@ -296,8 +296,8 @@ class Solver(ABC, Generic[AnyModel]):
             "by OneHotEncoder."
         )
 
-    def check_ratings(self, rating: np.ndarray) -> None:
-        """Raise a ValueError for ratings outside the domain of the objective."""
+    def check_ratings(self, rating: np.ndarray, weight: np.ndarray) -> None:
+        """Refuse ratings outside the domain of the objective; warn of vain weights."""
 
     @abstractmethod
     def iterations(

@@ -322,7 +322,7 @@ def test_settings_that_mean_nothing_without_y_are_named(model, weights, words):
     "model", [MFRegressor(random_state=0), NCFRegressor(clip=False)]
 )
 def test_other_settings_mean_something_without_y(model):
-    model.fit([[0, 1], [0, 2], [1, 1]], sample_weight=[3.0, 3.0, 3.0])
+    model.fit([[0, 1], [0, 2], [0, 1], [1, 1]], sample_weight=[3.0, 3.0, 3.0, 0.0])
 
 
 def test_als_without_biases_predicts_better_than_the_mean(synthetic):

@@ -43,9 +43,9 @@ def test_losses_of_choices_draw_items_by_default(loss, n_negatives, n_drawn):
 def test_choices_are_between_0_and_1(estimator, loss, n_negatives):
     solver = estimator.set_params(loss=loss, n_negatives=n_negatives)._solver()
     solver.check()
-    solver.check_ratings(np.array([0.0, 0.3, 1.0]))
+    solver.check_ratings(np.array([0.0, 0.3, 1.0]), np.ones(3))
     with pytest.raises(ValueError, match=r"needs ratings between 0 and 1.* 2 ratings"):
-        solver.check_ratings(np.array([0.0, 5.0, -1.0]))
+        solver.check_ratings(np.array([0.0, 5.0, -1.0]), np.ones(3))
 
 
 def test_a_comparison_needs_an_item_to_compare_with(estimator):

@@ -64,7 +64,7 @@ def test_optional_parts_of_a_model_refuse_or_do_nothing():
 def test_optional_parts_of_a_solver_refuse_or_do_nothing():
     solver = LeastSolver()
     solver.check()
-    solver.check_ratings(np.array([np.inf]))
+    solver.check_ratings(np.array([np.inf]), np.ones(1))
     assert not solver.converges
     with pytest.raises(ValueError, match="cannot update a fitted model; fit anew"):
         solver.check_update(LeastModel())

@@ -274,11 +274,6 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
                 "weigh the pairs that are not in X (unobserved_weight=0.1), or use a "
                 "loss of choices, such as NCFRegressor(loss='log_loss')."
             )
-        if data.weight.min(initial=np.inf) < data.weight.max(initial=0):
-            warn(
-                "Without y each pair counts once, whatever its sample_weight. Set "
-                "unobserved_weight of MFRegressor for a fit that weighs choices."
-            )
         if any(features is not None for features in data.side_features):
             warn(
                 "Side features tell nothing about choices without y, and are left out. "
@@ -298,6 +293,14 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
         # The share of the energy of the choices that the factors leave.
         rest = 1 - float(model.eigenvalues.sum()) / _energy(model)
         yield Iteration(rest, f"{n_factors} factors", True, lambda: model)
+
+    def check_ratings(self, rating: np.ndarray, weight: np.ndarray) -> None:
+        counted = weight[weight > 0]
+        if len(counted) and counted.min() < counted.max():
+            warn(
+                "Without y each pair counts once, whatever its sample_weight. Set "
+                "unobserved_weight of MFRegressor for a fit that weighs choices."
+            )
 
     def check_update(self, model: Model) -> None:
         if not isinstance(model, ItemAutoencoder):

@@ -158,7 +158,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     def check_context(self, known: KnownContext) -> None:
         """Every loss has terms of values."""
 
-    def check_ratings(self, rating: np.ndarray) -> None:
+    def check_ratings(self, rating: np.ndarray, weight: np.ndarray) -> None:
         outside = (rating < 0) | (rating > 1)
         if self.objective.is_of_choices and outside.any():
             raise ValueError(
