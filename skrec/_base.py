@@ -386,8 +386,9 @@ class BaseRecommender(
                 **task, reconstruction_attributes=fitted
             )
             converged = iteration.converged
-        if iteration.warning:
-            warn(iteration.warning)
+        end = fitted()
+        if iteration.warning and (warning := iteration.warning(end["_model"])):
+            warn(warning)
         if solver.converges and not (converged or stopped):
             warn(
                 f"{type(self).__name__} has not converged after max_iter="
@@ -395,7 +396,7 @@ class BaseRecommender(
                 "max_iter or tol.",
                 ConvergenceWarning,
             )
-        return fitted()
+        return end
 
     def _print_progress(self, number: int, most: int, progress: str) -> None:
         if self.verbose:
