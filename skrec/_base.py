@@ -23,7 +23,7 @@ from ._choice.autoencoder import ChoiceSolver, ItemAutoencoder
 from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import Collect, Interactions
 from ._data.known_ids import further_rows, handle_unknown, with_side_features
-from ._data.reading import Columns, read_ratings, read_weights
+from ._data.reading import Columns, check_scale, read_ratings, read_weights
 from ._data.sides import Sides
 from ._data.vocabulary import numbered
 from ._data.weights import NOT_CHOSEN, Weighting, as_choices
@@ -578,6 +578,7 @@ class BaseRecommender(
         solver.check_ratings(rating)
         data = collect(columns, rating, weight)
         if reset:
+            check_scale(rating)
             if rating is not given:
                 check_choices(data, given[weight > 0], threshold)
             names = getattr(self, "feature_names_in_", None)

@@ -469,6 +469,7 @@ class AlternatingSolver(Solver[Posterior]):
             fit = replace(self, n_factors=model.n_factors)
             return fit.update(model, further, random_state, device, report)
         data, units = further.data, model.units
+        units.check_further(data.rating)
         check_row_size(model, self.n_factors, self.biased)
         known = model.with_cold_rows(*further.cold)
         problem = _without_columns(self._given, known, further, device)

@@ -241,6 +241,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         device: torch.device,
         report: Callable[[float], None],
     ) -> NetworkModel:
+        model.units.check_further(further.data.rating)
         low, high = self._rating_range(further.data)
         further = self.conversion.rest(model, further)
         implicit = self.implicit_features
