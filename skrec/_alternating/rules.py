@@ -357,8 +357,8 @@ class GibbsRule(Rule):
         # Normal–Wishart posterior, Salakhutdinov and Mnih (2008), equation 14, with the
         # centre as prior mean and a scale matrix by PRIOR_VARIANCE.
         n_rows, size = side.mean.shape
-        rows = side.own if side.centre is None else side.own - side.centre
-        rows = rows.double().cpu().numpy()
+        own = side.own if side.centre is None else side.own - side.centre
+        rows = own.double().cpu().numpy()
         centre = rows.mean(0)
         strength = PRIOR_ROWS + n_rows
         scatter = (rows - centre).T @ (rows - centre)

@@ -205,10 +205,11 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             network.counterparts = Counterparts.of(
                 samples.users, samples.items, *data.shape, share
             )
+        options = self._training_options(int(share.sum(float(len(samples)))))
         epochs = train(
             network,
             samples,
-            self._training_options(int(share.sum(float(len(samples)))), mean),
+            replace(options, mean=mean),
             generator,
             held_out,
             tensor(data.pairs),
@@ -495,7 +496,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         )
         return Part(samples.take(held_out), places, n_held_out), samples.take(rest)
 
-    def _training_options(self, n_samples: int, mean: float) -> TrainingOptions:
+    def _training_options(self, n_samples: int) -> TrainingOptions:
         batch_size = self.batch_size
         if batch_size is None:
             batch_size = n_samples // STEPS_PER_EPOCH
@@ -509,7 +510,6 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             n_epochs=self.max_iter,
             reg=self.reg,
             dropout=self.dropout,
-            mean=mean,
         )
 
     @property
