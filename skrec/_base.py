@@ -23,7 +23,7 @@ from ._choice.autoencoder import ChoiceSolver, ItemAutoencoder
 from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import Collect, Interactions
 from ._data.known_ids import further_rows, handle_unknown, with_side_features
-from ._data.reading import Columns, read_ratings, read_weights
+from ._data.reading import Columns, check_scale, read_ratings, read_weights
 from ._data.sides import Sides
 from ._data.vocabulary import numbered
 from ._data.weights import NOT_CHOSEN, Weighting, as_choices
@@ -397,8 +397,9 @@ class BaseRecommender(
                 **task, reconstruction_attributes=fitted
             )
             converged = iteration.converged
-        if iteration.warning:
-            warn(iteration.warning)
+        end = fitted()
+        if iteration.warning and (warning := iteration.warning(end["_model"])):
+            warn(warning)
         if solver.converges and not (converged or stopped):
             warn(
                 f"{type(self).__name__} has not converged after max_iter="
@@ -406,7 +407,7 @@ class BaseRecommender(
                 "max_iter or tol.",
                 ConvergenceWarning,
             )
-        return fitted()
+        return end
 
     def _print_progress(self, number: int, most: int, progress: str) -> None:
         if self.verbose:
@@ -590,6 +591,7 @@ class BaseRecommender(
         solver.check_ratings(rating, weight)
         data = collect(columns, rating, weight)
         if reset:
+            check_scale(rating)
             if rating is not given:
                 check_choices(data, given[weight > 0], threshold)
             names = getattr(self, "feature_names_in_", None)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from ._candidates import holds_rows
 from ._choice.autoencoder import ItemAutoencoder
 from ._data.containers import ArrayLike, is_empty
 from ._data.interactions import Interactions
@@ -125,12 +126,13 @@ class ExplainMixin:
                     "rows of the user as ratings."
                 )
             return self._reasons(columns, *choice.contributions(row, columns))
-        if not isinstance(ratings, tuple):
+        X, y = (None, None) if ratings is None else _further_ratings(ratings)
+        if y is None:
             raise ValueError(
                 "part='rating' needs the rows of the user with their ratings, since a "
                 "fitted model keeps none: pass ratings=(X, y)."
             )
-        _, data = self._read(*ratings, None, self._solver(), reset=False)
+        _, data = self._read(X, y, None, self._solver(), reset=False)
         data = self._weighting.applied(data)
         numbers = self._items.known_rows(data.item_ids)
         shares = self._model.row_shares(int(row), columns, data, numbers)
@@ -194,9 +196,16 @@ class ExplainMixin:
 
 def _further_ratings(ratings: Any) -> tuple[Any, Any]:
     """X and y of further rows, or an error that names their argument."""
-    given = ratings if isinstance(ratings, tuple) else (ratings, None)
+    # A list of rows has rows of one dimension; that of a pair begins with a table.
+    is_pair = isinstance(ratings, tuple) or (
+        isinstance(ratings, list) and bool(ratings) and holds_rows(ratings[0])
+    )
+    given = tuple(ratings) if is_pair else (ratings, None)
     if len(given) != 2:
-        raise ValueError(f"ratings must be {PAIR}, got a tuple of length {len(given)}.")
+        kind = type(ratings).__name__
+        raise ValueError(
+            f"ratings must be {PAIR}, got a {kind} of length {len(given)}."
+        )
     if is_empty(given[0]):
         raise ValueError(
             "ratings holds no rows. Leave it out for a user without further ratings."

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -215,8 +215,8 @@ class Iteration:
     converged : bool
     model : callable
         Returns the model of a fit that ends here, until the next iteration.
-    warning : str
-        Warning of a fit that ends here, or an empty string.
+    warning : callable or None
+        Returns the warning of a fit that ends here from its model, or an empty string.
     curves : dict of str to list of float
         Curves of all iterations so far by the attribute that holds them, of CURVES. A
         "loss_curve_" is that of the model, if it is not the one of the iterations.
@@ -231,7 +231,7 @@ class Iteration:
     progress: str
     converged: bool
     model: Callable[[], Model]
-    warning: str = ""
+    warning: Callable[[Any], str] | None = None
     curves: dict[str, list[float]] = field(default_factory=dict)
     error: Callable[[], float] | None = None
     is_warm_up: bool = False

@@ -105,7 +105,9 @@ class MFRegressor(BaseRecommender):
         - "adam", "sgd": mini-batch gradients, for other losses, with another penalty
           than "als" (see `reg`).
     biased : bool, default=True
-        Whether to have μ and biases. False is y = p_u·q_i + x·w + ε.
+        Whether to have μ and biases. False is y = p_u·q_i + x·w + ε, where the rows of
+        each side have a prior, or a penalty, around one whose product with that of the
+        other side is the mean rating.
     reg : float, default=None
         Penalty of squares, for standardised ratings and relative weights (of mean about
         1). "als" minimises

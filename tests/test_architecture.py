@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "_saving": GROUND,
     "_forget": {"_choice", *GROUND},
     "_lists": {"_candidates", "_choice", "_explain", "_explore", *GROUND},
-    "_explain": {"_choice", *GROUND},
+    "_explain": {"_candidates", "_choice", *GROUND},
     "_candidates": GROUND,
     "_diagram": GROUND,
     "_explore": GROUND,

@@ -65,7 +65,7 @@ def test_sweeps_end_where_exact_ones_end(variant, exponent, monkeypatch):
     for size in (48, 1):
         monkeypatch.setattr(conditional, "WIDE_SIZE", size)
         problem, _ = make_problem(1, **variant)
-        ends.append(run(als, problem, 100, 0.5, exponent)[-1])
+        ends.append(run(als, problem, 300, 0.5, exponent)[-1])
     exact, found = ends
     assert found.objective == pytest.approx(exact.objective, rel=1e-6)
     products = [s.users.mean @ s.items.mean.T for s in ends]

@@ -698,6 +698,20 @@ def test_partial_fit_widens_the_range_of_ratings(name):
     assert model.partial_fit(X[:1], [2.0]).rating_range_ == (1, 9)
 
 
+@pytest.mark.parametrize("name", [name for name in UPDATED if name in RATINGS])
+def test_further_ratings_may_be_tiny_and_not_in_a_far_unit(name):
+    model = fitted(name)
+    as_zero = copied(model).partial_fit(X[:3], np.zeros(3)).predict(X)
+    for tiny in (1e-120, -5e-324):
+        after = copied(model).partial_fit(X[:3], np.full(3, tiny))
+        assert_allclose(after.predict(X), as_zero, atol=1e-12)
+    state = fitted_state(model)
+    for far in (1e30, -1e18):
+        with pytest.raises(ValueError, match="deviations of the ratings of fit away"):
+            model.partial_fit(X[:3], [3.0, far, 3.0])
+    assert fitted_state(model) == state
+
+
 @pytest.mark.parametrize(
     ("rows", "y", "error"),
     [

@@ -87,6 +87,33 @@ def test_plain_model_is_the_dot_product(ratings, solver, reg):
     assert error < ratings[1].std()
 
 
+@pytest.mark.parametrize("solver", ALL)
+@pytest.mark.parametrize("n_factors", [1, 8])
+@pytest.mark.parametrize("shape", [(30, 1), (1, 30), (1, 1), (3, 1), (15, 2)])
+def test_plain_model_of_few_ratings_predicts_about_their_mean(solver, n_factors, shape):
+    rng = np.random.default_rng(0)
+    users, items = (n.ravel() for n in np.indices(shape))
+    X, y = np.column_stack([users, items]), rng.uniform(3.5, 5, len(users))
+    # Few draws from the posterior of one rating are far apart.
+    n_iter, bound = ({"max_iter": 50}, 2.0) if solver == "gibbs" else ({}, 1.2)
+    model = MFRegressor(
+        n_factors, solver=solver, biased=False, clip=False, random_state=0, **n_iter
+    )
+    for sign in (1, -1):
+        model.fit(X, sign * y)
+        assert model.intercept_ == 0
+        assert abs(model.predict(X) - sign * y.mean()).max() < bound
+
+
+@pytest.mark.parametrize("solver", ["vb", "als", "adam", "sgd"])
+def test_plain_model_is_better_than_the_mean(solver):
+    X, y = make_ratings(200, 100, 4000, random_state=0)
+    train = np.arange(len(y)) % 5 > 0
+    model = MFRegressor(8, solver=solver, biased=False, random_state=0)
+    model.fit(X[train], y[train])
+    assert rmse(model, X[~train], y[~train]) < 0.95 * y[~train].std()
+
+
 def test_an_unknown_user_gets_the_items_by_their_merit(fitted):
     posterior, k = fitted._model, fitted._model.n_factors
     mean = posterior.users.prior_mean[:, -1] + posterior.users.cold_offset

@@ -99,11 +99,33 @@ def test_choices_of_a_visitor_need_no_ratings():
 
 
 @pytest.mark.parametrize(
+    "rows",
+    [
+        [[77, 1], [77, 2]],
+        [(77, 1), (77, 2)],
+        np.array([[77, 1], [77, 2]]),
+        pd.DataFrame({"user": [77, 77], "item": [1, 2]}),
+    ],
+)
+def test_a_pair_may_be_a_list_and_a_list_of_rows_is_none(rows):
+    rating, known = [5.0, 1.0], X if isinstance(rows, pd.DataFrame) else X.to_numpy()
+    model, choices = MFRegressor(2).fit(known, Y), MFRegressor().fit(known)
+    of_tuple = model.recommend(ratings=(rows, rating))
+    assert_array_equal(model.recommend(ratings=[rows, rating]), of_tuple)
+    reasons = model.explain(77, [5], part="rating", ratings=[rows, rating])
+    assert set(reasons["because"].dropna()) == {1, 2}
+    expected = choices.recommend(ratings=(rows, None))
+    assert_array_equal(choices.recommend(ratings=rows), expected)
+
+
+@pytest.mark.parametrize(
     ("ratings", "message"),
     [
         ([[999, 1]], r"ratings must be a tuple of X and y, .*; got a list without"),
         (([[999, 1]], None), "ratings must be a tuple of X and y, .* a tuple without"),
         (([[999, 1]],), "ratings must be a tuple of X and y, .* a tuple of length 1"),
+        ([[[999, 1]]], "ratings must be a tuple of X and y, .* a list of length 1"),
+        ([X[:2], Y[:2], Y[:2]], "ratings must be a tuple .* a list of length 3"),
         ([], "ratings holds no rows. Leave it out"),
         ((X[:0], Y[:0]), "ratings holds no rows. Leave it out"),
     ],

@@ -160,9 +160,11 @@ class Rule(ABC):
 class ALSRule(Rule):
     """Rule of "als": the mode of every conditional, under a fixed penalty.
 
-    The objective is Σ w (y − ŷ)² + reg (Σ c (x − Bᵀf)² + Σ w² + WEIGHT_PENALTY Σ B²),
-    c a row's count to the power of `exponent` (Rendle et al., 2022; 1 is the weighted-λ
-    regularisation of Zhou et al., 2008). Slopes have penalties of their own.
+    The objective is
+    Σ w (y − ŷ)² + reg (Σ c (x − m − Bᵀf)² + Σ w² + WEIGHT_PENALTY Σ B²), m the centre
+    of a side and c a row's count to the power of `exponent` (Rendle et al., 2022; 1 is
+    the weighted-λ regularisation of Zhou et al., 2008). Slopes have penalties of their
+    own.
     """
 
     steps_weights = True
@@ -183,6 +185,7 @@ class ALSRule(Rule):
         precision = self.reg * points.prior_precision
         return replace(
             points,
+            prior_mean=points.prior_mean if side.centre is None else side.centre,
             prior_precision=precision,
             prior_weight=ratings.count**self.exponent if self.exponent else None,
             weights=tuple(
@@ -219,7 +222,7 @@ class ALSRule(Rule):
             for effects in effects_of(state.columns)
         ]
         for side in (state.users, state.items):
-            square = side.own.square().sum(1)
+            square = (side.own - side.prior_mean).square().sum(1)
             if side.prior_weight is not None:
                 square *= side.prior_weight
             penalties.append(total(square))
@@ -351,10 +354,11 @@ class GibbsRule(Rule):
         return conditional.draw(auxiliary), None, math.nan
 
     def update_priors(self, side: Side, rate: Tensor, given: Given) -> Side:
-        # Normal–Wishart posterior, Salakhutdinov and Mnih (2008), equation 14, with
-        # prior mean 0 and a scale matrix by PRIOR_VARIANCE.
+        # Normal–Wishart posterior, Salakhutdinov and Mnih (2008), equation 14, with the
+        # centre as prior mean and a scale matrix by PRIOR_VARIANCE.
         n_rows, size = side.mean.shape
-        rows = side.own.double().cpu().numpy()
+        own = side.own if side.centre is None else side.own - side.centre
+        rows = own.double().cpu().numpy()
         centre = rows.mean(0)
         strength = PRIOR_ROWS + n_rows
         scatter = (rows - centre).T @ (rows - centre)
@@ -367,11 +371,14 @@ class GibbsRule(Rule):
         shape = (side.concentration + given.ratings.count / 2).cpu().numpy()
         gamma = torch.as_tensor(self.random_state.standard_gamma(shape)).to(rate)
         prior_mean = torch.as_tensor(centre * n_rows / strength + deviation)
+        prior_mean = prior_mean.to(side.mean)
+        if side.centre is not None:
+            prior_mean += side.centre
         side = replace(
             side,
             relative_precision=gamma / (side.concentration + rate),
             relative_shape=None,
-            prior_mean=prior_mean.to(side.mean),
+            prior_mean=prior_mean,
             prior_precision=torch.as_tensor(precision).to(side.mean),
         )
         return self._with_weights(side, given.ratings.features)

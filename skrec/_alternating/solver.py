@@ -22,6 +22,7 @@ from .._data.sides import Sides
 from .._data.units import Units
 from .._interfaces import Iteration, Objective, Solver, Start
 from .._sparse import fixed_order
+from .collapse import FittedRows
 from .conditional import Layout
 from .convert import (
     array,
@@ -52,15 +53,6 @@ from .unseen import UnseenSample
 # Up to this number of ratings the time of sweeps in double precision is negligible, and
 # residuals of small data can be far smaller than the ratings.
 MAX_DOUBLE_ROWS = 2**15
-
-# Share of the ratings' variance below which the noise variance is not credible.
-COLLAPSED_NOISE = 1e-3
-COLLAPSED = (
-    "The noise has collapsed: the model reproduces the ratings to 3 % of their "
-    "standard deviation, so standard deviations of predictions are unreliable. Look "
-    "for a column of X that determines the ratings, or for ratings that were computed "
-    "from each other."
-)
 
 # Minimum share of the variance of scores that differs between users.
 LEAST_TASTE_RATIO = 1e-3
@@ -115,12 +107,15 @@ class Given:
     units : Units
     rating_range : tuple of float
     side_features : Sides of csr_array or None
+    rows : FittedRows
+        Some of the rows as they were given.
     """
 
     arrays: RatingArrays
     units: Units
     rating_range: tuple[float, float]
     side_features: Sides[sparse.csr_array | None]
+    rows: FittedRows
 
     @classmethod
     def of(cls, data: Interactions, units: Units, has_slopes: bool) -> Given:
@@ -140,7 +135,8 @@ class Given:
             varies.tolist() if has_slopes else (),
         )
         matrices = (side and side.matrix for side in data.side_features)
-        return cls(arrays, units, data.rating_range, Sides(*matrices))
+        rows = FittedRows.of(data)
+        return cls(arrays, units, data.rating_range, Sides(*matrices), rows)
 
     def problem(self, device: torch.device) -> Problem:
         """The rows as a problem, with side features but without a structure."""
@@ -161,8 +157,8 @@ class Run:
     is_continued : bool
         Whether it starts from the end of the last fit.
     random_state : RandomState
-    may_collapse : bool
-        Whether a small noise variance is a reason to warn.
+    warning : callable or None
+        Warning of a model whose ratings may leave no noise.
     """
 
     problem: Problem
@@ -170,7 +166,7 @@ class Run:
     rating_range: tuple[float, float]
     is_continued: bool
     random_state: np.random.RandomState
-    may_collapse: bool
+    warning: Callable[[Posterior], str] | None
 
 
 class OfState(Generic[Value]):
@@ -321,13 +317,15 @@ class AlternatingSolver(Solver[Posterior]):
         if self.unobserved_weight:
             problem = problem.with_all_pairs(self.unobserved_weight)
         last = self._last_state(problem, given.units, start)
+        differ = np.ptp(given.rating_range) > 0
+        may_collapse = self.is_bayesian and differ and not self.unobserved_weight
         run = Run(
             problem,
             given.units,
             self._rating_range(given.rating_range),
             is_continued=last is not None,
             random_state=random_state,
-            may_collapse=np.ptp(given.rating_range) > 0 and not self.unobserved_weight,
+            warning=given.rows.warning if may_collapse else None,
         )
         states = self._states(run, last or self._start(problem))
         return map(itemgetter(1), self._reports(run, states))
@@ -389,10 +387,9 @@ class AlternatingSolver(Solver[Posterior]):
             model.release()
             del state
 
-    def _warning(self, run: Run, state: State) -> str:
-        """Warning of a fit that ends in this state."""
-        is_collapsed = self.is_bayesian and state.noise_variance < COLLAPSED_NOISE
-        return COLLAPSED if run.may_collapse and is_collapsed else ""
+    def _warning(self, run: Run, state: State) -> Callable[[Posterior], str] | None:
+        """Warning of the model of a fit that ends in this state."""
+        return run.warning
 
     def _posterior(self, run: Run, state: State) -> Posterior:
         """Model of a state, in rating units."""
@@ -472,6 +469,7 @@ class AlternatingSolver(Solver[Posterior]):
             fit = replace(self, n_factors=model.n_factors)
             return fit.update(model, further, random_state, device, report)
         data, units = further.data, model.units
+        units.check_further(data.rating)
         check_row_size(model, self.n_factors, self.biased)
         known = model.with_cold_rows(*further.cold)
         problem = _without_columns(self._given, known, further, device)
@@ -659,10 +657,10 @@ class VBSolver(AlternatingSolver):
             final_error.release()
             del state, report
 
-    def _warning(self, run: Run, state: State) -> str:
+    def _warning(self, run: Run, state: State) -> Callable[[Posterior], str] | None:
         n_factors = self.n_factors if self.unobserved_weight else None
         if n_factors and state.taste_ratio(n_factors) < LEAST_TASTE_RATIO:
-            return NO_FACTORS
+            return lambda model: NO_FACTORS
         return super()._warning(run, state)
 
 

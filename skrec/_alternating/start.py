@@ -12,6 +12,7 @@ from .._threads import torch_threads
 from .feature_weights import LinkMatrix
 from .problem import Problem
 from .ratings import Ratings
+from .scalars import total
 from .state import Side, State
 from .symmetric import with_fixed_signs
 
@@ -41,17 +42,23 @@ def spectral_start(problem: Problem) -> State:
     Item factors are V √S of the residuals y − b − c, each divided by the square roots
     of its row's and its column's (shrunken) count. They are scaled down so that the
     first sweeps can still turn them.
+
+    Without biases, rows start around a row of each side, with a product that is the
+    mean rating, and these are their prior means: a product of two rows that are near
+    zero is a saddle, and where ratings are few it is the least of penalties.
     """
     layout, y = problem.layout, problem.target
     user_bias, item_bias = _biases(problem)
+    of_user, of_item = mean_rows(problem)
     V, S = _singular_vectors(problem, user_bias, item_bias)
     mean = y.new_zeros(len(problem.items), layout.row_size)
     mean[:, : len(S)] = START_SCALE * math.sqrt(len(mean)) * V * S.sqrt()
     if layout.biased:
         mean[:, -1] = item_bias
+    nothing = y.new_zeros(len(problem.users), layout.row_size)
     return State(
-        users=_start(y.new_zeros(len(problem.users), layout.row_size), problem.users),
-        items=_start(mean, problem.items),
+        users=_start(nothing, problem.users, of_user),
+        items=_start(mean, problem.items, of_item),
         coef=y.new_zeros(problem.context.shape[1]),
     )
 
@@ -117,12 +124,43 @@ def _biases(problem: Problem) -> tuple[Tensor, Tensor]:
     """Shrunken means of items, and of the users' residuals."""
     users, items, y = problem.users, problem.items, problem.target
     if not problem.layout.biased:
-        return y.new_zeros(len(users)), y.new_zeros(len(items))
-    total = items.sum_values(items.weight * items.target)
-    item_bias = total / (items.count + START_SHRINKAGE)
+        return y.new_full((len(users),), _mean(problem)), y.new_zeros(len(items))
+    of_all = items.sum_values(items.weight * items.target)
+    item_bias = of_all / (items.count + START_SHRINKAGE)
     rest = y - item_bias.index_select(0, users.others)
-    total = users.sum_values(rest.mul_(users.weight))
-    return total / (users.count + START_SHRINKAGE), item_bias
+    of_all = users.sum_values(rest.mul_(users.weight))
+    return of_all / (users.count + START_SHRINKAGE), item_bias
+
+
+def _mean(problem: Problem) -> float:
+    """Mean rating without biases; 0 where all pairs count."""
+    users = problem.users
+    if users.unobserved is not None:
+        return 0.0
+    return users.share.sum(float(total(users.weight * problem.target))) / problem.weight
+
+
+def mean_rows(problem: Problem) -> tuple[Tensor, Tensor]:
+    """A row of users and one of items whose product is the mean, without biases."""
+    rows = problem.target.new_zeros(2, problem.layout.row_size)
+    if not problem.layout.biased:
+        mean = _mean(problem)
+        rows[0, 0] = math.sqrt(abs(mean))
+        rows[1, 0] = math.copysign(math.sqrt(abs(mean)), mean)
+    return rows[0], rows[1]
+
+
+def with_centres(problem: Problem, state: State) -> State:
+    """The state with priors around the mean rating, where there are no biases."""
+    if problem.layout.biased:
+        return state
+    users, items = (
+        replace(side, centre=centre)
+        for side, centre in zip(
+            (state.users, state.items), mean_rows(problem), strict=True
+        )
+    )
+    return replace(state, users=users, items=items)
 
 
 def _singular_vectors(
@@ -206,9 +244,11 @@ def _beside(basis: Tensor | None, vectors: Tensor) -> Tensor:
     return vectors if basis is None else vectors - basis @ (basis.T @ vectors)
 
 
-def _start(mean: Tensor, ratings: Ratings) -> Side:
-    """Points under a loose prior, with weights of zero."""
+def _start(mean: Tensor, ratings: Ratings, centre: Tensor | None = None) -> Side:
+    """Points around a centre under a loose prior, with weights of zero."""
     side = Side.at(mean)
+    if centre is not None:
+        side = replace(side, mean=mean + centre, prior_mean=centre)
     row_size = mean.shape[1]
     n_factors = max(row_size - 1, 1)
     precision = START_PRECISION * math.sqrt(n_factors)

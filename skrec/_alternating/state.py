@@ -74,6 +74,8 @@ class Side:
         Posterior means, or points.
     prior_mean, prior_precision : Tensor
         m and Λ, which rows share.
+    centre : Tensor of shape (row_size,) or None
+        Mean of the prior of m; None is 0.
     relative_precision : Tensor of shape (n_rows,)
         α (users) or γ (items).
     relative_shape : Tensor of shape (n_rows,) or None
@@ -124,6 +126,7 @@ class Side:
     evidence: float = math.nan
     sums: PriorSums | None = None
     priors: Tensor | None = None
+    centre: Tensor | None = None
 
     @classmethod
     def at(cls, mean: Tensor) -> Side:

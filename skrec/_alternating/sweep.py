@@ -56,6 +56,7 @@ from .rules import (
     VBRule,
 )
 from .scalars import NotDefinite, fetched, postponed_checks, total
+from .start import with_centres
 from .state import Side, State
 from .symmetric import cholesky, identity, inverse, times
 from .tiles import SideConditional, parallel_map
@@ -68,7 +69,7 @@ def als(
 
     The penalty of a row is `reg` times its count to the power of `exponent`.
     """
-    rule = ALSRule(reg, exponent)
+    rule, start = ALSRule(reg, exponent), with_centres(problem, start)
     start = replace(
         start,
         users=rule.start(start.users, problem.users),
@@ -124,6 +125,7 @@ def gibbs(
     The chain begins where so many sweeps of `vb` lead. These and the first draws,
     `burn_in` of them, are marked as warm-up.
     """
+    start = with_centres(problem, start)
     for state in islice(vb(problem, start), vb_sweeps):
         start = state
         yield replace(state, is_warm_up=True)

@@ -259,12 +259,17 @@ def read_ratings(y: Any, n_rows: int) -> np.ndarray:
             f"y holds a rating of magnitude {largest:.3g}; ratings must be within "
             f"±{MAX_RATING:.0e}, which single precision can represent. {SCALED}"
         )
+    return rating
+
+
+def check_scale(rating: np.ndarray) -> None:
+    """Refuse ratings of a fit, whose unit they set, if all are tiny."""
+    largest = np.abs(rating).max(initial=0)
     if 0 < largest < MIN_RATING:
         raise ValueError(
             f"y holds no rating of a magnitude above {largest:.3g}; the largest must "
             f"be at least {MIN_RATING:.0e}, so that variances are in range. {SCALED}"
         )
-    return rating
 
 
 def read_numbers(values: Any, name: str, n_rows: int) -> np.ndarray:

@@ -18,6 +18,11 @@ ROUNDING = 4 * np.finfo(np.float64).eps
 MIN_DEVIATION = 1e-270
 
 
+# Farther ratings, in standard deviations of those of fit, have squares and variances
+# that single precision cannot hold.
+MAX_FURTHER = 1e15
+
+
 @stored
 @dataclass(frozen=True)
 class Units:
@@ -64,6 +69,16 @@ class Units:
 
     def standard_ratings(self, rating: np.ndarray) -> np.ndarray:
         return (rating - self.centre) / self.scale
+
+    def check_further(self, rating: np.ndarray) -> None:
+        """Refuse further ratings in a unit that cannot be that of fit."""
+        farthest = np.abs(self.standard_ratings(rating)).max(initial=0)
+        if farthest > MAX_FURTHER:
+            raise ValueError(
+                f"y holds a rating that is {farthest:.2g} standard deviations of the "
+                f"ratings of fit away from their mean; at most {MAX_FURTHER:.0e} are "
+                "in range. Give ratings in the unit of fit, or fit anew."
+            )
 
     def centred(self, context: np.ndarray) -> np.ndarray:
         """Numbers of a context minus their means."""

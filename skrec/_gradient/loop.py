@@ -94,6 +94,10 @@ class TrainingOptions:
     n_epochs : int
     reg : float
     dropout : float
+    mean : float
+        Mean rating without biases, 0 for others. Rows are penalised around a row of
+        each side with this product: products of rows near zero are a saddle, and where
+        ratings are few the least of penalties.
     """
 
     loss: str
@@ -104,6 +108,13 @@ class TrainingOptions:
     n_epochs: int
     reg: float
     dropout: float = 0.0
+    mean: float = 0.0
+
+
+def centres(mean: float) -> dict[str, float]:
+    """First factors of a row of users and one of items with this product."""
+    root = math.sqrt(abs(mean))
+    return {"user": root, "item": math.copysign(root, mean)}
 
 
 @dataclass(frozen=True)
@@ -235,6 +246,12 @@ class _Trainer:
                 predicted = self.predicted_rows(side, weights)
                 self.predictions[table] = predicted
                 self.anchors[table][:-1] = predicted
+        if options.mean:
+            for side, centre in centres(options.mean).items():
+                if network.rows(side)[0] not in self.anchors:
+                    self._anchor_at_zero(side)
+                (table,) = network.tables([f"{side}_factors"])
+                self.anchors[table][..., 0] += centre
         self.implicit = self._implicit_shares(total)
         implicit_weights = [w for shares in self.implicit for w in shares.weights]
         if implicit_weights:

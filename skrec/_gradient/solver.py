@@ -25,7 +25,7 @@ from .context import network_context
 from .fitted import Conversion, NetworkModel, Weights
 from .fold_in import FoldIn
 from .implicit import Counterparts, factor_changes, is_informative
-from .loop import Epoch, TrainingOptions, own_penalty, train
+from .loop import Epoch, TrainingOptions, centres, own_penalty, train
 from .losses import RELATIVE_CURVATURE
 from .network import (
     ALL_TABLES,
@@ -185,7 +185,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         shape = self._shape(data, implicit)
         is_scaled = not self.objective.is_of_choices
         units = Units.of(data, centred=is_scaled and shape.biased, scaled=is_scaled)
-        network = self._network(shape, data, start, random_state).to(device)
+        mean = _mean_score(data, units) if is_scaled and not shape.biased else 0.0
+        network = self._network(shape, data, mean, start, random_state).to(device)
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
         tensor = partial(torch.as_tensor, device=device)
         samples = Samples(
@@ -204,10 +205,11 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             network.counterparts = Counterparts.of(
                 samples.users, samples.items, *data.shape, share
             )
+        options = self._training_options(int(share.sum(float(len(samples)))))
         epochs = train(
             network,
             samples,
-            self._training_options(int(share.sum(float(len(samples))))),
+            replace(options, mean=mean),
             generator,
             held_out,
             tensor(data.pairs),
@@ -241,6 +243,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         device: torch.device,
         report: Callable[[float], None],
     ) -> NetworkModel:
+        model.units.check_further(further.data.rating)
         low, high = self._rating_range(further.data)
         further = self.conversion.rest(model, further)
         implicit = self.implicit_features
@@ -370,6 +373,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         self,
         shape: Shape,
         data: Interactions,
+        mean: float,
         start: Start[NetworkModel] | None,
         random_state: np.random.RandomState,
     ) -> NeuMF:
@@ -383,6 +387,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 # Equal ratings do not distinguish rows, so random starts must not.
                 for name in weights.keys() & ALL_TABLES:
                     weights[name].zero_()
+            if mean:
+                for side, centre in centres(mean).items():
+                    weights[f"{side}_factors"][..., 0] += centre
         else:
             # Values that are no more, or are new, change no size of the network.
             fitted = self.conversion.shape(start.model)
@@ -542,3 +549,10 @@ def _exported(network: NeuMF) -> Weights:
     for name in (weights.keys() & ALL_TABLES) - {*VALUE_TABLES}:
         weights[name][-1] = weights[name][:-1].mean(axis=0)
     return weights
+
+
+def _mean_score(data: Interactions, units: Units) -> float:
+    """Mean of the ratings in standard units."""
+    sums = np.array([data.weight @ data.rating, data.weight.sum()])
+    of_rating, total = data.shares.user.sum(sums)
+    return float(of_rating / total / units.scale)
