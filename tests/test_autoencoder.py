@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
 
 from skrec import MFRegressor, NCFRegressor
 from skrec._choice.autoencoder import (
@@ -14,6 +15,7 @@ from skrec._choice.autoencoder import (
     PRIOR_CHOICES,
     RIDGE,
     ItemAutoencoder,
+    _leading_eigenvectors,
 )
 from skrec._data.interactions import Interactions
 from skrec._data.reading import Columns
@@ -200,3 +202,33 @@ def test_numbers_tell_nothing_about_choices_alone(model):
     with pytest.warns(UserWarning, match=message):
         found = model.fit(rows).predict(rows)
     assert_array_equal(found, model.fit(X).predict(X))
+
+
+def planted(spectrum, n_rows=400, n_columns=300):
+    """A sparse matrix by its singular values, and its right singular vectors."""
+    rng = np.random.default_rng(0)
+    U, V = (
+        np.linalg.qr(rng.normal(size=(n, len(spectrum))))[0]
+        for n in (n_rows, n_columns)
+    )
+    A = (U * spectrum) @ V.T
+    return sparse.csr_array(A.astype(np.float32)), V
+
+
+@pytest.mark.parametrize("n_large", [1, 30, 90])
+def test_leading_eigenvectors_of_a_matrix_of_many_columns(n_large):
+    spectrum = np.append(np.linspace(20, 4, n_large), np.linspace(2, 0.1, 150))
+    A, V = planted(spectrum)
+    values, vectors = _leading_eigenvectors(A, 9.0, 300)
+    assert_allclose(values, spectrum[:n_large] ** 2, rtol=1e-4)
+    assert_allclose(vectors.T @ vectors, np.eye(n_large), atol=1e-5)
+    assert_allclose(np.abs((vectors * V[:, :n_large]).sum(0)), 1, atol=1e-2)
+
+
+@pytest.mark.parametrize("rank", [1, 20, 64, 70])
+def test_eigenvectors_end_with_the_rank(rank):
+    A, V = planted(np.full(rank, 3.0))
+    values, vectors = _leading_eigenvectors(A, 1e-3, 300)
+    assert len(values) == rank
+    assert_allclose(values, 9, rtol=1e-4)
+    assert_allclose(vectors @ vectors.T, V @ V.T, atol=1e-4)

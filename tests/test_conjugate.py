@@ -1,6 +1,7 @@
 """Rows of many factors, against exact solutions of few."""
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -21,14 +22,20 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from skrec import MFRegressor
-from skrec._alternating import conditional
+from skrec._alternating import conditional, conjugate
 from skrec._alternating.axes import Axes, AxisVariances
 from skrec._alternating.conjugate import PointConditional, update_points
 from skrec._alternating.ratings import total
 from skrec._alternating.rules import ALSRule, AxisVBRule, UpdateRule
 from skrec._alternating.start import decomposed_start, spectral_start
 from skrec._alternating.state import Side
-from skrec._alternating.sweep import als, as_map_estimate, update, with_covariance
+from skrec._alternating.sweep import (
+    als,
+    as_map_estimate,
+    sweeps,
+    update,
+    with_covariance,
+)
 from skrec.datasets import make_ratings
 
 VARIANTS = {
@@ -109,7 +116,7 @@ def test_the_end_of_the_steps_is_the_mean(
 class ToTheEnd(ALSRule):
     """als with steps to the end, and no further."""
 
-    relaxation, least_share = 0.0, 0.0
+    relaxation, max_steps, least_share = 0.0, 20, 0.0
 
 
 def solved(problem, users, items, row, unobserved_weight):
@@ -144,7 +151,7 @@ def test_ratings_that_repeat_more_often_than_there_are_items():
 class ToTheMean(AxisVBRule):
     """vb along axes with steps to the end, and no further."""
 
-    relaxation, least_share = 0.0, 0.0
+    relaxation, max_steps, least_share = 0.0, 20, 0.0
 
 
 @settings(max_examples=20, deadline=None)
@@ -268,6 +275,37 @@ def test_an_update_ends_at_the_exact_posterior_of_diagonal_priors(monkeypatch):
         assert_allclose(*means, rtol=1e-3, atol=1e-4)
         changes = [getattr(s, side).squared_change for s in (found, exact)]
         assert float(changes[0]) == pytest.approx(float(changes[1]), rel=1e-2, abs=1e-6)
+
+
+class UntilRowsAreGood(ALSRule):
+    """als with as many steps as each row needs."""
+
+    max_steps, least_share = 20, 0.1
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize(
+    "rule",
+    [ALSRule(0.3), UntilRowsAreGood(0.3), AxisVBRule()],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_a_row_does_not_depend_on_its_tile(rule, monkeypatch):
+    problem, _ = make_problem(n_users=60, n_items=40, n_factors=12)
+    start = spectral_start(problem)
+    if isinstance(rule, ALSRule):
+        users, items = start.users, start.items
+        start = replace(
+            start,
+            users=rule.start(users, problem.users),
+            items=rule.start(items, problem.items),
+        )
+    found = []
+    for size in (60, 7):
+        monkeypatch.setattr(conjugate, "MIN_TILE_ROWS", size)
+        monkeypatch.setattr(conjugate, "MIN_TILES", 60)
+        found.append([s.users.mean for s in islice(sweeps(problem, start, rule), 6)])
+    for at_once, by_tiles in zip(*found, strict=True):
+        assert_allclose(by_tiles, at_once, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.usefixtures("wide")

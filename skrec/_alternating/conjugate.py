@@ -44,9 +44,6 @@ from .symmetric import inverse
 
 T = TypeVar("T")
 
-# Steps at most.
-MAX_STEPS = 20
-
 # Rows of a tile have about this many elements, so that they stay in the cache.
 TILE_SIZE, MIN_TILES, MIN_TILE_ROWS = 2**17, 4, 512
 
@@ -231,25 +228,28 @@ class Quadratic:
         spread = ((self.diagonal - self.prior_precision) * variance).sum(1)
         return spread / self.noise_precision[:, 0]
 
-    def minimise(self, least_share: float) -> tuple[Tensor, Tensor]:
+    def minimise(self, max_steps: int, least_share: float) -> tuple[Tensor, Tensor]:
         """Rows after a few steps of conjugate gradients, and their h − Ax.
 
-        Steps end when one more would add less than a share to the fall of the
-        objective.
+        Steps of a row end when one more would add less than a share to the fall of its
+        objective, whatever rows its tile has.
         """
         x, pull, D = self.start, self.pull, self.diagonal
         direction = ahead = pull / D
-        slope, fallen = (pull * ahead).sum(1, keepdim=True), pull.new_zeros(())
+        slope = (pull * ahead).sum(1, keepdim=True)
+        fallen = torch.zeros_like(slope)
         least = torch.finfo(x.dtype).tiny
-        for _ in range(MAX_STEPS):
+        for _ in range(max_steps):
             # The fall of a step of length one, which D makes nearly the best.
-            if total(slope / self.noise_precision) <= least_share * fallen:
+            moves = slope > least_share * fallen
+            if not moves.any():
                 break
             image = self.times(direction)
             length = slope / (direction * image).sum(1, keepdim=True).clamp_min(least)
+            length = length.where(moves, 0.0)
             x = torch.addcmul(x, length, direction)
             pull = torch.addcmul(pull, length, image, value=-1)
-            fallen += total(length * slope / self.noise_precision)
+            fallen += length * slope
             ahead, previous = pull / D, slope
             slope = (pull * ahead).sum(1, keepdim=True)
             direction = torch.addcmul(
@@ -514,7 +514,7 @@ def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:
 
 def _beyond(objective: Quadratic, rule: Rule) -> tuple[Tensor, Tensor]:
     """Rows beyond the minimum of an objective, and their h − Ax."""
-    x, pull = objective.minimise(rule.least_share)
+    x, pull = objective.minimise(rule.max_steps, rule.least_share)
     # Both are linear along the way.
     return (
         x + rule.relaxation * (x - objective.start),

@@ -75,9 +75,10 @@ class Rule(ABC):
         Whether rows move at all.
     relaxation : float
         How far rows go beyond the mean of their conditional, as a share of their step.
+    max_steps : int
+        Steps of an iterative solution at most.
     least_share : float
-        Share in the fall of the objective below which steps of an iterative solution
-        end.
+        Share in the fall of a row's objective below which its steps end.
     keeps_precision : bool
         Whether effects of context keep the precision that they start with.
     start_precision : float
@@ -89,6 +90,7 @@ class Rule(ABC):
     steps_weights: bool = False
     moves_rows: bool = True
     relaxation: float = 0.0
+    max_steps: int = 20
     least_share: float = 1e-6
     keeps_precision: bool = False
 
@@ -170,7 +172,7 @@ class ALSRule(Rule):
     steps_weights = True
     relaxation = OVER_RELAXATION
     # The next sweep goes on where this one ends.
-    least_share = 0.1
+    max_steps = 2
     keeps_precision = True
 
     reg: float
@@ -333,7 +335,7 @@ class AxisVBRule(VBRule):
 
     relaxation = OVER_RELAXATION
     # The next sweep goes on where this one ends.
-    least_share = 0.1
+    max_steps = 2
 
     def is_along_axes(self, layout: Layout) -> bool:
         return True

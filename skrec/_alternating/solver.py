@@ -611,7 +611,7 @@ class VBSolver(AlternatingSolver):
         if warms_up and not run.is_continued and layout.device.type == "cpu":
             warm_up = int(WARM_UP_SHARE * self.max_iter)
             excess = layout.n_factors / (MAX_SUPPORT * self.n_supported)
-            least_fall *= max(1.0, excess) ** 2
+            least_fall *= max(1.0, excess)
         least_fall = max(least_fall, self.tolerance)
         return vb(run.problem, start, warm_up=warm_up, least_fall=least_fall)
 

@@ -14,7 +14,8 @@ Pastur, 1967). Eigenvectors well below that edge are left out, and λ is twice t
 
 References: Steck (2019). Embarrassingly shallow autoencoders for sparse data. WWW.
 Marchenko, Pastur (1967). Distribution of eigenvalues for some sets of random matrices.
-Halko, Martinsson, Tropp (2011). Finding structure with randomness. SIAM Review.
+Musco, Musco (2015). Randomized block Krylov methods for stronger and faster approximate
+singular value decomposition. NeurIPS.
 """
 
 from __future__ import annotations
@@ -50,7 +51,14 @@ LEAST_EIGENVALUE, RIDGE = 0.7, 2.0
 # Eigenvectors at most: as many as leave this many numbers in the table of items, which
 # one list reads as a whole, within these limits.
 TABLE_SIZE, MIN_FACTORS, MAX_FACTORS = 2**21, 64, 256
-OVERSAMPLING, N_PASSES = 16, 3
+
+# Blocks of the Krylov space in which eigenvectors are found: columns of one, as a share
+# of the eigenvectors at most, and blocks at most. Fewer are enough once their columns
+# are this many times the eigenvalues to keep. Few eigenvectors are exact.
+BLOCK_SHARE, MIN_BLOCK, MAX_BLOCKS, ENOUGH = 0.25, 16, 6, 4
+
+# Share of a block beyond the space of those before it that may be rounding.
+MIN_REST = 1e-4
 
 # Rows of a tall matrix that are squared at once, in double precision.
 BLOCK_ROWS = 2**13
@@ -355,22 +363,65 @@ def _leading_eigenvectors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues of AᵀA from `least` on, largest first, and their eigenvectors.
 
-    By block power iteration from random vectors (Halko et al., 2011), at least one and
-    `most` at most. A has the rows of a share.
+    By a block Krylov method from random vectors (Musco and Musco, 2015), at least one
+    and `most` at most. A has the rows of a share.
     """
     n_items = A.shape[1]
     n_factors = int(np.clip(TABLE_SIZE // n_items, MIN_FACTORS, MAX_FACTORS))
     n_factors = min(n_factors, most)
-    size = min(n_factors + OVERSAMPLING, most)
+    n_columns = min(max(math.ceil(BLOCK_SHARE * n_factors), MIN_BLOCK), most)
     At = A.T.tocsr()
     rng = np.random.RandomState(0)
-    Q = rng.standard_normal((n_items, size)).astype(np.float32)
-    for _ in range(N_PASSES):
-        Q = _orthonormal(share.sum(At @ (A @ Q)))
-    eigenvalues, W = _eigen(A @ Q, share)
+
+    def drawn(n_columns: int) -> np.ndarray:
+        return rng.standard_normal((n_items, n_columns)).astype(np.float32)
+
+    image = A @ drawn(n_columns)
+    Q, AQ = np.empty((n_items, 0), np.float32), image[:, :0]
+    square = torch.zeros(0, 0, dtype=torch.float64)
+    for _ in range(MAX_BLOCKS):
+        rest = min(n_columns, most - len(square))
+        block = _new_directions(share.sum(At @ image)[:, :rest], Q)
+        if block is None:
+            # More eigenvalues may be equal than a block has columns.
+            block = _new_directions(drawn(rest), Q)
+        if block is None:
+            break
+        image = A @ block
+        Q, AQ = np.hstack([Q, block]), np.hstack([AQ, image])
+        square = _with_columns(square, share.sum(_product(AQ.T, image)))
+        if len(square) == most or _has_enough(square, least):
+            break
+    eigenvalues, W = _eigen(square)
     n_kept = max(1, int((eigenvalues[:n_factors] >= least).sum()))
     W = W[:, :n_kept].astype(np.float32)
     return eigenvalues[:n_kept].astype(np.float32), _product(Q, W)
+
+
+def _new_directions(block: np.ndarray, Q: np.ndarray) -> np.ndarray | None:
+    """An orthonormal basis of columns beyond those of Q; None if there are none."""
+    # Once is not enough in single precision.
+    for _ in range(2):
+        length = np.linalg.norm(block)
+        block = block - _product(Q, _product(Q.T, block))
+        if np.linalg.norm(block) <= MIN_REST * length:
+            return None
+        block = _orthonormal(block)
+    return block
+
+
+def _with_columns(square: torch.Tensor, columns: np.ndarray) -> torch.Tensor:
+    """A symmetric matrix with further columns, and rows."""
+    new = torch.from_numpy(columns).double()
+    top = torch.cat([square, new[: len(square)].T])
+    return torch.cat([top, new], 1)
+
+
+@torch_threads(1)
+def _has_enough(square: torch.Tensor, least: float) -> bool:
+    """Whether a Krylov space is large enough for the eigenvalues from `least` on."""
+    n_kept = int((torch.linalg.eigvalsh(square) >= least).sum())
+    return len(square) >= ENOUGH * max(n_kept, MIN_BLOCK)
 
 
 def _orthonormal(Y: np.ndarray) -> np.ndarray:
@@ -380,7 +431,7 @@ def _orthonormal(Y: np.ndarray) -> np.ndarray:
     basis = _by_root(Y)
     if basis is not None:
         return basis
-    squares, W = _eigen(Y)
+    squares, W = _eigen(_square(Y))
     least = (len(squares) * np.finfo(Y.dtype).eps) ** 2 * squares[0]
     is_kept = squares >= max(least, np.finfo(Y.dtype).tiny)
     is_kept[0] = True
@@ -390,12 +441,9 @@ def _orthonormal(Y: np.ndarray) -> np.ndarray:
 # One thread: these products are short, and numpy's threads wait for each other where
 # others compete for the cores.
 @torch_threads(1)
-def _eigen(Y: np.ndarray, share: Share = ALL_ROWS) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of YᵀY, largest first, and its eigenvectors, in double precision.
-
-    Y has the rows of a share.
-    """
-    values, W = torch.linalg.eigh(share.sum(_square(Y)))
+def _eigen(square: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of a symmetric matrix, largest first, and its eigenvectors."""
+    values, W = torch.linalg.eigh(square)
     return values.flip(0).numpy(), W.flip(1).numpy()
 
 
