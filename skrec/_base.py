@@ -15,7 +15,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import r2_score
 from sklearn.utils import Tags, check_random_state
 
@@ -30,6 +29,7 @@ from ._data.weights import NOT_CHOSEN, Weighting, as_choices
 from ._diagram import DiagramMixin
 from ._forget import ForgetMixin
 from ._interfaces import CURVES, Iteration, Solver, Start
+from ._iterations import print_progress, run
 from ._lists import ListsMixin
 from ._rows import (
     check_choices,
@@ -51,7 +51,6 @@ from ._sklearn import (
 )
 from ._snapshot import fitted_attribute, reads_one_fit, snapshot
 from ._threads import torch_threads
-from ._warn import warn
 
 # Further rows that one thread learns from.
 MAX_FEW_ROWS = 2**10
@@ -188,7 +187,7 @@ class BaseRecommender(
         task = {"estimator": self, "X": X, "y": y, "metadata": given or None}
         context = self._init_callback_context(max_subtasks=solver.max_iter)
         context.call_on_fit_task_begin(**task)
-        fitted = self._run(solver, iterations, context, task, read)
+        fitted = run(self, solver, iterations, context, task, read)
         context.call_on_fit_task_end(**task, reconstruction_attributes=lambda: fitted)
         return fitted
 
@@ -330,9 +329,8 @@ class BaseRecommender(
 
         def report(objective: float) -> None:
             losses.append(objective)
-            self._print_progress(
-                len(losses), solver.max_iter, f"objective {objective:.6f}"
-            )
+            progress = f"objective {objective:.6f}"
+            print_progress(self, len(losses), solver.max_iter, progress)
 
         model = solver.update(
             self._model,
@@ -357,62 +355,6 @@ class BaseRecommender(
         if attributes.get("feature_names_in_") is None:
             attributes.pop("feature_names_in_", None)
         self.__dict__ = attributes
-
-    def _run(
-        self,
-        solver: Solver,
-        iterations: Iterator[Iteration],
-        context: Any,
-        task: dict[str, Any],
-        read: dict[str, Any],
-    ) -> dict[str, Any]:
-        """Iterate until convergence, `max_iter`, or a stop by a callback.
-
-        Returns the fitted attributes, including those that were `read` from the rows.
-        """
-
-        def fitted() -> dict[str, Any]:
-            with own_settings():
-                curves = {"loss_curve_": losses.copy()} | iteration.curves
-                n_iter = len(curves["loss_curve_"])
-                model = {"_model": iteration.model(), "n_iter_": n_iter}
-                return read | CURVES | curves | model
-
-        losses: list[float] = []
-        converged = stopped = False
-        while not (converged or stopped or len(losses) == solver.max_iter):
-            step = context.subcontext(task_name="iteration")
-            step.call_on_fit_task_begin(**task)
-            # Callbacks run between iterations, with the settings of the caller.
-            with own_settings():
-                iteration = next(iterations)
-            losses.append(iteration.objective)
-            if not np.isfinite(iteration.objective):
-                raise FloatingPointError(
-                    f"{type(self).__name__} diverged: its objective is "
-                    f"{iteration.objective} after iteration {len(losses)}."
-                )
-            self._print_progress(len(losses), solver.max_iter, str(iteration))
-            stopped = step.call_on_fit_task_end(
-                **task, reconstruction_attributes=fitted
-            )
-            converged = iteration.converged
-        end = fitted()
-        if iteration.warning and (warning := iteration.warning(end["_model"])):
-            warn(warning)
-        if solver.converges and not (converged or stopped):
-            warn(
-                f"{type(self).__name__} has not converged after max_iter="
-                f"{solver.max_iter} iterations; in the last one, {iteration}. Raise "
-                "max_iter or tol.",
-                ConvergenceWarning,
-            )
-        return end
-
-    def _print_progress(self, number: int, most: int, progress: str) -> None:
-        if self.verbose:
-            name = type(self).__name__
-            print(f"[{name}] iteration {number} of at most {most}: {progress}")
 
     @reads_one_fit
     def predict(

@@ -23,7 +23,9 @@ MAY_IMPORT = {
     "_factors": GROUND,
     "_effects": {"_data"},
     "_ncf": {"_base", "_effects", "_gradient", "_parameters", *GROUND},
-    "_base": {"_choice", "_diagram", "_forget", "_lists", "_rows", "_saving", *GROUND},
+    "_base": {"_choice", "_diagram", "_forget", "_iterations", "_lists", "_rows"}
+    | {"_saving", *GROUND},
+    "_iterations": GROUND,
     "_saving": GROUND,
     "_forget": {"_choice", *GROUND},
     "_lists": {"_candidates", "_choice", "_explain", "_explore", *GROUND},
@@ -56,6 +58,7 @@ MAY_IMPORT = {
 TESTED_BY = {
     "_base": "contract",  # all that estimators share
     "_parameters": "bad_input",  # constraints alone
+    "_iterations": "callbacks",
     "_effects": "context",  # tables of effects of context
     "_share": "distributed",  # all rows, unless processes share them
     "_ranks": "distributed",  # needs several processes
