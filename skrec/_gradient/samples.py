@@ -7,6 +7,7 @@ batches are those of one process.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -157,13 +158,12 @@ class Sampler:
         own, places = self.own(rows)
         return self.with_negatives(Part(self.samples.take(own), places, len(rows)))
 
-    def all_with_negatives(self) -> Samples:
-        """Own samples, with negatives."""
-        places = None
-        if not self.share.has_all:
-            places = self.n_before + torch.arange(len(self.samples))
-            places = places.to(self.samples.users)
-        return self.with_negatives(Part(self.samples, places, self.n_all))
+    def tiles(self, size: int) -> Iterator[Samples]:
+        """Own samples in their order, with negatives, of at most `size` at a time."""
+        device = self.samples.users.device
+        for start in range(0, self.n_all, size):
+            stop = min(start + size, self.n_all)
+            yield self.batch(torch.arange(start, stop, device=device))
 
     def with_negatives(self, part: Part) -> Samples:
         """Samples with negatives drawn beside their items."""
