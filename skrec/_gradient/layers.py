@@ -17,6 +17,9 @@ from torch.nn import functional as F
 from .._sparse import SparseRows
 from .products import sorting_order
 
+# Lookups per row of a table from which on it is worth it to find the distinct ones.
+MIN_LOOKUPS = 0.5
+
 
 class FirstLayer(torch.autograd.Function):
     """Hidden units before the activation, shape (n * n_candidates, M * n_out).
@@ -40,16 +43,23 @@ class FirstLayer(torch.autograd.Function):
         user = _Lookup(users, len(user_table))
         item = _Lookup(items.flatten(), len(item_table))
         user_rows, item_rows = user.rows_of(user_table), item.rows_of(item_table)
-        n_users, (members, _, n_out) = len(user_rows), user_weight.shape
-        products = user_rows.new_empty(n_users + len(item_rows), members, n_out)
-        of_users, of_items = products[:n_users], products[n_users:]
-        _dense(user_rows, user_weight, None, of_users)
-        _dense(item_rows, item_weight, bias, of_items)
-        places = user.place[:, None].expand(items.shape), item.place.view(items.shape)
-        pairs = torch.stack([places[0], places[1] + n_users], -1).view(-1, 2)
         ctx.save_for_backward(user_rows, user_weight, item_rows, item_weight)
         ctx.lookups, ctx.pairs = (user, item), items.shape
-        return F.embedding_bag(pairs, products.flatten(1), mode="sum")
+        n_users, (members, _, n_out) = len(user_rows), user_weight.shape
+        if user.bags is None and item.bags is None and items.shape[1] == 1:
+            # Not a view, so that an activation can work in place.
+            hidden = user_rows.new_empty(n_users, members * n_out)
+            out = hidden.view(n_users, members, n_out)
+            _dense(item_rows, item_weight, bias, out)
+            _dense(user_rows, user_weight, out.transpose(0, 1), out)
+            return hidden
+        products = user_rows.new_empty(n_users + len(item_rows), members, n_out)
+        _dense(user_rows, user_weight, None, products[:n_users])
+        _dense(item_rows, item_weight, bias, products[n_users:])
+        of_users, of_items = user.places()[:, None], item.places() + n_users
+        of_items = of_items.view(items.shape)
+        pairs = torch.stack([of_users.expand(items.shape), of_items], -1)
+        return F.embedding_bag(pairs.view(-1, 2), products.flatten(1), mode="sum")
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
@@ -69,29 +79,36 @@ class FirstLayer(torch.autograd.Function):
 
 
 class _Lookup:
-    """Numbered rows of a table, each once.
+    """Numbered rows of a table, each once where there are many lookups.
 
     Attributes
     ----------
     numbers : Tensor of shape (n_distinct,)
-    place : Tensor of shape (n_lookups,)
-        Place of each lookup among `numbers`.
-    bags : SparseRows
-        Lookups of each distinct row.
     n_rows : int
+    bags : SparseRows or None
+        Lookups of each distinct row; None for those of all lookups.
     """
 
     def __init__(self, numbers: Tensor, n_rows: int) -> None:
-        self.n_rows = n_rows
-        order = sorting_order(numbers, n_rows)
-        ordered = numbers.numpy()[order]
-        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-        offsets = np.append(starts, len(ordered))
-        place = np.empty_like(order)
-        place[order] = np.repeat(np.arange(len(starts)), np.diff(offsets))
-        self.numbers = torch.from_numpy(ordered[starts])
-        self.place = torch.from_numpy(place)
-        self.bags = SparseRows(torch.from_numpy(offsets), torch.from_numpy(order))
+        self.numbers, self.n_rows = numbers, n_rows
+        self.bags: SparseRows | None = None
+        if len(numbers) > MIN_LOOKUPS * n_rows:
+            order = sorting_order(numbers, n_rows)
+            ordered = numbers.numpy()[order]
+            starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+            self.numbers = torch.from_numpy(ordered[starts])
+            offsets = torch.from_numpy(np.append(starts, len(ordered)))
+            self.bags = SparseRows(offsets, torch.from_numpy(order))
+
+    def places(self) -> Tensor:
+        """Place of each lookup among the rows."""
+        rows = torch.arange(len(self.numbers))
+        if self.bags is None:
+            return rows
+        order, lengths = self.bags.others, self.bags.lengths
+        return torch.empty_like(order).index_copy_(
+            0, order, rows.repeat_interleave(lengths, output_size=len(order))
+        )
 
     def rows_of(self, table: Tensor) -> Tensor:
         """Rows that enter the layer."""
@@ -99,8 +116,8 @@ class _Lookup:
         return rows.view(len(rows), *table.shape[1:])
 
     def sums(self, slope: Tensor) -> Tensor:
-        """Σ slope over the lookups of each distinct row."""
-        return self.bags.sum(slope, None)
+        """Σ slope over the lookups of each row."""
+        return slope if self.bags is None else self.bags.sum(slope, None)
 
     def slopes(
         self, slope: Tensor, rows: Tensor, weight: Tensor

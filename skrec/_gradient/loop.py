@@ -579,7 +579,7 @@ class _Trainer:
             # A pair with less than the mean weight of a batch moves a row by less.
             share = share.clamp_min(1 / n_samples)
             of_side = share * (self.curvature + self.penalties[side])
-            for table in self.tables[side]:
+            for table in self.rows[side]:
                 curvature = of_side
                 if table in self.value_penalties.multiples:
                     own = self.value_penalties.of(table, self.penalties[side])

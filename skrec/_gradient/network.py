@@ -58,7 +58,7 @@ N_CONTEXT_FACTORS = 12
 
 # Lookups per row, on average, from which the first layer is applied to the whole table
 # where autograd follows the rows of pairs.
-MIN_LOOKUPS = 4
+WHOLE_TABLE_LOOKUPS = 4
 
 # Numbers of a sample's factors from which on pairs have products without copied rows.
 MIN_WIDTH = 192
@@ -390,7 +390,7 @@ class NeuMF(nn.Module):
             del parts[name]
         # Rows that are looked up often enter the layer once. For few lookups the other
         # order is faster, since it has members in the order of the layers.
-        enters_once = len(flat) > MIN_LOOKUPS * (shape.n_rows(side) + 1)
+        enters_once = len(flat) > WHOLE_TABLE_LOOKUPS * (shape.n_rows(side) + 1)
         is_changed = "embedding" in parts and enters_once
         if is_changed:
             parts["embedding"] = self._first_layer(side, parts["embedding"])

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 from .._share import ALL_ROWS, Share
 
+# Above the keys of all pairs.
+LAST_KEY = torch.iinfo(torch.int64).max
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -130,7 +133,11 @@ class Sampler:
         share: Share = ALL_ROWS,
     ) -> None:
         self.samples, self.generator = samples, generator
-        self.n_items, self.n_negatives, self.seen = n_items, n_negatives, seen
+        self.n_items, self.n_negatives = n_items, n_negatives
+        self.seen = seen
+        if seen is not None:
+            # A key behind all, so that a search ends at one.
+            self.seen = torch.cat([seen, seen.new_full((1,), LAST_KEY)])
         self.share = share
         self.n_before = share.n_before(len(samples))
         self.n_all = int(share.sum(float(len(samples))))
@@ -181,8 +188,7 @@ class Sampler:
             if part.places is not None:
                 drawn = drawn[part.places]
             keys = torch.add(drawn, samples.users[:, None], alpha=self.n_items)
-            place = torch.searchsorted(self.seen, keys).clamp_(max=len(self.seen) - 1)
-            is_unseen = self.seen[place] != keys
+            is_unseen = self.seen[torch.searchsorted(self.seen, keys)] != keys
             items = torch.cat([items, drawn], dim=1)
             target = F.pad(target, (0, n))
             weight = torch.cat([weight, weight * is_unseen], dim=1)
