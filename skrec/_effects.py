@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ._data.context import KnownContext
-
-# Effects and their standard deviations.
-Estimates = tuple[np.ndarray, np.ndarray]
+from ._interfaces import Estimates
 
 
 def check_by(by: str) -> None:

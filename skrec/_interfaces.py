@@ -29,6 +29,9 @@ from ._topk import Fill
 # Losses with scores that are not ratings.
 CHOICE_LOSSES = ("log_loss", "bpr")
 
+# Estimated effects, and their standard deviations.
+Estimates = tuple[np.ndarray, np.ndarray]
+
 NO_POSTERIOR = (
     "strategy={!r} needs a posterior of ratings, and this fit has none. Fit ratings y "
     "by MFRegressor with solver='vb' and store_covariance=True, or with "

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "_mf": {"_alternating", "_base", "_effects", "_factors", "_gradient"}
     | {"_parameters", *GROUND},
     "_factors": GROUND,
-    "_effects": {"_data"},
+    "_effects": {"_data", "_interfaces"},
     "_ncf": {"_base", "_effects", "_gradient", "_parameters", *GROUND},
     "_base": {"_choice", "_diagram", "_forget", "_iterations", "_lists", "_rows"}
     | {"_saving", *GROUND},

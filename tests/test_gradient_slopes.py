@@ -105,7 +105,8 @@ def problem(biased, n_negatives=0):
 def test_residuals_follow_the_steps_of_slopes(biased):
     network, samples, weight, residual = problem(biased)
     before = residual().detach()
-    residuals = Residuals(samples, weight, before[:, None].clone(), ALL_ROWS)
+    tiles = [(samples, weight, before[:, None].clone())]
+    residuals = Residuals.joined(tiles, ALL_ROWS)
     penalty = 0.1 if biased else np.inf
     penalties = {
         side: torch.full((n,), penalty).double()

@@ -80,10 +80,10 @@ def random_network(shape, seed=0, slopes=False):
 
 
 def random_pairs(shape, n=6, n_candidates=3, seed=0):
-    """Row numbers, -1 and the row after the last among them, and context."""
+    """Rows of tables, that of the unseen among them, and context."""
     rng = np.random.default_rng(seed)
-    users = rng.integers(-1, shape.n_users + 1, n)
-    items = rng.integers(-1, shape.n_items + 1, (n, n_candidates))
+    users = rng.integers(shape.n_users + 1, size=n)
+    items = rng.integers(shape.n_items + 1, size=(n, n_candidates))
     context = rng.normal(size=(n, shape.n_context))
     return [torch.from_numpy(array) for array in (users, items, context)]
 
@@ -172,16 +172,12 @@ def test_forward_is_the_formula_at_any_shape(shape, n, n_candidates, seed):
     )
 
 
-def test_row_minus_one_is_the_row_after_the_last(shape):
+def test_numbers_below_zero_are_rows_counted_from_the_last(shape):
     network = random_network(shape)
-    context = torch.ones(1, shape.n_context).double()
-    scores = [
-        network(torch.tensor([user]), torch.tensor([[item]]), context)
-        for user, item in ((-1, -1), (shape.n_users, shape.n_items))
-    ]
-    assert torch.equal(*scores)
-    known = network(torch.tensor([0]), torch.tensor([[0]]), context)
-    assert not torch.isclose(scores[0], known).any()
+    for side, n in (("user", shape.n_users), ("item", shape.n_items)):
+        numbers = torch.tensor([[0, n - 1], [-1, -2]])
+        rows = network.table_rows(side, numbers)
+        assert rows.tolist() == [[0, n - 1], [n, n - 1]]
 
 
 def test_side_scores_take_row_numbers_of_any_shape(shape):

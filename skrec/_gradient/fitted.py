@@ -20,7 +20,7 @@ from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
 from .._data.sides import SideName
 from .._data.units import Units
-from .._interfaces import Model, Objective, StandardisedModel
+from .._interfaces import Estimates, Model, Objective, StandardisedModel
 from .._storage import stored
 from .._topk import Fill
 from .context import network_context
@@ -45,9 +45,6 @@ N_PROFILE = 256
 MIN_SIGNAL = 1e-6
 
 Weights = dict[str, np.ndarray]
-
-# Effects of context, and their standard deviations.
-Effects = tuple[np.ndarray, np.ndarray]
 
 NetworkModel = TypeVar("NetworkModel", bound=StandardisedModel)
 
@@ -191,6 +188,7 @@ class FittedNetwork(StandardisedModel):
                 torch.from_numpy(values[tile]).to(device)
                 for values in (users, items, context)
             )
+            u, i = network.table_rows("user", u), network.table_rows("item", i)
             score = network(u, i[:, None], x)[:, 0].cpu().numpy()
             score = self.units.centre + self.units.scale * score
             mean[tile] = self.objective.response(score.mean(axis=1))
@@ -198,7 +196,7 @@ class FittedNetwork(StandardisedModel):
                 std[tile] = self.objective.response(score).std(axis=1, ddof=1)
         return mean, std if return_std else None
 
-    def value_effects(self) -> Iterator[tuple[np.ndarray, Effects]]:
+    def value_effects(self) -> Iterator[tuple[np.ndarray, Estimates]]:
         """Weights of the values of each column, and their effects on an average pair.
 
         Effects are against the mean of all ratings, with deviations over members.
@@ -214,7 +212,7 @@ class FittedNetwork(StandardisedModel):
             yield weight, self._over_members(scores - weight @ scores / weight.sum())
             start += n_values
 
-    def number_effects(self) -> Effects:
+    def number_effects(self) -> Estimates:
         """Effects of a standard deviation of each number on an average pair.
 
         From half of one below the mean to half of one above.
@@ -235,11 +233,13 @@ class FittedNetwork(StandardisedModel):
     def _average_scores(self, context: np.ndarray) -> np.ndarray:
         """Scores of an average pair in contexts, of shape (n_rows, n_members)."""
         network = self.network(torch.device("cpu"), torch.float64)
-        nobody = torch.full((len(context),), -1)
-        scores = network(nobody, nobody[:, None], torch.from_numpy(context))
+        user, item = (
+            network.table_rows(side, torch.full((len(context),), -1)) for side in TABLES
+        )
+        scores = network(user, item[:, None], torch.from_numpy(context))
         return self.units.scale * scores[:, 0].expand(-1, self.shape.n_members).numpy()
 
-    def _over_members(self, effects: np.ndarray) -> Effects:
+    def _over_members(self, effects: np.ndarray) -> Estimates:
         """Mean and standard deviation over members, which a single one has not."""
         std = np.full(len(effects), np.nan)
         if self.shape.n_members > 1:
@@ -267,7 +267,12 @@ class FittedNetwork(StandardisedModel):
     ) -> Callable[[slice], Fill]:
         """As `scorer`, of users each in a context, if there is one."""
         network, shape = self.network(device, torch.float32), self.shape
-        of_items = network.side_scores("item", torch.from_numpy(items).to(device))
+
+        def of_side(side: str, numbers: np.ndarray) -> SideScores:
+            rows = torch.from_numpy(numbers).to(device)
+            return network.side_scores(side, network.table_rows(side, rows))
+
+        of_items = of_side("item", items)
         item_bias = of_items.bias.mean(-1) + network.intercept.mean()
         has_factors = (
             bool(shape.n_factors),
@@ -276,13 +281,12 @@ class FittedNetwork(StandardisedModel):
         if context is not None:
             context = network_context(context, self.units, shape.n_values)
 
-        def factors(of_side: SideScores) -> Tensor:
-            parts = zip(has_factors, (of_side.factors, of_side.context), strict=True)
+        def factors(scores: SideScores) -> Tensor:
+            parts = zip(has_factors, (scores.factors, scores.context), strict=True)
             return torch.cat([part for given, part in parts if given], -1).flatten(1)
 
         def score(tile: slice) -> Fill:
-            rows = torch.from_numpy(users[tile]).to(device)
-            of_users = network.side_scores("user", rows)
+            of_users = of_side("user", users[tile])
             if context is not None:
                 own = torch.from_numpy(context[tile]).to(device, torch.float32)
                 of_users = network.in_context(of_users, own)

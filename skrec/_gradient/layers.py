@@ -2,15 +2,20 @@
 
 The layer is a sum of two products, of the rows of users and of items. A row enters its
 product once, however many pairs have it, and the gradients of its pairs are added up
-before they enter.
+before they enter. Sums over pairs are sums of bags, which copy no rows.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from .._sparse import SparseRows
+from .products import sorting_order
 
 # Lookups per row of a table from which on it is worth it to find the distinct ones.
 MIN_LOOKUPS = 0.5
@@ -38,15 +43,23 @@ class FirstLayer(torch.autograd.Function):
         user = _Lookup(users, len(user_table))
         item = _Lookup(items.flatten(), len(item_table))
         user_rows, item_rows = user.rows_of(user_table), item.rows_of(item_table)
-        of_users = user.at_lookups(_product(user_rows, user_weight))
-        of_items = item.at_lookups(_product(item_rows, item_weight, bias))
-        # Not a view, so that an activation can work in place.
-        hidden = torch.empty_like(of_items)
-        of_items = of_items.view(*items.shape, hidden.shape[1])
-        torch.add(of_items, of_users[:, None], out=hidden.view(of_items.shape))
         ctx.save_for_backward(user_rows, user_weight, item_rows, item_weight)
         ctx.lookups, ctx.pairs = (user, item), items.shape
-        return hidden
+        n_users, (members, _, n_out) = len(user_rows), user_weight.shape
+        if user.bags is None and item.bags is None and items.shape[1] == 1:
+            # Not a view, so that an activation can work in place.
+            hidden = user_rows.new_empty(n_users, members * n_out)
+            out = hidden.view(n_users, members, n_out)
+            _dense(item_rows, item_weight, bias, out)
+            _dense(user_rows, user_weight, out.transpose(0, 1), out)
+            return hidden
+        products = user_rows.new_empty(n_users + len(item_rows), members, n_out)
+        _dense(user_rows, user_weight, None, products[:n_users])
+        _dense(item_rows, item_weight, bias, products[n_users:])
+        of_users, of_items = user.places()[:, None], item.places() + n_users
+        of_items = of_items.view(items.shape)
+        pairs = torch.stack([of_users.expand(items.shape), of_items], -1)
+        return F.embedding_bag(pairs.view(-1, 2), products.flatten(1), mode="sum")
 
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
@@ -55,43 +68,62 @@ class FirstLayer(torch.autograd.Function):
         slope = of_users = slope.contiguous()
         if ctx.pairs[1] > 1:
             of_users = slope.view(*ctx.pairs, slope.shape[1]).sum(1)
+        user_slopes, item_slopes = user.sums(of_users), item.sums(slope)
         return (
-            *user.slopes(of_users, user_rows, user_weight),
-            *item.slopes(slope, item_rows, item_weight),
-            of_users.sum(0).view(len(user_weight), 1, -1),
+            *user.slopes(user_slopes, user_rows, user_weight),
+            *item.slopes(item_slopes, item_rows, item_weight),
+            item_slopes.sum(0).view(len(item_weight), 1, -1),
             None,
             None,
         )
 
 
 class _Lookup:
-    """Numbered rows of a table, each once where there are many lookups."""
+    """Numbered rows of a table, each once where there are many lookups.
+
+    Attributes
+    ----------
+    numbers : Tensor of shape (n_distinct,)
+    n_rows : int
+    bags : SparseRows or None
+        Lookups of each distinct row; None for those of all lookups.
+    """
 
     def __init__(self, numbers: Tensor, n_rows: int) -> None:
         self.numbers, self.n_rows = numbers, n_rows
-        self.place: Tensor | None = None
+        self.bags: SparseRows | None = None
         if len(numbers) > MIN_LOOKUPS * n_rows:
-            occurs = torch.zeros(n_rows, dtype=torch.bool)
-            occurs[numbers] = True
-            self.place = occurs.cumsum(0).sub_(1).index_select(0, numbers)
-            self.numbers = occurs.nonzero()[:, 0]
+            order = sorting_order(numbers, n_rows)
+            ordered = numbers.numpy()[order]
+            starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+            self.numbers = torch.from_numpy(ordered[starts])
+            offsets = torch.from_numpy(np.append(starts, len(ordered)))
+            self.bags = SparseRows(offsets, torch.from_numpy(order))
+
+    def places(self) -> Tensor:
+        """Place of each lookup among the rows."""
+        rows = torch.arange(len(self.numbers))
+        if self.bags is None:
+            return rows
+        order, lengths = self.bags.others, self.bags.lengths
+        return torch.empty_like(order).index_copy_(
+            0, order, rows.repeat_interleave(lengths, output_size=len(order))
+        )
 
     def rows_of(self, table: Tensor) -> Tensor:
         """Rows that enter the layer."""
         rows = table.flatten(1).index_select(0, self.numbers)
         return rows.view(len(rows), *table.shape[1:])
 
-    def at_lookups(self, hidden: Tensor) -> Tensor:
-        return hidden if self.place is None else hidden.index_select(0, self.place)
+    def sums(self, slope: Tensor) -> Tensor:
+        """Σ slope over the lookups of each row."""
+        return slope if self.bags is None else self.bags.sum(slope, None)
 
     def slopes(
         self, slope: Tensor, rows: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of the table and of the weight by those of the lookups."""
+        """Gradients of the table and of the weight by those of distinct rows."""
         members, n_in, n_out = weight.shape
-        if self.place is not None:
-            of_rows = slope.new_zeros(len(self.numbers), slope.shape[1])
-            slope = of_rows.index_add_(0, self.place, slope)
         slope = slope.view(len(rows), members, n_out).transpose(0, 1)
         of_weight = torch.bmm(rows.permute(1, 2, 0), slope)
         of_rows = torch.bmm(slope, weight.transpose(1, 2)).transpose(0, 1)
@@ -100,10 +132,10 @@ class _Lookup:
         return table.view(-1, members, n_in), of_weight
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Each member's rows @ weight + bias, of shape (n_rows, n_members * n_out)."""
-    rows = rows.transpose(0, 1)
-    product = torch.bmm(rows, weight)
-    if bias is not None:
-        product += bias
-    return product.transpose(0, 1).flatten(1)
+def _dense(rows: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """Each member's rows @ weight + bias, written to `out`."""
+    rows, out = rows.transpose(0, 1), out.transpose(0, 1)
+    if bias is None:
+        torch.bmm(rows, weight, out=out)
+    else:
+        torch.baddbmm(bias, rows, weight, out=out)

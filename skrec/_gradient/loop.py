@@ -206,8 +206,8 @@ class _Trainer:
         self.rows = {side: network.rows(side) for side in ROW_TABLES}
         # Gradients of a user are those of one process.
         self.added = self.rows["item"] + self.rows["value"] + network.shared()
-        trained = self.rows["user"] + self.added
-        self.optimizer = _optimizer(options, trained, self.device)
+        self.trained = self.rows["user"] + self.added
+        self.optimizer = _optimizer(options, self.trained, self.device)
         self.n_batches = math.ceil(sampler.n_all / options.batch_size)
         self.step, self.n_parts = 0, 1
         self.graphs: GraphedSteps | None = None
@@ -467,11 +467,16 @@ class _Trainer:
         # Weights may be too small for single precision.
         weight = self.share.sum(batch.weight.sum())
         weight = weight.clamp_min(torch.finfo(torch.float32).tiny)
-        self.optimizer.zero_grad()
+        self.forget_gradients()
         loss = (accumulate or self.accumulate)(batch, weight)
         loss = self.add_penalty(batch, len(rows), weight, loss)
         self.optimizer.step()
         return torch.stack([loss, weight])
+
+    def forget_gradients(self) -> None:
+        """As `zero_grad` of the optimizer, whose hooks take longer."""
+        for parameter in self.trained:
+            parameter.grad = None
 
     def accumulate_in_parts(self, batch: Samples, weight: Tensor) -> Tensor:
         """As `accumulate`, in more parts where the memory does not suffice."""
@@ -490,7 +495,7 @@ class _Trainer:
                         RuntimeWarning,
                     )
                 self.n_parts *= 2
-                self.optimizer.zero_grad()
+                self.forget_gradients()
                 if state is not None:
                     self.generator.set_state(state)
 
@@ -591,7 +596,7 @@ class _Trainer:
             # A pair with less than the mean weight of a batch moves a row by less.
             share = share.clamp_min(1 / n_samples)
             of_side = share * (self.curvature + self.penalties[side])
-            for table in self.tables[side]:
+            for table in self.rows[side]:
                 curvature = of_side
                 if table in self.value_penalties.multiples:
                     own = self.value_penalties.of(table, self.penalties[side])
@@ -620,24 +625,24 @@ class _Trainer:
     @torch.no_grad()
     def residuals(self) -> Residuals:
         """Residuals of all samples of this process, with negatives."""
-        samples = self.sampler.all_with_negatives()
-        pulls, weights = [samples.weight[:0]], [samples.weight[:0]]
-        for start in range(0, len(samples), TILE_SIZE):
-            part = samples[start : start + TILE_SIZE]
-            score = self.network(part.users, part.items, part.context)
-            pulls.append(self.loss_slopes(score, part, part.weight).mean(-1))
-            weights.append(part.weight)
-            if self.options.loss == "absolute_error":
-                # No parabola of one curvature is above this loss near its kink.
-                curvature = CURVATURES["absolute_error"](score, part.target[..., None])
-                weights[-1] = part.weight * curvature.mean(-1) / (2 * self.curvature)
-        weight, pull = torch.cat(weights), torch.cat(pulls) / (-2 * self.curvature)
+        tiles = map(self.residuals_of, self.sampler.tiles(TILE_SIZE))
+        return Residuals.joined(tiles, self.share)
+
+    def residuals_of(self, part: Samples) -> tuple[Samples, Tensor, Tensor]:
+        """Samples with the weights and the pulls of their residuals."""
+        score = self.network(part.users, part.items, part.context)
+        pull = self.loss_slopes(score, part, part.weight).mean(-1)
+        weight, pull = part.weight, pull / (-2 * self.curvature)
+        if self.options.loss == "absolute_error":
+            # No parabola of one curvature is above this loss near its kink.
+            curvature = CURVATURES["absolute_error"](score, part.target[..., None])
+            weight = weight * curvature.mean(-1) / (2 * self.curvature)
         if self.options.loss == "bpr":
             # An item is compared with each drawn one, as its target weighs it.
-            weight[:, 1:] *= samples.target[:, :1] / self.mean_target
-            weight[:, 0] = weight[:, 1:].sum(1)
-            pull /= self.mean_target
-        return Residuals(samples, weight, pull, self.share)
+            of_drawn = weight[:, 1:] * part.target[:, :1] / self.mean_target
+            weight = torch.cat([of_drawn.sum(1, keepdim=True), of_drawn], dim=1)
+            pull = pull / self.mean_target
+        return part, weight, pull
 
     @cached_property
     def mean_target(self) -> float:

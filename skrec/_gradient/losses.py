@@ -35,7 +35,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "squared_error": lambda score, target: (score - target).square(),
     "absolute_error": lambda score, target: (score - target).abs(),
     "huber": _huber,
-    "log_loss": lambda score, target: F.softplus(score) - target * score,
+    "log_loss": lambda score, target: torch.addcmul(
+        F.softplus(score), target, score, value=-1
+    ),
     "bpr": _bpr,
 }
 

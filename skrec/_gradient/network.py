@@ -56,8 +56,9 @@ KEPT_TABLES = {side: (*TABLES[side], SLOPES[side]) for side in TABLES}
 # Factors of the context of values, of all columns together.
 N_CONTEXT_FACTORS = 12
 
-# Lookups per row, on average, from which the first layer is applied to the whole table.
-MIN_LOOKUPS = 4
+# Lookups per row, on average, from which the first layer is applied to the whole table
+# where autograd follows the rows of pairs.
+WHOLE_TABLE_LOOKUPS = 4
 
 # Numbers of a sample's factors from which on pairs have products without copied rows.
 MIN_WIDTH = 192
@@ -160,7 +161,7 @@ class NeuMF(nn.Module):
     The paper weights the factors of the product, too. Scaling p and q has the same
     effect, and weights would void a penalty of their squares, so they are left out.
 
-    The last row of each table, which -1 takes, is that of unseen users or items.
+    The last row of each table is that of unseen users or items (see `table_rows`).
 
     Features of a side and their weights, and those of counterparts, are kept for
     training; scores depend on the rows only.
@@ -230,6 +231,10 @@ class NeuMF(nn.Module):
         """Named tables, or other weights, that the network has."""
         return [self.get_parameter(name) for name in names if hasattr(self, name)]
 
+    def table_rows(self, side: str, numbers: Tensor) -> Tensor:
+        """Rows of numbers that count from the end where negative, as -1 of unseen."""
+        return numbers % (self.shape.n_rows(side) + 1)
+
     def row_features(self, side: str) -> RowFeatures:
         return cast(RowFeatures, self.features[side])
 
@@ -292,7 +297,6 @@ class NeuMF(nn.Module):
         products = hidden = None
         if users.device.type == "cpu":
             # Rows are not copied for each pair.
-            users, items = users % (shape.n_users + 1), items % (shape.n_items + 1)
             products, hidden = self._products(users, items), self._hidden(users, items)
             without += ["factors"] * (products is not None)
             without += ["embedding"] * (hidden is not None)
@@ -344,7 +348,7 @@ class NeuMF(nn.Module):
 
     def _of_values(self, user: SideScores, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Terms of users under values, one of each column, and factors for items."""
-        flat = rows.flatten() % (self.shape.n_rows("value") + 1)
+        flat = self.table_rows("value", rows.flatten())
         parts = {name: self.get_parameter(name) for name in VALUE_TABLES}
         of_users, of_items, effects = (
             part.view(*rows.shape, *part.shape[1:])
@@ -380,17 +384,13 @@ class NeuMF(nn.Module):
         self, side: str, rows: Tensor, without: Iterable[str] = ()
     ) -> SideScores:
         """Contribution of one side to scores, for row numbers of any shape."""
-        shape, n_rows = self.shape, self.shape.n_rows(side)
-        flat = rows.flatten()
-        if side not in self.joined:
-            # In training no row is that of the unseen.
-            flat = flat % (n_rows + 1)
+        shape, flat = self.shape, rows.flatten()
         parts = self._parts(side)
         for name in without:
             del parts[name]
         # Rows that are looked up often enter the layer once. For few lookups the other
         # order is faster, since it has members in the order of the layers.
-        enters_once = len(flat) > MIN_LOOKUPS * (n_rows + 1)
+        enters_once = len(flat) > WHOLE_TABLE_LOOKUPS * (shape.n_rows(side) + 1)
         is_changed = "embedding" in parts and enters_once
         if is_changed:
             parts["embedding"] = self._first_layer(side, parts["embedding"])
@@ -629,4 +629,5 @@ def _drop(x: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
     if share == 0:
         return x
     kept = torch.empty_like(x).bernoulli_(1 - share, generator=generator)
-    return x * kept / (1 - share)
+    # Scaled before the product, whose gradient needs one operation then.
+    return x * kept.div_(1 - share)

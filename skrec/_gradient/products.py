@@ -112,17 +112,17 @@ class PairProducts(torch.autograd.Function):
 
 
 def _sorted(rows: Tensor, n_rows: int, others: Tensor) -> tuple[Tensor, SparseRows]:
-    order = _order(rows, n_rows)
+    order = torch.from_numpy(sorting_order(rows, n_rows))
     lengths = torch.bincount(rows, minlength=n_rows)
     offsets = F.pad(lengths.cumsum(0), (1, 0))
     return order, SparseRows(offsets, others.index_select(0, order))
 
 
-def _order(numbers: Tensor, n: int) -> Tensor:
+def sorting_order(numbers: Tensor, n: int) -> np.ndarray:
     """Stable order of numbers below n, by NumPy, which is fast for two bytes."""
     digits = numbers.numpy().astype(np.uint32)
     order = np.argsort(digits.astype(np.uint16), kind="stable")
     if n > 2**16:
         upper = (digits >> 16).astype(np.uint16)[order]
         order = order[np.argsort(upper, kind="stable")]
-    return torch.from_numpy(order)
+    return order

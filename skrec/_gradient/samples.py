@@ -7,6 +7,7 @@ batches are those of one process.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._share import ALL_ROWS, Share
+
+# Above the keys of all pairs.
+LAST_KEY = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,11 @@ class Sampler:
         share: Share = ALL_ROWS,
     ) -> None:
         self.samples, self.generator = samples, generator
-        self.n_items, self.n_negatives, self.seen = n_items, n_negatives, seen
+        self.n_items, self.n_negatives = n_items, n_negatives
+        self.seen = seen
+        if seen is not None:
+            # A key behind all, so that a search ends at one.
+            self.seen = torch.cat([seen, seen.new_full((1,), LAST_KEY)])
         self.share = share
         self.n_before = share.n_before(len(samples))
         self.n_all = int(share.sum(float(len(samples))))
@@ -157,13 +165,12 @@ class Sampler:
         own, places = self.own(rows)
         return self.with_negatives(Part(self.samples.take(own), places, len(rows)))
 
-    def all_with_negatives(self) -> Samples:
-        """Own samples, with negatives."""
-        places = None
-        if not self.share.has_all:
-            places = self.n_before + torch.arange(len(self.samples))
-            places = places.to(self.samples.users)
-        return self.with_negatives(Part(self.samples, places, self.n_all))
+    def tiles(self, size: int) -> Iterator[Samples]:
+        """Own samples in their order, with negatives, of at most `size` at a time."""
+        device = self.samples.users.device
+        for start in range(0, self.n_all, size):
+            stop = min(start + size, self.n_all)
+            yield self.batch(torch.arange(start, stop, device=device))
 
     def with_negatives(self, part: Part) -> Samples:
         """Samples with negatives drawn beside their items."""
@@ -181,8 +188,7 @@ class Sampler:
             if part.places is not None:
                 drawn = drawn[part.places]
             keys = torch.add(drawn, samples.users[:, None], alpha=self.n_items)
-            place = torch.searchsorted(self.seen, keys).clamp_(max=len(self.seen) - 1)
-            is_unseen = self.seen[place] != keys
+            is_unseen = self.seen[torch.searchsorted(self.seen, keys)] != keys
             items = torch.cat([items, drawn], dim=1)
             target = F.pad(target, (0, n))
             weight = torch.cat([weight, weight * is_unseen], dim=1)

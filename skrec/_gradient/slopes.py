@@ -13,7 +13,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,9 @@ from torch import Tensor
 from .._share import Share
 from .network import SLOPES, NeuMF
 from .samples import Samples
+
+# Samples of a tile of residuals.
+TILE_SIZE = 2**14
 
 # Smallest variance of the noise, where residuals are none.
 MIN_NOISE = 1e-12
@@ -35,12 +38,16 @@ PRIOR_VARIANCE = 1e-3
 
 @dataclass(frozen=True)
 class Residuals:
-    """Weighted residuals of samples, on parabolas of the losses.
+    """Weighted residuals of samples with negatives, on parabolas of the losses.
+
+    Drawn items are many, so items have four bytes, and sums are over tiles.
 
     Attributes
     ----------
-    samples : Samples
-        With negatives.
+    users : Tensor of shape (n,)
+    items : Tensor of shape (n, 1 + n_negatives)
+    numbers : Tensor of shape (n, n_columns)
+        Context.
     weight : Tensor of shape (n, 1 + n_negatives)
         Curvature of the loss of a score, relative to that of the squared error of a
         sample of weight 1.
@@ -49,39 +56,68 @@ class Residuals:
     share : Share
     """
 
-    samples: Samples
+    users: Tensor
+    items: Tensor
+    numbers: Tensor
     weight: Tensor
     pull: Tensor
     share: Share
 
+    @classmethod
+    def joined(
+        cls, tiles: Iterable[tuple[Samples, Tensor, Tensor]], share: Share
+    ) -> Residuals:
+        """Those of tiles of samples with weights and pulls."""
+        parts = [
+            (part.users, part.items.int(), part.context, weight, pull)
+            for part, weight, pull in tiles
+        ]
+        return cls(*map(torch.cat, zip(*parts, strict=True)), share=share)
+
     def noise_variance(self) -> Tensor:
         """Mean square of the residuals."""
         tiny = torch.finfo(self.weight.dtype).tiny
-        square = self.pull.square() / self.weight.clamp_min(tiny)
-        total = torch.stack([square.double().sum(), self.weight.double().sum()])
+        total = torch.zeros(2, device=self.weight.device, dtype=torch.float64)
+        for tile in self._tiles():
+            weight, pull = self.weight[tile].double(), self.pull[tile].double()
+            square = pull.square() / weight.clamp_min(tiny)
+            total += torch.stack([square.sum(), weight.sum()])
         square, weight = self.share.sum(total)
         return (square / weight.clamp_min(tiny)).clamp_min(MIN_NOISE)
 
-    def moments(self, side: str, x: Tensor, n_rows: int) -> list[Tensor]:
+    def moments(self, side: str, column: int, n_rows: int) -> list[Tensor]:
         """Σ w, Σ w x, Σ w x², Σ p and Σ p x of each row, for pulls p."""
-        rows = self._rows(side).flatten()
-        weighted = self.weight * x
-        sums = []
-        for values in (self.weight, weighted, weighted * x, self.pull, self.pull * x):
-            total = torch.zeros(n_rows, device=x.device, dtype=torch.float64)
-            sums.append(total.index_add_(0, rows, values.double().flatten()))
-        return self.share.add_up(sums)
+        sums = torch.zeros(n_rows, 5, device=self.weight.device, dtype=torch.float64)
+        for tile in self._tiles():
+            x = self.numbers[tile, column, None].double()
+            weight, pull = self.weight[tile], self.pull[tile]
+            weighted = weight * x
+            values = [weight.double(), weighted, weighted * x, pull.double(), pull * x]
+            rows = self._rows(side, tile).flatten()
+            sums.index_add_(0, rows, torch.stack(values, -1).flatten(0, 1))
+        return self.share.add_up(list(sums.unbind(1)))
 
-    def subtract(self, side: str, constant: Tensor, slope: Tensor, x: Tensor) -> None:
+    def subtract(self, side: str, constant: Tensor, slope: Tensor, column: int) -> None:
         """Change the residuals by constant + x · slope of each row."""
-        rows = self._rows(side)
-        change = torch.addcmul(constant[rows], slope[rows], x)
-        self.pull.sub_(self.weight * change)
+        for tile in self._tiles():
+            rows = self._rows(side, tile)
+            x = self.numbers[tile, column, None]
+            own, by_number = (
+                part.index_select(0, rows.flatten()).view(rows.shape)
+                for part in (constant, slope)
+            )
+            change = torch.addcmul(own, by_number, x)
+            self.pull[tile].sub_(self.weight[tile] * change)
 
-    def _rows(self, side: str) -> Tensor:
+    def _tiles(self) -> Iterator[slice]:
+        for start in range(0, len(self.users), TILE_SIZE):
+            yield slice(start, start + TILE_SIZE)
+
+    def _rows(self, side: str, tile: slice) -> Tensor:
         if side == "item":
-            return self.samples.items
-        return self.samples.users[:, None].expand(self.weight.shape)
+            return self.items[tile]
+        weight = self.weight[tile]
+        return self.users[tile, None].expand(weight.shape)
 
 
 @dataclass(frozen=True)
@@ -169,19 +205,18 @@ def update_slopes(
     """
     noise_variance = residuals.noise_variance()
     for column in range(network.shape.n_context):
-        x = residuals.samples.context[:, column, None]
         for side, penalty in penalties.items():
             slopes = network.get_parameter(SLOPES[side])[:-1, column]
             biases = network.tables([f"{side}_bias"])
             own = torch.zeros_like(slopes)
             for bias in biases:
                 own = (bias - anchors.get(bias, 0)).mean(1)[:-1]
-            moments = residuals.moments(side, x, len(slopes))
+            moments = residuals.moments(side, column, len(slopes))
             rows = RowRegressions.of(moments, penalty, own, slopes)
             slope = rows.slopes(rows.likeliest_penalty(noise_variance))
             step = (slope - slopes).to(slopes)
             change = rows.constants(slope - slopes).to(slopes)
-            residuals.subtract(side, change, step, x)
+            residuals.subtract(side, change, step, column)
             slopes += step
             for bias in biases:
                 bias[:-1] += change[:, None]
