@@ -285,7 +285,8 @@ class Life(RuleBasedStateMachine):
     @rule(seed=seeds, method=st.sampled_from(["fit", "partial_fit"]))
     def interrupt(self, seed, method):
         X, y = self.rows(seed)
-        progress = "skrec._base.BaseRecommender._print_progress"
+        module = {"fit": "_iterations", "partial_fit": "_base"}[method]
+        progress = f"skrec.{module}.print_progress"
         if hasattr(self.model, method):
             call = getattr(self.model, method)
             with patch(progress, side_effect=KeyboardInterrupt):
