@@ -49,7 +49,7 @@ class ForgetMixin:
     ) -> Self:
         """Forget rows, users or items.
 
-        Users and items that are forgotten, and those that have no rows left, are
+        Users and items that are forgotten, and those that lose their last row, are
         unknown again: the model keeps neither their ids nor their factors nor the items
         that they have rated.
 
@@ -83,7 +83,7 @@ class ForgetMixin:
         Raises
         ------
         ValueError
-            If there is nothing to forget, if a row or an id is unknown, if no rows
+            If there is nothing to forget, if a row or an id is unknown, if no ids
             would be left, if the solver cannot take rows back, or if a fit of "vb" or
             "als" has stored no covariances.
         TypeError
@@ -137,10 +137,10 @@ class ForgetMixin:
             solver.check_retraction(self._model)
             columns, data = self._read(X, y, sample_weight, solver, reset=False)
             forgotten = self._forgotten_rows(columns, data, ids)
-        if not len(forgotten.left[0]):
+        if not all(map(len, forgotten.kept)):
             raise ValueError(
-                "No rows would be left, and a model without users and items cannot "
-                "answer. Delete the model, or fit it to other rows."
+                "No users or no items would be left, and such a model cannot answer. "
+                "Delete it, or fit it to other rows."
             )
         model = self._model if X is None else solver.retract(self._model, forgotten)
         kept = forgotten.kept

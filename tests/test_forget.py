@@ -121,9 +121,9 @@ def test_ids_without_rows_are_forgotten_with_their_rows(model, fitted):
     assert_array_equal(model.user_ids_, np.setdiff1d(fitted.user_ids_, [3]))
     assert_array_equal(model.item_ids_, fitted.item_ids_)
     everything = X[~mine], Y[~mine]
-    with pytest.raises(ValueError, match="No rows would be left"):
+    with pytest.raises(ValueError, match="No users or no items would be left"):
         model.forget(*everything)
-    with pytest.raises(ValueError, match="No rows would be left"):
+    with pytest.raises(ValueError, match="No users or no items would be left"):
         model.forget(users=model.user_ids_)
     assert len(model.user_ids_) == 59
 
@@ -303,3 +303,15 @@ def test_any_sequence_of_updates_leaves_the_ids_and_pairs_of_its_rows(name, data
         assert np.isfinite(model.predict(everything)).all()
     fresh = model.set_params(warm_start=True).fit(*rows(sorted(rated)))
     assert_array_equal(fresh.user_ids_, sorted({user for user, _ in rated}))
+
+
+def test_ids_of_given_factors_stay_without_rows():
+    rng = np.random.default_rng(0)
+    factors = rng.normal(size=(6, 2)), rng.normal(size=(5, 2))
+    model = MFRegressor.from_factors(*factors, reg=1.0, X=[(0, 1), (0, 2), (1, 2)])
+    answers = model.predict([(3, 0), (4, 4)])
+    model.partial_fit([(9, 3)], [1.0]).forget(users=[0, 9])
+    # 1 and 3 were items of theirs alone.
+    assert_array_equal(model.user_ids_, [1, 2, 3, 4, 5])
+    assert_array_equal(model.item_ids_, [0, 2, 4])
+    assert_allclose(model.predict([(3, 0), (4, 4)]), answers)

@@ -60,7 +60,11 @@ REFUSALS = [
     *("requires y to be passed", "ratings must be a tuple", "partial_fit continues"),
     *("partial_fit needs ratings", "ratings holds no rows"),
     *("needs its covariances", "cannot take single rows back", "has not learned"),
-    *("No rows would be left", "must be known, but", "handle_unknown='error' refuses"),
+    *(
+        "No users or no items would be left",
+        "must be known, but",
+        "handle_unknown='error' refuses",
+    ),
     *("needs ratings between 0 and 1", "leaves no choices", "no vectors to compare"),
     *("had n_factors=", "had another network", "is not fitted yet"),
 ]

@@ -16,7 +16,8 @@ from .sides import Sides
 class ForgottenRows:
     """Rows to forget, and ids to forget with all that they have.
 
-    An id that has no rows left is forgotten too.
+    An id that loses its last row is forgotten too. One that had none stays, such as one
+    of factors that were trained elsewhere.
 
     Attributes
     ----------
@@ -58,8 +59,18 @@ class ForgottenRows:
     @cached_property
     def kept(self) -> Sides[np.ndarray]:
         """Sorted numbers in the model of the ids that are left."""
-        users, items = self.left
-        return Sides(np.unique(users), np.unique(items))
+        before = self.seen.take(np.arange(len(self.seen)))
+        n_rows = self.seen.n_users, self.seen.n_items
+        kept = []
+        for n, had, left, named in zip(
+            n_rows, before, self.left, self.ids, strict=True
+        ):
+            is_kept = np.ones(n, dtype=bool)
+            is_kept[had] = False
+            is_kept[left] = True
+            is_kept[named] = False
+            kept.append(np.flatnonzero(is_kept))
+        return Sides(*kept)
 
     @cached_property
     def seen_after(self) -> SeenItems:

@@ -72,7 +72,8 @@ class Residuals:
             (part.users, part.items.int(), part.context, weight, pull)
             for part, weight, pull in tiles
         ]
-        return cls(*map(torch.cat, zip(*parts, strict=True)), share=share)
+        users, items, numbers, weight, pull = map(torch.cat, zip(*parts, strict=True))
+        return cls(users, items, numbers, weight, pull, share)
 
     def noise_variance(self) -> Tensor:
         """Mean square of the residuals."""
