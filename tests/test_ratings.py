@@ -1,5 +1,7 @@
 """Sparse rows and ratings, against loops over ratings."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skrec._alternating import ratings as _ratings
-from skrec._alternating.ratings import Ratings, UnobservedPairs
+from skrec._alternating.ratings import (
+    LEAST_TIED,
+    TIED_SHARE,
+    TIED_SQUARES,
+    Ratings,
+    UnobservedPairs,
+)
 
 N_ROWS, N_OTHERS = 7, 5
 
@@ -84,3 +92,43 @@ def test_unobserved_pairs_count_where_one_of_both_is_new():
     is_new_other = torch.tensor([0.0, 0, 0, 0, 1, 1])
     pairs = UnobservedPairs(0.5, is_new, is_new_other, torch.zeros(1), 3)
     np.testing.assert_allclose(pairs.count, [0.5 * 9, 0.5 * 2, 0.5 * 9])
+
+
+def tied_ratings(share_tied, seed=0, n_rows=40, n_others=12):
+    """Ratings of effects of others, and of rows that always rate 1."""
+    rng = np.random.default_rng(seed)
+    rows, others = np.nonzero(rng.random((n_rows, n_others)) < 0.8)
+    y = rng.normal(size=n_others)[others] + 0.5 * rng.normal(size=len(rows))
+    is_tied = rows < share_tied * n_rows
+    w = rng.integers(1, 3, len(rows)).astype(float)
+    values = [torch.as_tensor(x) for x in (w, np.where(is_tied, 1.0, y))]
+    index = map(torch.as_tensor, (rows, others))
+    return Ratings.from_sorted(*index, n_rows, *values), rows, others
+
+
+def test_ties_are_those_of_a_loop_over_pairs_of_rows():
+    ratings, rows, others = tied_ratings(0.25)
+    w, y = ratings.weight.numpy(), ratings.target.numpy()
+    n = np.bincount(rows, w)
+    rest = y - (np.bincount(rows, w * y) / n)[rows]
+    product = pairs = 0.0
+    for other in range(others.max() + 1):
+        mine = np.flatnonzero(others == other)
+        for a in mine:
+            for b in mine[mine != a]:
+                product += w[a] * rest[a] * w[b] * rest[b]
+                pairs += w[a] * w[b]
+    V = product / pairs
+    squares = np.bincount(rows, w * rest**2) + TIED_SQUARES * V
+    ratio = np.minimum(squares / ((n - 1) * V), 1)
+    tied = (n * (1 - ratio)).sum() / n.sum()
+    expected = n / 2 * (1 / ratio - 1 + TIED_SHARE * tied / (1 - tied))
+    assert tied * n.sum() > (LEAST_TIED + 1) * len(n)
+    np.testing.assert_allclose(ratings.with_ties().ties, expected)
+
+
+def test_few_ratings_that_are_equal_are_no_ties():
+    assert tied_ratings(0.025)[0].with_ties().ties is None
+    ratings, *_ = tied_ratings(0.25)
+    constant = replace(ratings, target=torch.ones_like(ratings.target))
+    assert constant.with_ties().ties is None

@@ -231,3 +231,54 @@ def test_the_bound_of_one_rating_never_falls():
     mf = MFRegressor(1, biased=False, max_iter=40, tol=0)
     curve = fitted(mf, [[0, 0]], [0.0], {}).loss_curve_
     assert np.diff(curve).max() < 1e-12
+
+
+def rated_by_kinds(effect, n_users=240, n_items=60):
+    """Pairs, ratings by a user's kind, the kinds, and which half is to be fitted."""
+    rng = np.random.RandomState(0)
+    user, item = np.nonzero(rng.rand(n_users, n_items) < 0.4)
+    kind, noise = np.arange(n_users) % 3, rng.randn(len(user))
+    quality = 20 * rng.randn(n_items)
+    y = effect(kind[user], quality[item], noise) + 6 * rng.randn(n_users)[user]
+    return np.c_[user, item], y, kind[user], rng.rand(len(user)) < 0.5
+
+
+def rmse(y, predicted):
+    return float(np.sqrt(np.mean((y - predicted) ** 2)))
+
+
+@pytest.mark.parametrize("solver", ["vb", "gibbs"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_rows_whose_ratings_are_all_equal_do_not_silence_the_others(solver, side):
+    """The others are predicted no worse than by shrunk means of both sides."""
+    X, y, kind, train = rated_by_kinds(
+        lambda kind, quality, noise: quality + 15 * noise
+    )
+    is_constant = kind > 0
+    y = np.where(is_constant, 100.0, 60 + y)
+    train, test = pd.DataFrame(X[train]).assign(y=y[train]), ~train & ~is_constant
+    rest = train["y"] - train["y"].mean()
+    of_items = rest.groupby(train[1]).sum() / (train.groupby(1).size() + 5)
+    rest -= train[1].map(of_items)
+    of_users = rest.groupby(train[0]).sum() / (train.groupby(0).size() + 5)
+    baseline = train["y"].mean() + of_users[X[test, 0]].to_numpy()
+    baseline = baseline + of_items[X[test, 1]].to_numpy()
+
+    columns = [0, 1] if side == 0 else [1, 0]
+    mf = MFRegressor(0, solver=solver, max_iter=30, random_state=0)
+    mf.fit(train[columns].to_numpy(), train["y"])
+    predicted = mf.predict(X[test][:, columns])
+    assert rmse(y[test], predicted) < rmse(y[test], baseline)
+    assert mf.noise_std_ > 3
+
+
+def test_users_with_little_noise_still_count_for_more():
+    deviation = np.array([1.0, 8.0, 40.0])
+    X, y, kind, train = rated_by_kinds(
+        lambda kind, quality, noise: quality + deviation[kind] * noise
+    )
+    mf = MFRegressor(0).fit(X[train], y[train])
+    _, std = mf.predict(X[~train], return_std=True)
+    for number, expected in enumerate(deviation):
+        found = np.median(std[kind[~train] == number])
+        assert 0.8 * expected < found < 1.2 * expected + 3

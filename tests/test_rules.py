@@ -117,11 +117,14 @@ def brute_force_bound(problem, arrays, state, before):
         bound += PRIOR_ROWS / 2 * (log_det - PRIOR_VARIANCE * trace)
 
         a, shape = side.concentration, side.relative_shape.numpy()
+        ties = np.zeros(len(mean)) if ratings.ties is None else ratings.ties.numpy()
+        shape = shape + ties
         alpha = stats.gamma(shape, scale=side.relative_precision.numpy() / shape)
         for row in range(len(mean)):
             q = stats.gamma(shape[row], scale=alpha.kwds["scale"][row])
             bound += q.expect(lambda x, a=a: stats.gamma(a, scale=1 / a).logpdf(x))
             bound += q.entropy()
+            bound += ties[row] * (q.expect(np.log) - q.mean())
         expected_log = [
             stats.gamma(s, scale=c).expect(np.log)
             for s, c in zip(shape, alpha.kwds["scale"], strict=True)
@@ -149,6 +152,21 @@ def test_vb_bound_is_the_brute_force_one(variant, n_sweeps):
     state, before = recorded(problem, n_sweeps)
     expected = brute_force_bound(problem, arrays, state, before)
     assert -state.objective * problem.weight == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_bound_with_ties_is_the_brute_force_one_and_never_falls():
+    problem, arrays = make_problem(n_users=5, n_items=4)
+    ties = torch.tensor([0.0, 0.5, 40.0, 3.0, 7.0]).double()
+    users, items = (
+        replace(ratings, ties=ties[: len(ratings)])
+        for ratings in (problem.users, problem.items)
+    )
+    problem = replace(problem, users=users, items=items)
+    state, before = recorded(problem, 4)
+    expected = brute_force_bound(problem, arrays, state, before)
+    assert -state.objective * problem.weight == pytest.approx(expected, rel=1e-6)
+    curve = [state.objective for state in run(vb, problem, 30)]
+    assert np.diff(curve).max() < 1e-12
 
 
 def test_noise_variance_is_the_mean_square_of_residuals_and_its_prior(variant):
@@ -214,7 +232,7 @@ def test_the_priors_of_vb_are_those_of_the_moments_of_rows(biased):
 
     a, shape = side.concentration, side.concentration + problem.users.count / 2
     alpha = shape / (a + squares / 2)
-    alpha = alpha / _exchange(float(alpha.sum()), n, a, 3.0)
+    alpha = alpha / _exchange(a * float(alpha.sum()), a * n, 3.0)
     assert found_residual == pytest.approx(float((alpha * squares).sum()))
     np.testing.assert_allclose(found.relative_shape, shape)
     np.testing.assert_allclose(found.relative_precision, alpha)
@@ -419,12 +437,12 @@ def test_the_exchange_of_precisions_maximises_the_bound(a, beta):
         return rows + noise
 
     best = optimize.minimize_scalar(loss, bounds=(0.01, 10), method="bounded").x
-    found = _exchange(float(alpha.sum()), len(alpha), a, beta)
+    found = _exchange(a * float(alpha.sum()), a * len(alpha), beta)
     assert found == pytest.approx(best, rel=1e-4)
 
 
 def test_the_exchange_keeps_the_least_noise():
-    c = _exchange(3e9, 3, 3.0, 2.0)
+    c = _exchange(9e9, 9.0, 2.0)
     assert c * 2.0 == pytest.approx(1 / MIN_NOISE_VARIANCE)
 
 

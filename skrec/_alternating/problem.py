@@ -170,6 +170,11 @@ class Problem:
         return self._with_blocks(*blocks)
 
     @torch_threads(1)
+    def with_ties(self) -> Problem:
+        """The same problem, with the ties of rows whose ratings are nearly equal."""
+        return replace(self, users=self.users.with_ties(), items=self.items.with_ties())
+
+    @torch_threads(1)
     def with_implicit_features(self) -> Problem:
         """The same problem, with the others of each row as features (as in SVD++)."""
         users, items = self.user_index, self.users.others

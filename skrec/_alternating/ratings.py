@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,15 @@ from torch import Tensor
 from .._share import ALL_ROWS, Share
 from .._sparse import SparseRows
 from .scalars import fetched, total
+
+# The variance of a row's ratings has so many squares besides its own. The others' is
+# known if products of ratings by two rows have this share in the squares of weights.
+TIED_SQUARES, LEAST_PAIRS = 2.0, 1e-9
+
+# Ties of rows that are not tied, relative to those that are; the least share of these
+# rows; and the weight of tied ratings per row up to which there are no ties. They all
+# count from one more on.
+TIED_SHARE, MIN_UNTIED, LEAST_TIED = 2.0, 0.1, 1.0
 
 # Ratings of a block of rows of similar length, whose squares are summed at once.
 BLOCK_RATINGS = 2**13
@@ -69,6 +78,9 @@ class Ratings(SparseRows):
         Pairs that count as ratings of 0, if any.
     target_variance : Tensor of shape (n_ratings,) or None
         Var[y]; None is 0.
+    ties : Tensor of shape (n_rows,) or None
+        Half of the weight of ratings of average noise that the relative precision of a
+        row counts besides its own (see `with_ties`); None is 0.
     """
 
     weight: Tensor
@@ -77,6 +89,7 @@ class Ratings(SparseRows):
     features: tuple[Any, ...] = ()
     unobserved: UnobservedPairs | None = None
     target_variance: Tensor | None = None
+    ties: Tensor | None = None
 
     @property
     def weighted_targets(self) -> tuple[Tensor, Tensor]:
@@ -122,6 +135,49 @@ class Ratings(SparseRows):
             count=count,
             share=share,
         )
+
+    def with_ties(self) -> Ratings:
+        """The same ratings, with the ties of rows whose ratings are nearly all equal.
+
+        Such rows do not follow the other side. A fit without differences in the other
+        side fits them exactly, so that without ties they would show that there is no
+        noise, and that they alone count. Where the other side has the variance V, and
+        w ratings of a row the variance v < V, the row has ties of the weight
+        w (V / v − 1); a few ratings may be equal by chance, so that v has TIED_SQUARES
+        squares V besides its own. That is the share 1 − v / V of its ratings. With the
+        share S of all, every row has further ties, w TIED_SHARE S / (1 − S), so that
+        rows without ties cannot all be taken for noise.
+
+        Few ties cannot outweigh the priors of the relative precisions, and are left
+        out.
+        """
+        share, lengths, others = self.share, self.lengths, self.others
+        w, y = self.weight.double(), self.target.double()
+        count = self.sum_values(w)
+        mean = self.sum_values(w * y) / count.where(count > 0, 1)
+        rest = y - mean.repeat_interleave(lengths)
+        pull = w * rest
+        scatter = self.sum_values(pull * rest)
+        last = float(others.max()) if len(others) else 0.0
+        n_others = int(share.largest(last)) + 1
+        sums = torch.stack([torch.bincount(others, x, n_others) for x in (pull, w)])
+        own = torch.stack([total(pull.square()), total(w.square())])
+        # Products of two ratings of the same other.
+        between, pairs = share.sum(sums).square().sum(1) - share.sum(own)
+        V = torch.where(pairs > LEAST_PAIRS * own[1], between / pairs, 0).clamp(min=0)
+        expected = (count - 1) * V
+        ratio = (scatter + TIED_SQUARES * V) / expected.where(expected > 0, 1)
+        ratio = ratio.clamp(max=1).where(expected > 0, 1)
+        mine = share.rows(len(self))
+        sums_of_weight = total((count * (1 - ratio))[mine]), total(w)
+        tied, weight = fetched(*share.sum(torch.stack(sums_of_weight)))
+        part = min(max(tied / len(self) - LEAST_TIED, 0.0), 1.0)
+        if not part:
+            return self
+        of_all = TIED_SHARE * tied / max(weight - tied, MIN_UNTIED * weight)
+        ties = (part / 2 * count * (1 / ratio - 1 + of_all)).to(self.count)
+        share.complete(ties)
+        return replace(self, ties=ties)
 
     def sum_of_squares(self, points: Tensor) -> Tensor:
         """Σ weight · point pointᵀ over the ratings of every row.

@@ -253,8 +253,8 @@ class VBRule(Rule):
         matrices = [deviation.T @ deviation, side.summed_covariance(given.layout)]
         for w in side.weights:
             matrices += [w.mean.T @ w.mean, w.covariance, w.response]
-        shape = side.concentration + given.ratings.half_count
-        rate = side.concentration + rate
+        ties, prior = given.ratings.ties, _prior_shape(side, given.ratings)
+        shape, rate = prior + given.ratings.half_count, prior + rate
         alpha, log_rate = shape / rate, rate.log()
         sums = PriorSums(
             total(shape),
@@ -265,12 +265,14 @@ class VBRule(Rule):
             matrices,
             [block.total_square for block in given.ratings.features],
             given.noise_precision,
+            None if ties is None else torch.stack([total(ties), total(ties * alpha)]),
         )
         return replace(
             side,
             prior_mean=centre,
             relative_precision=alpha,
-            relative_shape=shape,
+            # A fitted model knows it by the count.
+            relative_shape=side.concentration + given.ratings.half_count,
             sums=sums,
         )
 
@@ -284,14 +286,17 @@ class VBRule(Rule):
         found = fetched_arrays(residual, *sums.tensors)
         *numbers, log_det = map(float, found[:6])
         residual_of_alpha, shape, alpha, log_alpha, rest = numbers
-        c = _exchange(alpha, n_rows, before, sums.noise_precision)
+        ties, tied_alpha = (0.0, 0.0) if sums.tied is None else map(float, found.pop())
+        c = _exchange(
+            before * alpha + tied_alpha, before * n_rows + ties, sums.noise_precision
+        )
         alpha, log_alpha = alpha / c, log_alpha - n_rows * math.log(c)
         a = _concentration((alpha - log_alpha) / n_rows)
         # Twice the share of all α in the bound. The terms of a rating that are linear
         # in log α are those of the shape beyond a.
         evidence = 2 * n_rows * (a * math.log(a) - math.lgamma(a))
         evidence += 2 * (a * (log_alpha - alpha) - before * log_alpha)
-        evidence += 2 * (rest + shape - shape * math.log(c))
+        evidence += 2 * (rest + shape - shape * math.log(c) - tied_alpha / c)
         priors, of_priors = _host_priors(side, found[6:])
         side = replace(
             side,
@@ -370,7 +375,8 @@ class GibbsRule(Rule):
             np.linalg.cholesky(strength * precision).T,
             self.random_state.standard_normal(size),
         )
-        shape = (side.concentration + given.ratings.count / 2).cpu().numpy()
+        prior = _prior_shape(side, given.ratings)
+        shape = (prior + given.ratings.count / 2).cpu().numpy()
         gamma = torch.as_tensor(self.random_state.standard_gamma(shape)).to(rate)
         prior_mean = torch.as_tensor(centre * n_rows / strength + deviation)
         prior_mean = prior_mean.to(side.mean)
@@ -378,7 +384,7 @@ class GibbsRule(Rule):
             prior_mean += side.centre
         side = replace(
             side,
-            relative_precision=gamma / (side.concentration + rate),
+            relative_precision=gamma / (prior + rate),
             relative_shape=None,
             prior_mean=prior_mean,
             prior_precision=torch.as_tensor(precision).to(side.mean),
@@ -602,6 +608,12 @@ def _precision(scatter: Tensor, n_rows: int) -> Tensor:
     return inverse(mean, floor=prior)
 
 
+def _prior_shape(side: Side, ratings: Ratings) -> Tensor | float:
+    """Shape and rate of the Gamma of each α before its own ratings."""
+    a, ties = side.concentration, ratings.ties
+    return a if ties is None else a + ties
+
+
 def _concentration(gap: float) -> float:
     """The a that maximises the bound: log a − ψ(a) + 1 = `gap`.
 
@@ -617,15 +629,15 @@ def _concentration(gap: float) -> float:
     return high if slope(high) >= 0 else brentq(slope, low, high, rtol=1e-6)
 
 
-def _exchange(alpha: float, n_rows: int, a: float, noise_precision: float) -> float:
+def _exchange(weight: float, strength: float, noise_precision: float) -> float:
     """The c that maximises the bound if every α is divided by it and β times it.
 
-    It solves a Σα / c² − (a n_rows − n / 2) / c = β n v / 2, where `alpha` is Σα, and
-    the prior of β is worth n ratings of variance v; without that prior it is the mean
-    of α. If they are not exchanged, β and a creep towards each other.
+    It solves W / c² − (S − n / 2) / c = β n v / 2, where `weight` is W = Σ (a + t) α
+    and `strength` S = Σ (a + t), with the ties t, and the prior of β is worth n ratings
+    of variance v; without that prior it is a mean of α. If they are not exchanged, β
+    and a creep towards each other.
     """
-    weight = a * alpha
     held = noise_precision * PRIOR_RATINGS * PRIOR_NOISE_VARIANCE / 2
-    rows = a * n_rows - PRIOR_RATINGS / 2
+    rows = strength - PRIOR_RATINGS / 2
     c = 2 * weight / (rows + math.sqrt(rows**2 + 4 * held * weight))
     return min(c, 1 / (MIN_NOISE_VARIANCE * noise_precision))

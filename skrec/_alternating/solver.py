@@ -311,6 +311,8 @@ class AlternatingSolver(Solver[Posterior]):
         random_state: np.random.RandomState,
     ) -> Iterator[Iteration]:
         """Iterations with the structure that is set, of a problem without any."""
+        if self.is_bayesian and not self.unobserved_weight:
+            problem = problem.with_ties()
         problem = replace(problem, layout=self._layout(problem.layout.device))
         if self.implicit_features:
             problem = problem.with_implicit_features()

@@ -46,6 +46,8 @@ class PriorSums:
         Σ ‖f‖² of each block.
     noise_precision : float
         β.
+    tied : Tensor of shape (2,) or None
+        Sums of the ties of rows, and of E[α] times these.
     """
 
     shape: Tensor
@@ -56,12 +58,14 @@ class PriorSums:
     matrices: Sequence[Tensor]
     squares: Sequence[float]
     noise_precision: float
+    tied: Tensor | None = None
 
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors, scalars first, to be fetched at once."""
         scalars = [self.shape, self.alpha, self.log_alpha, self.rest, self.log_det]
-        return [*scalars, *self.matrices]
+        tied = [] if self.tied is None else [self.tied]
+        return [*scalars, *self.matrices, *tied]
 
 
 @dataclass(frozen=True)
