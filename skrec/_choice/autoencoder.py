@@ -13,7 +13,7 @@ with its sum in units of A. The denominator leaves out of a score the choice of 
 itself, as Steck (2019) does by a constraint. The factors f have the least squared error
 on users who are left out of R, of each choice given the others of its user::
 
-    f_k = Σ_u (z_uk² − Σ_i a_ui² v_ik²) / Σ_u z_uk²,    z_uk = Σ_i r_ui v_ik
+    f_k = Σ_u (z_uk² − Σ_i r_ui² v_ik²) / Σ_u z_uk²,    z_uk = Σ_i r_ui v_ik
 
 Bun, Bouchaud and Potters (2017) have this for covariances. Where choices tell nothing
 of tastes, the factors are zero, and lists are those of the most chosen items.
@@ -49,10 +49,13 @@ from .gain import gain_of
 # Powers of the numbers of choices that those of a user and of an item are divided by.
 # Both even out the noise; that of users is lower, since many choices tell more of
 # tastes.
-USER_DAMPING, ITEM_DAMPING = 0.25, 0.4
+USER_DAMPING, ITEM_DAMPING = 1 / 4, 1 / 3
 
 # One in so many users is left out, in turns until there have been so many.
 N_FOLDS, MIN_LEFT_OUT = 5, 100
+
+# Standard errors that are taken from the squares that other items explain.
+N_DEVIATIONS = 1
 
 # Eigenvectors of like rank share their factor: each group ends at a rank so many times
 # that of the last. Smaller factors than the least change no list.
@@ -283,8 +286,10 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
     ) -> Iterator[Iteration]:
         if any(features is not None for features in data.side_features):
             warn(
-                "Side features tell nothing about choices without y, and are left out. "
-                "Pass ratings as y, or set unobserved_weight of MFRegressor."
+                "A fit of choices without y does not use side features. Set "
+                "unobserved_weight of MFRegressor, as in MFRegressor(solver='als', "
+                "unobserved_weight=0.1), to rank new users and items by them, or pass "
+                "ratings as y."
             )
         numbers = data.known_context.number_names
         if numbers:
@@ -342,12 +347,15 @@ class _Excess:
         The damped choices of the users of a share.
     of_users : ndarray of shape (n_rows,)
     of_items : ndarray of shape (n_items,)
-        Their outer product is what is expected.
+        Their outer product is the expectation.
+    of_item : ndarray of shape (n_items,)
+        Damping of one choice of each item.
     """
 
     damped: sparse.csr_array
     of_users: np.ndarray
     of_items: np.ndarray
+    of_item: np.ndarray
 
     @classmethod
     def of(cls, data: Interactions, n_choices: np.ndarray) -> _Excess:
@@ -360,25 +368,43 @@ class _Excess:
         strength = _mean_gain(data)
         strength /= share.sum(float(strength.sum())) / len(seen)
         strength *= np.repeat(lengths**-USER_DAMPING, lengths)
-        strength *= (n_choices**-ITEM_DAMPING)[items]
+        of_item = n_choices**-ITEM_DAMPING
+        strength *= of_item[items]
         strength = strength.astype(np.float32)
         shape = len(lengths), len(n_choices)
         return cls(
             sparse.csr_array((strength, items, offsets - offsets[0]), shape),
             (lengths ** (1 - USER_DAMPING)).astype(np.float32),
-            (n_choices ** (1 - ITEM_DAMPING) / len(seen)).astype(np.float32),
+            (n_choices * of_item / len(seen)).astype(np.float32),
+            of_item,
         )
 
-    def rows(self, is_row: np.ndarray) -> _Excess:
-        return _Excess(self.damped[is_row], self.of_users[is_row], self.of_items)
+    def without(self, is_out: np.ndarray, share: Share) -> tuple[_Excess, _Excess]:
+        """That of users who are not left out, and of those by the former's counts."""
+        others, out = self.damped[~is_out], self.damped[is_out]
+        n_items = self.damped.shape[1]
+        counts = share.sum(np.bincount(others.indices, minlength=n_items))
+        of_items = counts * (self.of_item / max(counts.sum(), 1))
+        of_items = of_items.astype(np.float32)
+        return tuple(
+            replace(
+                self, damped=damped, of_users=self.of_users[rows], of_items=of_items
+            )
+            for damped, rows in ((others, ~is_out), (out, is_out))
+        )
 
-    def squares_along(
-        self, V: np.ndarray, share: Share
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Squares along columns of V, without those of single choices, and all."""
-        squares = np.square(self @ V).sum(axis=0, dtype=np.float64)
-        own = self.damped.power(2).sum(axis=0) @ np.square(V, dtype=np.float64)
-        return share.sum(squares - own), share.sum(squares)
+    def explained(self, V: np.ndarray, share: Share) -> np.ndarray:
+        """Along columns of V: squares that other items explain, their variance, all.
+
+        The variance is that of independent Gaussian elements.
+        """
+        total = share.sum(np.square(self @ V).sum(axis=0, dtype=np.float64))
+        own = self._squares_of_items() @ np.square(V, dtype=np.float64)
+        own = share.sum(own)
+        of_users = self.damped.power(2).sum(axis=1, dtype=np.float64)
+        n_users = share.sum(float(of_users.sum())) ** 2
+        n_users /= max(share.sum(float(of_users @ of_users)), TINY)
+        return np.stack([total - own, 2 * own**2 / max(n_users, TINY), total])
 
     def rounding(self, share: Share) -> float:
         """Largest eigenvalue that is an error of rounding."""
@@ -387,10 +413,13 @@ class _Excess:
 
     def energy(self, share: Share) -> float:
         """Sum of squares."""
-        own, expected = self.damped.data, self.of_users @ self.of_users
-        cross = self.of_users @ (self.damped @ self.of_items)
-        squares = own @ own - 2 * cross + expected * (self.of_items @ self.of_items)
-        return share.sum(float(squares))
+        return share.sum(float(self._squares_of_items().sum()))
+
+    def _squares_of_items(self) -> np.ndarray:
+        """Sums of squares of the columns."""
+        expected = self.of_items * np.square(self.of_users).sum()
+        expected -= 2 * (self.of_users @ self.damped)
+        return self.damped.power(2).sum(axis=0) + self.of_items * expected
 
     def __matmul__(self, Q: np.ndarray) -> np.ndarray:
         return self.damped @ Q - self.of_users[:, None] * (self.of_items @ Q)
@@ -416,16 +445,16 @@ def _shrinkage(
     start = basis = rng.standard_normal((n_items, size)).astype(np.float32)
     fold = rng.permutation(n_users)[share.rows(n_users)] % N_FOLDS
     n_turns = min(N_FOLDS, math.ceil(MIN_LEFT_OUT * N_FOLDS / n_users))
-    explained, total = np.zeros((2, size))
+    sums = np.zeros((3, size))
     for turn in range(min(n_turns, n_users) if n_users > 1 else 0):
-        _, basis = _eigenvectors(excess.rows(fold != turn), start, N_PASSES, share)
-        by_factor = excess.rows(fold == turn).squares_along(basis, share)
-        explained[: basis.shape[1]] += by_factor[0]
-        total[: basis.shape[1]] += by_factor[1]
+        others, left_out = excess.without(fold == turn, share)
+        _, basis = _eigenvectors(others, start, N_PASSES, share)
+        sums[:, : basis.shape[1]] += left_out.explained(basis, share)
     ends = [0, 1]
     while ends[-1] < size:
         ends.append(min(math.ceil(ends[-1] * GROUP_GROWTH), size))
-    explained, total = (np.add.reduceat(of, ends[:-1]) for of in (explained, total))
+    explained, variance, total = np.add.reduceat(sums, ends[:-1], axis=1)
+    explained -= N_DEVIATIONS * np.sqrt(variance)
     factors = (explained / np.maximum(total, TINY)).clip(0, 1)
     factors = np.repeat(factors, np.diff(ends))[:n_factors].astype(np.float32)
     # Eigenvectors without a fifth of the users are near those of all.
