@@ -59,7 +59,7 @@ def with_ties():
         item_vectors=np.round(2 * choice.item_vectors),
         input_scale=np.ones_like(choice.input_scale),
         shrinkage=np.ones_like(choice.shrinkage),
-        mean_choice=np.zeros_like(choice.mean_choice),
+        mean_input=np.zeros_like(choice.mean_input),
     )
     return model
 
