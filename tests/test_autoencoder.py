@@ -1,21 +1,26 @@
 """The linear autoencoder of choices, by brute force, and lists that it makes."""
 
+import itertools
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy import sparse
 
-from skrec import MFRegressor, NCFRegressor
+from skrec import DummyRecommender, MFRegressor, NCFRegressor
 from skrec._choice.autoencoder import (
-    DAMPING,
-    LEAST_EIGENVALUE,
+    GROUP_GROWTH,
+    ITEM_DAMPING,
+    LEAST_SHRINKAGE,
+    MIN_LEFT_OUT,
+    N_DEVIATIONS,
+    N_FOLDS,
     PRIOR_CHOICES,
-    RIDGE,
+    USER_DAMPING,
     ItemAutoencoder,
-    _leading_eigenvectors,
 )
 from skrec._data.interactions import Interactions
 from skrec._data.reading import Columns
@@ -44,7 +49,6 @@ def of_tastes():
 
 def brute_force(data):
     """Scores of all pairs, in float64 and by a full eigendecomposition."""
-    n_users, n_items = data.shape
     choices = np.zeros(data.shape)
     choices[data.users, data.items] = 1
     n_u, n_i = choices.sum(1), choices.sum(0)
@@ -52,15 +56,48 @@ def brute_force(data):
     gain = np.zeros(data.shape)
     gain[data.users, data.items] = (data.rating - low) / (high - low) + 0.25
     gain /= gain.sum() / choices.sum()
-    A = gain * n_u[:, None] ** -DAMPING * n_i**-DAMPING
-    edge = (1 + np.sqrt(n_items / n_users)) ** 2 * np.square(A).sum() / n_items
-    w, V = np.linalg.eigh(A.T @ A)
-    kept = w >= LEAST_EIGENVALUE * edge
-    w, V = w[kept], V[:, kept]
-    B = V * (w / (w + RIDGE * edge)) @ V.T
-    inputs = choices * n_i**-DAMPING
-    inputs += PRIOR_CHOICES * inputs.sum(0) / choices.sum()
-    return inputs @ B * n_i**DAMPING / (1 - np.diag(B))
+    expected = np.outer(n_u, n_i) / choices.sum()
+    damping = n_u[:, None] ** -USER_DAMPING * n_i**-ITEM_DAMPING
+    R = (gain - expected) * damping
+    V = np.linalg.eigh(R.T @ R)[1][:, ::-1]
+    f = factors(gain, damping, n_u)
+    V, f = V[:, f >= LEAST_SHRINKAGE], f[f >= LEAST_SHRINKAGE]
+    B = V * f @ V.T
+    inputs = (choices - expected) * n_i**-ITEM_DAMPING
+    of_tastes = inputs @ B * n_i**ITEM_DAMPING / (1 - np.diag(B))
+    return (n_u[:, None] + PRIOR_CHOICES) * n_i / choices.sum() + of_tastes
+
+
+def factors(gain, damping, n_u):
+    """Share that the other items of users left out explain, by a group of ranks."""
+    n_users, n_items = gain.shape
+    rng = np.random.RandomState(0)
+    rng.standard_normal((n_items, n_items))
+    fold = rng.permutation(n_users) % N_FOLDS
+    sums = np.zeros((3, n_items))
+    for turn in range(-(-MIN_LEFT_OUT * N_FOLDS // n_users)):
+        is_in = fold != turn
+        chosen = (gain[is_in] > 0).sum(0)
+        R = (gain - np.outer(n_u, chosen / chosen.sum())) * damping
+        V = np.linalg.eigh(R[is_in].T @ R[is_in])[1][:, ::-1]
+        out = R[~is_in]
+        explained = np.zeros(n_items)
+        for item in range(n_items):
+            rest = np.delete(np.arange(n_items), item)
+            alone = out[:, [item]] * V[item]
+            explained += (alone * (out[:, rest] @ V[rest])).sum(0)
+        total = np.square(out @ V).sum(0)
+        of_users = np.square(gain * damping)[~is_in].sum(1)
+        variance = np.square(total - explained) * np.square(of_users).sum()
+        sums += [explained, 2 * variance / of_users.sum() ** 2, total]
+    ends = [0, 1]
+    while ends[-1] < n_items:
+        ends.append(min(math.ceil(ends[-1] * GROUP_GROWTH), n_items))
+    f = []
+    for start, end in itertools.pairwise(ends):
+        explained, variance, total = sums[:, start:end].sum(1)
+        f.append((explained - N_DEVIATIONS * variance**0.5) / total)
+    return np.repeat(f, np.diff(ends)).clip(0, 1)
 
 
 def test_scores_are_those_of_the_closed_form():
@@ -72,13 +109,47 @@ def test_scores_are_those_of_the_closed_form():
     assert_allclose(found.reshape(data.shape), expected, atol=2e-3 * expected.max())
 
 
-def test_an_unknown_user_is_the_mean_choice():
-    data, model = fitted(X, Y)
-    unknown = model.user_vectors(np.array([-1]))[0]
+def test_an_unknown_user_has_the_most_chosen_items():
+    data, model = fitted(*of_tastes())
+    n_choices = np.bincount(model.seen.items)
+    strength = model.user_vectors(np.array([-1])) @ model.item_vectors.T
+    assert_allclose(strength[0], n_choices / n_choices.sum(), rtol=1e-6)
     everybody = model.user_vectors(np.arange(data.shape[0]))
-    n_choices = np.diff(model.seen.offsets)[:, None]
-    of_choices = everybody - unknown
-    assert_allclose(of_choices.sum(0) / n_choices.sum(), unknown, rtol=1e-3, atol=1e-5)
+    mean = everybody.sum(0) / everybody[:, 0].sum()
+    assert_allclose(mean, np.eye(len(mean))[0], atol=1e-5)
+
+
+def without_tastes(rng, n_users, n_items, n_rows, steepness):
+    """Pairs of users, and of items drawn by their popularity alone."""
+    popularity = np.arange(1, n_items + 1.0) ** -steepness
+    items = rng.choice(n_items, n_rows, p=popularity / popularity.sum())
+    return np.unique(
+        np.column_stack([rng.integers(n_users, size=n_rows), items]), axis=0
+    )
+
+
+@pytest.mark.parametrize("has_ratings", [False, True])
+@pytest.mark.parametrize(
+    "shape",
+    [(10, 40, 120), (100, 300, 2000), (1000, 300, 3000), (1000, 60, 8000)],
+)
+@pytest.mark.parametrize("steepness", [0.4, 1.0])
+def test_without_tastes_lists_are_those_of_the_most_chosen_items(
+    shape, steepness, has_ratings
+):
+    rng = np.random.default_rng(0)
+    rows = without_tastes(rng, *shape, steepness)
+    y = np.full(len(rows), 3.0) if has_ratings else None
+    lists = MFRegressor(2).fit(rows, y).recommend(n_items=10)
+    popular = DummyRecommender().fit(rows).recommend(n_items=10)
+    shared = [len(set(a) & set(b)) for a, b in zip(lists, popular, strict=True)]
+    assert np.mean(shared) > 7.5
+
+
+def test_tastes_of_a_few_choices_are_found():
+    rows, _ = of_tastes()
+    kinds = MFRegressor().fit(rows).recommend(n_items=5) % 4
+    assert (kinds == np.arange(120)[:, None] % 4).mean() > 0.7
 
 
 def test_an_unknown_item_is_like_those_with_the_fewest_choices():
@@ -99,7 +170,9 @@ def test_an_unknown_item_is_like_those_with_the_fewest_choices():
 
 def test_side_features_of_choices_alone_are_warned_of():
     ages = pd.DataFrame({"age": range(80)})
-    with pytest.warns(UserWarning, match="Side features tell nothing about choices"):
+    with pytest.warns(
+        UserWarning, match=r"does not use side features. Set unobserved_weight"
+    ):
         model = MFRegressor().fit(X, user_features=ages)
     with pytest.raises(AttributeError, match="not fitted to ratings with"):
         model.feature_effects()
@@ -202,33 +275,3 @@ def test_numbers_tell_nothing_about_choices_alone(model):
     with pytest.warns(UserWarning, match=message):
         found = model.fit(rows).predict(rows)
     assert_array_equal(found, model.fit(X).predict(X))
-
-
-def planted(spectrum, n_rows=400, n_columns=300):
-    """A sparse matrix by its singular values, and its right singular vectors."""
-    rng = np.random.default_rng(0)
-    U, V = (
-        np.linalg.qr(rng.normal(size=(n, len(spectrum))))[0]
-        for n in (n_rows, n_columns)
-    )
-    A = (U * spectrum) @ V.T
-    return sparse.csr_array(A.astype(np.float32)), V
-
-
-@pytest.mark.parametrize("n_large", [1, 30, 90])
-def test_leading_eigenvectors_of_a_matrix_of_many_columns(n_large):
-    spectrum = np.append(np.linspace(20, 4, n_large), np.linspace(2, 0.1, 150))
-    A, V = planted(spectrum)
-    values, vectors = _leading_eigenvectors(A, 9.0, 300)
-    assert_allclose(values, spectrum[:n_large] ** 2, rtol=1e-4)
-    assert_allclose(vectors.T @ vectors, np.eye(n_large), atol=1e-5)
-    assert_allclose(np.abs((vectors * V[:, :n_large]).sum(0)), 1, atol=1e-2)
-
-
-@pytest.mark.parametrize("rank", [1, 20, 64, 70])
-def test_eigenvectors_end_with_the_rank(rank):
-    A, V = planted(np.full(rank, 3.0))
-    values, vectors = _leading_eigenvectors(A, 1e-3, 300)
-    assert len(values) == rank
-    assert_allclose(values, 9, rtol=1e-4)
-    assert_allclose(vectors @ vectors.T, V @ V.T, atol=1e-4)

@@ -1,21 +1,26 @@
 """ItemAutoencoder: a linear autoencoder of who chose which items, with nothing to tune.
 
-It is a ridge regression of choices on choices: with A the matrix of choices, users by
-items, each divided by the fourth roots of the numbers of choices of its user and of its
-item, and with the leading eigenvectors V and eigenvalues w of AᵀA, the score of user u
-and item j is::
+It predicts the choices of a user from the same choices. Without tastes, a user with n_u
+of all N choices would make n_u n_j / N of item j. With A the matrix of choices, users
+by items, divided by powers of the numbers of choices of its user and of its item, R is
+A less the same of these expected choices, and V are the leading eigenvectors of RᵀR.
+The score of user u and item j is::
 
-    s_uj = Σ_i x_ui B_ij / (1 − B_jj),    B = V diag(w / (w + λ)) Vᵀ
+    s_uj = (n_u + 1) n_j / N + Σ_i (x_ui − n_u n_i / N) B_ij / (1 − B_jj),
+    B = V diag(f) Vᵀ
 
-in units of A. The denominator leaves out of a score the choice of the item itself, as
-Steck (2019) does by a constraint. If choices were independent, no eigenvalue would be
-above (1 + √(n_items / n_users))² times the mean squared norm of a column (Marchenko and
-Pastur, 1967). Eigenvectors well below that edge are left out, and λ is twice the edge.
+with its sum in units of A. The denominator leaves out of a score the choice of the item
+itself, as Steck (2019) does by a constraint. The factors f have the least squared error
+on users who are left out of R, of each choice given the others of its user::
+
+    f_k = Σ_u (z_uk² − Σ_i r_ui² v_ik²) / Σ_u z_uk²,    z_uk = Σ_i r_ui v_ik
+
+Bun, Bouchaud and Potters (2017) have this for covariances. Where choices tell nothing
+of tastes, the factors are zero, and lists are those of the most chosen items.
 
 References: Steck (2019). Embarrassingly shallow autoencoders for sparse data. WWW.
-Marchenko, Pastur (1967). Distribution of eigenvalues for some sets of random matrices.
-Musco, Musco (2015). Randomized block Krylov methods for stronger and faster approximate
-singular value decomposition. NeurIPS.
+Bun, Bouchaud, Potters (2017). Cleaning large correlation matrices. Physics Reports.
+Halko, Martinsson, Tropp (2011). Finding structure with randomness. SIAM Review.
 """
 
 from __future__ import annotations
@@ -42,23 +47,25 @@ from .._topk import Fill, inner_products_of_tiles
 from .._warn import warn
 from .gain import gain_of
 
-# Power of the number of choices that those of a user and of an item are divided by.
-DAMPING = 0.25
+# Powers of the numbers of choices that those of a user and of an item are divided by.
+# Both even out the noise; that of users is lower, since many choices tell more of
+# tastes.
+USER_DAMPING, ITEM_DAMPING = 1 / 4, 1 / 3
 
-# Smallest eigenvalue that is kept, and λ, in units of the noise edge.
-LEAST_EIGENVALUE, RIDGE = 0.7, 2.0
+# One in so many users is left out, in turns until there have been so many.
+N_FOLDS, MIN_LEFT_OUT = 5, 100
+
+# Standard errors that are taken from the squares that other items explain.
+N_DEVIATIONS = 1
+
+# Eigenvectors of like rank share their factor: each group ends at a rank so many times
+# that of the last. Smaller factors than the least change no list.
+GROUP_GROWTH, LEAST_SHRINKAGE = 1.4, 0.05
 
 # Eigenvectors at most: as many as leave this many numbers in the table of items, which
 # one list reads as a whole, within these limits.
 TABLE_SIZE, MIN_FACTORS, MAX_FACTORS = 2**21, 64, 256
-
-# Blocks of the Krylov space in which eigenvectors are found: columns of one, as a share
-# of the eigenvectors at most, and blocks at most. Fewer are enough once their columns
-# are this many times the eigenvalues to keep. Few eigenvectors are exact.
-BLOCK_SHARE, MIN_BLOCK, MAX_BLOCKS, ENOUGH = 0.25, 16, 6, 4
-
-# Share of a block beyond the space of those before it that may be rounding.
-MIN_REST = 1e-4
+OVERSAMPLING, N_PASSES = 16, 2
 
 # Rows of a tall matrix that are squared at once, in double precision.
 BLOCK_ROWS = 2**13
@@ -66,10 +73,13 @@ BLOCK_ROWS = 2**13
 # Smallest pivot of a scaled Cholesky root at which columns count as independent.
 MIN_PIVOT = 1e-3
 
+# Keeps quotients of zeros finite.
+TINY = float(np.finfo(np.float32).tiny)
+
 # Largest share of an item's own choice in its score.
 MAX_OWN_SHARE = 0.98
 
-# Choices of the mean user that are added to those of each.
+# Choices without a taste that are added to those of each user.
 PRIOR_CHOICES = 1.0
 
 
@@ -80,15 +90,18 @@ class ItemAutoencoder(Model):
 
     Attributes
     ----------
-    item_vectors : ndarray of shape (n_items, n_factors), dtype float32
-        Their inner products with vectors of users are scores.
+    item_vectors : ndarray of shape (n_items, 1 + n_factors), dtype float32
+        Their inner products with vectors of users are scores. The first column is the
+        share of the item in all choices.
     input_scale : ndarray of shape (n_items,), dtype float32
-        Factor that turns an item's vector into the share of its choice in a user's.
+        Factor that turns an item's vector into that of its choice by a user.
+    mean_input : ndarray of shape (n_factors,), dtype float32
+        Mean vector of a choice.
     shrinkage, eigenvalues : ndarray of shape (n_factors,), dtype float32
-        w / (w + λ), and w.
-    mean_choice : ndarray of shape (n_factors,), dtype float32
-        Mean share of a choice.
-    new_item : ndarray of shape (n_factors,), dtype float32
+        Factors f, and eigenvalues of RᵀR.
+    energy : float
+        Sum of all eigenvalues.
+    new_item : ndarray of shape (1 + n_factors,), dtype float32
         Mean vector of the items with the fewest choices, for an item with none.
     seen : SeenItems
         The choices of each user.
@@ -96,9 +109,10 @@ class ItemAutoencoder(Model):
 
     item_vectors: np.ndarray
     input_scale: np.ndarray
+    mean_input: np.ndarray
     shrinkage: np.ndarray
     eigenvalues: np.ndarray
-    mean_choice: np.ndarray
+    energy: float
     new_item: np.ndarray
     seen: SeenItems
     objective: Objective = CHOICES
@@ -107,63 +121,64 @@ class ItemAutoencoder(Model):
     @classmethod
     def fit(cls, data: Interactions) -> ItemAutoencoder:
         """Fit to all pairs of the rows, each by the gain of its mean rating."""
-        (n_users, n_items), seen, share = data.shape, data.seen, data.shares.user
-        n_choices = np.bincount(seen.items, minlength=n_items)
-        of_item = n_choices**-DAMPING
-        # Choices of the users of this process.
-        own = share.rows(n_users)
-        offsets = seen.offsets[own.start : own.stop + 1]
-        items = seen.items[offsets[0] : offsets[-1]]
-        lengths = np.diff(offsets)
-        strength = _mean_gain(data)
-        strength /= share.sum(float(strength.sum())) / len(seen)
-        strength *= np.repeat(lengths**-DAMPING, lengths)
-        strength *= of_item[items]
-        strength = strength.astype(np.float32)
-        shape = len(lengths), n_items
-        A = sparse.csr_array((strength, items, offsets - offsets[0]), shape)
-        mean_square = share.sum(float(A.data @ A.data)) / n_items
-        edge = (1 + math.sqrt(n_items / n_users)) ** 2 * mean_square
-        most = min(n_users, n_items)
-        eigenvalues, V = _leading_eigenvectors(A, LEAST_EIGENVALUE * edge, most, share)
-        shrinkage = eigenvalues / (eigenvalues + RIDGE * edge)
+        seen, share = data.seen, data.shares.user
+        n_choices = np.bincount(seen.items, minlength=seen.n_items)
+        excess = _Excess.of(data, n_choices)
+        shrinkage, basis, n_passes = _shrinkage(excess, seen.n_users, share)
+        eigenvalues, V = _eigenvectors(excess, basis, n_passes, share)
+        n_factors = min(len(shrinkage), len(eigenvalues))
+        shrinkage, eigenvalues = shrinkage[:n_factors], eigenvalues[:n_factors]
+        is_kept = (shrinkage >= LEAST_SHRINKAGE) & (
+            eigenvalues > excess.rounding(share)
+        )
+        shrinkage, eigenvalues = shrinkage[is_kept], eigenvalues[is_kept]
+        V = V[:, :n_factors][:, is_kept]
         scale = _output_scale(V, shrinkage, n_choices)
-        item_vectors = V * scale[:, None]
-        input_scale = (of_item / scale).astype(np.float32)
         shares = (n_choices / len(seen)).astype(np.float32)
+        item_vectors = np.column_stack([shares, V * scale[:, None]])
         return cls(
             item_vectors=item_vectors,
-            input_scale=input_scale,
+            input_scale=(n_choices**-ITEM_DAMPING / scale).astype(np.float32),
+            mean_input=excess.of_items @ V,
             shrinkage=shrinkage,
             eigenvalues=eigenvalues,
-            mean_choice=(input_scale * shares) @ item_vectors,
+            energy=excess.energy(share),
             new_item=item_vectors[n_choices == n_choices.min()].mean(axis=0),
             seen=seen,
         )
 
     def user_vectors(self, users: np.ndarray) -> np.ndarray:
-        """Vectors of numbered users; that of an unknown one is that of the mean."""
-        return (self._inputs(users) + PRIOR_CHOICES * self.mean_choice) * self.shrinkage
+        """Vectors of numbered users; that of an unknown one has no taste."""
+        vectors = self._inputs(users)
+        vectors[:, 0] += PRIOR_CHOICES
+        vectors[:, 1:] *= self.shrinkage
+        return vectors
 
     def _inputs(self, users: np.ndarray) -> np.ndarray:
-        """Sums of the shares of all choices of users."""
+        """Numbers of choices of users, and sums of their vectors less the mean."""
         position, _, items = self.seen.of_users(users)
         offsets = np.searchsorted(position, np.arange(len(users) + 1))
         shape = len(users), len(self.item_vectors)
         choices = sparse.csr_array((self.input_scale[items], items, offsets), shape)
-        return choices @ self.item_vectors
+        inputs = choices @ self.item_vectors
+        inputs[:, 0] = np.diff(offsets)
+        inputs[:, 1:] -= inputs[:, :1] * self.mean_input
+        return inputs
 
     def contributions(
         self, user: int, items: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Items of a user, and their shares in scores of known items.
 
-        Shares are of shape (n_items, n_seen + 1); the last is that of the mean user.
+        Shares are of shape (n_items, n_seen + 1); the last is that of an unknown user.
         """
         _, _, seen = self.seen.of_users(np.array([user]))
-        inputs = self.input_scale[seen, None] * self.item_vectors[seen]
-        inputs = np.vstack([inputs, PRIOR_CHOICES * self.mean_choice])
-        return seen, self.item_vectors[items] @ (inputs * self.shrinkage).T
+        inputs = np.zeros((len(seen) + 1, self.item_vectors.shape[1]), np.float32)
+        inputs[:-1] = self.input_scale[seen, None] * self.item_vectors[seen]
+        inputs[:-1, 1:] -= self.mean_input
+        inputs[:, 1:] *= self.shrinkage
+        inputs[:-1, 0], inputs[-1, 0] = 1, PRIOR_CHOICES
+        return seen, self.item_vectors[items] @ inputs.T
 
     def vectors_of_items(self, items: np.ndarray) -> np.ndarray:
         """Vectors of numbered items; unknown ones have that of a new item."""
@@ -211,9 +226,9 @@ class ItemAutoencoder(Model):
             )
         root = np.sqrt(self.shrinkage)
         if side == "item":
-            vectors = self.item_vectors * root
+            vectors = self.item_vectors[:, 1:] * root
         else:
-            vectors = self._inputs(np.arange(self.seen.n_users)) * root
+            vectors = self._inputs(np.arange(self.seen.n_users))[:, 1:] * root
         lengths = np.linalg.norm(vectors, axis=1)
         lengths[lengths == 0] = np.inf
         return vectors, lengths
@@ -241,16 +256,18 @@ class ItemAutoencoder(Model):
             return model
         position, users, _ = model.seen.of_items(new)
         distinct, place = np.unique(users, return_inverse=True)
-        inputs = model._inputs(distinct)
-        inputs *= np.diff(model.seen.offsets)[distinct, None] ** (-2 * DAMPING)
+        inputs = model._inputs(distinct)[:, 1:]
+        lengths = np.diff(model.seen.offsets)[distinct, None]
+        inputs *= lengths ** (-2 * USER_DAMPING)
         shape = len(new), len(distinct)
         chosen_by = sparse.csr_array((np.ones(len(users)), (position, place)), shape)
         n_choices = np.bincount(position, minlength=len(new))
         V = (chosen_by @ inputs) / self.eigenvalues
-        V *= n_choices[:, None] ** -DAMPING
+        V *= n_choices[:, None] ** -ITEM_DAMPING
         scale = _output_scale(V, self.shrinkage, n_choices)
-        model.item_vectors[new] = V * scale[:, None]
-        model.input_scale[new] = n_choices**-DAMPING / scale
+        share = n_choices / len(model.seen)
+        model.item_vectors[new] = np.column_stack([share, V * scale[:, None]])
+        model.input_scale[new] = n_choices**-ITEM_DAMPING / scale
         return model
 
 
@@ -284,8 +301,10 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
             )
         if any(features is not None for features in data.side_features):
             warn(
-                "Side features tell nothing about choices without y, and are left out. "
-                "Pass ratings as y, or set unobserved_weight of MFRegressor."
+                "A fit of choices without y does not use side features. Set "
+                "unobserved_weight of MFRegressor, as in MFRegressor(solver='als', "
+                "unobserved_weight=0.1), to rank new users and items by them, or pass "
+                "ratings as y."
             )
         numbers = data.known_context.number_names
         if numbers:
@@ -299,7 +318,7 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
         model = ItemAutoencoder.fit(data)
         n_factors = len(model.shrinkage)
         # The share of the energy of the choices that the factors leave.
-        rest = 1 - float(model.eigenvalues.sum()) / _energy(model)
+        rest = 1 - float(model.eigenvalues.sum() / max(model.energy, TINY))
         yield Iteration(rest, f"{n_factors} factors", True, lambda: model)
 
     def check_ratings(self, rating: np.ndarray, weight: np.ndarray) -> None:
@@ -342,12 +361,127 @@ def _mean_gain(data: Interactions) -> np.ndarray:
     return gain
 
 
-def _energy(model: ItemAutoencoder) -> float:
-    """Sum of squares of the damped choices."""
-    of_user = np.diff(model.seen.offsets) ** (-2 * DAMPING)
-    n_choices = np.bincount(model.seen.items, minlength=model.seen.n_items)
-    users, items = model.seen.take(np.arange(len(model.seen)))
-    return float(of_user[users] @ n_choices[items] ** (-2 * DAMPING))
+@dataclass(frozen=True)
+class _Excess:
+    """Damped choices less those expected without tastes, users by items.
+
+    Attributes
+    ----------
+    damped : csr_array of shape (n_rows, n_items)
+        The damped choices of the users of a share.
+    of_users : ndarray of shape (n_rows,)
+    of_items : ndarray of shape (n_items,)
+        Their outer product is the expectation.
+    of_item : ndarray of shape (n_items,)
+        Damping of one choice of each item.
+    """
+
+    damped: sparse.csr_array
+    of_users: np.ndarray
+    of_items: np.ndarray
+    of_item: np.ndarray
+
+    @classmethod
+    def of(cls, data: Interactions, n_choices: np.ndarray) -> _Excess:
+        """By the mean gain of each pair, for the users of this process."""
+        seen, share = data.seen, data.shares.user
+        own = share.rows(seen.n_users)
+        offsets = seen.offsets[own.start : own.stop + 1]
+        items = seen.items[offsets[0] : offsets[-1]]
+        lengths = np.diff(offsets)
+        strength = _mean_gain(data)
+        strength /= share.sum(float(strength.sum())) / len(seen)
+        strength *= np.repeat(lengths**-USER_DAMPING, lengths)
+        of_item = n_choices**-ITEM_DAMPING
+        strength *= of_item[items]
+        strength = strength.astype(np.float32)
+        shape = len(lengths), len(n_choices)
+        return cls(
+            sparse.csr_array((strength, items, offsets - offsets[0]), shape),
+            (lengths ** (1 - USER_DAMPING)).astype(np.float32),
+            (n_choices * of_item / len(seen)).astype(np.float32),
+            of_item,
+        )
+
+    def without(self, is_out: np.ndarray, share: Share) -> tuple[_Excess, _Excess]:
+        """That of users who are not left out, and of those by the former's counts."""
+        others, out = self.damped[~is_out], self.damped[is_out]
+        n_items = self.damped.shape[1]
+        counts = share.sum(np.bincount(others.indices, minlength=n_items))
+        of_items = counts * (self.of_item / max(counts.sum(), 1))
+        of_items = of_items.astype(np.float32)
+        counted = replace(self, of_items=of_items)
+        return (
+            replace(counted, damped=others, of_users=self.of_users[~is_out]),
+            replace(counted, damped=out, of_users=self.of_users[is_out]),
+        )
+
+    def explained(self, V: np.ndarray, share: Share) -> np.ndarray:
+        """Along columns of V: squares that other items explain, their variance, all.
+
+        The variance is that of independent Gaussian elements.
+        """
+        total = share.sum(np.square(self @ V).sum(axis=0, dtype=np.float64))
+        own = self._squares_of_items() @ np.square(V, dtype=np.float64)
+        own = share.sum(own)
+        of_users = self.damped.power(2).sum(axis=1, dtype=np.float64)
+        n_users = share.sum(float(of_users.sum())) ** 2
+        n_users /= max(share.sum(float(of_users @ of_users)), TINY)
+        return np.stack([total - own, 2 * own**2 / max(n_users, TINY), total])
+
+    def rounding(self, share: Share) -> float:
+        """Largest eigenvalue that is an error of rounding."""
+        own = share.sum(float(self.damped.data @ self.damped.data))
+        return float(own * np.finfo(np.float32).eps)
+
+    def energy(self, share: Share) -> float:
+        """Sum of squares."""
+        return share.sum(float(self._squares_of_items().sum()))
+
+    def _squares_of_items(self) -> np.ndarray:
+        """Sums of squares of the columns."""
+        expected = self.of_items * np.square(self.of_users).sum()
+        expected -= 2 * (self.of_users @ self.damped)
+        return self.damped.power(2).sum(axis=0) + self.of_items * expected
+
+    def __matmul__(self, Q: np.ndarray) -> np.ndarray:
+        return self.damped @ Q - self.of_users[:, None] * (self.of_items @ Q)
+
+    def squared(self, Q: np.ndarray, share: Share) -> np.ndarray:
+        """RᵀR Q."""
+        Y = self @ Q
+        product = self.damped.T @ Y - self.of_items[:, None] * (self.of_users @ Y)
+        return share.sum(product)
+
+
+def _shrinkage(
+    excess: _Excess, n_users: int, share: Share
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Factors of the leading eigenvectors, by users who are left out of them.
+
+    Besides, a basis and the number of passes from there to the eigenvectors.
+    """
+    n_items = excess.damped.shape[1]
+    n_factors = int(np.clip(TABLE_SIZE // n_items, MIN_FACTORS, MAX_FACTORS))
+    rng = np.random.RandomState(0)
+    size = min(n_factors + OVERSAMPLING, n_items, n_users)
+    start = basis = rng.standard_normal((n_items, size)).astype(np.float32)
+    fold = rng.permutation(n_users)[share.rows(n_users)] % N_FOLDS
+    n_turns = min(N_FOLDS, math.ceil(MIN_LEFT_OUT * N_FOLDS / n_users))
+    sums = np.zeros((3, size))
+    for turn in range(min(n_turns, n_users) if n_users > 1 else 0):
+        others, left_out = excess.without(fold == turn, share)
+        _, basis = _eigenvectors(others, start, N_PASSES, share)
+        sums[:, : basis.shape[1]] += left_out.explained(basis, share)
+    ends = [0, 1]
+    while ends[-1] < size:
+        ends.append(min(math.ceil(ends[-1] * GROUP_GROWTH), size))
+    explained, variance, total = np.add.reduceat(sums, ends[:-1], axis=1)
+    explained -= N_DEVIATIONS * np.sqrt(variance)
+    factors = (explained / np.maximum(total, TINY)).clip(0, 1)
+    factors = np.repeat(factors, np.diff(ends))[:n_factors].astype(np.float32)
+    # Eigenvectors without a fifth of the users are near those of all.
+    return (factors, basis, 1) if n_turns == 1 else (factors, start, N_PASSES + 1)
 
 
 def _output_scale(
@@ -355,73 +489,20 @@ def _output_scale(
 ) -> np.ndarray:
     """Factor of each item's row of V in scores: back from A, without its own choice."""
     own_share = np.minimum(np.square(V) @ shrinkage, MAX_OWN_SHARE)
-    return (n_choices**DAMPING / (1 - own_share)).astype(np.float32)
+    return (n_choices**ITEM_DAMPING / (1 - own_share)).astype(np.float32)
 
 
-def _leading_eigenvectors(
-    A: sparse.csr_array, least: float, most: int, share: Share = ALL_ROWS
+def _eigenvectors(
+    excess: _Excess, basis: np.ndarray, n_passes: int, share: Share
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of AᵀA from `least` on, largest first, and their eigenvectors.
+    """Leading eigenvalues of RᵀR, largest first, and their eigenvectors.
 
-    By a block Krylov method from random vectors (Musco and Musco, 2015), at least one
-    and `most` at most. A has the rows of a share.
+    By block power iteration from a basis (Halko et al., 2011).
     """
-    n_items = A.shape[1]
-    n_factors = int(np.clip(TABLE_SIZE // n_items, MIN_FACTORS, MAX_FACTORS))
-    n_factors = min(n_factors, most)
-    n_columns = min(max(math.ceil(BLOCK_SHARE * n_factors), MIN_BLOCK), most)
-    At = A.T.tocsr()
-    rng = np.random.RandomState(0)
-
-    def drawn(n_columns: int) -> np.ndarray:
-        return rng.standard_normal((n_items, n_columns)).astype(np.float32)
-
-    image = A @ drawn(n_columns)
-    Q, AQ = np.empty((n_items, 0), np.float32), image[:, :0]
-    square = torch.zeros(0, 0, dtype=torch.float64)
-    for _ in range(MAX_BLOCKS):
-        rest = min(n_columns, most - len(square))
-        block = _new_directions(share.sum(At @ image)[:, :rest], Q)
-        if block is None:
-            # More eigenvalues may be equal than a block has columns.
-            block = _new_directions(drawn(rest), Q)
-        if block is None:
-            break
-        image = A @ block
-        Q, AQ = np.hstack([Q, block]), np.hstack([AQ, image])
-        square = _with_columns(square, share.sum(_product(AQ.T, image)))
-        if len(square) == most or _has_enough(square, least):
-            break
-    eigenvalues, W = _eigen(square)
-    n_kept = max(1, int((eigenvalues[:n_factors] >= least).sum()))
-    W = W[:, :n_kept].astype(np.float32)
-    return eigenvalues[:n_kept].astype(np.float32), _product(Q, W)
-
-
-def _new_directions(block: np.ndarray, Q: np.ndarray) -> np.ndarray | None:
-    """An orthonormal basis of columns beyond those of Q; None if there are none."""
-    # Once is not enough in single precision.
-    for _ in range(2):
-        length = np.linalg.norm(block)
-        block = block - _product(Q, _product(Q.T, block))
-        if np.linalg.norm(block) <= MIN_REST * length:
-            return None
-        block = _orthonormal(block)
-    return block
-
-
-def _with_columns(square: torch.Tensor, columns: np.ndarray) -> torch.Tensor:
-    """A symmetric matrix with further columns, and rows."""
-    new = torch.from_numpy(columns).double()
-    top = torch.cat([square, new[: len(square)].T])
-    return torch.cat([top, new], 1)
-
-
-@torch_threads(1)
-def _has_enough(square: torch.Tensor, least: float) -> bool:
-    """Whether a Krylov space is large enough for the eigenvalues from `least` on."""
-    n_kept = int((torch.linalg.eigvalsh(square) >= least).sum())
-    return len(square) >= ENOUGH * max(n_kept, MIN_BLOCK)
+    for _ in range(n_passes):
+        basis = _orthonormal(excess.squared(basis, share))
+    eigenvalues, W = _eigen(excess @ basis, share)
+    return eigenvalues.astype(np.float32), _product(basis, W.astype(np.float32))
 
 
 def _orthonormal(Y: np.ndarray) -> np.ndarray:
@@ -431,9 +512,10 @@ def _orthonormal(Y: np.ndarray) -> np.ndarray:
     basis = _by_root(Y)
     if basis is not None:
         return basis
-    squares, W = _eigen(_square(Y))
+    squares, W = _eigen(Y)
     least = (len(squares) * np.finfo(Y.dtype).eps) ** 2 * squares[0]
-    is_kept = squares >= max(least, np.finfo(Y.dtype).tiny)
+    squares = squares.clip(TINY)
+    is_kept = squares >= max(least, TINY)
     is_kept[0] = True
     return _product(Y, (W[:, is_kept] / np.sqrt(squares[is_kept])).astype(Y.dtype))
 
@@ -441,9 +523,12 @@ def _orthonormal(Y: np.ndarray) -> np.ndarray:
 # One thread: these products are short, and numpy's threads wait for each other where
 # others compete for the cores.
 @torch_threads(1)
-def _eigen(square: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of a symmetric matrix, largest first, and its eigenvectors."""
-    values, W = torch.linalg.eigh(square)
+def _eigen(Y: np.ndarray, share: Share = ALL_ROWS) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of YᵀY, largest first, and its eigenvectors, in double precision.
+
+    Y has the rows of a share.
+    """
+    values, W = torch.linalg.eigh(share.sum(_square(Y)))
     return values.flip(0).numpy(), W.flip(1).numpy()
 
 
