@@ -39,12 +39,19 @@ def context_effects(
     by : {"value", "column"}
     """
     frames = []
-    for name, values in zip(known.names, known.values, strict=True):
+    numbers = dict(zip(known.number_places, of_numbers, strict=True))
+    effects = dict(zip(known.value_places, of_values, strict=True))
+    for place, (name, values) in enumerate(zip(known.names, known.values, strict=True)):
         if values is None:
-            effect, std = (np.array([number]) for number in next(of_numbers))
+            found = numbers.get(place, (0.0, 0.0))
+            effect, std = (np.array([number]) for number in found)
             names = [name]
         else:
-            weight, (effect, std) = next(of_values)
+            # A column that does not vary has no effect.
+            nothing = np.zeros(len(values))
+            weight, (effect, std) = effects.get(
+                place, (np.ones(len(values)), (nothing, nothing))
+            )
             names = [f"{name}_{value}" for value in values]
             if by == "column":
                 names, effect, std = [name], *_spread(weight, effect, std)

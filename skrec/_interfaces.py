@@ -252,6 +252,8 @@ class Start(Generic[AnyModel]):
         Columns of the side features in the model; -1 is new.
     values : ndarray of shape (n_values,)
         Numbers in the model of the values of context, column after column; -1 is new.
+    numbers : ndarray of shape (n_numbers,) or None
+        Places in the model of the columns of numbers; -1 is new. None is the same ones.
     """
 
     model: AnyModel
@@ -259,6 +261,7 @@ class Start(Generic[AnyModel]):
     items: np.ndarray
     columns: Sides[np.ndarray]
     values: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    numbers: np.ndarray | None = None
 
 
 class Solver(ABC, Generic[AnyModel]):

@@ -569,7 +569,7 @@ class MFRegressor(BaseRecommender):
     @fitted_attribute
     def coef_(self) -> np.ndarray:
         """Coefficients of context, ndarray of shape (n_context,)."""
-        return self._model.coef
+        return self._context.of_all_numbers(self._model.coef)
 
     @fitted_attribute
     def noise_std_(self) -> float:

@@ -340,7 +340,12 @@ class AlternatingSolver(Solver[Posterior]):
             return None
         rows = start.users, start.items, start.columns
         last = as_state(
-            start.model, problem, units, *rows, with_covariance=self.is_bayesian
+            start.model,
+            problem,
+            units,
+            *rows,
+            with_covariance=self.is_bayesian,
+            numbers=start.numbers,
         )
         if not self.is_bayesian or self.unobserved_weight:
             return last

@@ -121,22 +121,25 @@ class Columns:
 
     @property
     def context(self) -> np.ndarray:
-        """Numbers, and the numbers of values among those of `fit`."""
+        """Numbers and values as a model has them (see `KnownContext`)."""
         if not self.values:
-            return self.features
-        vocabularies = self.known.vocabularies
-        codes = map(number_values, self.values, vocabularies)
-        return np.column_stack([self.features, *codes])
+            return self.known.select(self.features)
+        return self.known.select(np.column_stack([self.features, *self._codes]))
+
+    @property
+    def _codes(self) -> list[np.ndarray]:
+        """The numbers of values among those of `fit`, of each column of values."""
+        known = (values for values in self.known.values if values is not None)
+        return list(map(number_values, self.values, known))
 
     def found(
         self, users: np.ndarray, items: np.ndarray
     ) -> dict[str, tuple[Ids, np.ndarray]]:
         """Ids and values of all rows with their numbers, by noun."""
         found = {"users": (self.users, users), "items": (self.items, items)}
-        codes = self.context[:, self.features.shape[1] :].T
-        for name, values, numbers in zip(
-            self.known.value_names, self.values, codes, strict=True
-        ):
+        pairs = zip(self.known.names, self.known.values, strict=True)
+        names = [name for name, values in pairs if values is not None]
+        for name, values, numbers in zip(names, self.values, self._codes, strict=True):
             found[f"values of {name!r}"] = values, numbers
         return found
 
