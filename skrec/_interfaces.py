@@ -290,7 +290,7 @@ class Solver(ABC, Generic[AnyModel]):
 
     def check_context(self, known: KnownContext) -> None:
         """Raise a ValueError for columns of values that the solver has no terms for."""
-        name = shown(known.value_names[0])
+        name = shown(known.first_value_name)
         raise ValueError(
             f"Column {name} of X holds categories, for which this fit has no terms; "
             "fits of ratings y have, and fits of choices by loss='log_loss' or 'bpr', "

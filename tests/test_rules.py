@@ -365,18 +365,22 @@ def test_the_evidence_of_columns_is_that_of_their_terms():
     rng, rule = np.random.default_rng(0), VBRule()
     expected = 0.0
 
-    def effects(n, *, are_levels=False):
+    def effects(n, n_levels=0):
+        """Effects, and levels under the same precision, which is the best one."""
         nonlocal expected
-        mean, variance = rng.normal(size=n), rng.uniform(0.1, 1, n)
+        n_all = n + n_levels
+        mean, variance = rng.normal(size=n_all), rng.uniform(0.1, 1, n_all)
         square = (mean**2 + variance).sum()
         log_det = float(np.log(variance).sum())
-        precision = 3.0 if are_levels else float(rule.coef_precision(n, square))
-        expected += n * np.log(precision) - precision * square + n
-        # Levels have no prior of their precision, and a covariance with the effects.
-        if not are_levels:
-            expected += PRIOR_ROWS * (np.log(precision) - PRIOR_VARIANCE * precision)
-            expected += log_det
-        return Effects(*map(torch.as_tensor, (mean, variance)), precision, log_det)
+        precision = float(rule.coef_precision(n_all, square))
+        expected += n_all * np.log(precision) - precision * square + n_all
+        expected += PRIOR_ROWS * (np.log(precision) - PRIOR_VARIANCE * precision)
+        expected += log_det
+        moments = [torch.as_tensor(values) for values in (mean, variance)]
+        of_effects = [values[:n] for values in moments]
+        of_levels = [values[n:] for values in moments]
+        # A level and the effects of its row have one determinant.
+        return Effects(*of_effects, precision, log_det), Effects(*of_levels)
 
     def factors(n, size=2):
         nonlocal expected
@@ -397,12 +401,11 @@ def test_the_evidence_of_columns_is_that_of_their_terms():
         return PairState(
             factors(n_rows),
             factors(n_values),
-            effects(7),
-            effects(n_rows, are_levels=True),
+            *effects(7, n_rows),
             torch.zeros(7),
         )
 
-    columns = [ColumnState(effects(3), pairs(5, 3), pairs(4, 3)) for _ in range(2)]
+    columns = [ColumnState(effects(3)[0], pairs(5, 3), pairs(4, 3)) for _ in range(2)]
     found = sum(factor * float(value) for factor, value in columns_evidence(columns))
     assert found == pytest.approx(expected)
 

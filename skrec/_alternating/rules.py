@@ -162,7 +162,8 @@ class ALSRule(Rule):
 
     The objective is Σ w (y − ŷ)² + reg (Σ c (x − Bᵀf)² + Σ w² + WEIGHT_PENALTY Σ B²),
     c a row's count to the power of `exponent` (Rendle et al., 2022; 1 is the weighted-λ
-    regularisation of Zhou et al., 2008). Slopes have penalties of their own.
+    regularisation of Zhou et al., 2008). Effects of pairs of context have penalties of
+    their own. There are no products beside them, which would fit noise under `reg`.
     """
 
     steps_weights = True
@@ -503,16 +504,16 @@ Term = tuple[float, Tensor | float]
 def columns_evidence(columns: Sequence[ColumnState]) -> list[Term]:
     """Share of the terms of context in twice the bound."""
     terms: list[Term] = []
-    for effects in effects_of(columns):
-        n_draws = PRIOR_ROWS + len(effects.mean)
-        terms.append((1.0, effects.log_det))
-        terms.append((n_draws, math.log(effects.precision)))
-        terms.append((1.0, -PRIOR_ROWS))
-    for levels in levels_of(columns):
-        assert levels.variance is not None
-        square = total(levels.mean.square() + levels.variance)
-        terms.append((len(levels.mean), 1 + math.log(levels.precision)))
-        terms.append((-levels.precision, square))
+    for column in columns:
+        for effects, n_levels in (
+            (column.values, 0),
+            (column.users.effects, len(column.users.levels.mean)),
+            (column.items.effects, len(column.items.levels.mean)),
+        ):
+            n_draws = PRIOR_ROWS + len(effects.mean) + n_levels
+            terms.append((1.0, effects.log_det))
+            terms.append((n_draws, math.log(effects.precision)))
+            terms.append((1.0, -PRIOR_ROWS))
     for side in product_sides_of(columns):
         n_rows, size = side.mean.shape
         log_det = torch.linalg.slogdet(side.prior_precision).logabsdet.double()
@@ -534,13 +535,6 @@ def effects_of(columns: Sequence[ColumnState]) -> list[Effects]:
         effects
         for column in columns
         for effects in (column.values, column.users.effects, column.items.effects)
-    ]
-
-
-def levels_of(columns: Sequence[ColumnState]) -> list[Effects]:
-    """All levels of rows beside columns of context."""
-    return [
-        pairs.levels for column in columns for pairs in (column.users, column.items)
     ]
 
 

@@ -431,7 +431,7 @@ class AlternatingSolver(Solver[Posterior]):
     def check_context(self, known: KnownContext) -> None:
         if self.unobserved_weight:
             raise ValueError(
-                f"Columns of X with categories, such as {shown(known.value_names[0])}, "
+                f"Columns of X with categories, such as {shown(known.first_value_name)}, "
                 "are context of ratings, and pairs without ratings have none. Leave "
                 f"them out of X, or unobserved_weight={self.unobserved_weight}."
             )

@@ -75,6 +75,11 @@ class KnownContext:
         return [self.names[place] for place in self.value_places]
 
     @property
+    def first_value_name(self) -> Any:
+        """Name of the first of these columns in X."""
+        return self.names[min(self.value_places)]
+
+    @property
     def number_names(self) -> list[Any]:
         """Names of the columns of numbers that a model has."""
         return [self.names[place] for place in self.number_places]

@@ -14,9 +14,9 @@ from .interactions import Interactions
 from .sides import Sides
 from .units import number_units
 
-# Multiples of irrational numbers are spread evenly between integers, so that no two
-# columns that differ have the same product with those of rows.
-STEPS = np.sqrt([2.0, 3.0, 5.0])
+# Frequencies of a wave over users, items and ratings. Their ratios are irrational, so
+# that columns that differ have products with it that differ.
+FREQUENCIES = np.sqrt([2.0, 3.0, 5.0])
 
 
 def with_selected_context(data: Interactions) -> Interactions:
@@ -48,8 +48,10 @@ def with_selected_context(data: Interactions) -> Interactions:
 
 def _keys(data: Interactions, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """A number for each column, by which columns that differ are sorted."""
-    of_ids = data.users * STEPS[0] + data.items * STEPS[1]
-    of_rows = data.weight * ((of_ids + data.rating * STEPS[2]) % 1)
+    low, high = data.rating_range
+    rating = (data.rating - low) / (high - low if high > low else 1.0)
+    of_rows = np.stack([data.users, data.items, rating], axis=1) @ FREQUENCIES
+    of_rows = data.weight * np.sin(of_rows)
     numbers = (data.numbers - mean) / scale
     standard = np.hstack([numbers, data.context[:, len(scale) :]])
     return data.shares.user.sum(of_rows @ standard)
