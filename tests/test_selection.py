@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.metrics import root_mean_squared_error
 
 import skrec
 from skrec import MFRegressor, NCFRegressor
@@ -197,3 +198,63 @@ def test_a_file_has_the_selection(tmp_path):
     assert_array_equal(loaded.predict(X), model.predict(X))
     effects = loaded.feature_effects(), model.feature_effects()
     pd.testing.assert_frame_equal(*effects)
+
+
+@pytest.mark.parametrize("solver", ["vb", "als", "adam", "ncf"])
+def test_values_of_further_rows_alone_stay_unknown(solver):
+    """Rows with them update users and items as rows of any unknown value do."""
+    X, y = rated()
+    params = {"max_iter": 30, "clip": False}
+    model, other = (estimator(solver, **params).fit(X, y) for _ in range(2))
+    effects = model.feature_effects().set_index("feature")
+    of_values = [name for name in effects.index if name not in ("hour", "day")]
+    ann = pd.DataFrame({"user": 1000, "item": X["item"].unique()[:12]})
+    ann = ann.assign(hour=0.0, season="storm", day=0.0, device="tv")
+    before = model.predict(ann)
+    model.partial_fit(ann, np.full(len(ann), y.max() + 2))
+    other.partial_fit(ann.assign(season="flood"), np.full(len(ann), y.max() + 2))
+    found = model.feature_effects().set_index("feature").loc[of_values]
+    pd.testing.assert_frame_equal(found, effects.loc[of_values])
+    after = model.predict(ann)
+    assert (after > before + 0.5).all()
+    assert_array_equal(other.predict(ann), after)
+    assert_array_equal(model.predict(ann.assign(season="hail")), after)
+    model.set_params(handle_unknown="error")
+    with pytest.raises(ValueError, match="values of 'season'"):
+        model.predict(ann)
+
+
+@pytest.mark.parametrize(("solver", "most"), [("vb", 1.005), ("als", 1.01)])
+def test_columns_that_say_nothing_cost_next_to_nothing(solver, most):
+    """Values at random, columns of users or items alone, and the same column twice."""
+    X, y = make_ratings(200, 80, 6000, noise=0.9, levels=None, random_state=2)
+    rng, is_test = np.random.RandomState(2), np.arange(len(X)) % 4 == 0
+    noise = rng.randint(5, size=len(X)).astype(str)
+    country = rng.randint(6, size=X["user"].max() + 1).astype(str)[X["user"]]
+    genre = rng.randint(4, size=X["item"].max() + 1).astype(str)[X["item"]]
+
+    def error(**columns):
+        rows = X.assign(**columns)
+        model = MFRegressor(8, solver=solver, rank_by="rating")
+        model.fit(rows[~is_test], y[~is_test])
+        return root_mean_squared_error(y[is_test], model.predict(rows[is_test]))
+
+    without = error()
+    for columns in (
+        {"noise": noise},
+        {"country": country},
+        {"genre": genre},
+        {"source": np.where(rng.rand(len(X)) < 0.05, "unknown", "web")},
+        {"noise": noise, "again": noise},
+    ):
+        assert error(**columns) <= most * without
+
+
+def test_bpr_has_no_effects_of_context():
+    X, _ = rated()
+    model = MFRegressor(2, solver="adam", loss="bpr", max_iter=2, random_state=0)
+    with pytest.raises(AttributeError, match="no effects of context, since"):
+        model.fit(X).feature_effects()
+    users = pd.DataFrame({"age": np.arange(30.0)}, index=np.unique(X["user"]))
+    model.fit(X, user_features=users)
+    assert model.feature_effects()["feature"].tolist() == ["age"]

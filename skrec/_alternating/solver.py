@@ -430,10 +430,12 @@ class AlternatingSolver(Solver[Posterior]):
 
     def check_context(self, known: KnownContext) -> None:
         if self.unobserved_weight:
+            name = shown(known.first_value_name)
             raise ValueError(
-                f"Columns of X with categories, such as {shown(known.first_value_name)}, "
-                "are context of ratings, and pairs without ratings have none. Leave "
-                f"them out of X, or unobserved_weight={self.unobserved_weight}."
+                f"Columns of X with categories, such as {name}, are context of "
+                "ratings, and pairs without ratings have none. Leave them out, or "
+                f"unobserved_weight={self.unobserved_weight}, or draw items in the "
+                "context of each choice: solver='adam' with loss='log_loss'."
             )
 
     def check_update(self, model: Posterior) -> None:

@@ -84,6 +84,16 @@ class KnownContext:
         """Names of the columns of numbers that a model has."""
         return [self.names[place] for place in self.number_places]
 
+    @property
+    def has_names(self) -> bool:
+        """Whether the further columns have names, as those of a table do."""
+        return bool(self.names) and all(isinstance(name, str) for name in self.names)
+
+    @property
+    def are_values(self) -> list[bool]:
+        """Whether each further column holds values."""
+        return [values is not None for values in self.values]
+
     def select(self, context: np.ndarray) -> np.ndarray:
         """The columns of a context that a model has."""
         return context if self.selection is None else context[:, self.selection]

@@ -30,6 +30,10 @@ LEAST_WEIGHT = 1e-30
 
 SCALED = "Give ratings in another unit, such as y / np.abs(y).max()."
 
+# Advice where numbers are missing: of ratings and others that cannot be made up, of
+# weights, and of further columns of X.
+LEAVE_OUT = " Leave these rows out."
+NO_WEIGHT = " Leave these rows out, or give them a weight of 0."
 FILL = " Leave these rows out, or fill in numbers, such as the median."
 
 # Indicators are the input of factorisation machines.
@@ -98,7 +102,9 @@ class Columns:
                 values.append(read_values(columns[j], where))
                 vocabularies.append(values[-1].distinct[:0])
             else:
-                numbers.append(as_numbers(columns[j], where, "row", refused=refused))
+                numbers.append(
+                    as_numbers(columns[j], where, "row", refused=refused, advice=FILL)
+                )
                 vocabularies.append(None)
         features = np.empty((len(users), len(numbers)))
         for place, column in enumerate(numbers):
@@ -292,7 +298,8 @@ def read_weights(
         # One number in memory.
         return np.broadcast_to(1.0, n_rows)
     _check_is_dense(sample_weight, "sample_weight", "weights")
-    weight = as_numbers(sample_weight, "sample_weight", "weight")
+    name, noun = "sample_weight", "weight"
+    weight = as_numbers(sample_weight, name, noun, advice=NO_WEIGHT)
     if weight.ndim == 0:
         weight = np.full(n_rows, weight)
     if weight.shape != (n_rows,):
@@ -365,11 +372,13 @@ def as_numbers(
     *,
     may_be_missing: bool = False,
     refused: Callable[[str, str], str] = refused_values,
+    advice: str = LEAVE_OUT,
 ) -> np.ndarray:
     """Finite float64 numbers, or an error that counts the others.
 
     With `may_be_missing`, NaN stands for missing numbers. `refused` makes the end of an
-    error of the kind of other values and their description.
+    error of the kind of other values and their description; `advice` ends one of
+    missing numbers.
     """
     values = as_array(values)
     if values.dtype.kind in "OUSmMc":
@@ -386,7 +395,7 @@ def as_numbers(
     if wrong.any():
         raise ValueError(
             f"{where} must hold finite numbers, but is missing, NaN or infinite for "
-            f"{counted(wrong, noun)}.{'' if may_be_missing else FILL}"
+            f"{counted(wrong, noun)}.{'' if may_be_missing else advice}"
         )
     return values
 
