@@ -20,14 +20,19 @@ def check_by(by: str) -> None:
         raise ValueError(f"by must be 'value' or 'column', got {by!r}.")
 
 
-def check_effects(estimator: object, loss: str | None) -> None:
-    """Refuse effects of context of a loss, or of none, that does not learn them."""
-    if loss in (None, "bpr"):
-        raise AttributeError(
-            f"This {type(estimator).__name__} has no effects of context, since choices "
-            "without a loss, and loss='bpr', compare items of one context. Fit ratings "
-            "y, or choices by loss='log_loss'."
-        )
+def check_effects(estimator: object, loss: str) -> None:
+    """Refuse effects of context of a loss that does not learn them."""
+    if loss == "bpr":
+        raise no_effects(estimator)
+
+
+def no_effects(estimator: object) -> AttributeError:
+    """Error of a fit that has no effects of context."""
+    return AttributeError(
+        f"This {type(estimator).__name__} has no effects of context, since choices "
+        "without a loss, and loss='bpr', compare items of one context. Fit ratings "
+        "y, or choices by loss='log_loss'."
+    )
 
 
 def context_effects(

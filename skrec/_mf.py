@@ -704,7 +704,8 @@ class MFRegressor(BaseRecommender):
         """
         check_by(by)
         frames = []
-        has_context = isinstance(self._model, Posterior) and self._context.names
+        of_ratings = isinstance(self._model, Posterior)
+        has_context = of_ratings and bool(self._context.names)
         if has_context and not self._sides():
             check_effects(self, self._model.objective.loss)
         has_context = has_context and self._model.objective.loss != "bpr"

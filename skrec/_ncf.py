@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ._base import BaseRecommender
-from ._effects import check_by, check_effects, context_effects
+from ._effects import check_by, check_effects, context_effects, no_effects
 from ._gradient.fitted import FittedNetwork, NetworkConversion
 from ._gradient.network import ACTIVATIONS, Shape
 from ._gradient.solver import GradientSolver, default_reg, objective_of
@@ -323,8 +323,9 @@ class NCFRegressor(BaseRecommender):
                 "shuffle columns (see the user guide)."
             )
         model = self._model
-        is_network = isinstance(model, FittedNetwork)
-        check_effects(self, model.objective.loss if is_network else None)
+        if not isinstance(model, FittedNetwork):
+            raise no_effects(self)
+        check_effects(self, model.objective.loss)
         of_numbers = zip(*model.number_effects(), strict=True)
         frames = context_effects(self._context, model.value_effects(), of_numbers, by)
         return pd.concat(frames, ignore_index=True)

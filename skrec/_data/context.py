@@ -135,8 +135,8 @@ class KnownContext:
                 numbers = numbered(values, fitted, f"column {shown(name)} of X")
             found.append(np.where(numbers < 0, -1, start + numbers))
         places = {name: place for place, name in enumerate(other.number_names)}
-        numbers = [places.get(name, -1) for name in self.number_names]
-        return np.concatenate(found), np.array(numbers, dtype=np.int64)
+        of_numbers = [places.get(name, -1) for name in self.number_names]
+        return np.concatenate(found), np.array(of_numbers, dtype=np.int64)
 
     def read(
         self, context: Any, n_users: int

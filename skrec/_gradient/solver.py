@@ -387,8 +387,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         else:
             # Context that is no more, or is new, changes no size of the network.
             fitted = self.conversion.shape(start.model)
-            of_context = {"n_values": fitted.n_values, "n_context": fitted.n_context}
-            self._check_shape(replace(shape, **of_context), start.model)
+            n_values, n_context = fitted.n_values, fitted.n_context
+            alike = replace(shape, n_values=n_values, n_context=n_context)
+            self._check_shape(alike, start.model)
             weights = {
                 name: torch.tensor(value)
                 for name, value in self.conversion.weights(

@@ -277,8 +277,9 @@ class _NumberColumn(_Column):
     def _numbers(self, column: Any, rows: slice) -> np.ndarray:
         column = _series(_decoded(column))
         where = _place(self.name, rows)
-        how = {"refused": self.refused, "advice": self.advice}
-        return as_numbers(column, where, "row", **how)
+        return as_numbers(
+            column, where, "row", refused=self.refused, advice=self.advice
+        )
 
 
 def _release_memory() -> None:
