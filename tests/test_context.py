@@ -18,6 +18,7 @@ from sklearn.base import clone
 from skrec import DummyRecommender, MFRegressor, NCFRegressor, load
 from skrec._alternating.conditional import Layout
 from skrec._alternating.context import (
+    LEVEL_PRECISION,
     PairEvidence,
     column_mean,
     column_moments,
@@ -186,13 +187,15 @@ def test_levels_and_effects_are_those_of_a_dense_gaussian(tau, has_numbers):
 
     def dense(tau):
         """Precision and h of (δ, l), and the logarithm of the evidence."""
-        # A level is the mean of the effects of a row.
+        # A level beside values is the mean of the effects of a row.
         n_effects = np.bincount(pairs.rows, minlength=3)
-        prior = tau * np.append(np.ones(len(pairs)), n_effects)
+        of_levels = np.full(3, LEVEL_PRECISION) if has_numbers else tau * n_effects
+        prior = np.append(np.full(len(pairs), tau), of_levels)
+        n_draws = len(pairs) if has_numbers else len(prior)
         A, b = (Z.T * w) @ Z + np.diag(prior), Z.T @ (w * residual)
         value = b @ np.linalg.solve(A, b) - np.linalg.slogdet(A)[1]
         # The prior of τ, with one effect of variance a tenth.
-        return A, b, value + (1 + len(prior)) * np.log(tau) - 0.1 * tau
+        return A, b, value + (1 + n_draws) * np.log(tau) - 0.1 * tau
 
     A, b, value = dense(tau)
     mean, precision = evidence.levels(tau)

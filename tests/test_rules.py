@@ -365,22 +365,27 @@ def test_the_evidence_of_columns_is_that_of_their_terms():
     rng, rule = np.random.default_rng(0), VBRule()
     expected = 0.0
 
-    def effects(n, n_levels=0):
-        """Effects, and levels under the same precision, which is the best one."""
+    def effects(n, n_levels=0, level_precision=0.0):
+        """Effects under their best precision, and levels under it or a fixed one."""
         nonlocal expected
         n_all = n + n_levels
         mean, variance = rng.normal(size=n_all), rng.uniform(0.1, 1, n_all)
-        square = (mean**2 + variance).sum()
+        squares = mean**2 + variance
+        n_best = n if level_precision else n_all
+        precision = float(rule.coef_precision(n_best, squares[:n_best].sum()))
+        precisions = np.full(n_all, precision)
+        precisions[n_best:] = level_precision
+        # A level and the effects of its row have one determinant.
         log_det = float(np.log(variance).sum())
-        precision = float(rule.coef_precision(n_all, square))
-        expected += n_all * np.log(precision) - precision * square + n_all
+        expected += (np.log(precisions) - precisions * squares + 1).sum() + log_det
         expected += PRIOR_ROWS * (np.log(precision) - PRIOR_VARIANCE * precision)
-        expected += log_det
         moments = [torch.as_tensor(values) for values in (mean, variance)]
         of_effects = [values[:n] for values in moments]
         of_levels = [values[n:] for values in moments]
-        # A level and the effects of its row have one determinant.
-        return Effects(*of_effects, precision, log_det), Effects(*of_levels)
+        return (
+            Effects(*of_effects, precision, log_det),
+            Effects(*of_levels, level_precision),
+        )
 
     def factors(n, size=2):
         nonlocal expected
@@ -397,15 +402,18 @@ def test_the_evidence_of_columns_is_that_of_their_terms():
             side, prior_precision=torch.as_tensor(Lambda), log_det=float(log_det)
         )
 
-    def pairs(n_rows, n_values):
+    def pairs(n_rows, n_values, level_precision):
         return PairState(
             factors(n_rows),
             factors(n_values),
-            *effects(7, n_rows),
+            *effects(7, n_rows, level_precision),
             torch.zeros(7),
         )
 
-    columns = [ColumnState(effects(3)[0], pairs(5, 3), pairs(4, 3)) for _ in range(2)]
+    columns = [
+        ColumnState(effects(3)[0], *(pairs(n, 3, level_precision) for n in (5, 4)))
+        for level_precision in (0.0, 3.0)
+    ]
     found = sum(factor * float(value) for factor, value in columns_evidence(columns))
     assert found == pytest.approx(expected)
 

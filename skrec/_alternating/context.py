@@ -52,7 +52,10 @@ from .value_pairs import Pairs, PairSums, ValueColumn
 # they are none a wider prior would let too much noise in.
 SLOPE_VARIANCE = 1e-3
 
-# Effects of which a level is the mean, where there are no biases, and so no levels.
+# Precision of the levels beside slopes: a weak prior, which leaves them to the ratings.
+LEVEL_PRECISION = 100.0
+
+# The same where there are no biases, and so no levels.
 NO_LEVEL = 1e12
 
 # A precision is searched for within this distance of the last one, on a logarithmic
@@ -105,14 +108,15 @@ class PairEvidence:
     """Conditional of the effects δ and the levels l of pairs, by the precision τ of δ.
 
     With g_j and h_j the sums over a pair's ratings of β x^j and of β x^j times the
-    residual, A = g₂ + τ, and L = nτ + Σ (g₀ − g₁² / A) over the n pairs of a row,
+    residual, A = g₂ + τ, and L = L₀ + Σ (g₀ − g₁² / A) over the n pairs of a row,
 
         l ~ N(Σ (h₀ − g₁ h₁ / A) / L, 1 / L),    δ | l ~ N((h₁ − g₁ l) / A, 1 / A).
 
     Without l, the bias of a row would have taken up what its effects have in common,
-    as if it were known, and τ would be too large. The prior of l is that of the mean of
-    these effects, so that a column without effects has no levels either, whose variance
-    would count twice, beside that of the biases.
+    as if it were known, and τ would be too large. The prior of l beside values is that
+    of the mean of these effects, L₀ = nτ, so that a column without effects has no
+    levels either, whose variance would count twice, beside that of the biases. A slope
+    is about the mean of a number, and says nothing of l, for which L₀ is fixed.
 
     Attributes
     ----------
@@ -140,17 +144,30 @@ class PairEvidence:
         return (g0 * g2 - g1.square()).clamp_(min=0), h0 * g2 - h1 * g1
 
     @cached_property
+    def level_precision(self) -> float:
+        """L₀ where it is fixed; 0 where it grows with τ."""
+        if not self.biased:
+            return NO_LEVEL
+        return 0.0 if self.pairs.numbers is None else LEVEL_PRECISION
+
+    @cached_property
     def n_effects(self) -> Tensor:
-        """Effects of which the level of each row is the mean, by its prior."""
+        """Effects of which the level of each row is the mean; 0 where L₀ is fixed."""
         counts = self.pairs.by_row.offsets.diff().clamp(min=1).to(self.g[0])
-        return counts if self.biased else torch.full_like(counts, NO_LEVEL)
+        return torch.zeros_like(counts) if self.level_precision else counts
+
+    @property
+    def n_draws(self) -> int:
+        """Effects, and levels, of which τ is the precision."""
+        n_levels = 0 if self.level_precision else len(self.n_effects)
+        return len(self.pairs) + n_levels
 
     def levels(self, tau: float) -> tuple[Tensor, Tensor]:
         """Means and precisions of the levels."""
         A, (of_g, of_h) = self.g[2] + tau, self.within
         shares = (of_h + tau * self.h[0]) / A, (of_g + tau * self.g[0]) / A
         sums = self.pairs.by_row_entries.sum(torch.stack(shares, 1), None)
-        precision = tau * self.n_effects + sums[:, 1]
+        precision = self.level_precision + tau * self.n_effects + sums[:, 1]
         return sums[:, 0] / precision, precision
 
     def effects(self, level: Tensor, tau: float) -> Tensor:
@@ -165,8 +182,7 @@ class PairEvidence:
             total(self.h[1].square() / A - A.log())
             + total(precision * mean.square() - precision.log())
         )
-        n = len(A) + len(precision)
-        return value + precision_evidence(n, tau, self.prior_variance)
+        return value + precision_evidence(self.n_draws, tau, self.prior_variance)
 
     def likeliest_precision(self, before: float | None) -> float:
         """The τ of the largest evidence, perhaps only the largest near to one before.
@@ -558,12 +574,10 @@ class ColumnSweep:
                 effects,
                 mean=mean,
                 variance=variance,
-                precision=self._precision(
-                    effects, len(mean) + len(level), known_square
-                ),
+                precision=self._precision(effects, evidence.n_draws, known_square),
                 log_det=-total(A.log()) - total(precision.log()),
             ),
-            levels=Effects(level, 1 / precision),
+            levels=Effects(level, 1 / precision, evidence.level_precision),
             covariance=covariance,
         )
 
@@ -587,7 +601,7 @@ class ColumnSweep:
         )
 
     def _precision(self, effects: Effects, n: int, square: float) -> float:
-        """The precision of effects by E[‖δ‖²], where they are n with their levels."""
+        """The precision of n effects, and levels, by their E[‖δ‖²]."""
         if self.rule.keeps_precision:
             return effects.precision
         return self.rule.coef_precision(n, square, effects.prior_variance)

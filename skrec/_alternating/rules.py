@@ -504,16 +504,20 @@ Term = tuple[float, Tensor | float]
 def columns_evidence(columns: Sequence[ColumnState]) -> list[Term]:
     """Share of the terms of context in twice the bound."""
     terms: list[Term] = []
-    for column in columns:
-        for effects, n_levels in (
-            (column.values, 0),
-            (column.users.effects, len(column.users.levels.mean)),
-            (column.items.effects, len(column.items.levels.mean)),
-        ):
-            n_draws = PRIOR_ROWS + len(effects.mean) + n_levels
-            terms.append((1.0, effects.log_det))
-            terms.append((n_draws, math.log(effects.precision)))
-            terms.append((1.0, -PRIOR_ROWS))
+    for effects in effects_of(columns):
+        n_draws = PRIOR_ROWS + len(effects.mean)
+        terms.append((1.0, effects.log_det))
+        terms.append((n_draws, math.log(effects.precision)))
+        terms.append((1.0, -PRIOR_ROWS))
+    for effects, levels in levels_of(columns):
+        n_levels = len(levels.mean)
+        if not levels.precision:
+            terms.append((n_levels, math.log(effects.precision)))
+            continue
+        assert levels.variance is not None
+        square = total(levels.mean.square() + levels.variance)
+        terms.append((n_levels, 1 + math.log(levels.precision)))
+        terms.append((-levels.precision, square))
     for side in product_sides_of(columns):
         n_rows, size = side.mean.shape
         log_det = torch.linalg.slogdet(side.prior_precision).logabsdet.double()
@@ -535,6 +539,15 @@ def effects_of(columns: Sequence[ColumnState]) -> list[Effects]:
         effects
         for column in columns
         for effects in (column.values, column.users.effects, column.items.effects)
+    ]
+
+
+def levels_of(columns: Sequence[ColumnState]) -> list[tuple[Effects, Effects]]:
+    """Effects of pairs, and levels of the rows beside them, of all columns."""
+    return [
+        (pairs.effects, pairs.levels)
+        for column in columns
+        for pairs in (column.users, column.items)
     ]
 
 
