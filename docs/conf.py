@@ -27,6 +27,8 @@ extensions = [
 exclude_patterns = ["_build", "examples"]
 templates_path = ["_templates"]
 default_role = "code"
+# Quotes and dashes of code in tables stay as they are.
+smartquotes = False
 extlinks = {"doi": ("https://doi.org/%s", "doi:%s")}
 
 autosummary_generate = True

@@ -1,10 +1,12 @@
-"""What the benchmarks share: ratings, splits, contestants, and the printed table."""
+"""What the benchmarks share: ratings, splits, contestants, tables and results."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import platform
+import re
+import shlex
 import sys
 import time
 import warnings
@@ -30,6 +32,18 @@ PROJECT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("SKREC_DATA", PROJECT.parent / "shared" / "data"))
 COLUMNS = ["user", "item", "rating"]
 WARM_UP_ROWS = 100_000
+
+RESULTS = PROJECT / "docs" / "results"
+# Requirements of the project, which its pages do not show.
+REQUIREMENTS = ["bar", "beyond"]
+PACKAGES = ["torch", "scikit-learn", "pandas"]
+# Distributions of the peers, and what they import as.
+PEERS = {
+    "scikit-surprise": "surprise",
+    "cmfrec": "cmfrec",
+    "fastai": "fastai",
+    "implicit": "implicit",
+}
 
 
 class Split(NamedTuple):
@@ -73,36 +87,103 @@ def decimals(figure: float) -> str:
     return f"{figure:.{n_decimals}f}"
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """Print rows as a simple table of reStructuredText, to be pasted into a page."""
-    header = ["measured", "bar", "beyond", "skrec", "peer", "peer's", "ratio"]
-    table = [header, *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    rule = ["=" * width for width in widths]
-    for cells in [rule, table[0], rule, *table[1:], rule]:
-        padded = map(str.ljust, cells, widths)
-        print("  ".join(padded).rstrip())
+def table_of(rows: Sequence[Row]) -> pd.DataFrame:
+    header = ["measured", *REQUIREMENTS, "skrec", "peer", "peer's", "ratio"]
+    return pd.DataFrame([row.cells() for row in rows], columns=header)
 
 
-def print_environment() -> None:
-    """Print what the figures depend on besides the code."""
-    parts = [f"Python {platform.python_version()}", f"skrec {skrec.__version__}"]
-    peers = ["scikit-surprise", "cmfrec", "fastai", "implicit"]
-    for package in ["torch", "scikit-learn", "pandas", *peers]:
-        try:
-            parts.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            parts.append(f"no {package}")
-    parts.append(f"threads: {torch.get_num_threads()} of {os.cpu_count()}")
-    print(", ".join(parts), end="\n\n")
+def print_table(table: pd.DataFrame) -> None:
+    """Print a table of text, its columns flush left."""
+    lines = [list(table), *table.to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for cells in lines:
+        print("  ".join(map(str.ljust, cells, widths)).rstrip())
+    print()
+
+
+def options(threads: int | None = os.cpu_count()) -> argparse.ArgumentParser:
+    """Options of every script, as a parent of its parsers.
+
+    A script without a choice of threads passes None.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    if threads is not None:
+        parser.add_argument(
+            "--threads",
+            type=int,
+            default=threads,
+            help="of each contestant (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--result", metavar="NAME", help="keep the tables as docs/results/NAME*.csv"
+    )
+    return parser
+
+
+def report(found: Sequence[Row] | dict[str, pd.DataFrame], args: argparse.Namespace):
+    """Print one table of rows, or several by their names, and keep them."""
+    tables = found if isinstance(found, dict) else {"": table_of(found)}
+    tables = {name: table.astype(str) for name, table in tables.items()}
+    versions = {name: package_version(name) or "none" for name in [*PACKAGES, *PEERS]}
+    print(", ".join(map(" ".join, [("skrec", skrec.__version__), *versions.items()])))
+    print(machine(), end="\n\n")
+    for table in tables.values():
+        print_table(table)
+    if args.result:
+        keep(args.result, tables)
+
+
+def keep(name: str, tables: dict[str, pd.DataFrame]) -> None:
+    """Write tables for the pages, and the run that they are of to runs.csv."""
+    for part, table in tables.items():
+        shown = table.drop(columns=REQUIREMENTS, errors="ignore")
+        shown = shown.loc[:, (shown != "").any()]
+        file = "_".join(filter(None, [name, part])) + ".csv"
+        shown.to_csv(RESULTS / file, index=False)
+    imported = [peer for peer, module in PEERS.items() if module in sys.modules]
+    versions = [f"{name} {package_version(name)}" for name in ["torch", *imported]]
+    script = Path(sys.argv[0]).name
+    run = {
+        "result": name,
+        "command": shlex.join(["python", f"tests/benchmarks/{script}", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "skrec": skrec.__version__,
+        "with": ", ".join(versions),
+        "machine": machine(),
+    }
+    path = RESULTS / "runs.csv"
+    runs = pd.DataFrame([run])
+    if path.exists():
+        kept = pd.read_csv(path, dtype=str, keep_default_na=False)
+        runs = pd.concat([kept[kept["result"] != name], runs])
+    runs.sort_values("result").to_csv(path, index=False)
+
+
+def package_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def machine() -> str:
+    """The processor, its cores, and the GPU where one is in use."""
+    information = Path("/proc/cpuinfo")
+    found = re.search(
+        r"^model name\s*: (.+)$",
+        information.read_text() if information.exists() else "",
+        re.M,
+    )
+    parts = [found[1] if found else platform.machine(), f"{os.cpu_count()} cores"]
+    if torch.cuda.is_initialized():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join([*parts, f"Python {platform.python_version()}"])
 
 
 def run_command(args: argparse.Namespace) -> None:
-    """Print the table of the measurement `args.run`."""
+    """Report the measurement `args.run`."""
     set_threads(args.threads)
-    rows = args.run(args)
-    print_environment()
-    print_table(rows)
+    report(args.run(args), args)
 
 
 def set_threads(n: int) -> None:

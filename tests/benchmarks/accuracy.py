@@ -8,7 +8,6 @@ Progress goes to stderr, the table to stdout.
 from __future__ import annotations
 
 import argparse
-import os
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,6 +28,7 @@ from _common import (
     long_tail,
     mf_regressor,
     monti,
+    options,
     run_command,
     surprise_svd,
     x_y,
@@ -228,13 +228,7 @@ def monti_splits(args: argparse.Namespace) -> list[Row]:
 
 
 def parse_args() -> argparse.Namespace:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--threads",
-        type=int,
-        default=os.cpu_count(),
-        help="threads of each contestant (default: all)",
-    )
+    common = options()
     common.add_argument(
         "--device",
         default="cpu",

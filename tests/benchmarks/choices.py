@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 from functools import partial
 from itertools import product
@@ -20,6 +19,7 @@ from _common import (
     Split,
     iteration_seconds,
     load_ml_100k,
+    options,
     run_command,
     x_y,
 )
@@ -204,10 +204,7 @@ def objective(P: np.ndarray, Q: np.ndarray, users: np.ndarray, items: np.ndarray
 
 
 def parse_args() -> argparse.Namespace:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="default: all"
-    )
+    common = options()
     common.add_argument("--device", default="cpu", help="of skrec (default: cpu)")
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="WHAT")

@@ -11,14 +11,13 @@ of a finished model. Progress goes to stderr, the table to stdout.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 import zipfile
 
 import numpy as np
 import pandas as pd
-from _common import DATA, Row, run_command
+from _common import DATA, Row, options, run_command
 from features import ml_100k_features
 from sklearn.metrics import root_mean_squared_error
 
@@ -133,10 +132,7 @@ def contexts(args: argparse.Namespace) -> list[Row]:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="default: all"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, parents=[options()])
     parser.add_argument("--folds", nargs="*", default=["u1", "u3"])
     parser.add_argument("--contexts", nargs="*", default=CONTEXTS, choices=CONTEXTS)
     parser.add_argument("--solver", default="vb", choices=SOLVERS)

@@ -8,7 +8,6 @@ goes to stderr, tables to stdout.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 import warnings
@@ -25,8 +24,8 @@ from _common import (
     folds,
     load_ml_100k,
     load_npz,
-    print_environment,
-    set_threads,
+    options,
+    run_command,
     x_y,
 )
 from sklearn.base import RegressorMixin, clone
@@ -153,19 +152,10 @@ def tell(name: str, found: Scores, start: float) -> None:
     print(f"{name}: {figures}, {seconds:.1f} s", file=sys.stderr)
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a simple table of reStructuredText, to be pasted into a page."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["=" * width for width in widths]
-    for cells in [rule, header, rule, *rows, rule]:
-        print("  ".join(map(str.ljust, cells, widths)).rstrip())
-    print()
-
-
 def mean_and_deviation(figures: Sequence[float]) -> str:
     """Mean and standard deviation over splits."""
     if np.isnan(figures).any():
-        return "\\"
+        return ""
     mean = decimals(np.mean(figures))
     return (
         mean if len(figures) == 1 else f"{mean} ± {decimals(np.std(figures, ddof=1))}"
@@ -177,12 +167,11 @@ def decimals(figure: float) -> str:
     return text.replace("0.", ".", 1) if abs(figure) < 1 else text
 
 
-def print_scores(
+def score_table(
     found: dict[str, list[Scores]], contestants: dict[str, Contestant]
-) -> None:
+) -> pd.DataFrame:
     measures = [RMSE, UNSEEN, RECALL, TEST, BITS]
-    print_table(
-        ["model", "fitted to", *measures],
+    return pd.DataFrame(
         [
             [
                 name,
@@ -191,11 +180,12 @@ def print_scores(
             ]
             for name, of_splits in found.items()
         ],
+        columns=["model", "fitted to", *measures],
     )
 
 
-def chosen(split: Split, number: int) -> dict[str, Contestant]:
-    """Settings of als that cross-validation within the training set finds best."""
+def chosen(split: Split) -> tuple[dict[str, Contestant], pd.DataFrame]:
+    """Settings of als that are best within the training set, and all of them."""
     search = GridSearchCV(
         MFRegressor(solver="als", rank_by="rating", store_covariance=False),
         GRID,
@@ -209,46 +199,37 @@ def chosen(split: Split, number: int) -> dict[str, Contestant]:
         "als, by NDCG": results[f"mean_test_{UNSEEN}"].idxmax(),
     }
     for name, row in best.items():
-        print(f"fold {number}, {name}: {results['params'][row]}", file=sys.stderr)
-    if number == 0:
-        print("Cross-validation within the training set of fold 0:\n")
-        results = results.sort_values(f"mean_test_{RMSE}")
-        measures = [RMSE, UNSEEN, TEST]
-        print_table(
-            [*GRID, *measures],
-            [
-                [str(row.params[name]) for name in GRID]
-                + [decimals(getattr(row, f"mean_test_{m}")) for m in measures]
-                for _, row in results.iterrows()
-            ],
-        )
-    return {
+        print(f"{name}: {results['params'][row]}", file=sys.stderr)
+    contestants = {
         name: Contestant(
             MFRegressor(solver="als", rank_by="rating", **results["params"][row])
         )
         for name, row in best.items()
     }
+    results = results.sort_values(f"mean_test_{RMSE}")
+    measures = [RMSE, UNSEEN, TEST]
+    settings = pd.DataFrame(list(results["params"])).astype(str)
+    figures = results[[f"mean_test_{m}" for m in measures]].map(decimals)
+    figures = figures.set_axis(measures, axis=1).reset_index(drop=True)
+    return contestants, settings.join(figures)
 
 
-def models(args: argparse.Namespace) -> None:
+def models(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """Models by several measures; the noise of these."""
     splits = list(folds(load_ml_100k()))
     found: dict[str, list[Scores]] = {}
-    for number, split in enumerate(splits):
-        contestants = {**CONTESTANTS, **NCF, **chosen(split, number)}
+    searches = []
+    for split in splits:
+        best, search = chosen(split)
+        searches.append(search)
+        contestants = {**CONTESTANTS, **NCF, **best}
         for name, (scores_of_fold,) in compared(contestants, [split]).items():
             found.setdefault(name, []).append(scores_of_fold)
-    print("Mean and standard deviation over 5 folds:\n")
-    print_scores(found, contestants)
-
-    print("Bits of the relevant test rows, as if they were lists:\n")
+    # Relevant test rows, as if they were lists.
     liked = [split.test["item"][split.test["rating"] >= LIKED] for split in splits]
     bits = [novelty(liked[i], splits[i].train[["user", "item"]]) for i in range(5)]
-    print(mean_and_deviation(bits), end="\n\n")
-
-    print("Pairs of models, differences fold by fold:\n")
-    print_table(
-        ["model", "less model", RMSE, UNSEEN, TEST],
+    relevant = {"model": "relevant test rows", BITS: mean_and_deviation(bits)}
+    differences = pd.DataFrame(
         [
             [
                 name,
@@ -273,9 +254,8 @@ def models(args: argparse.Namespace) -> None:
                 (BPR, "ncf, log loss"),
             )
         ],
+        columns=["model", "less model", RMSE, UNSEEN, TEST],
     )
-
-    print("bpr with five seeds on fold 0:\n")
     seeds = {
         f"{BPR}, {seed}": Contestant(
             clone(CONTESTANTS[BPR].model).set_params(random_state=seed), "1 if liked"
@@ -283,26 +263,34 @@ def models(args: argparse.Namespace) -> None:
         for seed in range(5)
     }
     of_seeds = compared(seeds, splits[:1]).values()
-    print_scores({BPR: [of_seed for (of_seed,) in of_seeds]}, CONTESTANTS)
+    table = pd.concat([score_table(found, contestants), pd.DataFrame([relevant])])
+    return {
+        "": table.fillna(""),
+        # The settings within the first training set.
+        "search": searches[0],
+        "differences": differences,
+        # "bpr" on the first fold.
+        "seeds": score_table({BPR: [of_seed for (of_seed,) in of_seeds]}, CONTESTANTS),
+    }
 
 
-def ml_1m(args: argparse.Namespace) -> None:
+def ml_1m(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """Models on one split."""
     split = first_tenth(load_npz(DATA / "ml-1m.npz"))
-    print_scores(compared(CONTESTANTS, [split]), CONTESTANTS)
+    return {"": score_table(compared(CONTESTANTS, [split]), CONTESTANTS)}
 
 
-def last_five(args: argparse.Namespace) -> None:
+def last_five(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """Models on the last rows of each user."""
     ratings = load_ml_100k()
     order = np.argsort(timestamps(), kind="stable")
     test = ratings.iloc[order].groupby("user").tail(N_LAST)
     contestants = {**CONTESTANTS, NCF_RATINGS: NCF[NCF_RATINGS]}
     parts = [Split(ratings.drop(test.index), test)]
-    print_scores(compared(contestants, parts), contestants)
+    return {"": score_table(compared(contestants, parts), contestants)}
 
 
-def rank_by(args: argparse.Namespace) -> None:
+def rank_by(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """Lists of one fold by each value of `rank_by`, and by counts; their cost."""
     split = next(folds(load_ml_100k()))
     (X, y), (X_test, y_test) = x_y(split.train), x_y(split.test)
@@ -325,10 +313,13 @@ def rank_by(args: argparse.Namespace) -> None:
         ]
         rows.append([name, *map(decimals, figures)])
     header = ["model", UNSEEN, "rated", "rating", "expected rating", "coverage", BITS]
-    print_table(header, rows)
+    lists = pd.DataFrame(rows, columns=header)
+    return {"": lists, "seconds": fit_seconds(split)}
 
-    print(f"Processor time of a fit, median of {N_TURNS} in turns:\n")
-    sets = {"ML-100K": split, "ML-1M": first_tenth(load_npz(DATA / "ml-1m.npz"))}
+
+def fit_seconds(first_fold: Split) -> pd.DataFrame:
+    """Of the processor, the median of fits in turns."""
+    sets = {"ML-100K": first_fold, "ML-1M": first_tenth(load_npz(DATA / "ml-1m.npz"))}
     rows = []
     for name, part in sets.items():
         seconds = {BY_RATING: [], DEFAULT: []}
@@ -340,21 +331,42 @@ def rank_by(args: argparse.Namespace) -> None:
         by_rating, default = map(np.median, seconds.values())
         figures = [by_rating, default, default / by_rating]
         rows.append([name, *(f"{figure:.2f}" for figure in figures)])
-    print_table(["training set", f"{BY_RATING}, s", f"{DEFAULT}, s", "ratio"], rows)
+    header = ["training set", f"{BY_RATING}, s", f"{DEFAULT}, s", "ratio"]
+    return pd.DataFrame(rows, columns=header)
 
 
-def splits(args: argparse.Namespace) -> None:
+def threshold(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """Rows below a threshold as none, or as rows of 0, within a training set."""
+    split = first_tenth(next(folds(load_ml_100k())).train.reset_index(drop=True))
+    (X, y), test = x_y(split.train), x_y(split.test)
+    adam = {"solver": "adam", "random_state": 0}
+    models = {
+        '"als", weight .1': MFRegressor(solver="als", unobserved_weight=0.1),
+        '"bpr"': MFRegressor(loss="bpr", **adam),
+        '"log_loss"': MFRegressor(loss="log_loss", **adam),
+    }
+    rows = []
+    for name, model in models.items():
+        chosen = clone(model).set_params(choice_threshold=LIKED).fit(X, y)
+        zeros = clone(model).fit(X, TARGETS["1 if liked"](X, y))
+        figures = [RANKED["unseen"](m, *test)["ndcg@10"] for m in (chosen, zeros)]
+        rows.append([name, *map(decimals, figures)])
+    header = ["model", f"choice_threshold={LIKED}", "rows of 0"]
+    return {"": pd.DataFrame(rows, columns=header)}
+
+
+def splits(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """One model on the splits of all splitters."""
     # LeaveLastOut tests one row per user, which leaves nothing to rank among these.
     warnings.simplefilter("ignore", UndefinedMetricWarning)
     ratings, times = load_ml_100k(), timestamps()
     timed = {"timestamps": times}
-    span = pd.Series(times).groupby(ratings["user"]).agg(np.ptp)
-    print(f"Users whose ratings lie within an hour: {np.mean(span <= 3600):.0%}\n")
     splitters = {
         "KFold": (KFold(5, shuffle=True, random_state=0), {}),
         "LeaveLastOut": (LeaveLastOut(5), timed),
         "TemporalSplit": (TemporalSplit(5), timed),
+        # The rows of u.data are not in the order of time.
+        "TemporalSplit, row_order": (TemporalSplit(5, time="row_order"), {}),
         "UserHoldout, earliest": (UserHoldout(5, given=10, random_state=0), timed),
         "UserHoldout, random": (UserHoldout(5, given=10, random_state=0), {}),
         "ColdStartKFold, by user": (ColdStartKFold(5, random_state=0), {}),
@@ -385,20 +397,11 @@ def splits(args: argparse.Namespace) -> None:
                 mean_and_deviation([scores[UNSEEN] for scores in counts]),
             ]
         )
-    print_table(
-        [
-            "splitter",
-            "test rows",
-            "unknown users",
-            "unknown items",
-            RMSE,
-            TEST,
-            UNSEEN,
-            "by rating",
-            COUNTS,
-        ],
-        rows,
-    )
+    header = [
+        *("splitter", "test rows", "unknown users", "unknown items"),
+        *(RMSE, TEST, UNSEEN, "by rating", COUNTS),
+    ]
+    return {"": pd.DataFrame(rows, columns=header)}
 
 
 def timestamps() -> np.ndarray:
@@ -414,7 +417,7 @@ def unknown(split: Split, column: str) -> float:
     return float((~split.test[column].isin(split.train[column])).mean())
 
 
-def ties(args: argparse.Namespace) -> None:
+def ties(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """What a model is worth that says the same of all rows."""
     _, test = next(folds(load_ml_100k()))
     n_users, n_others = 943, 99
@@ -437,8 +440,7 @@ def ties(args: argparse.Namespace) -> None:
             ),
         ),
     }
-    print_table(
-        ["measure", "order of rows", "permutation"],
+    table = pd.DataFrame(
         [
             [
                 name,
@@ -456,10 +458,12 @@ def ties(args: argparse.Namespace) -> None:
             ]
             for name, (metric, table) in tables.items()
         ],
+        columns=["measure", "order of rows", "permutation"],
     )
+    return {"": table}
 
 
-def intervals(args: argparse.Namespace) -> None:
+def intervals(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """Shares of test ratings in intervals, by how many ratings their users have."""
     tables = []
     for split in folds(load_ml_100k()):
@@ -478,8 +482,7 @@ def intervals(args: argparse.Namespace) -> None:
     by_decile = of_all.groupby("decile")
     least, most = by_decile["ratings"].min(), by_decile["ratings"].max()
     shares, n_rows = by_decile[["vb", "gibbs"]].mean(), by_decile.size()
-    print_table(
-        ["decile", "ratings of a user", "test rows", "vb", "gibbs"],
+    table = pd.DataFrame(
         [
             [
                 str(number),
@@ -489,41 +492,28 @@ def intervals(args: argparse.Namespace) -> None:
             ]
             for number in shares.index
         ],
+        columns=["decile", "ratings of a user", "test rows", "vb", "gibbs"],
     )
+    return {"": table}
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, parents=[options()])
     commands = {
         "intervals": intervals,
         "ties": ties,
         "rank-by": rank_by,
+        "threshold": threshold,
         "splits": splits,
         "last-five": last_five,
         "models": models,
         "ml-1m": ml_1m,
     }
-    parser.add_argument(
-        "figures", nargs="*", help=f"which (default: all): {', '.join(commands)}"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="default: all"
-    )
+    parser.add_argument("figures", choices=commands)
     args = parser.parse_args()
-    strangers = set(args.figures) - set(commands)
-    if strangers:
-        parser.error(f"there are no figures of {', '.join(sorted(strangers))}")
-    args.run = [commands[name] for name in args.figures or commands]
+    args.run = commands[args.figures]
     return args
 
 
-def main() -> None:
-    args = parse_args()
-    set_threads(args.threads)
-    print_environment()
-    for run in args.run:
-        run(args)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(parse_args())

@@ -8,9 +8,11 @@ list shown.
 from __future__ import annotations
 
 import argparse
+import sys
 
 import numpy as np
 import pandas as pd
+from _common import options, report
 
 from skrec import MFRegressor
 
@@ -61,30 +63,40 @@ def daily_regret(
 
 
 def main() -> None:
-    """Print the mean regret of each day, and the worst of the last day."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Report the mean regret of days and of all, and the worst of the last day."""
+    parser = argparse.ArgumentParser(description=__doc__, parents=[options(None)])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--days", type=int, default=7)
     parser.add_argument("--items", type=int, nargs="+", default=[60, 300])
     parser.add_argument("--solvers", nargs="+", default=["vb", "gibbs"])
     args = parser.parse_args()
+    middle = (args.days + 1) // 2
+    rows = []
     for n_items in args.items:
         for solver in args.solvers:
-            for name, options in LISTS.items():
+            for name, parameters in LISTS.items():
                 regrets = np.array(
                     [
-                        daily_regret(solver, n_items, args.days, seed, **options)
+                        daily_regret(solver, n_items, args.days, seed, **parameters)
                         for seed in range(args.seeds)
                     ]
                 )
                 mean, error = regrets.mean(axis=0), regrets.mean(axis=1).std(ddof=1)
-                print(
-                    f"{n_items:4} items  {solver:6} {name:20}",
-                    " ".join(f"{value:.2f}" for value in mean),
-                    f"  mean {mean.mean():.2f} ± {error / args.seeds**0.5:.2f}",
-                    f"  worst last day {regrets[:, -1].max():.2f}",
-                    flush=True,
+                rows.append(
+                    {
+                        "solver": solver,
+                        "items": n_items,
+                        "lists": name,
+                        **{
+                            f"day {day}": f"{mean[day - 1]:.2f}"
+                            for day in (1, middle, args.days)
+                        },
+                        "all": f"{mean.mean():.2f} ± {error / args.seeds**0.5:.2f}",
+                        f"worst, day {args.days}": f"{regrets[:, -1].max():.2f}",
+                    }
                 )
+                print(rows[-1], file=sys.stderr)
+    report({"": pd.DataFrame(rows)}, args)
 
 
 if __name__ == "__main__":

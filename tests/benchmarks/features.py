@@ -9,7 +9,6 @@ Progress goes to stderr, the table to stdout.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -29,6 +28,7 @@ from _common import (
     first_tenth,
     load_ml_100k,
     load_npz,
+    options,
     run_command,
     x_y,
 )
@@ -93,14 +93,20 @@ def described(split: Split, model: RegressorMixin, **features) -> Outcome:
     return Outcome(rmse, seconds)
 
 
-def ml_100k(args: argparse.Namespace) -> list[Row]:
+def table_line(names: dict[str, object], outcome: Outcome, bar: str) -> dict[str, str]:
+    """A line of a table of errors and times."""
+    figures = {"bar": bar, "RMSE": f"{outcome.rmse:.4f}"}
+    return names | figures | {"fit, s": f"{outcome.seconds:.2f}"}
+
+
+def ml_100k(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     features = ml_100k_features()
     bars = {
-        ("u1", "vb", False): ("≤ .8970", "≤ .8900"),
-        ("u1", "gibbs", False): ("≤ .8895", "≤ .8870"),
-        ("u1", "vb", True): ("≤ .8930", "≤ .8880"),
-        ("u1", "gibbs", True): ("≤ .8860", "≤ .8830"),
-        ("u3", "gibbs", True): ("≤ .8750", "≤ .8700"),
+        ("u1", "vb", False): "≤ .8970, .8900",
+        ("u1", "gibbs", False): "≤ .8895, .8870",
+        ("u1", "vb", True): "≤ .8930, .8880",
+        ("u1", "gibbs", True): "≤ .8860, .8830",
+        ("u3", "gibbs", True): "≤ .8750, .8700",
     }
     rows = []
     for name in ("u1", "u3"):
@@ -109,18 +115,17 @@ def ml_100k(args: argparse.Namespace) -> list[Row]:
             for given in (False, True):
                 model = MFRegressor(solver=solver, random_state=0, device=args.device)
                 outcome = described(split, model, **(features if given else {}))
-                what = f"ML-100K {name}, {solver}, {'features' if given else 'ids'}"
-                bar = bars.get((name, solver, given), ("", ""))
-                rows.append(Row(f"{what}: RMSE", outcome.rmse, *bar))
-                rows.append(Row(f"{what}: fit, s", outcome.seconds))
-    return rows
+                with_what = "features" if given else "ids"
+                names = {"split": name, "solver": solver, "with": with_what}
+                bar = bars.get((name, solver, given), "")
+                rows.append(table_line(names, outcome, bar))
+    return {"": pd.DataFrame(rows)}
 
 
-def ml_1m(args: argparse.Namespace) -> list[Row]:
-    split, name = first_tenth(load_npz(DATA / "ml-1m.npz")), "ML-1M"
+def ml_1m(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    split = first_tenth(load_npz(DATA / "ml-1m.npz"))
     if args.holdout:
-        train = split.train.reset_index(drop=True)
-        split, name = first_tenth(train), "ML-1M, held out of training"
+        split = first_tenth(split.train.reset_index(drop=True))
     rows = []
     for given in (False, True):
         for n_factors in (16, *args.n_factors) if given else (16,):
@@ -128,11 +133,11 @@ def ml_1m(args: argparse.Namespace) -> list[Row]:
                 n_factors, solver=args.solver, random_state=0, device=args.device
             )
             outcome = described(split, model, **(ml_1m_features() if given else {}))
-            what = f"{name}, {args.solver}, {'features' if given else 'ids'}"
-            bar = ("≤ .8180", "≤ .8130") if given and n_factors > 16 else ()
-            rows.append(Row(f"{what}, k={n_factors}: RMSE", outcome.rmse, *bar))
-            rows.append(Row(f"{what}, k={n_factors}: fit, s", outcome.seconds))
-    return rows
+            with_what = "features" if given else "ids"
+            names = {"solver": args.solver, "with": with_what, "n_factors": n_factors}
+            bar = "≤ .8180, .8130" if given and n_factors > 16 else ""
+            rows.append(table_line(names, outcome, bar))
+    return {"": pd.DataFrame(rows)}
 
 
 def cold(args: argparse.Namespace) -> list[Row]:
@@ -238,10 +243,7 @@ def long_tail(args: argparse.Namespace) -> list[Row]:
 
 
 def parse_args() -> argparse.Namespace:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="default: all"
-    )
+    common = options()
     common.add_argument("--device", default="cpu", help="default: cpu")
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="WHAT")

@@ -12,14 +12,13 @@ turns; a first turn of each, which fills the disk cache, is not counted.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from _common import DATA, Row, load_npz, print_environment, print_table, set_threads
+from _common import DATA, Row, load_npz, options, run_command
 
 from skrec import MFRegressor
 
@@ -70,22 +69,22 @@ def seconds_to_import(names: str) -> float:
     return float(done.stdout)
 
 
+def footprint(args: argparse.Namespace) -> list[Row]:
+    # Memory first: nothing else has run in this process yet.
+    return [*peak_memory(), *import_time(args.repetitions)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="of the fit (default: all)"
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[options()],
     )
     parser.add_argument(
         "--repetitions", type=int, default=9, help="of each import (default: 9)"
     )
-    args = parser.parse_args()
-    set_threads(args.threads)
-    # Memory first: nothing else has run in this process yet.
-    rows = [*peak_memory(), *import_time(args.repetitions)]
-    print_environment()
-    print_table(rows)
+    parser.set_defaults(run=footprint)
+    run_command(parser.parse_args())
 
 
 if __name__ == "__main__":

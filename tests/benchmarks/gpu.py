@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _common import Row, print_table
+from _common import Row, print_table, table_of
 
 from skrec import MFRegressor
 from skrec._alternating.conditional import Layout
@@ -229,7 +229,7 @@ def main() -> None:
             }
             result = {"machine": machine, "figures": bench.figures}
             args.output.write_text(json.dumps(result, indent=1, ensure_ascii=False))
-    print_table(bench.rows)
+    print_table(table_of(bench.rows))
     print(*filter(None, notes))
 
 

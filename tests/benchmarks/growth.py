@@ -17,13 +17,12 @@ import subprocess
 import sys
 import time
 import warnings
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from _common import iteration_seconds, print_environment, set_threads
+from _common import iteration_seconds, options, report, set_threads
 from footprint import mebibytes
 
 from skrec import MFRegressor
@@ -119,27 +118,22 @@ def in_a_process(size: Size, threads: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, parents=[options(2)])
     parser.add_argument("series", choices=[*SERIES, "all", "one"])
     parser.add_argument("size", nargs="*", type=int, help="of the one fit")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--most", type=int, default=10**8, help="ratings at most")
-    parser.add_argument("--out", type=Path, help="folder for a table of each series")
     args = parser.parse_args()
     set_threads(args.threads)
     if args.series == "one":
         print(json.dumps(measure(Size(*args.size))))
         return
-    print_environment()
+    tables = {}
     for name in SERIES if args.series == "all" else [args.series]:
         sizes = [size for size in SERIES[name] if size.n_ratings <= args.most]
         results = pd.DataFrame([in_a_process(size, args.threads) for size in sizes])
         results = results.map(lambda value: float(f"{value:.3g}"))
-        print(results.to_string(index=False), end="\n\n")
-        if args.out:
-            results.astype({c: int for c in Size._fields}).to_csv(
-                args.out / f"growth_{name}.csv", index=False
-            )
+        tables[name] = results.astype(dict.fromkeys(Size._fields, int))
+    report(tables, args)
 
 
 if __name__ == "__main__":

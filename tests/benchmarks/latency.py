@@ -2,9 +2,9 @@
 
 A model of 20,000 items is asked one thing at a time, with string ids, and takes in
 three further ratings at a time: one of a new user, and two of known ones. Bars are
-those of the default estimator; the ratio is to the same request with a tenth of the
-users. Time is that of the process on one thread, so that others on the machine do not
-count, and requests to both models take turns.
+those of the median of the default estimator. Another model has a tenth of the users.
+Time is that of the process on one thread, so that others on the machine do not count,
+and requests to both models take turns.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
-from _common import Row, print_environment, print_table, set_threads
+from _common import options, run_command
 from sklearn.base import RegressorMixin, clone
 
 from skrec import MFRegressor, NCFRegressor
@@ -75,7 +76,7 @@ def requests(model: RegressorMixin) -> dict[str, Callable[[int], Callable]]:
     }
 
 
-def measured(name: str, repetitions: int) -> list[Row]:
+def measured(name: str, repetitions: int) -> list[dict[str, str]]:
     asked = [requests(clone(MODELS[name]).fit(*ratings(n))) for n in SIZES]
     table = []
     for request, bar in BARS.items():
@@ -86,25 +87,28 @@ def measured(name: str, repetitions: int) -> list[Row]:
                 start = time.process_time()
                 ask()
                 seconds[n].append(time.process_time() - start)
-        few, many = (1e3 * np.array(seconds[n][1:]) for n in SIZES)
-        for share in (50, 99):
-            limit = f"≤ {bar}" if name == "vb" and share == 50 else ""
-            table.append(
-                Row(
-                    f"{name} {request}, {SIZES[1]:,} users, p{share}, ms",
-                    float(np.percentile(many, share)),
-                    limit,
-                    "",
-                    f"{SIZES[0]:,} users",
-                    float(np.percentile(few, share)),
-                )
-            )
+        row = {
+            "model": name,
+            "request": request,
+            "bar": f"≤ {bar}" if name == "vb" else "",
+        }
+        for n, share in product(reversed(SIZES), (50, 99)):
+            figure = np.percentile(1e3 * np.array(seconds[n][1:]), share)
+            row[f"{n:,} users, p{share}, ms"] = f"{figure:.2f}"
+        table.append(row)
     return table
+
+
+def requested(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    rows = [row for name in args.models for row in measured(name, args.repetitions)]
+    return {"": pd.DataFrame(rows)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[options(1)],
     )
     parser.add_argument(
         "--models", nargs="+", choices=MODELS, default=list(MODELS), help="of these"
@@ -112,11 +116,8 @@ def main() -> None:
     parser.add_argument(
         "--repetitions", type=int, default=100, help="of each request (default: 100)"
     )
-    args = parser.parse_args()
-    set_threads(1)
-    rows = [row for name in args.models for row in measured(name, args.repetitions)]
-    print_environment()
-    print_table(rows)
+    parser.set_defaults(run=requested)
+    run_command(parser.parse_args())
 
 
 if __name__ == "__main__":

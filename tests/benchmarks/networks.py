@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -31,12 +30,14 @@ from _common import (
     Row,
     Split,
     compare,
+    decimals,
     first_tenth,
     folds,
     iteration_seconds,
     load_ml_100k,
     load_npz,
     monti,
+    options,
     regressor,
     run_command,
     synchronise,
@@ -140,44 +141,49 @@ def ml_100k(args: argparse.Namespace) -> list[Row]:
     ]
 
 
-def held_out(args: argparse.Namespace) -> list[Row]:
-    """Networks beside factorisation, on a tenth held out of training sets."""
-    sets = {name: monti(name).train for name in ("douban", "flixster", "yahoo_music")}
-    sets["2,000 of ML-100K"] = load_ml_100k().sample(2000, random_state=0)
+def held_out(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """RMSE of networks and factorisation, on a tenth held out of training sets."""
+    sets = {
+        "MovieLens 1M": first_tenth(load_npz(DATA / "ml-1m.npz")).train,
+        "MovieLens 100K": next(folds(load_ml_100k())).train,
+        "Douban": monti("douban").train,
+        "Flixster": monti("flixster").train,
+        "Yahoo Music": monti("yahoo_music").train,
+        "2,000 of MovieLens 100K": load_ml_100k().sample(2000, random_state=0),
+    }
     models = {
         "MFRegressor()": MFRegressor(rank_by="rating", device=args.device),
         NCF: ncf(args),
         "product": ncf(args).set_params(architecture="gmf"),
         "without who rated what": ncf(args).set_params(implicit_features=False),
     }
-    return [
-        Row(f"{name}, {title}: RMSE", regressor(first_tenth(ratings), model).rmse)
-        for name, ratings in sets.items()
-        for title, model in models.items()
-    ]
+    rows = []
+    for name, ratings in sets.items():
+        split = first_tenth(ratings.reset_index(drop=True))
+        figures = [decimals(regressor(split, model).rmse) for model in models.values()]
+        rows.append([name, f"{len(split.train):,}", *figures])
+        print(*rows[-1], file=sys.stderr)
+    return {"": pd.DataFrame(rows, columns=["training set", "ratings", *models])}
 
 
-def members(args: argparse.Namespace) -> list[Row]:
+def members(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """Numbers of members, compared on a tenth held out of a training set."""
     train = next(folds(load_ml_100k())).train
     order = np.random.RandomState(0).permutation(len(train))
     held_out, rest = np.split(order, [len(train) // 10])
     split = Split(train.iloc[rest], train.iloc[held_out])
     contestants = {
-        f"n_members={n}": partial(
+        str(n): partial(
             regressor,
             model=NCFRegressor(n_members=n, random_state=0, device=args.device),
         )
         for n in (1, 2, 4, 8, 16)
     }
-    return [
-        row
+    rows = [
+        [name, decimals(outcome.rmse), f"{outcome.seconds:.1f}"]
         for name, outcome in compare(contestants, [split]).items()
-        for row in (
-            Row(f"{name}, ML-100K, held out of training: RMSE", outcome.rmse),
-            Row(f"{name}, ML-100K, held out of training: fit, s", outcome.seconds),
-        )
     ]
+    return {"": pd.DataFrame(rows, columns=["n_members", "RMSE", "fit, s"])}
 
 
 def ml_1m(args: argparse.Namespace) -> list[Row]:
@@ -361,13 +367,7 @@ def device_name(device: str) -> str:
 
 
 def parse_args() -> argparse.Namespace:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--threads",
-        type=int,
-        default=os.cpu_count(),
-        help="threads of each contestant (default: all)",
-    )
+    common = options()
     common.add_argument(
         "--device", default="cpu", help="of each contestant (default: cpu)"
     )

@@ -13,8 +13,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-from _common import print_environment, set_threads
+from _common import options, report, set_threads
 from footprint import mebibytes
 from pyarrow import parquet
 
@@ -48,15 +49,13 @@ def write(path, n_ratings):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, parents=[options(2)])
     parser.add_argument("path", type=Path)
     parser.add_argument("--ratings", type=float, default=1e7)
     parser.add_argument("--factors", type=int, default=16)
     parser.add_argument("--sweeps", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     set_threads(args.threads)
-    print_environment()
     if not args.path.exists():
         print("written; start again to measure, in a process of its own")
         write(args.path, int(args.ratings))
@@ -65,13 +64,15 @@ def main():
     before, start = mebibytes("VmRSS"), time.perf_counter()
     X, y = from_arrow(args.path)
     read = time.perf_counter()
-    print(f"read: peak {mebibytes('VmHWM') - before:.0f} MiB, {read - start:.1f} s")
+    rows = [("read", mebibytes("VmHWM") - before, read - start)]
     MFRegressor(args.factors, max_iter=args.sweeps).fit(X, y)
-    peak = mebibytes("VmHWM") - before
-    print(
-        f"fit of {len(y)} ratings: peak {peak:.0f} MiB, {peak * 2**20 / len(y):.0f} "
-        f"bytes a rating, {time.perf_counter() - read:.1f} s"
-    )
+    rows.append(("fit", mebibytes("VmHWM") - before, time.perf_counter() - read))
+    cells = [
+        [what, len(y), f"{peak:.0f}", f"{peak * 2**20 / len(y):.0f}", f"{seconds:.1f}"]
+        for what, peak, seconds in rows
+    ]
+    header = ["work", "ratings", "peak, MiB", "bytes a rating", "s"]
+    report({"": pd.DataFrame(cells, columns=header)}, args)
 
 
 if __name__ == "__main__":

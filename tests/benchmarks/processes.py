@@ -1,8 +1,8 @@
 """Time of fits by several processes against one, and how far their results differ.
 
-    python tests/benchmarks/processes.py ratings.npz --processes 2
+    python tests/benchmarks/processes.py ml-1m.npz --processes 2 --result processes
 
-`ratings.npz` has the arrays user, item and rating, such as those of ML-1M. Each process
+The file has the arrays user, item and rating. Each process
 has one thread and a random part of the rows in memory. The time is that of the slowest
 process, of its wall clock and of its processor, from the call to the fitted estimator.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import options, report
 from sklearn.base import clone
 
 from skrec import MFRegressor, NCFRegressor, distributed
@@ -90,28 +91,36 @@ def measured(path, name, size, repeats):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, parents=[options(None)])
     parser.add_argument("ratings")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fits", nargs="*", default=list(FITS))
     parser.add_argument("--fit")
     parser.add_argument("--out")
-    options = parser.parse_args()
-    if options.fit:
-        worker(options.ratings, options.fit, options.repeats, options.out)
+    args = parser.parse_args()
+    if args.fit:
+        worker(args.ratings, args.fit, args.repeats, args.out)
         return
-    for name in options.fits:
-        (one,) = measured(options.ratings, name, 1, options.repeats)
-        many = measured(options.ratings, name, options.processes, options.repeats)
+    rows = []
+    for name in args.fits:
+        (one,) = measured(args.ratings, name, 1, args.repeats)
+        many = measured(args.ratings, name, args.processes, args.repeats)
         wall, cpu = max(m[0][0] for m in many), max(m[1] for m in many)
         gap = max(np.abs(m[3] - one[3]).max() for m in many)
-        print(
-            f"{name}: wall {one[0][0]:.2f} s -> {wall:.2f} s ({wall / one[0][0]:.2f}), "
-            f"processor {one[1]:.2f} s -> {cpu:.2f} s ({cpu / one[1]:.2f}), "
-            f"{one[2]} iterations -> {many[0][2]}, predictions differ by {gap:.1e}",
-            flush=True,
+        rows.append(
+            {
+                "fit": name,
+                "one process, s": f"{one[0][0]:.2f}",
+                f"{args.processes} processes, s": f"{wall:.2f}",
+                "ratio": f"{wall / one[0][0]:.2f}",
+                "of the processor": f"{cpu / one[1]:.2f}",
+                "iterations": f"{one[2]}, {many[0][2]}",
+                "predictions differ by": f"{gap:.1e}",
+            }
         )
+        print(rows[-1], file=sys.stderr)
+    report({"": pd.DataFrame(rows)}, args)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from _common import (
     Row,
     load_ml_100k,
     load_npz,
+    options,
     run_command,
     set_threads,
     x_y,
@@ -463,10 +464,7 @@ def surprise_search(ratings: pd.DataFrame, grid: Grid, n_jobs: int) -> Outcome:
 
 
 def parse_args() -> argparse.Namespace:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--threads", type=int, default=2, help="of each contestant (default: 2)"
-    )
+    common = options(2)
     common.add_argument(
         "--scale",
         type=float,

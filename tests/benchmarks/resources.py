@@ -1,6 +1,6 @@
 """Estimates of time and memory before a fit, over those of the fit.
 
-    python tests/benchmarks/resources.py --threads 2 --out docs/results
+    python tests/benchmarks/resources.py --processor-time --result resources
 
 The fit and the estimate of `estimate_resources` each run in a new process. The memory
 of the fit is the highest resident size minus the one with the input. "estimating" is
@@ -19,11 +19,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _common import DATA, load_npz, print_environment, set_threads, x_y
+from _common import DATA, load_npz, options, report, set_threads, x_y
 from footprint import mebibytes
 
 from skrec import MFRegressor, NCFRegressor
@@ -86,15 +85,15 @@ def estimate(rows: str, model: str, clock: Callable[[], float]) -> dict[str, flo
     }
 
 
-def in_a_process(job: str, rows: str, model: str, options: list[str]) -> dict:
+def in_a_process(job: str, rows: str, model: str, chosen: list[str]) -> dict:
     command = [sys.executable, __file__, "--job", job, "--rows", rows]
-    command += ["--models", model, *options]
+    command += ["--models", model, *chosen]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
-def compared(rows: str, model: str, options: list[str]) -> dict[str, object]:
-    fitted = in_a_process("fit", rows, model, options)
-    found = in_a_process("estimate", rows, model, options)
+def compared(rows: str, model: str, chosen: list[str]) -> dict[str, object]:
+    fitted = in_a_process("fit", rows, model, chosen)
+    found = in_a_process("estimate", rows, model, chosen)
     result: dict[str, object] = {"rows": rows, "model": model}
     for name, value in fitted.items():
         result[name] = float(f"{value:.3g}")
@@ -107,14 +106,14 @@ def compared(rows: str, model: str, options: list[str]) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[options(1)],
     )
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=ROWS)
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--job", choices=["fit", "estimate"], help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--processor-time", action="store_true")
-    parser.add_argument("--out", type=Path, help="folder for the table")
     args = parser.parse_args()
     set_threads(args.threads)
     if args.job:
@@ -123,17 +122,14 @@ def main() -> None:
         job = fit if args.job == "fit" else estimate
         print(json.dumps(job(args.rows[0], args.models[0], clock)))
         return
-    print_environment()
-    options = ["--threads", str(args.threads)]
-    options += ["--processor-time"] * args.processor_time
+    chosen = ["--threads", str(args.threads)]
+    chosen += ["--processor-time"] * args.processor_time
     results = []
     for rows in args.rows:
         for model in args.models:
-            results.append(compared(rows, model, options))
-            print(pd.DataFrame(results[-1:]).to_string(index=False), flush=True)
-    if args.out:
-        table = pd.DataFrame(results).replace({np.nan: ""})
-        table.to_csv(args.out / "resources.csv", index=False)
+            results.append(compared(rows, model, chosen))
+            print(results[-1], file=sys.stderr)
+    report({"": pd.DataFrame(results).replace({np.nan: ""})}, args)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Memory and traffic of fits by many processes, by formula, checked on small data.
 
-    python tests/benchmarks/scale.py --out docs/results
+    python tests/benchmarks/scale.py --result scale
 
 Three tables: `scale_check.csv` compares the formulas of today's layout with what 1, 2
 and 4 processes of `skrec.distributed` hold and receive; `scale_gather.csv` compares the
@@ -16,12 +16,12 @@ import socket
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from _common import options, report
 
 from skrec import MFRegressor, _ranks, distributed
 from skrec.datasets import make_ratings
@@ -245,20 +245,17 @@ def check():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, parents=[options(None)])
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help="folder for the tables")
     args = parser.parse_args()
     if args.worker:
         worker(args.worker)
         return
-    for name, table in (("check", check), ("gather", gathers), ("plan", plan)):
-        results = table()
+    tables = {"check": check(), "gather": gathers(), "plan": plan()}
+    for results in tables.values():
         numbers = results.select_dtypes("float").columns
         results[numbers] = results[numbers].map(lambda value: float(f"{value:.3g}"))
-        print(results.to_string(index=False), end="\n\n")
-        if args.out:
-            results.to_csv(args.out / f"scale_{name}.csv", index=False)
+    report(tables, args)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from _common import (
     load_ml_100k,
     load_npz,
     monti,
-    print_environment,
-    set_threads,
+    options,
+    run_command,
     x_y,
 )
 from sklearn.metrics import root_mean_squared_error
@@ -133,7 +133,7 @@ def cells(name: str, ratings: pd.DataFrame, peer: bool) -> list[str]:
         split.train["user"].nunique() + split.train["item"].nunique()
     )
     seconds = cmfrec_cmf(split, k=20, lambda_=10).seconds if peer else np.nan
-    return [
+    texts = [
         name,
         f"{n_rows:.1f}",
         f"{auto.n_factors}",
@@ -146,6 +146,7 @@ def cells(name: str, ratings: pd.DataFrame, peer: bool) -> list[str]:
         f"{auto.seconds / of_16.seconds:.2f}",
         f"{auto.seconds / seconds:.2f}",
     ]
+    return ["" if text == "nan" else text for text in texts]
 
 
 HEADER = [
@@ -163,19 +164,18 @@ HEADER = [
 ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sets", nargs="*", default=list(SETS), help=", ".join(SETS))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--peer", action="store_true", help="time cmfrec too")
-    args = parser.parse_args()
-    set_threads(args.threads)
+def compared(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     MFRegressor().fit([[0, 0], [0, 1], [1, 0]], [1, 2, 3])
-    table = [HEADER, *(cells(name, SETS[name](), args.peer) for name in args.sets)]
-    print_environment()
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in [table[0], *table[1:]]:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    rows = [cells(name, SETS[name](), args.peer) for name in args.sets]
+    return {"": pd.DataFrame(rows, columns=HEADER)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, parents=[options(2)])
+    parser.add_argument("sets", nargs="*", default=list(SETS), help=", ".join(SETS))
+    parser.add_argument("--peer", action="store_true", help="time cmfrec too")
+    parser.set_defaults(run=compared)
+    run_command(parser.parse_args())
 
 
 if __name__ == "__main__":
