@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import copied
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.metrics import root_mean_squared_error
 
@@ -16,19 +17,22 @@ from skrec._data.reading import Columns, read_table
 from skrec._data.selection import with_selected_context
 from skrec.datasets import make_ratings
 
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 SOLVERS = ("vb", "als", "gibbs", "adam", "sgd", "ncf")
 
 
 def estimator(solver, **params):
-    params = {"max_iter": 3, "random_state": 0, "device": "cpu"} | params
+    params = {"max_iter": 2, "random_state": 0, "device": "cpu"} | params
     if solver == "ncf":
-        return NCFRegressor(4, n_members=2, **params)
-    return MFRegressor(4, solver=solver, **params)
+        params = {"n_members": 1, "n_factors": 2, "hidden_layer_sizes": ()} | params
+        return NCFRegressor(**params)
+    return MFRegressor(2, solver=solver, **params)
 
 
-def rated(n=300, n_again=40, seed=0):
+def rated(n=150, n_again=30, seed=0):
     """Ratings with pairs that are rated again, in other contexts."""
-    X, y = make_ratings(30, 20, n, random_state=seed)
+    X, y = make_ratings(20, 15, n, random_state=seed)
     rng = np.random.RandomState(seed)
     rows = np.append(np.arange(n), rng.randint(n, size=n_again))
     X, y = X.iloc[rows].reset_index(drop=True), y[rows]
@@ -48,7 +52,6 @@ def canonical(X, y, weight=None):
     )
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_column_that_is_the_same_in_all_rows_changes_nothing(solver):
     X, y = rated()
@@ -65,7 +68,6 @@ def test_a_column_that_is_the_same_in_all_rows_changes_nothing(solver):
     assert_array_equal(lists, without.recommend(n_items=3, context={"season": "wet"}))
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("solver", ["vb", "als", "adam", "ncf"])
 def test_predictions_depend_neither_on_the_order_of_columns_nor_on_names(solver):
     X, y = rated()
@@ -87,7 +89,8 @@ def test_predictions_depend_neither_on_the_order_of_columns_nor_on_names(solver)
 def test_effects_are_those_of_their_columns(solver):
     X, y = rated()
     X = X.assign(source="web", year=3.0)
-    model = estimator(solver, max_iter=30).fit(X, y)
+    fast = {"learning_rate_init": 0.05} if solver == "ncf" else {}
+    model = estimator(solver, max_iter=10, **fast).fit(X, y)
     effects = model.feature_effects().set_index("feature")
     assert list(effects.index) == [
         *("hour", "season_dry", "season_wet", "day"),
@@ -110,19 +113,18 @@ def test_effects_are_those_of_their_columns(solver):
 def test_further_rows_may_have_values_that_a_constant_column_had_not():
     X, y = rated()
     constant = X.assign(source="web")
-    model = MFRegressor(4).fit(constant, y)
-    without = MFRegressor(4).fit(X, y).partial_fit(X[:20], y[:20])
+    model = estimator("vb").fit(constant, y)
+    without = estimator("vb").fit(X, y).partial_fit(X[:20], y[:20])
     model.partial_fit(constant[:20].assign(source="app"), y[:20])
     assert_array_equal(model.predict(constant), without.predict(X))
     with pytest.raises(ValueError, match="values of 'source'"):
         model.set_params(handle_unknown="error").predict(constant.assign(source="app"))
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("solver", ["vb", "als", "gibbs", "adam", "ncf"])
 def test_a_warm_start_takes_columns_by_name(solver):
     X, y = rated()
-    warm = estimator(solver, warm_start=True)
+    warm = estimator(solver, max_iter=1, warm_start=True)
     for columns in (
         ["hour", "day", "season"],
         ["day", "hour", "season"],
@@ -134,7 +136,8 @@ def test_a_warm_start_takes_columns_by_name(solver):
         assert np.isfinite(warm.fit(part, y).predict(part)).all()
     # The coefficient goes on from that of the last fit.
     if solver in ("adam", "ncf"):
-        first = estimator(solver, max_iter=40).fit(X[["user", "item", "hour"]], y)
+        first = estimator(solver, max_iter=10, learning_rate_init=0.05)
+        first.fit(X[["user", "item", "hour"]], y)
         first.set_params(warm_start=True, max_iter=1, learning_rate_init=1e-9)
         model = first.fit(X[["user", "item", "day", "hour"]], y)
         effects = model.feature_effects().set_index("feature")["effect"]
@@ -192,7 +195,7 @@ def test_places_of_another_fit_are_those_of_its_model():
 def test_a_file_has_the_selection(tmp_path):
     X, y = rated()
     X = X.assign(source="web")
-    model = MFRegressor(4).fit(X, y)
+    model = estimator("vb").fit(X, y)
     model.save(tmp_path / "model.skrec")
     loaded = skrec.load(tmp_path / "model.skrec")
     assert_array_equal(loaded.predict(X), model.predict(X))
@@ -204,8 +207,8 @@ def test_a_file_has_the_selection(tmp_path):
 def test_values_of_further_rows_alone_stay_unknown(solver):
     """Rows with them update users and items as rows of any unknown value do."""
     X, y = rated()
-    params = {"max_iter": 30, "clip": False}
-    model, other = (estimator(solver, **params).fit(X, y) for _ in range(2))
+    model = estimator(solver, max_iter=5, clip=False).fit(X, y)
+    other = copied(model)
     effects = model.feature_effects().set_index("feature")
     of_values = [name for name in effects.index if name not in ("hour", "day")]
     ann = pd.DataFrame({"user": 1000, "item": X["item"].unique()[:12]})
@@ -255,6 +258,6 @@ def test_bpr_has_no_effects_of_context():
     model = MFRegressor(2, solver="adam", loss="bpr", max_iter=2, random_state=0)
     with pytest.raises(AttributeError, match="no effects of context, since"):
         model.fit(X).feature_effects()
-    users = pd.DataFrame({"age": np.arange(30.0)}, index=np.unique(X["user"]))
+    users = pd.DataFrame({"age": np.arange(20.0)}, index=np.unique(X["user"]))
     model.fit(X, user_features=users)
     assert model.feature_effects()["feature"].tolist() == ["age"]
