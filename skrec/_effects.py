@@ -40,6 +40,7 @@ def context_effects(
     of_values: Iterator[tuple[np.ndarray, Estimates]],
     of_numbers: Iterator[tuple[float, float]],
     by: Literal["value", "column"],
+    has_std: bool,
 ) -> list[pd.DataFrame]:
     """Effects of the columns of context, in their order.
 
@@ -52,21 +53,23 @@ def context_effects(
     of_numbers : iterator
         Effect of each column of numbers, and its standard deviation.
     by : {"value", "column"}
+    has_std : bool
+        Whether the model has standard deviations, which are NaN otherwise.
     """
-    frames = []
+    frames: list[pd.DataFrame] = []
+    # A column that does not vary has no effect.
+    nothing = 0.0, 0.0 if has_std else np.nan
     numbers = dict(zip(known.number_places, of_numbers, strict=True))
     effects = dict(zip(known.value_places, of_values, strict=True))
     for place, (name, values) in enumerate(zip(known.names, known.values, strict=True)):
         if values is None:
-            found = numbers.get(place, (0.0, 0.0))
+            found = numbers.get(place, nothing)
             effect, std = (np.array([number]) for number in found)
             names = [name]
         else:
-            # A column that does not vary has no effect.
-            nothing = np.zeros(len(values))
-            weight, (effect, std) = effects.get(
-                place, (np.ones(len(values)), (nothing, nothing))
-            )
+            n = len(values)
+            of_none = np.full(n, nothing[0]), np.full(n, nothing[1])
+            weight, (effect, std) = effects.get(place, (np.ones(n), of_none))
             names = [f"{name}_{value}" for value in values]
             if by == "column":
                 names, effect, std = [name], *_spread(weight, effect, std)

@@ -726,6 +726,7 @@ class MFRegressor(BaseRecommender):
                 map(self._value_effects, columns),
                 zip(*self._model.linear_effects(), strict=True),
                 by,
+                has_std=self._model.knows_variance,
             )
         return pd.concat(frames, ignore_index=True)
 

@@ -327,7 +327,13 @@ class NCFRegressor(BaseRecommender):
             raise no_effects(self)
         check_effects(self, model.objective.loss)
         of_numbers = zip(*model.number_effects(), strict=True)
-        frames = context_effects(self._context, model.value_effects(), of_numbers, by)
+        frames = context_effects(
+            self._context,
+            model.value_effects(),
+            of_numbers,
+            by,
+            has_std=model.shape.n_members > 1,
+        )
         return pd.concat(frames, ignore_index=True)
 
     def _solver(self) -> Solver:
