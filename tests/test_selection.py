@@ -147,7 +147,7 @@ def test_a_warm_start_takes_columns_by_name(solver):
         assert effects["hour"] > 0.3 > 0.1 > abs(effects["day"])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_order_follows_from_what_columns_hold(seed):
     X, y = rated(60, 20, seed)
     rng = np.random.RandomState(seed)
@@ -241,15 +241,14 @@ def test_columns_that_say_nothing_cost_next_to_nothing(solver, most):
 
     def error(**columns):
         rows = X.assign(**columns)
-        model = MFRegressor(8, solver=solver, rank_by="rating")
+        model = MFRegressor(4, solver=solver, rank_by="rating")
         model.fit(rows[~is_test], y[~is_test])
         return root_mean_squared_error(y[is_test], model.predict(rows[is_test]))
 
     without = error()
     for columns in (
         {"noise": noise},
-        {"country": country},
-        {"genre": genre},
+        {"country": country, "genre": genre},
         {"source": np.where(rng.rand(len(X)) < 0.05, "unknown", "web")},
         {"noise": noise, "again": noise},
     ):
