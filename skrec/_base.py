@@ -23,6 +23,7 @@ from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import Collect, Interactions
 from ._data.known_ids import further_rows, handle_unknown, with_side_features
 from ._data.reading import Columns, check_scale, read_ratings, read_weights
+from ._data.selection import with_selected_context
 from ._data.sides import Sides
 from ._data.vocabulary import numbered
 from ._data.weights import NOT_CHOSEN, Weighting, as_choices
@@ -534,6 +535,7 @@ class BaseRecommender(
         data = collect(columns, rating, weight)
         if reset:
             check_scale(rating)
+            data = with_selected_context(data)
             if rating is not given:
                 check_choices(data, given[weight > 0], threshold)
             names = getattr(self, "feature_names_in_", None)
@@ -551,5 +553,5 @@ class BaseRecommender(
             numbered(data.user_ids, self._users.ids, "X (users)"),
             numbered(data.item_ids, self._items.ids, "X (items)"),
             Sides(self._users.columns_of(of_users), self._items.columns_of(of_items)),
-            data.known_context.numbers_in(self._context),
+            *data.known_context.places_in(self._context),
         )

@@ -18,11 +18,27 @@ def check_by(by: str) -> None:
         raise ValueError(f"by must be 'value' or 'column', got {by!r}.")
 
 
+def check_effects(estimator: object, loss: str) -> None:
+    """Refuse effects of context of a loss that does not learn them."""
+    if loss == "bpr":
+        raise no_effects(estimator)
+
+
+def no_effects(estimator: object) -> AttributeError:
+    """Error of a fit that has no effects of context."""
+    return AttributeError(
+        f"This {type(estimator).__name__} has no effects of context, since choices "
+        "without a loss, and loss='bpr', compare items of one context. Fit ratings "
+        "y, or choices by loss='log_loss'."
+    )
+
+
 def context_effects(
     known: KnownContext,
     of_values: Iterator[tuple[np.ndarray, Estimates]],
     of_numbers: Iterator[tuple[float, float]],
     by: Literal["value", "column"],
+    has_std: bool,
 ) -> list[pd.DataFrame]:
     """Effects of the columns of context, in their order.
 
@@ -35,14 +51,23 @@ def context_effects(
     of_numbers : iterator
         Effect of each column of numbers, and its standard deviation.
     by : {"value", "column"}
+    has_std : bool
+        Whether the model has standard deviations, which are NaN otherwise.
     """
-    frames = []
-    for name, values in zip(known.names, known.values, strict=True):
+    frames: list[pd.DataFrame] = []
+    # A column that does not vary has no effect.
+    nothing = 0.0, 0.0 if has_std else np.nan
+    numbers = dict(zip(known.number_places, of_numbers, strict=True))
+    effects = dict(zip(known.value_places, of_values, strict=True))
+    for place, (name, values) in enumerate(zip(known.names, known.values, strict=True)):
         if values is None:
-            effect, std = (np.array([number]) for number in next(of_numbers))
+            found = numbers.get(place, nothing)
+            effect, std = (np.array([number]) for number in found)
             names = [name]
         else:
-            weight, (effect, std) = next(of_values)
+            n = len(values)
+            of_none = np.full(n, nothing[0]), np.full(n, nothing[1])
+            weight, (effect, std) = effects.get(place, (np.ones(n), of_none))
             names = [f"{name}_{value}" for value in values]
             if by == "column":
                 names, effect, std = [name], *_spread(weight, effect, std)

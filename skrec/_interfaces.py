@@ -256,6 +256,8 @@ class Start(Generic[AnyModel]):
         Columns of the side features in the model; -1 is new.
     values : ndarray of shape (n_values,)
         Numbers in the model of the values of context, column after column; -1 is new.
+    numbers : ndarray of shape (n_numbers,) or None
+        Places in the model of the columns of numbers; -1 is new. None is the same ones.
     """
 
     model: AnyModel
@@ -263,6 +265,7 @@ class Start(Generic[AnyModel]):
     items: np.ndarray
     columns: Sides[np.ndarray]
     values: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    numbers: np.ndarray | None = None
 
 
 class Solver(ABC, Generic[AnyModel]):
@@ -291,7 +294,7 @@ class Solver(ABC, Generic[AnyModel]):
 
     def check_context(self, known: KnownContext) -> None:
         """Raise a ValueError for columns of values that the solver has no terms for."""
-        name = shown(known.value_names[0])
+        name = shown(known.first_value_name)
         raise ValueError(
             f"Column {name} of X holds categories, for which this fit has no terms; "
             "fits of ratings y have, and fits of choices by loss='log_loss' or 'bpr', "

@@ -34,7 +34,7 @@ from ._data.side_features import Encoder
 from ._data.sides import SideName, Sides
 from ._data.units import Units
 from ._data.weights import Weighting
-from ._effects import check_by, context_effects
+from ._effects import check_by, check_effects, context_effects
 from ._factors import read_factors, seen_of
 from ._gradient.fitted import Conversion, Weights
 from ._gradient.loop import OPTIMIZERS
@@ -571,7 +571,7 @@ class MFRegressor(BaseRecommender):
     @fitted_attribute
     def coef_(self) -> np.ndarray:
         """Coefficients of context, ndarray of shape (n_context,)."""
-        return self._model.coef
+        return self._context.of_all_numbers(self._model.coef)
 
     @fitted_attribute
     def noise_std_(self) -> float:
@@ -682,7 +682,8 @@ class MFRegressor(BaseRecommender):
         ------
         AttributeError
             If neither `user_features` nor `item_features` were passed to `fit`, and `X`
-            had no context.
+            had no context, or by "bpr", which does not learn effects that all items
+            share.
         ValueError
             If `by` is none of the two.
 
@@ -705,7 +706,11 @@ class MFRegressor(BaseRecommender):
         """
         check_by(by)
         frames = []
-        has_context = isinstance(self._model, Posterior) and self._context.names
+        of_ratings = isinstance(self._model, Posterior)
+        has_context = of_ratings and bool(self._context.names)
+        if has_context and not self._sides():
+            check_effects(self, self._model.objective.loss)
+        has_context = has_context and self._model.objective.loss != "bpr"
         sides = self._described_sides() if self._sides() or not has_context else []
         for side in sides:
             contrasts, names = self._contrasts(side), self._known(side).feature_names
@@ -723,6 +728,7 @@ class MFRegressor(BaseRecommender):
                 map(self._value_effects, columns),
                 zip(*self._model.linear_effects(), strict=True),
                 by,
+                has_std=self._model.knows_variance,
             )
         return pd.concat(frames, ignore_index=True)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ._base import BaseRecommender
-from ._effects import check_by, context_effects
+from ._effects import check_by, check_effects, context_effects, no_effects
 from ._gradient.fitted import FittedNetwork, NetworkConversion
 from ._gradient.network import ACTIVATIONS, Shape
 from ._gradient.solver import GradientSolver, default_reg, objective_of
@@ -323,14 +323,17 @@ class NCFRegressor(BaseRecommender):
                 "shuffle columns (see the user guide)."
             )
         model = self._model
-        if not isinstance(model, FittedNetwork) or model.objective.loss == "bpr":
-            raise AttributeError(
-                f"This {type(self).__name__} has no effects of context, since choices "
-                "without a loss, and loss='bpr', compare items of one context. Fit "
-                "ratings y, or choices by loss='log_loss'."
-            )
+        if not isinstance(model, FittedNetwork):
+            raise no_effects(self)
+        check_effects(self, model.objective.loss)
         of_numbers = zip(*model.number_effects(), strict=True)
-        frames = context_effects(self._context, model.value_effects(), of_numbers, by)
+        frames = context_effects(
+            self._context,
+            model.value_effects(),
+            of_numbers,
+            by,
+            has_std=model.shape.n_members > 1,
+        )
         return pd.concat(frames, ignore_index=True)
 
     def _solver(self) -> Solver:

@@ -291,7 +291,15 @@ def collect(
     widths = sorted({len(ids) + width for ids, width, *_ in filled})
     if len(widths) > 1:
         raise ValueError(f"X must have as many columns in all processes, got {widths}.")
-    if len({width for _, width, *_ in filled}) > 1:
+    named = {tuple(known.names) for _, _, known, _ in filled if known.has_names}
+    if len(named) > 1:
+        one, other = sorted(named)[:2]
+        raise ValueError(
+            "X must have the same columns in all processes, in one order, but after "
+            f"users and items has {list(one)} in one and {list(other)} in another. "
+            f"Select them, such as by X[['user', 'item', *{list(one)}]]."
+        )
+    if len({tuple(known.are_values) for _, _, known, _ in filled}) > 1:
         raise TypeError(
             "A further column of X holds numbers in one process and categories in "
             "another. Give it the same dtype in all, such as by astype(str)."

@@ -263,15 +263,25 @@ def test_bad_sources_are_refused(tmp_path):
             ["a", None, "b"],
             "'user' of source, from row 3 on, holds 1 missing id",
         ),
-        ("item", [1.0, np.nan, 2.0], "'item' of source holds 1 missing id"),
+        ("item", [1.0, np.nan, 2.0], "'item' of source, .* holds 1 missing id"),
         ("item", [[1], [2], [3]], "nested"),
-        ("rating", [1.0, None, 2.0], "finite numbers, .* 1 row"),
+        ("rating", [1.0, None, 2.0], r"finite numbers, .* 1 row.*Leave [\w ]+\.$"),
         ("rating", [1.0, np.inf, 2.0], "finite numbers, .* 1 row"),
         ("rating", ["1", "2", "good"], r"must be numeric, .* by pd.to_numeric"),
         ("hour", ["a", None, "b"], "'hour' of source, .* is missing for 1 row .*fill_"),
+        (
+            "hour",
+            pa.DictionaryArray.from_arrays([0, 1, 0], ["a", None]),
+            "'hour' of source, .* is missing for 1 row .*fill_",
+        ),
+        (
+            "hour",
+            pa.DictionaryArray.from_arrays([0, 1, 0], [1.0, np.nan]),
+            "'hour' of source, .* is missing for 1 row",
+        ),
         ("hour", [True, None, True], "'hour' of source, .* is missing for 1 row"),
         ("hour", DAYS, "'hour' of source, .* holds dates: .*DatetimeBins"),
-        ("hour", [1.5, None, 2.0], "'hour' of source, .* 1 row .* Leave these rows"),
+        ("hour", [1.5, None, 2.0], "'hour' of source, .* 1 row .* the median"),
     ],
 )
 def test_bad_values_are_refused_with_their_place(name, values, message):

@@ -140,7 +140,7 @@ def test_without_tastes_lists_are_those_of_the_most_chosen_items(
     rng = np.random.default_rng(0)
     rows = without_tastes(rng, *shape, steepness)
     y = np.full(len(rows), 3.0) if has_ratings else None
-    lists = MFRegressor(2).fit(rows, y).recommend(n_items=10)
+    lists = MFRegressor().fit(rows, y).recommend(n_items=10)
     popular = DummyRecommender().fit(rows).recommend(n_items=10)
     shared = [len(set(a) & set(b)) for a, b in zip(lists, popular, strict=True)]
     assert np.mean(shared) > 7.5

@@ -156,16 +156,12 @@ def test_no_sweep_of_als_raises_the_objective(n_values, n_numbers):
     rest -= sum(mean for mean, _ in tables)
     squares = (last.users.mean**2).sum() + (last.items.mean**2).sum()
     penalty = reg * (squares + (last.coef**2).sum())
-    for column, state in zip(problem.columns, last.columns, strict=True):
+    for state in last.columns:
         penalty += reg * (state.values.mean**2).sum()
         for terms in (state.users, state.items):
             assert not terms.levels.mean.any()
-            of_effects = (
-                reg if column.users.numbers is None else terms.effects.precision
-            )
-            for tensor in (terms.rows.mean, terms.values.mean):
-                penalty += reg * (tensor**2).sum()
-            penalty += of_effects * (terms.effects.mean**2).sum()
+            assert not terms.rows.mean.numel() + terms.values.mean.numel()
+            penalty += terms.effects.precision * (terms.effects.mean**2).sum()
     expected = (w @ rest**2 + float(penalty)) / w.sum()
     assert last.objective == pytest.approx(expected)
 
@@ -191,11 +187,15 @@ def test_levels_and_effects_are_those_of_a_dense_gaussian(tau, has_numbers):
 
     def dense(tau):
         """Precision and h of (δ, l), and the logarithm of the evidence."""
-        prior = np.repeat([tau, LEVEL_PRECISION], [len(pairs), 3])
+        # A level beside values is the mean of the effects of a row.
+        n_effects = np.bincount(pairs.rows, minlength=3)
+        of_levels = np.full(3, LEVEL_PRECISION) if has_numbers else tau * n_effects
+        prior = np.append(np.full(len(pairs), tau), of_levels)
+        n_draws = len(pairs) if has_numbers else len(prior)
         A, b = (Z.T * w) @ Z + np.diag(prior), Z.T @ (w * residual)
         value = b @ np.linalg.solve(A, b) - np.linalg.slogdet(A)[1]
         # The prior of τ, with one effect of variance a tenth.
-        return A, b, value + (1 + len(pairs)) * np.log(tau) - 0.1 * tau
+        return A, b, value + (1 + n_draws) * np.log(tau) - 0.1 * tau
 
     A, b, value = dense(tau)
     mean, precision = evidence.levels(tau)

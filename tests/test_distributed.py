@@ -273,6 +273,7 @@ def test_a_process_that_cannot_go_on_is_an_error_on_all(tmp_path, rows):
         )
     )
     widths, dtypes = [shards[0], hourly[1]], [seasonal[0], late[1]]
+    names = [hourly[0], late[1]]
     few = [(part[0][:1].assign(user="a"), part[1][:1], None) for part in shards]
     end = {"params": {}, "shards": shards, "timeout": 5}
     nothing = [(part[0][:0], part[1][:0], None) for part in shards]
@@ -284,6 +285,7 @@ def test_a_process_that_cannot_go_on_is_an_error_on_all(tmp_path, rows):
         {"params": NO_CHOICES, "shards": shards},
         {"params": {"solver": "adam"}, "shards": dtypes},
         {"params": {}, "shards": seasonal},
+        {"params": {}, "shards": names},
         {"params": {}, "shards": shards, "features": [FEATURES, FEATURES]},
         end | {"features": [FEATURES, distributed_fit.Sleeps()]},
     ]
@@ -300,13 +302,14 @@ def test_a_process_that_cannot_go_on_is_an_error_on_all(tmp_path, rows):
         (7, "choice_threshold=9.5 leaves no choices, since the largest rating in y"),
         (8, "numbers in one process and categories in another"),
         (9, "column 2 of X ('season') holds categories, whose terms"),
+        (10, "after users and items has ['hour'] in one and ['season'] in another"),
     ]:
         for results in (waits, sleeps):
             assert match in str(results[number])
     # An error before is no hindrance.
-    assert isinstance(waits[10], MFRegressor)
-    assert isinstance(waits[11], ConnectionError)
-    assert "has not answered for 5 seconds" in str(waits[11])
+    assert isinstance(waits[11], MFRegressor)
+    assert isinstance(waits[12], ConnectionError)
+    assert "has not answered for 5 seconds" in str(waits[12])
 
 
 def test_a_process_that_dies_is_an_error_on_all(tmp_path, rows):

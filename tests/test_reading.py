@@ -9,6 +9,7 @@ import torch
 from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
 
+from skrec import MFRegressor
 from skrec._data.containers import as_array
 from skrec._data.reading import (
     as_numbers,
@@ -123,3 +124,24 @@ def test_a_number_has_limits(value):
     check_number(np.inf, "delay", 0)
     with pytest.raises(ValueError, match="delay must be a number of at least 0"):
         check_number(np.nan, "delay", 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "advice"),
+    [
+        ({"y": [1.0, np.nan]}, "Leave these rows out."),
+        (
+            {"weight": [1.0, np.nan]},
+            "Leave these rows out, or give them a weight of 0.",
+        ),
+        ({"hour": [1.0, np.nan]}, "Leave these rows out, or fill in numbers"),
+    ],
+)
+def test_advice_for_missing_numbers_fits_the_column(table, advice):
+    X = pd.DataFrame({"user": [1, 2], "item": [3, 4], "hour": [5.0, 6.0]})
+    given = {"y": [1.0, 2.0], "weight": [1.0, 1.0]} | table
+    X["hour"] = table.get("hour", X["hour"])
+    with pytest.raises(ValueError, match="must hold finite numbers") as error:
+        MFRegressor().fit(X, given["y"], given["weight"])
+    assert advice in str(error.value)
+    assert ("median" in str(error.value)) == ("hour" in table)

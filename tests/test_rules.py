@@ -184,7 +184,8 @@ def test_noise_variance_is_the_mean_square_of_residuals_and_its_prior(variant):
 def test_als_objective_is_the_penalised_sum_of_squares(variant):
     problem, arrays = make_problem(**variant)
     state = run(als, problem, 3, 0.3)[-1]
-    points = [state.users.own, state.items.own, state.coef]
+    sides = state.users, state.items
+    points = [*(side.own - side.prior_mean for side in sides), state.coef]
     for weights in (*state.users.weights, *state.items.weights):
         points.append(WEIGHT_PENALTY**0.5 * weights.mean)
     penalty = sum(float((x**2).sum()) for x in points)
@@ -383,18 +384,27 @@ def test_the_evidence_of_columns_is_that_of_their_terms():
     rng, rule = np.random.default_rng(0), VBRule()
     expected = 0.0
 
-    def effects(n, *, are_levels=False):
+    def effects(n, n_levels=0, level_precision=0.0):
+        """Effects under their best precision, and levels under it or a fixed one."""
         nonlocal expected
-        mean, variance = rng.normal(size=n), rng.uniform(0.1, 1, n)
-        square = (mean**2 + variance).sum()
+        n_all = n + n_levels
+        mean, variance = rng.normal(size=n_all), rng.uniform(0.1, 1, n_all)
+        squares = mean**2 + variance
+        n_best = n if level_precision else n_all
+        precision = float(rule.coef_precision(n_best, squares[:n_best].sum()))
+        precisions = np.full(n_all, precision)
+        precisions[n_best:] = level_precision
+        # A level and the effects of its row have one determinant.
         log_det = float(np.log(variance).sum())
-        precision = 3.0 if are_levels else float(rule.coef_precision(n, square))
-        expected += n * np.log(precision) - precision * square + n
-        # Levels have no prior of their precision, and a covariance with the effects.
-        if not are_levels:
-            expected += PRIOR_ROWS * (np.log(precision) - PRIOR_VARIANCE * precision)
-            expected += log_det
-        return Effects(*map(torch.as_tensor, (mean, variance)), precision, log_det)
+        expected += (np.log(precisions) - precisions * squares + 1).sum() + log_det
+        expected += PRIOR_ROWS * (np.log(precision) - PRIOR_VARIANCE * precision)
+        moments = [torch.as_tensor(values) for values in (mean, variance)]
+        of_effects = [values[:n] for values in moments]
+        of_levels = [values[n:] for values in moments]
+        return (
+            Effects(*of_effects, precision, log_det),
+            Effects(*of_levels, level_precision),
+        )
 
     def factors(n, size=2):
         nonlocal expected
@@ -411,16 +421,18 @@ def test_the_evidence_of_columns_is_that_of_their_terms():
             side, prior_precision=torch.as_tensor(Lambda), log_det=float(log_det)
         )
 
-    def pairs(n_rows, n_values):
+    def pairs(n_rows, n_values, level_precision):
         return PairState(
             factors(n_rows),
             factors(n_values),
-            effects(7),
-            effects(n_rows, are_levels=True),
+            *effects(7, n_rows, level_precision),
             torch.zeros(7),
         )
 
-    columns = [ColumnState(effects(3), pairs(5, 3), pairs(4, 3)) for _ in range(2)]
+    columns = [
+        ColumnState(effects(3)[0], *(pairs(n, 3, level_precision) for n in (5, 4)))
+        for level_precision in (0.0, 3.0)
+    ]
     found = sum(factor * float(value) for factor, value in columns_evidence(columns))
     assert found == pytest.approx(expected)
 

@@ -52,7 +52,7 @@ from .value_pairs import Pairs, PairSums, ValueColumn
 # they are none a wider prior would let too much noise in.
 SLOPE_VARIANCE = 1e-3
 
-# Precision of the levels: a weak prior, which leaves them to the ratings.
+# Precision of the levels beside slopes: a weak prior, which leaves them to the ratings.
 LEVEL_PRECISION = 100.0
 
 # The same where there are no biases, and so no levels.
@@ -70,7 +70,7 @@ OVERSAMPLING, ITERATIONS = 4, 3
 # Shrinkage of the start in ratings, and start of the precision of factors.
 SHRINKAGE, ROW_PRECISION = 10.0, 100.0
 
-# Alternations of the noise and the precision of slopes that als keeps.
+# Alternations of the noise and the precision of effects that als keeps.
 N_ROUNDS = 3
 
 # Mean square, in variances of the ratings, of products that are nothing. They stay as
@@ -108,12 +108,15 @@ class PairEvidence:
     """Conditional of the effects δ and the levels l of pairs, by the precision τ of δ.
 
     With g_j and h_j the sums over a pair's ratings of β x^j and of β x^j times the
-    residual, A = g₂ + τ, and L = τ₀ + Σ (g₀ − g₁² / A) over the pairs of a row,
+    residual, A = g₂ + τ, and L = L₀ + Σ (g₀ − g₁² / A) over the n pairs of a row,
 
         l ~ N(Σ (h₀ − g₁ h₁ / A) / L, 1 / L),    δ | l ~ N((h₁ − g₁ l) / A, 1 / A).
 
     Without l, the bias of a row would have taken up what its effects have in common,
-    as if it were known, and τ would be too large.
+    as if it were known, and τ would be too large. The prior of l beside values is that
+    of the mean of these effects, L₀ = nτ, so that a column without effects has no
+    levels either, whose variance would count twice, beside that of the biases. A slope
+    is about the mean of a number, and says nothing of l, for which L₀ is fixed.
 
     Attributes
     ----------
@@ -122,8 +125,8 @@ class PairEvidence:
         g₀, g₁ and g₂, which are the same where all numbers are 1.
     h : sequence of Tensor of shape (n_pairs,)
         h₀ and h₁.
-    level_precision : float
-        τ₀.
+    biased : bool
+        Whether there are levels.
     prior_variance : float
         Variance of an effect by the prior of τ.
     """
@@ -131,7 +134,7 @@ class PairEvidence:
     pairs: Pairs
     g: Sequence[Tensor]
     h: Sequence[Tensor]
-    level_precision: float = LEVEL_PRECISION
+    biased: bool = True
     prior_variance: float = PRIOR_VARIANCE
 
     @cached_property
@@ -140,12 +143,31 @@ class PairEvidence:
         (g0, g1, g2), (h0, h1) = self.g, self.h
         return (g0 * g2 - g1.square()).clamp_(min=0), h0 * g2 - h1 * g1
 
+    @cached_property
+    def level_precision(self) -> float:
+        """L₀ where it is fixed; 0 where it grows with τ."""
+        if not self.biased:
+            return NO_LEVEL
+        return 0.0 if self.pairs.numbers is None else LEVEL_PRECISION
+
+    @cached_property
+    def n_effects(self) -> Tensor:
+        """Effects of which the level of each row is the mean; 0 where L₀ is fixed."""
+        counts = self.pairs.by_row.offsets.diff().clamp(min=1).to(self.g[0])
+        return torch.zeros_like(counts) if self.level_precision else counts
+
+    @property
+    def n_draws(self) -> int:
+        """Effects, and levels, of which τ is the precision."""
+        n_levels = 0 if self.level_precision else len(self.n_effects)
+        return len(self.pairs) + n_levels
+
     def levels(self, tau: float) -> tuple[Tensor, Tensor]:
         """Means and precisions of the levels."""
         A, (of_g, of_h) = self.g[2] + tau, self.within
         shares = (of_h + tau * self.h[0]) / A, (of_g + tau * self.g[0]) / A
         sums = self.pairs.by_row_entries.sum(torch.stack(shares, 1), None)
-        precision = self.level_precision + sums[:, 1]
+        precision = self.level_precision + tau * self.n_effects + sums[:, 1]
         return sums[:, 0] / precision, precision
 
     def effects(self, level: Tensor, tau: float) -> Tensor:
@@ -160,7 +182,7 @@ class PairEvidence:
             total(self.h[1].square() / A - A.log())
             + total(precision * mean.square() - precision.log())
         )
-        return value + precision_evidence(len(A), tau, self.prior_variance)
+        return value + precision_evidence(self.n_draws, tau, self.prior_variance)
 
     def likeliest_precision(self, before: float | None) -> float:
         """The τ of the largest evidence, perhaps only the largest near to one before.
@@ -209,12 +231,14 @@ def with_columns(problem: Problem, state: State, rule: Rule) -> State:
     residual = residual - x @ step
 
     def start(pairs: Pairs) -> PairState:
-        if pairs.numbers is None:
-            return _start_pairs(pairs, weight, residual, rule.start_precision)
-        precision = rule.start_precision
+        has_values, precision = pairs.numbers is None, rule.start_precision
+        if has_values and not rule.keeps_precision:
+            return _start_pairs(pairs, weight, residual, precision)
+        prior_variance = PRIOR_VARIANCE if has_values else SLOPE_VARIANCE
         if rule.keeps_precision:
-            precision = _likeliest_penalty(problem, pairs, residual, rule)
-        return _no_slopes(pairs, residual, precision)
+            likeliest = _likeliest_penalty
+            precision = likeliest(problem, pairs, residual, rule, prior_variance)
+        return _no_products(pairs, residual, precision, prior_variance)
 
     columns = tuple(
         ColumnState(
@@ -228,16 +252,20 @@ def with_columns(problem: Problem, state: State, rule: Rule) -> State:
 
 
 def _likeliest_penalty(
-    problem: Problem, pairs: Pairs, residual: Tensor, rule: Rule
+    problem: Problem,
+    pairs: Pairs,
+    residual: Tensor,
+    rule: Rule,
+    prior_variance: float,
 ) -> float:
-    """Precision of slopes in units of that of the noise which they leave."""
+    """Precision of effects in units of that of the noise which they leave."""
     weight, rest = problem.users.weight, residual
     for _ in range(N_ROUNDS):
         square = problem.users.share.sum(total(weight * rest.square()))
         noise_variance = rule.noise_variance(problem.weight, square)
         sums = pairs.sums_over(weight / noise_variance, residual)
         evidence = PairEvidence(
-            pairs, sums.weight, sums.residual, prior_variance=SLOPE_VARIANCE
+            pairs, sums.weight, sums.residual, prior_variance=prior_variance
         )
         tau = evidence.likeliest_precision(None)
         level, _ = evidence.levels(tau)
@@ -250,15 +278,17 @@ def _no_effects(n_groups: int, like: Tensor, precision: float) -> Effects:
 
 
 def _no_levels(n_rows: int, like: Tensor) -> Effects:
-    return Effects(like.new_zeros(n_rows), None, LEVEL_PRECISION)
+    return Effects(like.new_zeros(n_rows))
 
 
-def _no_slopes(pairs: Pairs, like: Tensor, precision: float) -> PairState:
+def _no_products(
+    pairs: Pairs, like: Tensor, precision: float, prior_variance: float
+) -> PairState:
     n_rows, n_values = pairs.shape
     return PairState(
         Side.at(like.new_zeros(n_rows, 0)),
         Side.at(like.new_zeros(n_values, 0)),
-        Effects(like.new_zeros(len(pairs)), None, precision, 0.0, SLOPE_VARIANCE),
+        Effects(like.new_zeros(len(pairs)), None, precision, 0.0, prior_variance),
         _no_levels(n_rows, like),
         like.new_zeros(len(pairs)),
     )
@@ -518,12 +548,11 @@ class ColumnSweep:
                 covariance=None,
             )
         beta = self.noise_precision
-        of_levels = LEVEL_PRECISION if self.problem.layout.biased else NO_LEVEL
         evidence = PairEvidence(
             pairs,
             [beta * weight for weight in sums.weight],
             [beta * residual for residual in sums.residual],
-            of_levels,
+            self.problem.layout.biased,
             effects.prior_variance,
         )
         tau = evidence.likeliest_precision(
@@ -532,20 +561,23 @@ class ColumnSweep:
         level, precision = evidence.levels(tau)
         A = evidence.g[2] + tau
         mean = over_relax(evidence.effects(level, tau), effects.mean)
+        level = over_relax(level, levels.mean)
         along = evidence.g[1] / A
         covariance = -along / precision[pairs.rows]
         variance = 1 / A - along * covariance
-        (known_square,) = fetched(total(mean.square() + variance))
+        square = total(mean.square() + variance)
+        square = square + total(evidence.n_effects * (level.square() + 1 / precision))
+        (known_square,) = fetched(square)
         return replace(
             state,
             effects=replace(
                 effects,
                 mean=mean,
                 variance=variance,
-                precision=self._precision(effects, known_square),
+                precision=self._precision(effects, evidence.n_draws, known_square),
                 log_det=-total(A.log()) - total(precision.log()),
             ),
-            levels=Effects(over_relax(level, levels.mean), 1 / precision, of_levels),
+            levels=Effects(level, 1 / precision, evidence.level_precision),
             covariance=covariance,
         )
 
@@ -564,16 +596,15 @@ class ColumnSweep:
             effects,
             mean=mean[:, 0],
             variance=variance,
-            precision=self._precision(effects, known_square),
+            precision=self._precision(effects, len(effects.mean), known_square),
             log_det=log_det,
         )
 
-    def _precision(self, effects: Effects, square: float) -> float:
-        """The precision of effects by E[‖δ‖²]."""
+    def _precision(self, effects: Effects, n: int, square: float) -> float:
+        """The precision of n effects, and levels, by their E[‖δ‖²]."""
         if self.rule.keeps_precision:
             return effects.precision
-        n_effects, prior_variance = len(effects.mean), effects.prior_variance
-        return self.rule.coef_precision(n_effects, square, prior_variance)
+        return self.rule.coef_precision(n, square, effects.prior_variance)
 
     def _rows(
         self, pattern: Any, weight: Tensor, target: Tensor, side: Side, other: Side

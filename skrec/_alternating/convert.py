@@ -369,15 +369,17 @@ def as_state(
     columns: Sides[np.ndarray] = NO_COLUMNS,
     exponent: float = 0.0,
     with_covariance: bool = True,
+    numbers: np.ndarray | None = None,
 ) -> State:
     """A state to start from; new rows start at their prior.
 
-    `users` and `items` are the numbers in `last` of the rows of the problem, and
-    `columns` those of the side features. New ones are -1. The precision of a prior
-    grows with the row's count to the power of `exponent`.
+    `users` and `items` are the numbers in `last` of the rows of the problem, `columns`
+    those of the side features, and `numbers` those of the numbers of context, None for
+    the same ones. New ones are -1. The precision of a prior grows with the row's count
+    to the power of `exponent`.
     """
     row_units = RowUnits.of(units, problem)
-    coef, coef_covariance = _standard_coef(last, units)
+    coef, coef_covariance = _standard_coef(last, units, numbers)
     user_side = _SideImport(
         last.users, problem.users, users, columns.user, items, with_covariance
     )
@@ -411,13 +413,20 @@ def check_row_size(last: Posterior, n_factors: int | None, biased: bool) -> None
         )
 
 
-def _standard_coef(last: Posterior, units: Units) -> tuple[np.ndarray, np.ndarray]:
+def _standard_coef(
+    last: Posterior, units: Units, numbers: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of the coefficients in standard units."""
+    if numbers is None:
+        numbers = np.arange(len(last.coef))
+    # The last coefficient is that of new columns.
+    last_scale = np.append(last.units.feature_scale, np.inf)[numbers]
+    covariance = np.pad(last.coef_covariance, (0, 1))[numbers][:, numbers]
     feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
-    ratio = feature_scale / last.units.feature_scale / units.scale
+    ratio = feature_scale / last_scale / units.scale
     with np.errstate(over="ignore", invalid="ignore"):
-        coef = last.coef * (feature_scale / units.scale)
-        covariance = last.coef_covariance * ratio * ratio[:, None]
+        coef = np.append(last.coef, 0)[numbers] * (feature_scale / units.scale)
+        covariance = covariance * ratio * ratio[:, None]
         known = np.abs(coef) < MAX_COEF
         known &= covariance.diagonal() < MAX_COEF**2
     covariance = np.where(np.outer(known, known), covariance, 0)

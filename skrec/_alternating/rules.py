@@ -165,8 +165,9 @@ class ALSRule(Rule):
     The objective is
     Σ w (y − ŷ)² + reg (Σ c (x − m − Bᵀf)² + Σ w² + WEIGHT_PENALTY Σ B²), m the centre
     of a side and c a row's count to the power of `exponent` (Rendle et al., 2022; 1 is
-    the weighted-λ regularisation of Zhou et al., 2008). Slopes have penalties of their
-    own.
+    the weighted-λ regularisation of Zhou et al., 2008). Effects of pairs of context
+    have penalties of their own. There are no products beside them, which would fit
+    noise under `reg`.
     """
 
     steps_weights = True
@@ -523,10 +524,14 @@ def columns_evidence(columns: Sequence[ColumnState]) -> list[Term]:
         terms.append((1.0, effects.log_det))
         terms.append((n_draws, math.log(effects.precision)))
         terms.append((1.0, -PRIOR_ROWS))
-    for levels in levels_of(columns):
+    for effects, levels in levels_of(columns):
+        n_levels = len(levels.mean)
+        if not levels.precision:
+            terms.append((n_levels, math.log(effects.precision)))
+            continue
         assert levels.variance is not None
         square = total(levels.mean.square() + levels.variance)
-        terms.append((len(levels.mean), 1 + math.log(levels.precision)))
+        terms.append((n_levels, 1 + math.log(levels.precision)))
         terms.append((-levels.precision, square))
     for side in product_sides_of(columns):
         n_rows, size = side.mean.shape
@@ -552,10 +557,12 @@ def effects_of(columns: Sequence[ColumnState]) -> list[Effects]:
     ]
 
 
-def levels_of(columns: Sequence[ColumnState]) -> list[Effects]:
-    """All levels of rows beside columns of context."""
+def levels_of(columns: Sequence[ColumnState]) -> list[tuple[Effects, Effects]]:
+    """Effects of pairs, and levels of the rows beside them, of all columns."""
     return [
-        pairs.levels for column in columns for pairs in (column.users, column.items)
+        (pairs.effects, pairs.levels)
+        for column in columns
+        for pairs in (column.users, column.items)
     ]
 
 

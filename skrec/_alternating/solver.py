@@ -340,7 +340,12 @@ class AlternatingSolver(Solver[Posterior]):
             return None
         rows = start.users, start.items, start.columns
         last = as_state(
-            start.model, problem, units, *rows, with_covariance=self.is_bayesian
+            start.model,
+            problem,
+            units,
+            *rows,
+            with_covariance=self.is_bayesian,
+            numbers=start.numbers,
         )
         if not self.is_bayesian or self.unobserved_weight:
             return last
@@ -424,10 +429,12 @@ class AlternatingSolver(Solver[Posterior]):
 
     def check_context(self, known: KnownContext) -> None:
         if self.unobserved_weight:
+            name = shown(known.first_value_name)
             raise ValueError(
-                f"Columns of X with categories, such as {shown(known.value_names[0])}, "
-                "are context of ratings, and pairs without ratings have none. Leave "
-                f"them out of X, or unobserved_weight={self.unobserved_weight}."
+                f"Columns of X with categories, such as {name}, are context of "
+                "ratings, and pairs without ratings have none. Leave them out, or "
+                f"unobserved_weight={self.unobserved_weight}, or draw items in the "
+                "context of each choice: solver='adam' with loss='log_loss'."
             )
 
     def check_update(self, model: Posterior) -> None:

@@ -224,7 +224,8 @@ class PairState:
     effects : Effects
         δ of each pair that has ratings. The log determinant is that of all δ and l.
     levels : Effects
-        l of each row, a part of its bias that is learned together with its δ.
+        l of each row, a part of its bias that is learned together with its δ. Its
+        precision is 0 where it is that of a mean of δ.
     products : Tensor of shape (n_pairs,)
         Means of a·r.
     covariance : Tensor of shape (n_pairs,) or None

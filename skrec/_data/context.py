@@ -3,6 +3,7 @@
 Columns of numbers have a linear term. A column of strings, categories or bools has
 values, which are numbered as ids are. The context of rows is one array: its columns of
 numbers, then the number of the value in each column of values; -1 is an unknown one.
+A model has those columns that vary, in an order of its own (see `selection`).
 """
 
 from __future__ import annotations
@@ -34,27 +35,74 @@ class KnownContext:
         Name of each further column, or its number in X.
     values : tuple of ndarray or None
         Sorted raw values of a column of values, and None for one of numbers.
+    selection : tuple of int or None
+        Places, among the columns of an array of context, of those that a model has, in
+        its order: numbers before values. None is all.
     """
 
     names: tuple[Any, ...] = ()
     values: tuple[np.ndarray | None, ...] = ()
+    selection: tuple[int, ...] | None = None
+
+    @property
+    def number_places(self) -> list[int]:
+        """Places among the further columns of the numbers that a model has."""
+        return [j for j in self._places if self.values[j] is None]
+
+    @property
+    def value_places(self) -> list[int]:
+        """Places among the further columns of the values that a model has."""
+        return [j for j in self._places if self.values[j] is not None]
+
+    @property
+    def _places(self) -> list[int]:
+        of_numbers = [j for j, values in enumerate(self.values) if values is None]
+        of_values = [j for j, values in enumerate(self.values) if values is not None]
+        in_array = of_numbers + of_values
+        if self.selection is None:
+            return in_array
+        return [in_array[place] for place in self.selection]
 
     @property
     def vocabularies(self) -> tuple[np.ndarray, ...]:
-        """Raw values of the columns of values."""
-        return tuple(v for v in self.values if v is not None)
+        """Raw values of the columns of values that a model has."""
+        values = (self.values[place] for place in self.value_places)
+        return tuple(v for v in values if v is not None)
 
     @property
     def value_names(self) -> list[Any]:
-        """Names of the columns of values."""
-        pairs = zip(self.names, self.values, strict=True)
-        return [name for name, values in pairs if values is not None]
+        """Names of the columns of values that a model has."""
+        return [self.names[place] for place in self.value_places]
+
+    @property
+    def first_value_name(self) -> Any:
+        """Name of the first of these columns in X."""
+        return self.names[min(self.value_places)]
 
     @property
     def number_names(self) -> list[Any]:
-        """Names of the columns of numbers."""
-        pairs = zip(self.names, self.values, strict=True)
-        return [name for name, values in pairs if values is None]
+        """Names of the columns of numbers that a model has."""
+        return [self.names[place] for place in self.number_places]
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the further columns have names, as those of a table do."""
+        return bool(self.names) and all(isinstance(name, str) for name in self.names)
+
+    @property
+    def are_values(self) -> list[bool]:
+        """Whether each further column holds values."""
+        return [values is not None for values in self.values]
+
+    def select(self, context: np.ndarray) -> np.ndarray:
+        """The columns of a context that a model has."""
+        return context if self.selection is None else context[:, self.selection]
+
+    def of_all_numbers(self, numbers: np.ndarray) -> np.ndarray:
+        """A number for each column of numbers, 0 where a model has none."""
+        own = dict(zip(self.number_places, numbers, strict=True))
+        places = (j for j, values in enumerate(self.values) if values is None)
+        return np.array([own.get(place, 0.0) for place in places])
 
     def is_category(self, place: int, column: Any) -> bool:
         """Whether a further column has values: as in `fit`, or by its own dtype."""
@@ -70,10 +118,11 @@ class KnownContext:
             values=tuple(None if v is None else next(left) for v in self.values),
         )
 
-    def numbers_in(self, other: KnownContext) -> np.ndarray:
-        """Numbers of all values, column after column, among those of another fit.
+    def places_in(self, other: KnownContext) -> tuple[np.ndarray, np.ndarray]:
+        """Places in the model of another fit of values, and of columns of numbers.
 
-        Columns are matched by name. -1 is a value that the other does not know.
+        Columns are matched by name, and values are those of one column after another.
+        -1 is a value or a column that the other does not know.
         """
         starts = np.cumsum([0, *map(len, other.vocabularies)]).tolist()
         known = zip(other.value_names, other.vocabularies, starts, strict=False)
@@ -85,7 +134,9 @@ class KnownContext:
             if kind_of(fitted[:1]) == kind_of(values[:1]):
                 numbers = numbered(values, fitted, f"column {shown(name)} of X")
             found.append(np.where(numbers < 0, -1, start + numbers))
-        return np.concatenate(found)
+        places = {name: place for place, name in enumerate(other.number_names)}
+        of_numbers = [places.get(name, -1) for name in self.number_names]
+        return np.concatenate(found), np.array(of_numbers, dtype=np.int64)
 
     def read(
         self, context: Any, n_users: int
@@ -118,7 +169,8 @@ class KnownContext:
                 ids = read_values(column, where)
                 codes.append(number_values(ids, values))
                 found[f"values of {name!r}"] = ids, codes[-1]
-        return np.column_stack([*numbers, *codes]).astype(np.float64), found
+        context = np.column_stack([*numbers, *codes]).astype(np.float64)
+        return self.select(context), found
 
     def _columns_of(self, context: Any, n_users: int) -> dict[int, np.ndarray]:
         """Columns that are given by their places, each of one value per user."""

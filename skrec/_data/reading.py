@@ -30,6 +30,10 @@ LEAST_WEIGHT = 1e-30
 
 SCALED = "Give ratings in another unit, such as y / np.abs(y).max()."
 
+# Advice where numbers are missing: of ratings and others that cannot be made up, of
+# weights, and of further columns of X.
+LEAVE_OUT = " Leave these rows out."
+NO_WEIGHT = " Leave these rows out, or give them a weight of 0."
 FILL = " Leave these rows out, or fill in numbers, such as the median."
 
 # Indicators are the input of factorisation machines.
@@ -98,7 +102,9 @@ class Columns:
                 values.append(read_values(columns[j], where))
                 vocabularies.append(values[-1].distinct[:0])
             else:
-                numbers.append(as_numbers(columns[j], where, "row", refused=refused))
+                numbers.append(
+                    as_numbers(columns[j], where, "row", refused=refused, advice=FILL)
+                )
                 vocabularies.append(None)
         features = np.empty((len(users), len(numbers)))
         for place, column in enumerate(numbers):
@@ -121,22 +127,25 @@ class Columns:
 
     @property
     def context(self) -> np.ndarray:
-        """Numbers, and the numbers of values among those of `fit`."""
+        """Numbers and values as a model has them (see `KnownContext`)."""
         if not self.values:
-            return self.features
-        vocabularies = self.known.vocabularies
-        codes = map(number_values, self.values, vocabularies)
-        return np.column_stack([self.features, *codes])
+            return self.known.select(self.features)
+        return self.known.select(np.column_stack([self.features, *self._codes]))
+
+    @property
+    def _codes(self) -> list[np.ndarray]:
+        """The numbers of values among those of `fit`, of each column of values."""
+        known = (values for values in self.known.values if values is not None)
+        return list(map(number_values, self.values, known))
 
     def found(
         self, users: np.ndarray, items: np.ndarray
     ) -> dict[str, tuple[Ids, np.ndarray]]:
         """Ids and values of all rows with their numbers, by noun."""
         found = {"users": (self.users, users), "items": (self.items, items)}
-        codes = self.context[:, self.features.shape[1] :].T
-        for name, values, numbers in zip(
-            self.known.value_names, self.values, codes, strict=True
-        ):
+        pairs = zip(self.known.names, self.known.values, strict=True)
+        names = [name for name, values in pairs if values is not None]
+        for name, values, numbers in zip(names, self.values, self._codes, strict=True):
             found[f"values of {name!r}"] = values, numbers
         return found
 
@@ -294,7 +303,8 @@ def read_weights(
         # One number in memory.
         return np.broadcast_to(1.0, n_rows)
     _check_is_dense(sample_weight, "sample_weight", "weights")
-    weight = as_numbers(sample_weight, "sample_weight", "weight")
+    name, noun = "sample_weight", "weight"
+    weight = as_numbers(sample_weight, name, noun, advice=NO_WEIGHT)
     if weight.ndim == 0:
         weight = np.full(n_rows, weight)
     if weight.shape != (n_rows,):
@@ -367,11 +377,13 @@ def as_numbers(
     *,
     may_be_missing: bool = False,
     refused: Callable[[str, str], str] = refused_values,
+    advice: str = LEAVE_OUT,
 ) -> np.ndarray:
     """Finite float64 numbers, or an error that counts the others.
 
     With `may_be_missing`, NaN stands for missing numbers. `refused` makes the end of an
-    error of the kind of other values and their description.
+    error of the kind of other values and their description; `advice` ends one of
+    missing numbers.
     """
     values = as_array(values)
     if values.dtype.kind in "OUSmMc":
@@ -388,7 +400,7 @@ def as_numbers(
     if wrong.any():
         raise ValueError(
             f"{where} must hold finite numbers, but is missing, NaN or infinite for "
-            f"{counted(wrong, noun)}.{'' if may_be_missing else FILL}"
+            f"{counted(wrong, noun)}.{'' if may_be_missing else advice}"
         )
     return values
 

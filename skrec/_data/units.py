@@ -52,18 +52,14 @@ class Units:
             # Rounding takes the mean of equal ratings past them.
             centre = float(np.clip(share.sum(weight @ rating), *data.rating_range))
         scale = _root_mean_square(rating - centre, weight, share) if scaled else 1.0
-        mean = share.sum(weight @ data.numbers)
-        mean = np.clip(mean, *_range(data.numbers, share))
-        deviation = _root_mean_square(data.numbers - mean, weight, share)
-        # An infinite scale gives a constant column a coefficient of zero.
-        varies = deviation > np.maximum(ROUNDING * np.abs(mean), MIN_DEVIATION)
+        feature_mean, feature_scale = number_units(data)
         return cls(
             centre=centre,
             scale=float(
                 scale if scale > ROUNDING * abs(centre) else abs(centre) or 1.0
             ),
-            feature_mean=mean,
-            feature_scale=np.where(varies, deviation, np.inf),
+            feature_mean=feature_mean,
+            feature_scale=feature_scale,
             mean_weight=total / data.n_rows,
         )
 
@@ -94,6 +90,20 @@ class Units:
         scale = np.full(row_size, self.scale, dtype=np.float64 if wide else np.float32)
         scale[:n_factors] = np.sqrt(scale[:n_factors])
         return scale
+
+
+def number_units(data: Interactions) -> tuple[np.ndarray, np.ndarray]:
+    """Means and deviations of the numbers of a context.
+
+    An infinite deviation gives a constant column a coefficient of zero.
+    """
+    share = data.shares.user
+    weight = data.weight / share.sum(float(data.weight.sum()))
+    mean = share.sum(weight @ data.numbers)
+    mean = np.clip(mean, *_range(data.numbers, share))
+    deviation = _root_mean_square(data.numbers - mean, weight, share)
+    varies = deviation > np.maximum(ROUNDING * np.abs(mean), MIN_DEVIATION)
+    return mean, np.where(varies, deviation, np.inf)
 
 
 def _range(values: np.ndarray, share: Share) -> tuple[np.ndarray, np.ndarray]:

@@ -50,6 +50,9 @@ ALL_TABLES = {name for tables in ROW_TABLES.values() for name in tables}
 # share. They do not take the steps of other tables (see `slopes`).
 SLOPES = {"user": "user_slopes", "item": "item_slopes"}
 
+# Weights with a column for each number of context.
+NUMBER_WEIGHTS = ("coef", "feature_weight", *SLOPES.values())
+
 # All tables with a row for each user or item.
 KEPT_TABLES = {side: (*TABLES[side], SLOPES[side]) for side in TABLES}
 

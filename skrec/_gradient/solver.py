@@ -29,6 +29,7 @@ from .loop import Epoch, TrainingOptions, centres, own_penalty, train
 from .losses import RELATIVE_CURVATURE
 from .network import (
     ALL_TABLES,
+    NUMBER_WEIGHTS,
     PLAIN_TABLES,
     SLOPES,
     TABLES,
@@ -391,9 +392,11 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 for side, centre in centres(mean).items():
                     weights[f"{side}_factors"][..., 0] += centre
         else:
-            # Values that are no more, or are new, change no size of the network.
+            # Context that is no more, or is new, changes no size of the network.
             fitted = self.conversion.shape(start.model)
-            self._check_shape(replace(shape, n_values=fitted.n_values), start.model)
+            n_values, n_context = fitted.n_values, fitted.n_context
+            alike = replace(shape, n_values=n_values, n_context=n_context)
+            self._check_shape(alike, start.model)
             weights = {
                 name: torch.tensor(value)
                 for name, value in self.conversion.weights(
@@ -401,7 +404,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 ).items()
                 if not name.endswith("_implicit_mean")
             }
-            if shape.n_values or fitted.n_values:
+            if start.numbers is not None:
+                weights = _with_numbers(weights, start.numbers)
+            if shape.n_values or fitted.n_values or shape.n_context:
                 initial = initial_weights(shape, range(seed, seed + shape.n_members))
                 weights = _with_values(weights, initial, start.values)
         weights = slope_weights(shape) | weights
@@ -517,6 +522,19 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         if self.learning_rate is None:
             return DEFAULT_LEARNING_RATE
         return float(self.learning_rate)
+
+
+def _with_numbers(weights: dict[str, Tensor], numbers: np.ndarray) -> dict[str, Tensor]:
+    """Weights for other columns of numbers, whose places before are given."""
+    of_others = weights.copy()
+    for name in weights.keys() & {*NUMBER_WEIGHTS}:
+        if not len(numbers):
+            del of_others[name]
+            continue
+        # The last column is that of new ones, which have no effect yet.
+        padded = torch.cat([weights[name], 0 * weights[name][:, :1]], dim=1)
+        of_others[name] = padded[:, torch.as_tensor(numbers)]
+    return of_others
 
 
 def _with_values(

@@ -11,7 +11,14 @@ import numpy as np
 import pandas as pd
 
 from .._data.messages import counted
-from .._data.reading import as_numbers, context_refused, refused_values
+from .._data.reading import (
+    FILL,
+    LEAVE_OUT,
+    NO_WEIGHT,
+    as_numbers,
+    context_refused,
+    refused_values,
+)
 from .._data.vocabulary import Ids, index_of
 
 # Rows that are decoded at a time.
@@ -92,7 +99,8 @@ def from_arrow(
     """
     read = _reader(source)
     ids = [_IdColumn(name) for name in (user, item)]
-    numbers = [_NumberColumn(name) for name in (rating, sample_weight) if name]
+    advised = (rating, LEAVE_OUT), (sample_weight, NO_WEIGHT)
+    numbers = [_NumberColumn(name, advice) for name, advice in advised if name]
     of_context: list[_Column] = []
     columns: list[_Column] = [*ids, *numbers]
     names = [*(column.name for column in columns), *context]
@@ -167,7 +175,9 @@ class _IdColumn(_Column):
     def look_at(self, column: Any, rows: slice) -> None:
         import pyarrow as pa
 
-        is_missing = column.is_null().to_numpy(zero_copy_only=False)
+        # A dictionary may hold missing values, too.
+        is_missing = _decoded(column).is_null(nan_is_null=True)
+        is_missing = is_missing.to_numpy(zero_copy_only=False)
         if is_missing.any():
             found = self.missing.format(counted(is_missing, self.noun))
             raise ValueError(f"{_place(self.name, rows)} {found}")
@@ -236,18 +246,21 @@ def _context_column(field: Any) -> _Column:
     kinds = ("dictionary", "boolean", "string", "large_string", "string_view")
     if any(getattr(pa.types, f"is_{kind}")(field.type) for kind in kinds):
         return _ValueColumn(field.name)
-    return _NumberColumn(field.name, context_refused)
+    return _NumberColumn(field.name, FILL, context_refused)
 
 
 class _NumberColumn(_Column):
     """Finite numbers of a column, in single precision if it holds them exactly."""
 
     def __init__(
-        self, name: str, refused: Callable[[str, str], str] = refused_values
+        self,
+        name: str,
+        advice: str,
+        refused: Callable[[str, str], str] = refused_values,
     ) -> None:
         super().__init__(name)
         self.dtype: type[np.floating] = np.float32
-        self.refused = refused
+        self.advice, self.refused = advice, refused
 
     def look_at(self, column: Any, rows: slice) -> None:
         values = self._numbers(column, rows)
@@ -264,7 +277,9 @@ class _NumberColumn(_Column):
     def _numbers(self, column: Any, rows: slice) -> np.ndarray:
         column = _series(_decoded(column))
         where = _place(self.name, rows)
-        return as_numbers(column, where, "row", refused=self.refused)
+        return as_numbers(
+            column, where, "row", refused=self.refused, advice=self.advice
+        )
 
 
 def _release_memory() -> None:
