@@ -62,6 +62,7 @@ def test_scores_have_effects_and_products_of_values(options):
         weights[name][-1] = 0
     network = NeuMF(shape, weights).requires_grad_(False)
     users, items = torch.tensor([0, 3, -1]), torch.tensor([[1], [2], [0]])
+    users = network.table_rows("user", users)
     rows = np.array([[0, 4], [2, 3], [-1, 3]])
     numbers = torch.tensor([[0.3], [-1], [2]]).double()
     known = network(users, items, torch.hstack([numbers, torch.as_tensor(rows)]))
@@ -278,6 +279,7 @@ def test_effects_of_numbers_are_those_of_a_standard_deviation(architecture):
     assert alone.feature_effects()["std"].isna().all()
 
 
+@pytest.mark.filterwarnings("ignore:A fit without y is of choices")
 def test_effects_that_a_network_does_not_have_are_errors():
     with pytest.raises(AttributeError, match="without context"):
         small_ncf().fit(IDS[:50], Y[:50]).feature_effects()

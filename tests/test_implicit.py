@@ -123,6 +123,8 @@ def test_pairs_without_ratings_are_ratings_of_zero(exponent):
 def raw_weights(monkeypatch):
     """Weights are taken as they are, so that zeros do not change their worth."""
     monkeypatch.setattr(Weighting, "applied", lambda self, data: data)
+    # Nor the mean that products shrink towards.
+    monkeypatch.setattr("skrec._alternating.start._mean", lambda problem: 0.0)
 
 
 @pytest.fixture
@@ -200,6 +202,13 @@ PENALTIES = [
 ]
 
 
+def centre_of(standard, weight, size, is_zero):
+    """Row that products shrink towards; of positive ratings it is that of both sides."""
+    centre = np.zeros(size)
+    centre[0] = 0 if is_zero else np.sqrt(np.average(standard, weights=weight))
+    return centre
+
+
 @pytest.mark.parametrize(("biased", "exponent", "alpha"), PENALTIES)
 def test_every_row_of_als_solves_its_normal_equations(biased, exponent, alpha):
     y = np.random.default_rng(1).uniform(0, 2, len(X))
@@ -207,6 +216,7 @@ def test_every_row_of_als_solves_its_normal_equations(biased, exponent, alpha):
     model = settled(implicit("als", **params), X, y, WEIGHT)
     weight = relative(model, WEIGHT)
     standard, tables = in_standard_units(model, y, weight)
+    centre = centre_of(standard, weight, tables["user"].shape[1], biased or alpha)
     rows, standard, weight = with_zeros(X, standard, weight, alpha)
     for side, other in (("user", "item"), ("item", "user")):
         for number, found in enumerate(tables[side]):
@@ -217,7 +227,8 @@ def test_every_row_of_als_solves_its_normal_equations(biased, exponent, alpha):
                 target = target - z[:, -1]
                 z[:, -1] = 1
             penalty = 0.4 * w.sum() ** exponent * np.eye(z.shape[1])
-            expected = np.linalg.solve((z.T * w) @ z + penalty, z.T @ (w * target))
+            pull = z.T @ (w * target) + penalty @ centre
+            expected = np.linalg.solve((z.T * w) @ z + penalty, pull)
             assert_allclose(found, expected, atol=1e-4)
 
 
@@ -228,13 +239,14 @@ def test_the_objective_of_als_is_its_penalised_squares(biased, exponent, alpha):
     model = sweeps(implicit("als", **params), 3, X, y, WEIGHT)
     weight = relative(model, WEIGHT)
     standard, tables = in_standard_units(model, y, weight)
+    centre = centre_of(standard, weight, tables["user"].shape[1], biased or alpha)
     rows, standard, weight = with_zeros(X, standard, weight, alpha)
     P, Q = tables["user"][rows["user"]], tables["item"][rows["item"]]
     predicted = (P[:, :3] * Q[:, :3]).sum(1) + P[:, 3:].sum(1) + Q[:, 3:].sum(1)
     objective = weight @ (standard - predicted) ** 2
     for side in ("user", "item"):
         count = np.bincount(rows[side], weight)
-        objective += 0.4 * (count**exponent @ tables[side] ** 2).sum()
+        objective += 0.4 * (count**exponent @ (tables[side] - centre) ** 2).sum()
     assert model.loss_curve_[-1] == pytest.approx(objective / weight.sum(), rel=1e-5)
 
 

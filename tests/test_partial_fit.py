@@ -577,7 +577,9 @@ def test_partial_fit_of_parts_is_a_learning_curve():
 
 def test_ratings_in_a_wrong_unit_break_nothing(solver):
     model = MFRegressor(3, solver=solver).fit(X, Y)
-    model.partial_fit(X[:5], np.full(5, 1e25))
+    with pytest.raises(ValueError, match="Give ratings in the unit of fit"):
+        model.partial_fit(X[:5], np.full(5, 1e25))
+    model.partial_fit(X[:5], np.full(5, 1e12))
     assert np.isfinite(model.predict(X)).all()
 
 
