@@ -93,13 +93,16 @@ class ExplainMixin:
         Examples
         --------
         >>> from skrec import MFRegressor
-        >>> X = [["ann", "Heat"], ["ann", "Alien"], ["bob", "Heat"], ["bob", "Alien"],
-        ...      ["bob", "Ronin"], ["cleo", "Heat"], ["cleo", "Ronin"]]
-        >>> MFRegressor().fit(X).explain("ann", ["Ronin"])["because"].tolist()
-        ['Heat', None, 'Alien']
+        >>> kinds = ("Heat", "Ronin", "Thief"), ("Alien", "Dune", "Solaris")
+        >>> X = [[user, item] for user in range(8) for item in kinds[user % 2]]
+        >>> X.remove([0, "Ronin"])
+        >>> MFRegressor().fit(X).explain(0, ["Ronin"])["because"].tolist()
+        ['Heat', 'Thief', None]
 
         The same list may have other reasons in the ratings:
 
+        >>> X = [["ann", "Heat"], ["ann", "Alien"], ["bob", "Heat"], ["bob", "Alien"],
+        ...      ["bob", "Ronin"], ["cleo", "Heat"], ["cleo", "Ronin"]]
         >>> y = [5, 2, 4, 3, 4, 5, 4]
         >>> mf = MFRegressor(n_factors=2).fit(X, y)
         >>> rows = X[:2], y[:2]

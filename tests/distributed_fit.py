@@ -11,13 +11,17 @@ import time
 import warnings
 from pathlib import Path
 
-from skrec import MFRegressor, NCFRegressor, distributed
+from skrec import MFRegressor, NCFRegressor, _iterations, distributed
 
 
 class Dies(NCFRegressor):
     """A network whose second process ends after its second epoch."""
 
-    def _print_progress(self, number, *args):
+    def _solver(self):
+        _iterations.print_progress = self._end
+        return super()._solver()
+
+    def _end(self, estimator, number, *progress):
         if number == 2 and os.environ["RANK"] == "1":
             os._exit(3)
 

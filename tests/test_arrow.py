@@ -315,19 +315,20 @@ def test_estimators_refuse_files_and_batches_with_the_way_to_read_them(tmp_path)
             MFRegressor().fit(X, [1.0] * 40)
 
 
-def test_sweeps_do_not_hold_the_rows_that_were_read():
+def test_sweeps_do_not_hold_the_rows_that_were_read(monkeypatch):
     from skrec._data.interactions import Interactions
 
-    X, y = make_ratings(60, 40, 900, random_state=0)
+    X, y = make_ratings(200, 100, 10_000, random_state=0)
     found = []
 
-    class Watch(MFRegressor):
-        def _print_progress(self, *progress):
-            gc.collect()
-            found.append([type(o) for o in gc.get_objects() if type(o) is Interactions])
+    def watch(*progress):
+        gc.collect()
+        read = (o for o in gc.get_objects() if type(o) is Interactions)
+        found.append([type(o) for o in read if o.n_rows == len(y)])
 
+    monkeypatch.setattr("skrec._iterations.print_progress", watch)
     with unconverged():
-        Watch(2, max_iter=2).fit(X, y)
+        MFRegressor(2, max_iter=2).fit(X, y)
     assert found == [[], []]
 
 

@@ -58,6 +58,7 @@ def expected_failures(estimator):
 
 
 # Continuous ids look like a scaled column in their place.
+@pytest.mark.filterwarnings("ignore:A fit without y is of choices")
 @pytest.mark.filterwarnings("ignore:column . of X .* with a fractional part")
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
 def test_a_check_of_scikit_learn_passes(estimator, check):

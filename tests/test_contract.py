@@ -39,6 +39,8 @@ from skrec.datasets import make_ratings
 pytestmark = [
     pytest.mark.filterwarnings("ignore:All .* ratings in y are"),
     pytest.mark.filterwarnings("ignore:No factor is left"),
+    pytest.mark.filterwarnings("ignore:A fit without y is of choices"),
+    pytest.mark.filterwarnings("ignore:Without y each pair counts once"),
     # Choices alone leave the numbers of rows out.
     pytest.mark.filterwarnings("ignore:Columns of numbers in X"),
 ]

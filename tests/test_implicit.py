@@ -203,7 +203,7 @@ PENALTIES = [
 
 
 def centre_of(standard, weight, size, is_zero):
-    """Row that products shrink towards; of positive ratings it is that of both sides."""
+    """Row that products shrink towards; for positive ratings, on both sides."""
     centre = np.zeros(size)
     centre[0] = 0 if is_zero else np.sqrt(np.average(standard, weights=weight))
     return centre

@@ -419,8 +419,8 @@ def test_als_predicts_strangers_on_the_scale_of_the_ratings(biased):
     model = MFRegressor(4, solver="als", biased=biased, reg=3.0).fit(X[known], Y[known])
     error = model.predict(X[~known]) - Y[~known]
     assert np.sqrt(np.mean(error**2)) < 1.5 * np.std(Y)
-    # A row that is learned from next to nothing is where the penalty has it: at zero, or
-    # beside the mean rating, which is a product of two rows where there are no biases.
+    # A row that is learned from next to nothing is where the penalty has it: at zero,
+    # or at the mean rating, which is a product of two rows where there are no biases.
     model.partial_fit(pd.DataFrame({"user": [999], "item": 3}), [4.0], [1e-9])
     first, *others = model.user_factors_[-1]
     assert np.abs(others).max() < 1e-6

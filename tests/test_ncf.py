@@ -55,7 +55,9 @@ def by_hand(model, X):
         pd.Index(ids).get_indexer(X.iloc[:, column])
         for column, ids in enumerate((model.user_ids_, model.item_ids_))
     )
-    features = X.iloc[:, 2:].to_numpy(dtype=float)
+    # A constant column has no part in a model.
+    varying = X.columns[2:].difference(["constant"], sort=False)
+    features = X[varying].to_numpy(dtype=float)
     features = (features - units.feature_mean) / units.feature_scale
     predictions = []
     for m in range(model.n_members):

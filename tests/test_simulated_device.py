@@ -26,6 +26,8 @@ pytestmark = [
     NEEDS_SIMULATION,
     pytest.mark.filterwarnings("ignore:All .* ratings in y are"),
     pytest.mark.filterwarnings("ignore:No factor is left"),
+    pytest.mark.filterwarnings("ignore:A fit without y is of choices"),
+    pytest.mark.filterwarnings("ignore:Without y each pair counts once"),
 ]
 
 

@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from _common import options, report
 
-from skrec import MFRegressor, _ranks, distributed
+from skrec import MFRegressor, _iterations, _ranks, distributed
 from skrec.datasets import make_ratings
 
 # Bytes of a rating in the order of users and in that of items: other row, target and
@@ -164,13 +164,6 @@ def live_bytes():
     return sum(tensors.values())
 
 
-class Watched(MFRegressor):
-    """MFRegressor that notes what it holds and has received after each sweep."""
-
-    def _print_progress(self, *progress):
-        self.__dict__.setdefault("noted", []).append((live_bytes(), RECEIVED[0]))
-
-
 RECEIVED = [0]
 
 
@@ -179,7 +172,11 @@ def worker(solver):
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     X, y = make_ratings(*SMALL[:3], as_frame=False, random_state=0)
     own = np.random.default_rng(0).integers(size, size=len(y)) == rank
-    model = Watched(
+    noted = []  # Bytes held and received after each sweep.
+    _iterations.print_progress = lambda *progress: noted.append(
+        (live_bytes(), RECEIVED[0])
+    )
+    model = MFRegressor(
         SMALL.n_factors,
         solver=solver,
         implicit_features=False,
@@ -197,7 +194,7 @@ def worker(solver):
     before = live_bytes()
     X, y = X[own], y[own]
     distributed.fit(model, X, y) if size > 1 else model.fit(X, y)
-    (_, first), (held, second), *_ = model.noted
+    (_, first), (held, second), *_ = noted
     # Seen items that came from several processes are in an array of torch.
     seen = model._seen.offsets.nbytes + model._seen.items.nbytes * (size == 1)
     print(json.dumps([held - before + seen, second - first]))
