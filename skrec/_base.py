@@ -302,6 +302,8 @@ class BaseRecommender(
             fitted = last._update(
                 X, y, sample_weight, Sides(user_features, item_features)
             )
+        n_of_fit = getattr(last, "_n_pairs_of_fit", 0)
+        warn_of_growth(n_of_fit, len(last._seen), len(fitted["_seen"]))
         self._publish(fitted)
         return self
 
@@ -324,8 +326,6 @@ class BaseRecommender(
         columns, data = self._read(X, y, sample_weight, solver, reset=False)
         data, known = self._weighting.applied(data), Sides(self._users, self._items)
         further = further_rows(known, columns, data, features, self._seen)
-        n_of_fit = getattr(self, "_n_pairs_of_fit", 0)
-        warn_of_growth(n_of_fit, len(self._seen), len(further.seen_after))
         losses: list[float] = []
 
         def report(objective: float) -> None:

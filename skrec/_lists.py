@@ -694,6 +694,11 @@ class ListsMixin(ExplainMixin):
                 both if side == "user" else None, both if side == "item" else None
             )
         profiles, lengths = model.profiles(side, n_cold, device)
+        if not profiles.shape[1]:
+            raise ValueError(
+                "Similarity compares tastes, and the choices of this fit tell of none. "
+                "Give more rows, or ratings as y with n_factors such as 4."
+            )
         return (
             torch.from_numpy(profiles).to(device),
             torch.from_numpy(lengths).to(device),

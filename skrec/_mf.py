@@ -640,8 +640,10 @@ class MFRegressor(BaseRecommender):
             columns=[f"factor_{j}" for j in range(factors.shape[1])],
         )
         frame["bias"] = self._model.biases(side)[rows]
-        for number, slopes in self._model.slopes(side).items():
-            frame[f"slope_{self._context.number_names[number]}"] = slopes[rows]
+        slopes, places = self._model.slopes(side), self._context.number_places
+        for number in sorted(slopes, key=places.__getitem__):
+            name = self._context.number_names[number]
+            frame[f"slope_{name}"] = slopes[number][rows]
         return frame
 
     @reads_one_fit

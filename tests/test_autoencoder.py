@@ -275,3 +275,19 @@ def test_numbers_tell_nothing_about_choices_alone(model):
     with pytest.warns(UserWarning, match=message):
         found = model.fit(rows).predict(rows)
     assert_array_equal(found, model.fit(X).predict(X))
+
+
+def test_choices_without_tastes_have_lists_and_no_similarity():
+    model = MFRegressor().fit([[0, 0], [0, 1], [1, 1], [1, 2], [2, 3], [2, 0]])
+    assert model.recommend([0], 2, diversity=0.5).shape == (1, 2)
+    with pytest.raises(ValueError, match="the choices of this fit tell of none"):
+        model.similar_items([2], 3)
+
+
+def test_vectors_for_an_index_are_a_copy():
+    rows, _ = of_tastes()
+    model = MFRegressor().fit(rows)
+    scores = model.predict(rows)
+    vectors = model.item_index_vectors()
+    vectors /= 7
+    assert_allclose(model.predict(rows), scores)

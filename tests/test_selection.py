@@ -263,3 +263,12 @@ def test_bpr_has_no_effects_of_context():
     users = pd.DataFrame({"age": np.arange(20.0)}, index=np.unique(X["user"]))
     model.fit(X, user_features=users)
     assert model.feature_effects()["feature"].tolist() == ["age"]
+
+
+def test_slopes_are_in_the_order_of_the_columns_of_x():
+    X, y = make_ratings(40, 30, 600, random_state=0)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        rows = X.assign(w=rng.normal(size=600), z=rng.normal(size=600))
+        frame = MFRegressor(2, max_iter=3, tol=1e9).fit(rows, y).factors_frame("user")
+        assert frame.columns[-2:].tolist() == ["slope_w", "slope_z"]

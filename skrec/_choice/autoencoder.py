@@ -211,9 +211,10 @@ class ItemAutoencoder(Model):
         return inner_products_of_tiles(self.user_vectors, users, vectors, device)
 
     def index_vectors(self, side: SideName, rows: np.ndarray) -> np.ndarray:
-        return (
-            self.user_vectors(rows) if side == "user" else self.vectors_of_items(rows)
-        )
+        if side == "user":
+            return self.user_vectors(rows)
+        # Callers may scale them in place.
+        return self.vectors_of_items(rows).copy()
 
     def profiles(
         self, side: SideName, n_cold: int, device: torch.device

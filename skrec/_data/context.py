@@ -126,16 +126,17 @@ class KnownContext:
         """
         starts = np.cumsum([0, *map(len, other.vocabularies)]).tolist()
         known = zip(other.value_names, other.vocabularies, starts, strict=False)
-        by_name = {name: (values, start) for name, values, start in known}
+        by_name = dict(zip(_in_order(other.value_names), known, strict=False))
         found = [np.empty(0, dtype=np.int64)]
-        for name, values in zip(self.value_names, self.vocabularies, strict=True):
-            fitted, start = by_name.get(name, (values[:0], 0))
+        names = _in_order(self.value_names)
+        for name, values in zip(names, self.vocabularies, strict=True):
+            _, fitted, start = by_name.get(name, (None, values[:0], 0))
             numbers = np.full(len(values), -1)
             if kind_of(fitted[:1]) == kind_of(values[:1]):
-                numbers = numbered(values, fitted, f"column {shown(name)} of X")
+                numbers = numbered(values, fitted, f"column {shown(name[0])} of X")
             found.append(np.where(numbers < 0, -1, start + numbers))
-        places = {name: place for place, name in enumerate(other.number_names)}
-        of_numbers = [places.get(name, -1) for name in self.number_names]
+        places = {n: place for place, n in enumerate(_in_order(other.number_names))}
+        of_numbers = [places.get(name, -1) for name in _in_order(self.number_names)]
         return np.concatenate(found), np.array(of_numbers, dtype=np.int64)
 
     def read(
@@ -275,3 +276,8 @@ def read_values(column: Any, where: str) -> Ids:
 def number_values(ids: Ids, values: np.ndarray) -> np.ndarray:
     """Number of each value among those of `fit`, -1 for unknown ones."""
     return ids.numbered_in(values, "the values of fit are")
+
+
+def _in_order(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Names of columns, of which some may be equal, each with the number before it."""
+    return [(name, list(names[:j]).count(name)) for j, name in enumerate(names)]

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .._share import ALL_ROWS
 from .interactions import Interactions
 from .sides import Sides
 from .units import number_units
@@ -34,6 +35,9 @@ def with_selected_context(data: Interactions) -> Interactions:
     if selection == list(range(n_columns)):
         return data
     known = replace(data.known_context, selection=tuple(selection))
+    if data.shares.user is not ALL_ROWS:
+        # Routes between processes are of these rows.
+        return replace(data, context=data.context[:, selection], known_context=known)
     # Rows of a pair are in the order of their context.
     return type(data).from_numbers(
         Sides(data.user_ids, data.item_ids),
