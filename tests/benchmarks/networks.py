@@ -62,7 +62,7 @@ LEAVE_ONE_OUT: dict = {
     "loss": "log_loss",
     "architecture": "gmf",
     "n_factors": 128,
-    "n_members": 6,
+    "n_members": 3,
     "reg": 0.12,
     "learning_rate_init": 0.01,
     "max_iter": 20,
