@@ -283,6 +283,12 @@ class BaseRecommender(
             loss have changed, or if a fit of "vb" or "als" has stored no covariances.
         TypeError
             As `fit`, and if ids are of another kind than in `fit`.
+
+        Warns
+        -----
+        UserWarning
+            As `fit`, and each time the number of pairs has doubled since the last fit,
+            from the second time on.
         """
         self._validate_params()
         if not hasattr(self, "_model"):

@@ -114,7 +114,8 @@ class MFRegressor(BaseRecommender):
         Σ weight (y − ŷ)² + reg (Σ_r W_r^reg_exponent ‖r − Bᵀf‖² + 5 ‖B‖² + ‖w‖²) over
         rows r = (p_u, b_u) and (q_i, c_i), with W_r the weight of the pairs of a row.
         "adam" and "sgd" minimise Σ weight · loss + reg (Σ_r √W_r ‖r‖² + …) over rows
-        minus Bᵀf, and likewise over w. None is 12 for "als", and 0.3 / (1 + 2 α₀) with
+        minus Bᵀf, and likewise over w. Rows that are not `biased` count from the row of
+        the mean rating. None is 12 for "als", and 0.3 / (1 + 2 α₀) with
         an `unobserved_weight` α₀; for "adam" and "sgd" it is 1 for ratings (0.5 with
         "absolute_error" and "huber", which have half the curvature), and 0.1 for
         choices. Not used by "vb" and "gibbs".

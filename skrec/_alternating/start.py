@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .._data.units import mean_factors
 from .._threads import torch_threads
 from .feature_weights import LinkMatrix
 from .problem import Problem
@@ -144,9 +145,7 @@ def mean_rows(problem: Problem) -> tuple[Tensor, Tensor]:
     """A row of users and one of items whose product is the mean, without biases."""
     rows = problem.target.new_zeros(2, problem.layout.row_size)
     if not problem.layout.biased:
-        mean = _mean(problem)
-        rows[0, 0] = math.sqrt(abs(mean))
-        rows[1, 0] = math.copysign(math.sqrt(abs(mean)), mean)
+        rows[0, 0], rows[1, 0] = mean_factors(_mean(problem))
     return rows[0], rows[1]
 
 

@@ -125,18 +125,18 @@ class KnownContext:
         -1 is a value or a column that the other does not know.
         """
         starts = np.cumsum([0, *map(len, other.vocabularies)]).tolist()
-        known = zip(other.value_names, other.vocabularies, starts, strict=False)
-        by_name = dict(zip(_in_order(other.value_names), known, strict=False))
+        known = zip(other.vocabularies, starts[:-1], strict=True)
+        by_name = dict(zip(_numbered(other.value_names), known, strict=True))
         found = [np.empty(0, dtype=np.int64)]
-        names = _in_order(self.value_names)
+        names = _numbered(self.value_names)
         for name, values in zip(names, self.vocabularies, strict=True):
-            _, fitted, start = by_name.get(name, (None, values[:0], 0))
+            fitted, start = by_name.get(name, (values[:0], 0))
             numbers = np.full(len(values), -1)
             if kind_of(fitted[:1]) == kind_of(values[:1]):
                 numbers = numbered(values, fitted, f"column {shown(name[0])} of X")
             found.append(np.where(numbers < 0, -1, start + numbers))
-        places = {n: place for place, n in enumerate(_in_order(other.number_names))}
-        of_numbers = [places.get(name, -1) for name in _in_order(self.number_names)]
+        places = {n: place for place, n in enumerate(_numbered(other.number_names))}
+        of_numbers = [places.get(name, -1) for name in _numbered(self.number_names)]
         return np.concatenate(found), np.array(of_numbers, dtype=np.int64)
 
     def read(
@@ -278,6 +278,6 @@ def number_values(ids: Ids, values: np.ndarray) -> np.ndarray:
     return ids.numbered_in(values, "the values of fit are")
 
 
-def _in_order(names: Sequence[str]) -> list[tuple[str, int]]:
-    """Names of columns, of which some may be equal, each with the number before it."""
-    return [(name, list(names[:j]).count(name)) for j, name in enumerate(names)]
+def _numbered(names: Sequence[Any]) -> list[tuple[Any, int]]:
+    """Names of columns, each with the number of equal names before it."""
+    return [(name, names[:j].count(name)) for j, name in enumerate(names)]

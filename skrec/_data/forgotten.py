@@ -44,9 +44,14 @@ class ForgottenRows:
         return self.users[self.data.users], self.items[self.data.items]
 
     @cached_property
+    def before(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of all pairs, by numbers in the model."""
+        return self.seen.take(np.arange(len(self.seen)))
+
+    @cached_property
     def left(self) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of the pairs that are left, by numbers in the model."""
-        users, items = self.seen.take(np.arange(len(self.seen)))
+        users, items = self.before
         is_left = np.ones(len(users), dtype=bool)
         if self.data is not None:
             of_rows, n_items = self.pairs, self.seen.n_items
@@ -59,11 +64,10 @@ class ForgottenRows:
     @cached_property
     def kept(self) -> Sides[np.ndarray]:
         """Sorted numbers in the model of the ids that are left."""
-        before = self.seen.take(np.arange(len(self.seen)))
         n_rows = self.seen.n_users, self.seen.n_items
         kept = []
         for n, had, left, named in zip(
-            n_rows, before, self.left, self.ids, strict=True
+            n_rows, self.before, self.left, self.ids, strict=True
         ):
             is_kept = np.ones(n, dtype=bool)
             is_kept[had] = False

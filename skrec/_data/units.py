@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from .._share import Share
 from .._storage import stored
 from .interactions import Interactions
+from .sides import Sides
 
 # Share of a mean that is a deviation by rounding: some units in the last place.
 ROUNDING = 4 * np.finfo(np.float64).eps
@@ -90,6 +92,12 @@ class Units:
         scale = np.full(row_size, self.scale, dtype=np.float64 if wide else np.float32)
         scale[:n_factors] = np.sqrt(scale[:n_factors])
         return scale
+
+
+def mean_factors(mean: float) -> Sides[float]:
+    """First factors of a row of users and of one of items whose product is the mean."""
+    root = math.sqrt(abs(mean))
+    return Sides(root, math.copysign(root, mean))
 
 
 def number_units(data: Interactions) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn import functional as F
 
+from .._data.units import mean_factors
 from .._share import ALL_ROWS, Share
 from .._threads import torch_threads
 from .._warn import warn
@@ -109,12 +110,6 @@ class TrainingOptions:
     reg: float
     dropout: float = 0.0
     mean: float = 0.0
-
-
-def centres(mean: float) -> dict[str, float]:
-    """First factors of a row of users and one of items with this product."""
-    root = math.sqrt(abs(mean))
-    return {"user": root, "item": math.copysign(root, mean)}
 
 
 @dataclass(frozen=True)
@@ -247,7 +242,7 @@ class _Trainer:
                 self.predictions[table] = predicted
                 self.anchors[table][:-1] = predicted
         if options.mean:
-            for side, centre in centres(options.mean).items():
+            for side, centre in mean_factors(options.mean)._asdict().items():
                 if network.rows(side)[0] not in self.anchors:
                     self._anchor_at_zero(side)
                 (table,) = network.tables([f"{side}_factors"])

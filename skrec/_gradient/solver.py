@@ -18,14 +18,14 @@ from .._data.context import KnownContext
 from .._data.interactions import FurtherRows, Interactions
 from .._data.messages import counted
 from .._data.sides import Sides
-from .._data.units import Units
+from .._data.units import Units, mean_factors
 from .._interfaces import CHOICE_LOSSES, Iteration, Objective, Solver, Start
 from .._share import Share
 from .context import network_context
 from .fitted import Conversion, NetworkModel, Weights
 from .fold_in import FoldIn
 from .implicit import Counterparts, factor_changes, is_informative
-from .loop import Epoch, TrainingOptions, centres, own_penalty, train
+from .loop import Epoch, TrainingOptions, own_penalty, train
 from .losses import RELATIVE_CURVATURE
 from .network import (
     ALL_TABLES,
@@ -389,7 +389,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 for name in weights.keys() & ALL_TABLES:
                     weights[name].zero_()
             if mean:
-                for side, centre in centres(mean).items():
+                for side, centre in mean_factors(mean)._asdict().items():
                     weights[f"{side}_factors"][..., 0] += centre
         else:
             # Context that is no more, or is new, changes no size of the network.
