@@ -119,24 +119,18 @@ class Interactions:
         if (pair[1:] < pair[:-1]).any():
             order = sorting_order(item_numbers, len(ids.item))
             order = order[sorting_order(user_numbers[order], len(ids.user))]
-        sorted_pair = pair[order]
-        is_repeated = (sorted_pair[1:] == sorted_pair[:-1]).any()
-        del sorted_pair
-        if is_repeated:
-            columns_of_row = (*context.T[::-1], rating, pair)
-            order = np.lexsort((weight, *columns_of_row))
-            changes = np.zeros(len(order), dtype=bool)
-            changes[:1] = True
-            for values in columns_of_row:
-                changes[1:] |= np.diff(values[order]) != 0
-            del columns_of_row
-            starts = np.flatnonzero(changes)
+        pair = pair[order]
+        is_repeat = pair[1:] == pair[:-1]
+        if is_repeat.any():
+            order, starts = _sorted_repeats(
+                order, pair, is_repeat, (*context.T[::-1], rating), weight
+            )
             weight = np.add.reduceat(weight[order], starts)
             order = order[starts]
-            del starts, changes
+            del starts
         else:
             weight = weight[order]
-        del pair
+        del pair, is_repeat
         users, items = (
             own.astype(np.int32, copy=False)[order]
             for own in (user_numbers, item_numbers)
@@ -216,6 +210,32 @@ class Interactions:
     def shape(self) -> tuple[int, int]:
         """Number of users and number of items."""
         return len(self.user_ids), len(self.item_ids)
+
+
+def _sorted_repeats(
+    order: np.ndarray,
+    pair: np.ndarray,
+    is_repeat: np.ndarray,
+    values: tuple[np.ndarray, ...],
+    weight: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order of rows by pair, values and weight, and the first rows of equal ones.
+
+    `order` sorts rows by pair, `pair` is in this order, and `is_repeat` holds for each
+    row after the first whether its pair is the one before.
+    """
+    is_one_of_several = np.zeros(len(order), dtype=bool)
+    is_one_of_several[1:] = is_repeat
+    is_one_of_several[:-1] |= is_repeat
+    places = np.flatnonzero(is_one_of_several)
+    rows = order[places]
+    keys = [weight[rows], *(of_rows[rows] for of_rows in values), pair[places]]
+    sorting = np.lexsort(keys)
+    order[places] = rows[sorting]
+    is_first = np.append(True, ~is_repeat)
+    for key in keys[1:-1]:
+        is_first[places[1:]] |= np.diff(key[sorting]) != 0
+    return order, np.flatnonzero(is_first)
 
 
 def sorting_order(numbers: np.ndarray, n_numbers: int) -> np.ndarray:
