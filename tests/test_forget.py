@@ -1,6 +1,7 @@
 """Forgetting of users, items and rows."""
 
 import pickle
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -36,14 +37,19 @@ def rows_of(users, items):
     )
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@cache
+def fitted_once(name):
+    return clone(MODELS[name]).fit(X, Y)
+
+
+@pytest.fixture(params=MODELS)
 def name(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def fitted(name):
-    return clone(MODELS[name]).fit(X, Y)
+    return fitted_once(name)
 
 
 @pytest.fixture
@@ -114,7 +120,7 @@ def test_forgotten_ids_can_come_back(name, model):
     assert set(found[:, :2].flat) == set(ITEMS)
 
 
-@pytest.mark.parametrize("name", FORGETS_ROWS, scope="module")
+@pytest.mark.parametrize("name", FORGETS_ROWS)
 def test_ids_without_rows_are_forgotten_with_their_rows(model, fitted):
     mine = (X["user"] == 3).to_numpy()
     model.forget(X[mine], Y[mine])
@@ -128,7 +134,7 @@ def test_ids_without_rows_are_forgotten_with_their_rows(model, fitted):
     assert len(model.user_ids_) == 59
 
 
-@pytest.mark.parametrize("name", ["vb", "als", "rating"], scope="module")
+@pytest.mark.parametrize("name", ["vb", "als", "rating"])
 def test_a_forgotten_rating_can_be_given_again(model, fitted):
     some = np.arange(len(Y)) % 40 == 0
     model.forget(X[some], Y[some])
@@ -142,7 +148,7 @@ def test_a_forgotten_rating_can_be_given_again(model, fitted):
     assert (lists == fitted.recommend(n_items=3)).mean() > 0.97
 
 
-@pytest.mark.parametrize("name", ["vb", "als"], scope="module")
+@pytest.mark.parametrize("name", ["vb", "als"])
 def test_a_rating_is_replaced_by_forgetting_the_old_one(model, fitted):
     """The two lines of the docs, against a fit that had the new ratings at once."""
     some = np.arange(len(Y)) % 80 == 0
@@ -168,7 +174,7 @@ def test_rows_of_a_solver_without_a_posterior_are_refused(name, model):
     assert_array_equal(model.predict(X), before)
 
 
-@pytest.mark.parametrize("name", ["vb"], scope="module")
+@pytest.mark.parametrize("name", ["vb"])
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -256,7 +262,7 @@ def test_a_fit_goes_on_after_all_its_first_items_are_forgotten():
 
 @settings(max_examples=25)
 @given(data=st.data())
-@pytest.mark.parametrize("name", ["vb", "als", "weighted", "choices"], scope="module")
+@pytest.mark.parametrize("name", ["vb", "als", "weighted", "choices"])
 def test_any_sequence_of_updates_leaves_the_ids_and_pairs_of_its_rows(name, data):
     rated = {
         (user, item): 1.0 + (user * item) % 5 for user in range(6) for item in (user, 7)
