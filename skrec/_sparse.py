@@ -22,6 +22,9 @@ from ._share import ALL_ROWS, Share
 # so that pieces are fewer than entries.
 MAX_BAG = 256
 
+# Numbers of rows that are copied at once.
+GATHERED_SIZE = 2**24
+
 # Parts of rows that threads share.
 N_PARTS = 16
 
@@ -116,13 +119,26 @@ class SparseRows:
         ones = replace(self, others=torch.zeros_like(self.others))
         return ones.sum(values.new_ones(1, 1), values).squeeze(1)
 
-    def inner_products(self, rows: Tensor, table: Tensor) -> Tensor | None:
-        """row · table[other] of the entries of every row; None where none are fast."""
-        # Libraries refuse more entries than places, which repeated entries can be.
-        n_places = len(rows) * len(table)
-        if len(self.others) > n_places or not has_sampled_products(table.device):
-            return None
-        return sampled_product(self, rows, table)
+    def inner_products(self, rows: Tensor, table: Tensor) -> Tensor:
+        """row · table[other] of the entries of every row."""
+        n_entries = len(self.others)
+        if has_sampled_products(table.device):
+            # Libraries refuse more entries than places, which repeated entries can be.
+            missing = n_entries // max(1, len(rows)) + 1 - len(table)
+            if missing > 0:
+                table = F.pad(table, (0, 0, 0, missing))
+            return sampled_product(self, rows, table)
+        row = torch.arange(len(rows), device=rows.device).repeat_interleave(
+            self.lengths, output_size=n_entries
+        )
+        size = max(1, GATHERED_SIZE // max(1, table.shape[1]))
+        products = rows.new_empty(n_entries)
+        for start in range(0, n_entries, size):
+            part = slice(start, start + size)
+            gathered = rows.index_select(0, row[part])
+            gathered *= table.index_select(0, self.others[part])
+            torch.sum(gathered, 1, out=products[part])
+        return products
 
     def _has_product(self, table: Tensor) -> bool:
         """Whether a sparse product may replace bags."""
@@ -231,18 +247,16 @@ def has_sparse_products(device: torch.device) -> bool:
 
 @cache
 def has_sampled_products(device: torch.device) -> bool:
-    """Whether single elements of a product of dense matrices are fast.
+    """Whether a device computes single elements of a product of dense matrices.
 
-    On the CPU they are ten times as fast as products of gathered rows.
+    These are ten times as fast as products of copied rows, on processors and on CUDA.
     """
-    if device.type != "cpu":
-        return False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            index = torch.zeros(2, dtype=torch.int32)
-            one = torch.ones(1, 1)
-            sampled_product(SparseRows(index, index[:0]), one, one)
+            index = torch.tensor([0, 1], dtype=torch.int32, device=device)
+            one = torch.ones(1, 1, device=device)
+            sampled_product(SparseRows(index, index[:1]), one, one)
     except (RuntimeError, NotImplementedError):
         return False
     return True

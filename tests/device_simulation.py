@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import torch
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -120,6 +121,10 @@ class Device(TorchDispatchMode):
         name = func._schema.name.partition("::")[2]
         check_devices(name, args, operands)
         out = func(*tree_map(held, args), **tree_map(held, kwargs))
+        if torch.Tag.inplace_view in func.tags:
+            # Its shape changes with that of the tensor that it holds.
+            with no_dispatch():
+                func(*args, **kwargs)
         to_cpu = target is not None and not to_device
         if name == "copy_":
             to_cpu = not isinstance(operands[0], SimulatedTensor)

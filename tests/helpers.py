@@ -33,9 +33,6 @@ NEEDS_CALLBACKS = pytest.mark.skipif(
 NEEDS_SIMULATION = pytest.mark.skipif(
     device_simulation.register is None, reason="torch can simulate a device since 2.10"
 )
-NEEDS_CUDA = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a CUDA device"
-)
 
 # Seconds after which a thread or a process hangs. It needs a tenth if all is quiet.
 PATIENCE = 300

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from helpers import (
-    NEEDS_CUDA,
     VARIANTS,
     all_scores,
     copied,
@@ -451,12 +450,11 @@ def test_partial_fit_without_what_is_stored_asks_for_it():
         model.partial_fit(X)
 
 
-@NEEDS_CUDA
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("variant", ["biased", "all features", "unobserved pairs"])
-def test_cuda_gives_the_same(variant):
+def test_a_gpu_gives_the_same(variant, gpu):
     found = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", gpu):
         problem, _ = make_problem(device=device, **VARIANTS[variant])
         state = run(als, problem, 5, 0.3)[-1]
         found.append(state.users.mean.cpu())

@@ -73,7 +73,7 @@ def make_problem(n_users, n_items, n_factors, implicit_features):
         (vb, (), 16, False, 160, 3),
         (vb, (), 16, True, 300, 3),
         (als, (12.0,), 16, False, 150, 2),
-        (als, (12.0,), 64, False, 300, 2),
+        (als, (12.0,), 64, False, 320, 10),
     ],
 )
 def test_launches_of_a_sweep_do_not_depend_on_the_rows(

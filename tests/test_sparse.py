@@ -67,20 +67,19 @@ def test_a_device_without_sparse_products_is_seen_not_to_have_them():
         assert not has_sparse_products(torch.device("simulated", 0))
 
 
+@pytest.mark.parametrize("is_sampled", [True, False])
+@pytest.mark.parametrize("n_others", [50, 2])
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 99), lengths=LENGTHS)
-def test_inner_products_are_those_of_gathered_rows(seed, lengths):
-    pattern, _, table, _ = make_rows(seed, lengths, n_others=50)
+def test_inner_products_are_those_of_gathered_rows(n_others, is_sampled, seed, lengths):
+    # Of two others there are more entries than places, which libraries refuse.
+    pattern, _, table, _ = make_rows(seed, lengths, n_others)
     rows = torch.as_tensor(np.random.default_rng(seed).normal(size=(len(lengths), 3)))
-    found = pattern.inner_products(rows, table)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if not is_sampled:
+            monkeypatch.setattr(_sparse, "has_sampled_products", lambda device: False)
+            monkeypatch.setattr(_sparse, "GATHERED_SIZE", 10)
+        found = pattern.inner_products(rows, table)
     left = rows.repeat_interleave(torch.as_tensor(lengths), dim=0)
     expected = (left * table[pattern.others.long()]).sum(1)
     np.testing.assert_allclose(found, expected, atol=1e-12)
-    few = SparseRows(pattern.offsets, pattern.others % 2)
-    found = few.inner_products(rows, table[:2])
-    if len(few.others) > 2 * len(lengths):
-        # More entries than places, which libraries refuse.
-        assert found is None
-    else:
-        expected = (left * table[few.others.long()]).sum(1)
-        np.testing.assert_allclose(found, expected, atol=1e-12)

@@ -32,14 +32,17 @@ class Axes:
 
         BᵀΛB = I and BᵀMB = diag(μ).
         """
-        # In double precision, since the eigenvalues of moments differ by far.
-        L = cholesky(prior_precision.double()[None])[0]
-        M = torch.linalg.solve_triangular(L, moments.double(), upper=False)
+        # In double precision, since eigenvalues of moments differ by far, and on the
+        # host, since the matrices are small.
+        forms = torch.stack([prior_precision, moments]).double().cpu()
+        L = cholesky(forms[:1])[0]
+        M = torch.linalg.solve_triangular(L, forms[1], upper=False)
         M = torch.linalg.solve_triangular(L, M.mT, upper=False)
         values, vectors = torch.linalg.eigh(symmetrised(M))
         basis = torch.linalg.solve_triangular(L.mT, vectors, upper=True)
-        axes = cls(basis.to(moments), (vectors.mT @ L.mT).to(moments))
-        return axes, values.clamp_(min=0).to(moments)
+        inverse, diagonal = vectors.mT @ L.mT, values.clamp_(min=0).diag()
+        basis, inverse, diagonal = torch.stack([basis, inverse, diagonal]).to(moments)
+        return cls(basis, inverse), diagonal.diagonal()
 
     def coordinates(self, rows: Tensor) -> Tensor:
         """x̃ of rows x."""

@@ -111,7 +111,7 @@ class Layout:
     @property
     def is_wide(self) -> bool:
         """Whether sums over ratings of points do without a table of moments."""
-        return self.device.type == "cpu" and self.extended_size >= WIDE_SIZE
+        return self.extended_size >= WIDE_SIZE
 
     @cached_property
     def column_parts(self) -> list[slice]:
@@ -623,22 +623,4 @@ def fitted_values(
         one = rows.new_ones(len(rows), 1)
         rows = torch.cat([rows, one], dim=1)
         others = layout.extend(others)
-    products = ratings.inner_products(rows, others)
-    if products is not None:
-        return products
-    tile_size = TILE_SIZE
-    if layout.device.type != "cpu":
-        tile_size = layout.work_size // MATRICES_OF_ROW
-    mean_length = len(ratings.others) / len(rows)
-    tile_rows = max(1, int(tile_size / (mean_length * layout.extended_size)))
-    return torch.cat(
-        [
-            (
-                rows[span].repeat_interleave(
-                    tile.lengths, dim=0, output_size=len(tile.others)
-                )
-                * others[tile.others]
-            ).sum(1)
-            for span, tile in ratings.tiles(tile_rows)
-        ]
-    )
+    return ratings.inner_products(rows, others)

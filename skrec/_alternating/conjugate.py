@@ -29,10 +29,9 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .._share import Share
-from .._sparse import ParallelMap, sampled_product
+from .._sparse import ParallelMap
 from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments, unobserved_totals
 from .feature_weights import Block, LinkMatrix
@@ -46,6 +45,9 @@ T = TypeVar("T")
 
 # Rows of a tile have about this many elements, so that they stay in the cache.
 TILE_SIZE, MIN_TILES, MIN_TILE_ROWS = 2**17, 4, 512
+
+# Tables of the rows of a tile that are alive at once.
+TABLES_OF_ROWS = 16
 
 # torch warns once a process that its compressed sparse rows are in beta.
 with warnings.catch_warnings():
@@ -239,10 +241,10 @@ class Quadratic:
         slope = (pull * ahead).sum(1, keepdim=True)
         fallen = torch.zeros_like(slope)
         least = torch.finfo(x.dtype).tiny
-        for _ in range(max_steps):
+        for step in range(max_steps):
             # The fall of a step of length one, which D makes nearly the best.
             moves = slope > least_share * fallen
-            if not moves.any():
+            if step and not moves.any():
                 break
             image = self.times(direction)
             length = slope / (direction * image).sum(1, keepdim=True).clamp_min(least)
@@ -259,7 +261,7 @@ class Quadratic:
 
     def _products(self, x: Tensor) -> Tensor:
         """x·z of every rating."""
-        return sampled_product(self.ratings, x, self.table)
+        return self.ratings.inner_products(x, self.table)
 
 
 @dataclass(frozen=True)
@@ -407,11 +409,7 @@ class PointConditional:
         beta = noise_precision * torch.ones_like(side.mean[:, :1])
         if side.prior_weight is not None:
             beta /= side.prior_weight[:, None]
-        # torch drops entries of a sparse matrix beyond the number of its places, which
-        # rows that repeat their ratings may have.
-        missing = int(ratings.lengths.max()) - len(other.mean)
-        z = layout.extend(other.mean)[:, :d]
-        table = F.pad(axes.forms(z), (0, 0, 0, max(0, missing)))
+        table = axes.forms(layout.extend(other.mean)[:, :d])
         return cls(
             ratings,
             side,
@@ -427,8 +425,11 @@ class PointConditional:
     def map_tiles(self, function: Callable[[slice, Quadratic], T]) -> list[T]:
         """Values of a function of the rows of each tile and their objective."""
         n_rows, size = self.side.mean.shape
-        share = max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES))
-        tiles = self.ratings.tiles(max(1, min(share, TILE_SIZE // size)))
+        tile_rows = self.layout.work_size // (TABLES_OF_ROWS * size)
+        if self.layout.device.type == "cpu":
+            share = max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES))
+            tile_rows = min(share, TILE_SIZE // size)
+        tiles = self.ratings.tiles(max(1, tile_rows))
         return list(
             self.parallel_map(lambda tile: function(tile[0], self._of(*tile)), tiles)
         )

@@ -617,7 +617,7 @@ class VBSolver(AlternatingSolver):
         warms_up = self.n_supported >= WARM_UP_FACTORS
         most = MAX_WARM_SUPPORT * self.n_supported
         warms_up &= WARM_UP_FACTORS <= layout.n_factors <= most
-        if warms_up and not run.is_continued and layout.device.type == "cpu":
+        if warms_up and not run.is_continued:
             warm_up = int(WARM_UP_SHARE * self.max_iter)
             excess = layout.n_factors / (MAX_SUPPORT * self.n_supported)
             least_fall *= max(1.0, excess)

@@ -60,12 +60,12 @@ class PairRows:
 
     @property
     def are_products_fast(self) -> bool:
-        n_pairs, n_places = len(self.users), self.n_users * self.n_items
+        device, n_pairs = self.users.device, len(self.users)
         # Products read the offsets of all rows of the tables.
         are_many = ROWS_PER_PAIR * n_pairs >= self.n_users + self.n_items
-        return (
-            are_many and n_pairs <= n_places and has_sampled_products(self.users.device)
-        )
+        are_many &= n_pairs <= self.n_users * self.n_items
+        # The host sorts pairs, for which a device would wait.
+        return are_many and device.type == "cpu" and has_sampled_products(device)
 
     @cached_property
     def by_user(self) -> tuple[Tensor, SparseRows]:
@@ -80,7 +80,6 @@ class PairRows:
         """Inner product of the rows of each pair, of tables of two axes."""
         order, rows = self.by_user
         products = rows.inner_products(of_users, of_items)
-        assert products is not None
         return torch.empty_like(products).index_copy_(0, order, products)
 
     def slopes(
