@@ -1,27 +1,27 @@
-"""Time of sweeps, of training steps and of lists on a device.
+"""Time of sweeps, of training steps and of lists on a device, and its agreement.
 
 The same measurements run on the CPU with ``--device cpu --scale 0.001``, which shows
-that the script works and no more. All figures go to a JSON file, a table to stdout.
+that the script works and no more.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
+import re
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
-from _common import Row, print_table, table_of
+from _common import Row, first_tenth, ml_1m, options, report, synchronise, table_of, x_y
+from sklearn.base import clone
+from sklearn.metrics import root_mean_squared_error
 
-from skrec import MFRegressor
+from skrec import MFRegressor, NCFRegressor
 from skrec._alternating.conditional import Layout
 from skrec._alternating.problem import Problem, RatingArrays
 from skrec._alternating.start import spectral_start
@@ -35,6 +35,14 @@ from skrec._topk import inner_products_of_tiles, top_k
 # Users and items of MovieLens 20M and of the Netflix prize.
 ML_20M, NETFLIX = (138_493, 26_744), (480_189, 17_770)
 
+# Forms of the names of kernels, of the libraries and on the CPU.
+KERNELS = {
+    "sparse products": "csrmm|cusparse|embedding_bag",
+    "products of matrices": "gemm|gemv|gemx|::b?mm$|addbmm|baddbmm",
+    "Cholesky factors and solutions": "potrf|trsm|trsv|syrk|chol|solve",
+    "copies, sums and functions of numbers": "native|aten",
+}
+
 
 class Bench:
     """Measurements on a device, at a share of the full size."""
@@ -42,25 +50,19 @@ class Bench:
     def __init__(self, device: str, scale: float) -> None:
         self.device, self.scale = torch.device(device), scale
         self.rng = np.random.default_rng(0)
-        self.figures: dict[str, float] = {}
         self.rows: list[Row] = []
 
     def record(self, name: str, figure: float, bar: str = "", beyond: str = "") -> None:
-        self.figures[name] = figure
         self.rows.append(Row(name, figure, bar, beyond))
         print(f"{name}: {figure:.5g}", flush=True)
 
     def seconds(self, function: Callable[[], object]) -> float:
         """Seconds of a call, until the device has done its work."""
-        self.synchronise()
+        synchronise()
         start = time.perf_counter()
         function()
-        self.synchronise()
+        synchronise()
         return time.perf_counter() - start
-
-    def synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
     def shape(self, *full: int) -> tuple[int, ...]:
         """Numbers of rows whose product is in proportion to the scale."""
@@ -72,10 +74,14 @@ class Bench:
         def drawn(n_rows: int, spread: int) -> np.ndarray:
             share = 1 / (np.arange(n_rows) + spread)
             below = np.cumsum(share) / share.sum()
-            return np.searchsorted(below, self.rng.random(n)).clip(max=n_rows - 1)
+            uniform = self.rng.random(n + n // 3)
+            return np.searchsorted(below, uniform).clip(max=n_rows - 1)
 
         pairs = drawn(shape[0], 2000) * shape[1] + drawn(shape[1], 60)
         pairs.sort()
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+        beyond = self.rng.choice(len(pairs), len(pairs) - n, replace=False)
+        pairs = np.delete(pairs, beyond)
         users, items = np.divmod(pairs, shape[1])
         P, Q = (self.rng.normal(size=(rows, 4)).astype(np.float32) for rows in shape)
         y = self.rng.normal(size=n)
@@ -116,6 +122,10 @@ def sweeps(bench: Bench) -> None:
         if not implicit:
             seconds = bench.sweep_seconds(als(*started, 12.0))
             bench.record(f"{name}: sweep of als, s", seconds)
+    del started
+    name = "20 M ratings, k=256: sweep of als, s"
+    states = als(*bench.started(arrays, 256, implicit=False), 12.0)
+    bench.record(name, bench.sweep_seconds(states))
 
 
 def large(bench: Bench) -> None:
@@ -183,20 +193,64 @@ def lists(bench: Bench) -> None:
     bench.record(name, bench.seconds(lambda: search(n_users)), "≤ 10", "≤ 2")
 
 
-def profile(bench: Bench) -> str:
-    """Kernels of a sweep of vb by time, and the numbers of launches and waits."""
+def kernels(bench: Bench) -> pd.DataFrame:
+    """Kernels of a sweep of vb with k=64 by their share of the time."""
     arrays = bench.ratings(bench.shape(*ML_20M), round(20e6 * bench.scale))
     states = vb(*bench.started(arrays, 64, implicit=False))
     list(islice(states, 2))
-    on_cuda = bench.device.type == "cuda"
     with torch.profiler.profile() as profiler:
         bench.seconds(lambda: next(states))
     averages = profiler.key_averages()
     for name in ("cudaLaunchKernel", "cudaStreamSynchronize"):
-        count = sum(e.count for e in averages if e.key == name)
-        bench.record(f"sweep of vb, k=64: {name}", count)
-    key = "self_cuda_time_total" if on_cuda else "self_cpu_time_total"
-    return averages.table(sort_by=key, row_limit=20, max_name_column_width=70)
+        count = sum(event.count for event in averages if event.key == name)
+        bench.record(f"20 M ratings, k=64: {name} of a sweep", count)
+    of_device = "self_device_time_total" if bench.device.type == "cuda" else None
+    times = dict.fromkeys([*KERNELS, "others"], 0.0)
+    for event in averages:
+        if of_device is None or event.device_type.name == "CUDA":
+            names = (
+                kind for kind, form in KERNELS.items() if re.search(form, event.key)
+            )
+            seconds = getattr(event, of_device or "self_cpu_time_total")
+            times[next(names, "others")] += seconds
+    shares = pd.Series(times) / sum(times.values())
+    return pd.DataFrame({"kernels": shares.index, "share": shares.map("{:.2f}".format)})
+
+
+def agreement(bench: Bench) -> pd.DataFrame:
+    """Fits of MovieLens 1M on the CPU, and twice on the device."""
+    split = first_tenth(ml_1m().sample(frac=min(1, 10 * bench.scale), random_state=0))
+    (X, y), (X_test, y_test) = map(x_y, split)
+    models = [
+        MFRegressor(),
+        MFRegressor(solver="als"),
+        MFRegressor(128, solver="als"),
+        MFRegressor(max_iter=50, solver="gibbs"),
+        MFRegressor(solver="adam"),
+        MFRegressor(solver="sgd"),
+        NCFRegressor(),
+    ]
+    rows = []
+    for model in models:
+        found, seconds = [], []
+        for device in ("cpu", str(bench.device), str(bench.device)):
+            fitted = clone(model).set_params(device=device, random_state=0)
+            seconds.append(bench.seconds(lambda fitted=fitted: fitted.fit(X, y)))
+            found.append(fitted.predict(X_test))
+        cpu, first, second = found
+        rows.append(
+            {
+                "fit": repr(model),
+                "RMSE, CPU": f"{root_mean_squared_error(y_test, cpu):.4f}",
+                "RMSE, device": f"{root_mean_squared_error(y_test, second):.4f}",
+                "largest difference": f"{np.abs(cpu - second).max():.1e}",
+                "of two fits": f"{np.abs(first - second).max():.1e}",
+                "seconds, CPU": f"{seconds[0]:.2f}",
+                "seconds, device": f"{seconds[2]:.2f}",
+            }
+        )
+        print(*rows[-1].values(), flush=True)
+    return pd.DataFrame(rows)
 
 
 MEASUREMENTS = {
@@ -204,33 +258,25 @@ MEASUREMENTS = {
     "networks": networks,
     "lists": lists,
     "large": large,
-    "profile": profile,
 }
+TABLES = {"agreement": agreement, "kernels": kernels}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("measurements", nargs="*", default=[*MEASUREMENTS])
+    parser = argparse.ArgumentParser(description=__doc__, parents=[options(None)])
+    parser.add_argument("measurements", nargs="*", default=[*MEASUREMENTS, *TABLES])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--output", type=Path, help="JSON file of all figures")
     args = parser.parse_args()
-    bench, notes = Bench(args.device, args.scale), []
+    bench, tables = Bench(args.device, args.scale), {}
     for name in args.measurements:
-        notes.append(MEASUREMENTS[name](bench))
-        if args.output:
-            on_cuda = bench.device.type == "cuda"
-            machine = {
-                "device": torch.cuda.get_device_name() if on_cuda else "cpu",
-                "processor": platform.processor() or platform.machine(),
-                "cores": os.cpu_count(),
-                "torch": torch.__version__,
-                "scale": args.scale,
-            }
-            result = {"machine": machine, "figures": bench.figures}
-            args.output.write_text(json.dumps(result, indent=1, ensure_ascii=False))
-    print_table(table_of(bench.rows))
-    print(*filter(None, notes))
+        if name in TABLES:
+            tables[name] = TABLES[name](bench)
+        else:
+            MEASUREMENTS[name](bench)
+    if bench.rows:
+        tables[""] = table_of(bench.rows)
+    report(tables, args)
 
 
 if __name__ == "__main__":
