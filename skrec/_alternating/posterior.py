@@ -206,13 +206,13 @@ class Posterior(StandardisedModel):
         z[:, k:] = others[:, k:] = 1
         linear = self.units.centred(data.context) @ self.coef
         linear += self.column_means(np.full(len(places), user), places, data.context)
-        pull = (data.rating - self.centre - linear - bias)[:, None] * z
+        terms = (data.rating - self.centre - linear - bias)[:, None] * z
         if self.knows_variance and z.shape[1] > k:
             # Factors of an item are uncertain together with its bias.
             (S,) = self.items.covariances(places)
-            pull[:, :k] -= S[:, :k, k]
+            terms[:, :k] -= S[:, :k, k]
         (covariance,) = self.users.covariances(alone)
-        shares = others @ covariance[0] @ (precision[:, None] * pull).T
+        shares = others @ covariance[0] @ (precision[:, None] * terms).T
         of_items = np.zeros((len(items), len(numbers) + 1))
         np.add.at(of_items.T, data.items, shares.T)
         context = np.tile(self.units.feature_mean, (len(items), 1))
