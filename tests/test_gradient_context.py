@@ -117,6 +117,27 @@ def test_penalties_follow_the_noise():
     assert penalties.of(network.get_parameter("item_context"), before) is before
 
 
+@pytest.mark.parametrize("curvature", [1.0, 0.5, 0.25])
+def test_products_within_the_noise_are_nothing(curvature):
+    """Where a penalty is the curvature of its loss, as in defaults for ratings."""
+    network = NeuMF(SHAPE, initial_weights(SHAPE, range(2)))
+    sizes = {"user": 6, "item": 5, "value": 6}
+    weights = {side: torch.ones(size).double() for side, size in sizes.items()}
+    penalties = ValuePenalties(network, weights, curvature)
+    penalties.adapt(torch.tensor(0.7))
+    table = network.get_parameter("value_items")
+    of_values = penalties.of(table, torch.full((6,), curvature).double())[0]
+    edge = 0.7 * noise_edges(weights["item"][:-1], weights["value"][:-1], (3, 2))[0]
+    for ratio in (0.97, 1.03):
+        # Alternating ridge regressions find the product of the least objective.
+        product, row = 1.0, 1.0
+        for _ in range(2000):
+            value = row * ratio * edge / (row**2 + of_values)
+            row = value * ratio * edge / (value**2 + curvature)
+            product = row * value
+        assert (product < 1e-6) == (ratio < 1)
+
+
 def test_seasons_of_items_are_learned_by_sgd_too():
     model = model_of("sgd", max_iter=10).fit(X[TRAIN], Y[TRAIN])
     assert rmse(model, X[TEST], Y[TEST]) < 0.45

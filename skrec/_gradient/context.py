@@ -37,25 +37,30 @@ class ValuePenalties:
     """Penalties of factors of values, relative to those of other rows.
 
     With penalties λ√W_r of the rows r of both sides of a product, singular values up to
-    λ times the deviation of the noise are nothing. Rows of users and of items keep the
-    penalty λ of all rows, and those of values have λ m², where m is the largest
-    singular value of noise for λ = 1.
+    λ are nothing. Those of noise are up to m times its deviation σ. Rows of users and
+    of items keep the penalty λ of all rows, and those of values have λ (σ m / κ)², where
+    κ is the curvature of the loss: λ / κ is about 1 by default, and a smaller one leaves
+    products of values with less than noise, as it does other products.
 
     Parameters
     ----------
     network : NeuMF
     row_weights : dict of str to Tensor
         W_r of users, items and values; the last row is that of the unseen.
+    curvature : float
+        κ, relative to the squared error.
 
     Attributes
     ----------
     multiples : dict of Tensor to Tensor of shape (n_values + 1,)
-        m² by table, after `adapt` with m times the deviation of the noise for m.
+        (σ m / κ)² by table; m² before `adapt`.
     edges : dict of Tensor to Tensor of shape (n_values + 1,)
-        m by table; 0 for the row of the unseen.
+        m / κ by table; 0 for the row of the unseen.
     """
 
-    def __init__(self, network: NeuMF, row_weights: dict[str, Tensor]) -> None:
+    def __init__(
+        self, network: NeuMF, row_weights: dict[str, Tensor], curvature: float = 1.0
+    ) -> None:
         self.multiples: dict[Tensor, Tensor] = {}
         self.edges: dict[Tensor, Tensor] = {}
         n_values = network.shape.n_values
@@ -65,11 +70,12 @@ class ValuePenalties:
         for side, name in (("user", "value_users"), ("item", "value_items")):
             edges = noise_edges(weights[side], weights["value"], n_values)
             table = network.get_parameter(name)
-            self.edges[table] = F.pad(edges, (0, 1))
-            self.multiples[table] = self.edges[table].square()
+            edges = F.pad(edges, (0, 1))
+            self.multiples[table] = edges.square()
+            self.edges[table] = edges / curvature
 
     def adapt(self, noise: Tensor) -> None:
-        """Penalties by the deviation of the noise, which is 1 at the start."""
+        """Penalties by the deviation of the noise."""
         for table, multiple in self.multiples.items():
             # In place, where recorded steps read it.
             multiple.copy_((noise * self.edges[table]).square())

@@ -225,7 +225,9 @@ class _Trainer:
         self.shared_penalties = dict.fromkeys(network.shared(), 0.0)
         self.shared_penalties |= dict.fromkeys(network.dense(), dense_penalty)
 
-        self.value_penalties = ValuePenalties(network, self.row_weights)
+        # Drawn items differ between epochs, which do not learn their noise.
+        curvature = 1.0 if options.n_negatives else self.curvature
+        self.value_penalties = ValuePenalties(network, self.row_weights, curvature)
 
         # Parts of rows that features predict, of given ones by table; 0 for the row of
         # the unseen. Rows are penalised by the distance from them.
