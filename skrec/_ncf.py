@@ -79,7 +79,7 @@ class NCFRegressor(BaseRecommender):
     loss : {"squared_error", "absolute_error", "huber", "log_loss", "bpr"}, \
             default="squared_error"
         - "squared_error", "absolute_error", "huber" (squared up to one standard
-          deviation, then linear): of ratings.
+          deviation, which outliers do not enter, then linear): of ratings.
         - "log_loss": of whether a user chose an item, y = 1 for the rows of X and 0 for
           drawn items. Predictions are probabilities.
         - "bpr": minus the log of the probability that the item of the row ranks above a

@@ -98,6 +98,21 @@ def test_labels_are_predicted_no_worse_than_by_biases(name, real):
     assert found < expected
 
 
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("loss", ["absolute_error", "huber"])
+def test_gross_outliers_cost_little(loss, biased):
+    X, y = make_ratings(150, 80, 3000, random_state=0)
+    X, X_test, y, y_test = train_test_split(X, y, random_state=0)
+    wrong = np.where(np.arange(len(y)) % 100 == 0, 1e4 * y, y)
+    model = MFRegressor(solver="adam", loss=loss, biased=biased, random_state=0)
+    model.set_params(rank_by="rating")
+    of_clean, of_wrong = (
+        mean_absolute_error(y_test, model.fit(X, rated).predict(X_test))
+        for rated in (y, wrong)
+    )
+    assert of_wrong < 1.05 * of_clean
+
+
 @pytest.mark.parametrize("data", ["synthetic", "real"])
 @pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
 def test_alternating_solvers_predict_better_than_biases(solver, data, request):

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skrec._data.interactions import Interactions
-from skrec._data.units import Units
+from skrec._data.units import Units, median, robust_units
 
 
 def interactions(rating, context=None, weight=None):
@@ -84,3 +87,38 @@ def test_a_product_of_rows_and_a_bias_are_in_rating_units(scale, dtype):
     assert row.dtype == dtype
     assert_allclose(row[:2] ** 2, scale, rtol=1e-6)
     assert row[2] == pytest.approx(scale)
+
+
+@given(hnp.arrays(np.int64, st.integers(1, 9), elements=st.integers(-3, 3)), st.data())
+def test_half_of_the_weight_is_up_to_the_median(values, data):
+    of_values = st.integers(1, 4)
+    weight = data.draw(hnp.arrays(np.int64, len(values), elements=of_values))
+    found = median(values.astype(float), weight.astype(float))
+    assert found == np.sort(np.repeat(values, weight))[(weight.sum() - 1) // 2]
+
+
+@pytest.mark.parametrize("farthest", [1e3, 1e30, 1e200])
+@pytest.mark.parametrize("centred", [True, False])
+def test_robust_units_are_those_of_ratings_without_outliers(farthest, centred):
+    y = np.random.default_rng(0).normal(30, 2, 5001)
+    clean = Units.of(interactions(y), centred=True)
+    y[:100] = farthest * np.arange(1, 101)
+    data = interactions(y)
+    units = robust_units(Units.of(data, centred=centred), data, centred=centred)
+    assert units.scale == pytest.approx(clean.scale, rel=0.05)
+    assert units.centre == pytest.approx(clean.centre if centred else 0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("y", "scale"),
+    [
+        ([5, 5, 5, 5, 5], 5),
+        ([1, 2, 3, 4, 5], np.sqrt(2)),
+        # Most are equal, and one of the others is an outlier.
+        ([5, 5, 5, 5, 4, 6, 1e9], 1.4826),
+    ],
+)
+def test_robust_units_of_ratings_that_are_mostly_equal(y, scale):
+    data = interactions(y)
+    units = robust_units(Units.of(data, centred=True), data, centred=True)
+    assert units.scale == pytest.approx(scale)

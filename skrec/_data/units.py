@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .._share import Share
+from .._share import ALL_ROWS, Share
 from .._storage import stored
 from .interactions import Interactions
 from .sides import Sides
@@ -23,6 +23,9 @@ MIN_DEVIATION = 1e-270
 # Farther ratings, in standard deviations of those of fit, have squares and variances
 # that single precision cannot hold.
 MAX_FURTHER = 1e15
+
+# Deviation of a Gaussian whose median distance from the mean is 1.
+GAUSSIAN_SPREAD = 1.4826
 
 
 @stored
@@ -105,6 +108,44 @@ def n_pairs(data: Interactions) -> float:
     starts = data.pair_starts
     n_own = len(data.rating) if starts is None else len(starts)
     return data.shares.user.sum(float(n_own))
+
+
+def robust_units(units: Units, data: Interactions, *, centred: bool) -> Units:
+    """Units of ratings by medians, which no small share of the ratings moves.
+
+    The scale is the median distance from the median, as the deviation of Gaussian
+    ratings that have it, or the one given if that is smaller. Where most ratings are
+    equal it is that of the others.
+    """
+    share, rating, weight = data.shares.user, data.rating, data.weight
+    centre = median(rating, weight, share)
+    distance = np.abs(rating - centre)
+    least = ROUNDING * abs(centre)
+    spread = median(distance, weight, share)
+    if spread <= least:
+        varies = distance > least
+        spread = median(distance[varies], weight[varies], share)
+    scale = min(GAUSSIAN_SPREAD * spread, units.scale) if spread else units.scale
+    return replace(units, centre=centre if centred else 0.0, scale=scale)
+
+
+def median(values: np.ndarray, weight: np.ndarray, share: Share = ALL_ROWS) -> float:
+    """Smallest value up to which half of the weight of all processes lies; 0 of none.
+
+    By bisection, since a process does not know the values of others.
+    """
+    half = share.sum(float(weight.sum())) / 2
+    low = -share.largest(-float(values.min(initial=np.inf)))
+    high = share.largest(float(values.max(initial=-np.inf)))
+    while low < (middle := low / 2 + high / 2) < high:
+        if share.sum(float(weight @ (values <= middle))) >= half:
+            high = middle
+        else:
+            low = middle
+    if share.sum(float(weight @ (values <= low))) >= half:
+        high = low
+    found = share.largest(float(values.max(initial=-np.inf, where=values <= high)))
+    return found if np.isfinite(found) else 0.0
 
 
 def number_units(data: Interactions) -> tuple[np.ndarray, np.ndarray]:

@@ -38,9 +38,9 @@ class ValuePenalties:
 
     With penalties λ√W_r of the rows r of both sides of a product, singular values up to
     λ are nothing. Those of noise are up to m times its deviation σ. Rows of users and
-    of items keep the penalty λ of all rows, and those of values have λ (σ m / κ)², where
-    κ is the curvature of the loss: λ / κ is about 1 by default, and a smaller one leaves
-    products of values with less than noise, as it does other products.
+    of items keep the penalty λ of all rows, and those of values have λ (σ m / κ)² with
+    the curvature κ of the loss. λ / κ is about 1 by default; a smaller one shrinks
+    products with values by less than noise, as it does other products.
 
     Parameters
     ----------

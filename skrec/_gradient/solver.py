@@ -18,7 +18,13 @@ from .._data.context import KnownContext
 from .._data.interactions import FurtherRows, Interactions
 from .._data.messages import counted
 from .._data.sides import Sides
-from .._data.units import Units, mean_factors
+from .._data.units import (
+    MAX_FURTHER,
+    Units,
+    mean_factors,
+    median,
+    robust_units,
+)
 from .._interfaces import CHOICE_LOSSES, Iteration, Objective, Solver, Start
 from .._share import Share
 from .context import network_context
@@ -51,6 +57,9 @@ DEFAULT_N_NEGATIVES = 4
 DEFAULT_REG_CHOICES, DEFAULT_REG_LABELS = 0.1, 0.3
 DEFAULT_LEARNING_RATE = 0.02
 DEFAULT_TOL = 1e-4
+
+# Losses that take gross outliers, for which the units do not depend on them.
+ROBUST_LOSSES = ("absolute_error", "huber")
 
 # Default of batch_size: steps per epoch, and the bounds of their rows.
 STEPS_PER_EPOCH = 40
@@ -191,7 +200,12 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         shape = self._shape(data, implicit)
         is_scaled = not self.objective.is_of_choices
         units = Units.of(data, centred=is_scaled and shape.biased, scaled=is_scaled)
-        mean = _mean_score(data, units) if is_scaled and not shape.biased else 0.0
+        is_robust = is_scaled and self.objective.loss in ROBUST_LOSSES
+        if is_robust:
+            units = robust_units(units, data, centred=shape.biased)
+        mean = 0.0
+        if is_scaled and not shape.biased:
+            mean = _mean_score(data, units, is_robust)
         network = self._network(shape, data, mean, start, random_state).to(device)
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
         tensor = partial(torch.as_tensor, device=device)
@@ -199,7 +213,10 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             users=tensor(data.users).long(),
             items=tensor(data.items).long(),
             context=tensor(self._context(data, units)).float(),
-            target=tensor(units.standard_ratings(data.rating)).float(),
+            # A robust loss has the same slope at any outlier.
+            target=tensor(
+                units.standard_ratings(data.rating).clip(-MAX_FURTHER, MAX_FURTHER)
+            ).float(),
             weight=tensor(data.weight / units.mean_weight).float(),
         )
         if device.type != "cpu":
@@ -574,8 +591,10 @@ def _exported(network: NeuMF) -> Weights:
     return weights
 
 
-def _mean_score(data: Interactions, units: Units) -> float:
-    """Mean of the ratings in standard units."""
+def _mean_score(data: Interactions, units: Units, is_robust: bool) -> float:
+    """Mean of the ratings in standard units, or their median."""
+    if is_robust:
+        return median(data.rating, data.weight, data.shares.user) / units.scale
     sums = np.array([data.weight @ data.rating, data.weight.sum()])
     of_rating, total = data.shares.user.sum(sums)
     return float(of_rating / total / units.scale)
