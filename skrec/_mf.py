@@ -39,7 +39,12 @@ from ._factors import read_factors, seen_of
 from ._gradient.fitted import Conversion, Weights
 from ._gradient.loop import OPTIMIZERS
 from ._gradient.network import Shape
-from ._gradient.solver import GradientSolver, default_reg, objective_of
+from ._gradient.solver import (
+    GradientSolver,
+    default_reg,
+    noise_reg,
+    objective_of,
+)
 from ._interfaces import CURVES, Objective, Solver
 from ._parameters import GRADIENT_CONSTRAINTS
 from ._sklearn import AvailableIf, Interval, StrOptions
@@ -118,7 +123,8 @@ class MFRegressor(BaseRecommender):
         the mean rating. None is 12 for "als", and 0.3 / (1 + 2 α₀) with
         an `unobserved_weight` α₀; for "adam" and "sgd" it is 1 for ratings (0.5 with
         "absolute_error" and "huber", which have half the curvature), 0.3 for labels
-        ("log_loss" with `n_negatives=0`), and 0.1 for choices (`n_negatives` above 0).
+        ("log_loss" with `n_negatives=0`), and 0.1 for choices (`n_negatives` above 0); for
+        ratings and labels, more where there is little to learn, as in `NCFRegressor`.
         Not used by "vb" and "gibbs".
     reg_exponent : float, default=None
         Exponent of the weight of a row's pairs in its penalty, for "als": 0 is the same
@@ -393,6 +399,7 @@ class MFRegressor(BaseRecommender):
             self.solver,
             max_iter=self._max_iter(),
             reg=float(reg),
+            noise_reg=noise_reg(objective, self.reg),
             learning_rate=self.learning_rate_init,
             batch_size=self.batch_size,
             tol=self.tol,

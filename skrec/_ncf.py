@@ -13,7 +13,12 @@ from ._base import BaseRecommender
 from ._effects import check_by, check_effects, context_effects, no_effects
 from ._gradient.fitted import FittedNetwork, NetworkConversion
 from ._gradient.network import ACTIVATIONS, Shape
-from ._gradient.solver import GradientSolver, default_reg, objective_of
+from ._gradient.solver import (
+    GradientSolver,
+    default_reg,
+    noise_reg,
+    objective_of,
+)
 from ._interfaces import Solver
 from ._parameters import GRADIENT_CONSTRAINTS
 from ._sklearn import Interval, StrOptions
@@ -93,7 +98,8 @@ class NCFRegressor(BaseRecommender):
         Penalty of squares, as in the objective above. None is 0.7 for ratings (0.35
         with "absolute_error" and "huber", which have half the curvature), 0.3 for
         labels ("log_loss" with `n_negatives=0`), and 0.1 for choices (`n_negatives`
-        above 0).
+        above 0). For ratings and labels it is up to ten times as large where there is
+        little to learn from them (see the user guide).
     solver : {"adam", "sgd"}, default="adam"
         Adam, or stochastic gradient descent with Nesterov's momentum.
     learning_rate_init : float, default=None
@@ -353,6 +359,7 @@ class NCFRegressor(BaseRecommender):
             self.solver,
             max_iter=int(max_iter),
             reg=float(reg),
+            noise_reg=noise_reg(objective, self.reg),
             learning_rate=self.learning_rate_init,
             batch_size=self.batch_size,
             tol=self.tol,

@@ -39,6 +39,8 @@ class Units:
     feature_mean, feature_scale : ndarray of shape (n_features,)
     mean_weight : float
         Of a pair.
+    penalty : float
+        Multiple of a default penalty, by the noise of the ratings.
     """
 
     centre: float
@@ -46,6 +48,7 @@ class Units:
     feature_mean: np.ndarray
     feature_scale: np.ndarray
     mean_weight: float = 1.0
+    penalty: float = 1.0
 
     @classmethod
     def of(cls, data: Interactions, *, centred: bool, scaled: bool = True) -> Units:

@@ -99,9 +99,8 @@ class Weighting:
         for _ in range(MAX_ROUNDS):
             del squares
             counted = relative(min(share, MAX_BIAS_SHARE))
-            squares = _squared_residuals(
-                users, items, data.shape, rating, counted, of_users
-            )
+            squares = loo_residuals(users, items, data.shape, rating, counted, of_users)
+            squares *= squares
             del counted
             previous, share = share, _likeliest_share(squares, inverse, of_users)
             if abs(share - previous) < SHARE_TOL:
@@ -155,7 +154,7 @@ def _sums(values: np.ndarray, starts: np.ndarray | None) -> np.ndarray:
     return values if starts is None else np.add.reduceat(values, starts)
 
 
-def _squared_residuals(
+def loo_residuals(
     users: np.ndarray,
     items: np.ndarray,
     shape: tuple[int, int],
@@ -163,7 +162,7 @@ def _squared_residuals(
     weight: np.ndarray,
     share: Share = ALL_ROWS,
 ) -> np.ndarray:
-    """Squared leave-one-out residuals of shrunken biases.
+    """Leave-one-out residuals of shrunken biases.
 
     Of the rows of a share, which has those of a user as a whole.
     """
@@ -193,7 +192,6 @@ def _squared_residuals(
         residual[b] -= user_bias[users[b]] + item_bias[items[b]]
         leverage = weight[b] / user_weight[users[b]] + weight[b] / item_weight[items[b]]
         residual[b] /= 1 - np.minimum(leverage, 0.9)
-    residual *= residual
     return residual
 
 

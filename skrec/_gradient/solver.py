@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._data.context import KnownContext
-from .._data.interactions import FurtherRows, Interactions
+from .._data.interactions import NO_FEATURES, FurtherRows, Interactions
 from .._data.messages import counted
 from .._data.sides import Sides
 from .._data.units import (
@@ -49,6 +49,7 @@ from .network import (
     is_of_rows,
     slope_weights,
 )
+from .noise import penalty_multiple
 from .row_features import RowFeatures
 from .samples import Part, Samples, numbers_of_range
 from .terms import FoldInProblem, Pairs
@@ -60,6 +61,12 @@ DEFAULT_TOL = 1e-4
 
 # Losses that take gross outliers, for which the units do not depend on them.
 ROBUST_LOSSES = ("absolute_error", "huber")
+
+# Distances from the centre, in standard deviations, that count in their noise.
+ROBUST_RANGE = 3.0
+
+# Penalty of ratings with as much noise as signal; it grows with the root of the ratio.
+NOISE_REG = 0.7
 
 # Default of batch_size: steps per epoch, and the bounds of their rows.
 STEPS_PER_EPOCH = 40
@@ -83,6 +90,13 @@ def default_reg(objective: Objective, of_ratings: float) -> float:
     if objective.loss == "log_loss":
         return DEFAULT_REG_LABELS
     return of_ratings * RELATIVE_CURVATURE[objective.loss]
+
+
+def noise_reg(objective: Objective, reg: float | None) -> float:
+    """Penalty by the noise of ratings, for a default `reg`; 0 if there is none."""
+    if reg is not None or objective.counts_unobserved:
+        return 0.0
+    return default_reg(objective, NOISE_REG)
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     optimizer : {"adam", "sgd"}
     max_iter : int
     reg : float
+    noise_reg : float
+        Penalty where biases predict half of the variance, and nothing else can be seen
+        in ratings; `reg` is the least. 0 for a penalty that is `reg` in any case.
     learning_rate, batch_size, tol : float, int and float, or None for the default
     dropout : float
     implicit_features : bool or None
@@ -148,6 +165,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     optimizer: str
     max_iter: int
     reg: float
+    noise_reg: float = 0.0
     learning_rate: float | None = None
     batch_size: int | None = None
     tol: float | None = None
@@ -203,6 +221,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         is_robust = is_scaled and self.objective.loss in ROBUST_LOSSES
         if is_robust:
             units = robust_units(units, data, centred=shape.biased)
+        units = replace(units, penalty=self._penalty(data, units, is_robust))
         mean = 0.0
         if is_scaled and not shape.biased:
             mean = _mean_score(data, units, is_robust)
@@ -232,7 +251,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         epochs = train(
             network,
             samples,
-            replace(options, mean=mean),
+            replace(options, mean=mean, reg=self.reg * units.penalty),
             generator,
             held_out,
             tensor(data.pairs),
@@ -246,6 +265,16 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             )
 
         return self._reports(epochs, network, model)
+
+    def _penalty(self, data: Interactions, units: Units, is_robust: bool) -> float:
+        """Multiple of `reg` by the noise of plain ratings."""
+        is_plain = not data.context.shape[1] and data.side_features == NO_FEATURES
+        if not (self.noise_reg and is_plain):
+            return 1.0
+        rating = units.standard_ratings(data.rating)
+        if is_robust:
+            rating = rating.clip(-ROBUST_RANGE, ROBUST_RANGE)
+        return max(1.0, self.noise_reg / self.reg * penalty_multiple(data, rating))
 
     def check_update(self, model: NetworkModel) -> None:
         if model.objective != self.objective:
@@ -344,7 +373,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         return FoldInProblem(
             loss=self.objective.loss,
             n_negatives=self.objective.n_negatives,
-            reg=self.reg,
+            reg=self.reg * (units.penalty if self.noise_reg else 1.0),
             seen=further.seen,
             new_pairs=Pairs(
                 users=users.numbers[data.users],
