@@ -22,7 +22,13 @@ from ._choice.autoencoder import ChoiceSolver, ItemAutoencoder
 from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import Collect, Interactions
 from ._data.known_ids import further_rows, handle_unknown, with_side_features
-from ._data.reading import Columns, check_scale, read_ratings, read_weights
+from ._data.reading import (
+    Columns,
+    as_rows,
+    check_scale,
+    read_ratings,
+    read_weights,
+)
 from ._data.selection import with_selected_context
 from ._data.sides import Sides
 from ._data.vocabulary import numbered
@@ -300,7 +306,7 @@ class BaseRecommender(
                 item_features=item_features,
             )
         # A few rows are slower with several threads, which wait for each other.
-        few = num_samples(X) <= MAX_FEW_ROWS
+        few = num_samples(as_rows(X, "X")) <= MAX_FEW_ROWS
         n_threads = 1 if few else torch.get_num_threads()
         # Other threads can read the last fit until the update is complete.
         last = snapshot(self)

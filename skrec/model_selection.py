@@ -57,8 +57,9 @@ class _Splitter(BaseCrossValidator):
         """X as a table, with a check of the other arguments."""
         if groups is not None:
             warn(f"The groups parameter is ignored by {type(self).__name__}")
+        table = read_table(X, "X")
         check_consistent_length(X, y)
-        return read_table(X, "X")
+        return table
 
 
 class _TimeSplitter(_Splitter):
