@@ -52,6 +52,11 @@ DEFAULT_REG_CHOICES = 0.1
 DEFAULT_LEARNING_RATE = 0.02
 DEFAULT_TOL = 1e-4
 
+# A training has failed if its objective ends above so many times that of its start, and
+# by more than a share of the variance of the ratings. Noise after one epoch has 1.2. A
+# last fit to the opposite ratings has a loss of four times their variance.
+FAILED_RATIO, FAILED_RATIO_CONTINUED, LEAST_EXCESS = 1.3, 5.0, 1e-2
+
 # Default of batch_size: steps per epoch, and the bounds of their rows.
 STEPS_PER_EPOCH = 40
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 16, 8192
@@ -223,7 +228,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 weights(), shape, data, units, self.objective, rating_range
             )
 
-        return self._reports(epochs, network, model)
+        most = FAILED_RATIO if start is None else FAILED_RATIO_CONTINUED
+        return self._reports(epochs, network, model, most)
 
     def check_update(self, model: NetworkModel) -> None:
         if model.objective != self.objective:
@@ -446,28 +452,38 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         epochs: Iterator[Epoch],
         network: NeuMF,
         model: Callable[[Callable[[], Weights]], NetworkModel],
+        most: float,
     ) -> Iterator[Iteration]:
         tol = DEFAULT_TOL if self.tol is None else self.tol
         scores: list[float] = []
         best, n_worse = -np.inf, 0
         best_weights: Weights = {}
+        best_objective = np.inf, np.inf
+
+        def objective_of_best() -> tuple[float, float]:
+            return best_objective
+
         for number, epoch in enumerate(epochs, 1):
             self._check_convergence(number, epoch, network)
             progress = f"{epoch.seconds:.2f} s"
             weights: Callable[[], Weights] = partial(_exported, network)
+            objective = epoch.objective
             if epoch.validation_score is not None:
                 score = epoch.validation_score
                 scores.append(score)
                 n_worse = 0 if score > best + tol else n_worse + 1
                 if score > best:
                     best, best_weights = score, _exported(network)
+                    best_objective = epoch.objective()
                 progress += f", validation score {score:.6f}"
                 weights = partial(dict, best_weights)
+                objective = objective_of_best
             yield Iteration(
                 epoch.loss,
                 progress,
                 n_worse >= self.n_iter_no_change,
                 partial(model, weights),
+                partial(self._warning, objective, most),
                 curves={"validation_scores_": scores.copy()} if scores else {},
             )
 
@@ -480,6 +496,22 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 "its weights are too large to multiply. Lower learning_rate_init, "
                 f"which was {self._learning_rate}."
             )
+
+    def _warning(
+        self,
+        objective: Callable[[], tuple[float, float]],
+        most: float,
+        model: NetworkModel,
+    ) -> str:
+        """Warning of an objective at `most` times that of the start, or no words."""
+        end, start = objective()
+        if end <= max(most * start, start + LEAST_EXCESS):
+            return ""
+        return (
+            f"Training has failed: its objective is {end:.3g}, above the {start:.3g} "
+            "of one prediction for all pairs. Lower learning_rate_init, which was "
+            f"{self._learning_rate}."
+        )
 
     def _split(
         self, samples: Samples, share: Share, random_state: np.random.RandomState
