@@ -41,7 +41,13 @@ from ._gradient.loop import OPTIMIZERS
 from ._gradient.network import Shape
 from ._gradient.solver import GradientSolver, default_reg, objective_of
 from ._interfaces import CURVES, Objective, Solver
-from ._parameters import GRADIENT_CONSTRAINTS
+from ._parameters import (
+    GRADIENT_CONSTRAINTS,
+    MAX_COUNT,
+    MAX_EXPONENT,
+    MAX_WEIGHT,
+    MIN_WEIGHT,
+)
 from ._sklearn import AvailableIf, Interval, StrOptions
 from ._snapshot import fitted_attribute, reads_one_fit
 from ._storage import stored
@@ -121,8 +127,9 @@ class MFRegressor(BaseRecommender):
         choices. Not used by "vb" and "gibbs".
     reg_exponent : float, default=None
         Exponent of the weight of a row's pairs in its penalty, for "als": 0 is the same
-        penalty for all rows, 1 a proportional one [7]_. With 1, `reg` is smaller by
-        about the mean weight. None is 0.5 with `unobserved_weight`, else 0.
+        penalty for all rows, 1 a proportional one [7]_, and 4 the largest one. With 1,
+        `reg` is smaller by about the mean weight. None is 0.5 with `unobserved_weight`,
+        else 0.
     implicit_features : bool, default=None
         Use the items that a user has rated as features of the user, and the users that
         have rated an item as features of the item: f is 1 / √n for each of n. None is
@@ -279,13 +286,16 @@ class MFRegressor(BaseRecommender):
     _parameter_constraints: dict = {
         **BaseRecommender._parameter_constraints,
         **GRADIENT_CONSTRAINTS,
-        "n_factors": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        "n_factors": [
+            Interval(Integral, 0, MAX_COUNT, closed="both"),
+            StrOptions({"auto"}),
+        ],
         "solver": [StrOptions({"vb", "gibbs", "als", "adam", "sgd"})],
         "biased": ["boolean"],
-        "reg": [Interval(Real, 0, None, closed="neither"), None],
-        "reg_exponent": [Interval(Real, 0, None, closed="left"), None],
+        "reg": [Interval(Real, MIN_WEIGHT, MAX_WEIGHT, closed="both"), None],
+        "reg_exponent": [Interval(Real, 0, MAX_EXPONENT, closed="both"), None],
         "implicit_features": ["boolean", None],
-        "unobserved_weight": [Interval(Real, 0, None, closed="left")],
+        "unobserved_weight": [Interval(Real, 0, MAX_WEIGHT, closed="both")],
         "store_covariance": ["boolean"],
     }
 
