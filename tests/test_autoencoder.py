@@ -224,6 +224,25 @@ def test_choices_need_no_ratings_and_no_parameter():
         model.user_factors_  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    "vain",
+    [
+        {"choice_threshold": 4.0},
+        {"max_iter": 500},
+        {"tol": 1e-9},
+        {"warm_start": True},
+        {"max_iter": 2, "n_factors": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [MFRegressor, NCFRegressor])
+def test_choices_alone_warn_of_every_parameter_without_effect(kind, vain):
+    names = ", ".join(f"{name}={value!r}" for name, value in vain.items())
+    with pytest.warns(UserWarning, match=f"nothing has come of {names}") as caught:
+        kind(**vain, device="cpu", random_state=0).fit(X)
+    assert len(caught) == 1
+
+
 def test_further_choices_move_lists_as_a_refit_does():
     is_late = (X["user"] >= 60).to_numpy()
     model = MFRegressor().fit(X[~is_late]).partial_fit(X[is_late])
