@@ -35,7 +35,7 @@ class Units:
     centre, scale : float
     feature_mean, feature_scale : ndarray of shape (n_features,)
     mean_weight : float
-        Of a row.
+        Of a pair.
     """
 
     centre: float
@@ -62,7 +62,7 @@ class Units:
             ),
             feature_mean=feature_mean,
             feature_scale=feature_scale,
-            mean_weight=total / data.n_rows,
+            mean_weight=total / n_pairs(data),
         )
 
     def standard_ratings(self, rating: np.ndarray) -> np.ndarray:
@@ -98,6 +98,13 @@ def mean_factors(mean: float) -> Sides[float]:
     """First factors of a row of users and of one of items whose product is the mean."""
     root = math.sqrt(abs(mean))
     return Sides(root, math.copysign(root, mean))
+
+
+def n_pairs(data: Interactions) -> float:
+    """Number of the pairs of all processes, of which each has those of its users."""
+    starts = data.pair_starts
+    n_own = len(data.rating) if starts is None else len(starts)
+    return data.shares.user.sum(float(n_own))
 
 
 def number_units(data: Interactions) -> tuple[np.ndarray, np.ndarray]:
