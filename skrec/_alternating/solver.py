@@ -316,10 +316,12 @@ class AlternatingSolver(Solver[Posterior]):
         """Rows in standard units, by default for a fit in those of the rows."""
         if units is not None:
             return Given.of(data, lambda rows: units, has_slopes=False)
-        centred = self.biased and not self.unobserved_weight
-        units_of = partial(Units.of, centred=centred)
+        has_zeros = bool(self.unobserved_weight)
+        units_of = partial(
+            Units.of, centred=self.biased and not has_zeros, has_zeros=has_zeros
+        )
         # Pairs without ratings have no numbers.
-        return Given.of(data, units_of, has_slopes=not self.unobserved_weight)
+        return Given.of(data, units_of, has_slopes=not has_zeros)
 
     def _iterations(
         self,
