@@ -13,11 +13,15 @@ from skrec._data.times import read_times
 # Of the years that nanoseconds can count, which pandas 2 reads.
 TIMES = st.datetimes(datetime(1700, 1, 1), datetime(2200, 1, 1))
 FORMS = ["%Y-%m-%d", "%Y%m%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S.%f"]
-FORMS += [form + "+02:00" for form in FORMS[2:]]
+ZONED = [form + zone for form in FORMS[2:] for zone in ("+02:00", "-11:30", "Z")]
 
 
-@given(st.lists(st.tuples(TIMES, st.sampled_from(FORMS)), min_size=1))
-def test_times_are_those_of_iso_8601_whatever_stands_beside_them(rows):
+# pandas 2 reads text without a zone as in that of the text before it.
+@pytest.mark.parametrize("forms", [FORMS, ZONED])
+@given(data=st.data())
+def test_times_are_those_of_iso_8601_whatever_stands_beside_them(forms, data):
+    row = st.tuples(TIMES, st.sampled_from(forms))
+    rows = data.draw(st.lists(row, min_size=1))
     text = [time.strftime(form) for time, form in rows]
     expected = [datetime.fromisoformat(value) for value in text]
     expected = [t if t.tzinfo else t.replace(tzinfo=UTC) for t in expected]
