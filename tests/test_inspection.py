@@ -26,7 +26,8 @@ from skrec.inspection import (
     IntervalCalibrationDisplay,
     RankingCurveDisplay,
 )
-from skrec.metrics import RankingScorer, hit_rate_at_k, ndcg_at_k
+from skrec.metrics import RankingScorer, _functions, hit_rate_at_k, ndcg_at_k
+from skrec.metrics._rankings import ranks_of
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -200,10 +201,16 @@ def test_ranking_curves_are_scores_at_each_length(model, metric, candidates):
     assert display.ax_.get_ylabel().endswith("@k")
 
 
-def test_ranking_curves_of_scored_rows(model):
+def test_ranking_curves_of_scored_rows(model, monkeypatch):
     rows = Y[TEST], model.predict(X[TEST]), X["user"][TEST]
+    expected = [ndcg_at_k(*rows, k=k) for k in (1, 2, 3, 4)]
+    ranked = []
+    monkeypatch.setattr(
+        _functions, "ranks_of", lambda *rows: ranked.append(1) or ranks_of(*rows)
+    )
     display = RankingCurveDisplay.from_predictions(*rows, k=4)
-    assert_allclose(display.scores, [ndcg_at_k(*rows, k=k) for k in (1, 2, 3, 4)])
+    assert display.scores.tolist() == expected
+    assert len(ranked) == 1
     hits = RankingCurveDisplay.from_predictions(
         *rows, metric="hit_rate", k=[3], relevance_threshold=5, ax=display.ax_
     )
