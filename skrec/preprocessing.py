@@ -243,7 +243,7 @@ class DatetimeBins(TransformerMixin, BaseEstimator):
                 f"units must be some of {list(UNITS)}, such as ['month', 'hour'], got "
                 f"{self.units!r}."
             )
-        if self.unit not in PER_SECOND:
+        if self.unit not in [*PER_SECOND]:
             raise ValueError(
                 f"unit must be 's', 'ms', 'us' or 'ns', got {self.unit!r}."
             )
@@ -308,13 +308,16 @@ def _is_zone(timezone: Any) -> bool:
 def _converted(values: pd.Series, kind: str, where: str) -> pd.DatetimeIndex:
     """Datetimes in UTC of a column of datetimes."""
     if kind not in DATE_KINDS:
+        advice = "pandas.to_datetime(numbers, unit='s')"
+        if kind == "period":
+            advice = "column.dt.to_timestamp()"
         for value in values:
             if not (isinstance(value, date | np.datetime64) or pd.isna(value)):
                 raise ValueError(
                     f"{where} must hold datetimes, or text such as '2026-01-31', or "
-                    f"numbers, and one of these alone; but holds {kind!r} values, such "
-                    f"as {shown(value)}. Turn it into datetimes, such as by "
-                    "pandas.to_datetime(column)."
+                    f"numbers, and one of these alone; but holds values of kind "
+                    f"{kind!r}, such as {shown(value)}. Turn these into datetimes, "
+                    f"such as by {advice}."
                 )
     try:
         times = pd.DatetimeIndex(pd.to_datetime(values, utc=True))
