@@ -17,6 +17,9 @@ from sklearn.base import BaseEstimator
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._pprint import _changed_params as changed_parameters
+from sklearn.utils.validation import (
+    _check_feature_names_in as check_feature_names_in,
+)
 from sklearn.utils.validation import _num_samples as num_samples
 from sklearn.utils.validation import validate_data
 
@@ -69,6 +72,7 @@ __all__ = [
     "arguments_may_be_cut",
     "changed_parameters",
     "check_columns",
+    "check_feature_names_in",
     "fit_context",
     "num_samples",
     "with_callbacks",

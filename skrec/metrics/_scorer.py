@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from numbers import Integral
@@ -243,10 +242,9 @@ class RankingScorer:
         else:
             ranks = ranks_of(pairs.users, pairs.scores)
             gains[np.bincount(pairs.users)[pairs.users] < 2] = 0
-        rankings = {
-            k: Rankings.from_rows(pairs.users, ranks, gains, pairs.weight, k)
-            for k in self._lengths()
-        }
+        rankings = Rankings.from_rows(
+            pairs.users, ranks, gains, pairs.weight, self._lengths()
+        )
         names = [name for name in self._names() if name in METRICS]
         found = {
             f"{name}@{k}": of_k.mean(name)
@@ -348,17 +346,19 @@ def get_scorer(scoring: Any) -> Any:
     >>> get_scorer("r2")
     make_scorer(r2_score, response_method='predict')
     """
-    ranking = isinstance(scoring, str) and re.fullmatch(r"(\w+)@(\d+)", scoring)
-    if ranking:
-        return RankingScorer(ranking[1], k=int(ranking[2]))
-    if isinstance(scoring, str) and scoring == "auc":
-        return RankingScorer("auc")
+    if isinstance(scoring, str):
+        name, _, length = scoring.partition("@")
+        if name in METRICS and length.isdecimal():
+            return RankingScorer(name, k=int(length))
+        if scoring == "auc":
+            return RankingScorer("auc")
     try:
         return sklearn.metrics.get_scorer(scoring)
     except ValueError as error:
         raise ValueError(
             f"{scoring!r} names no scorer of scikit-learn, nor is it one of "
-            f"{', '.join(METRICS)} with its k, such as 'ndcg@10', or 'auc'."
+            f"{', '.join(METRICS)} with its k, such as 'ndcg@10', or 'auc', which has "
+            "no k."
         ) from error
 
 
