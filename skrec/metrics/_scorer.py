@@ -15,7 +15,6 @@ import sklearn
 import sklearn.metrics
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_is_fitted
 
@@ -23,6 +22,7 @@ from .._data.containers import object_array
 from .._data.messages import shown
 from .._data.reading import check_int, read_numbers, read_pairs, read_weights
 from .._data.vocabulary import Ids
+from .._sklearn import innermost
 from ._rankings import (
     METRICS,
     NAMES,
@@ -434,22 +434,15 @@ class Pairs:
 
 def _recommender(estimator: Any, X: Any) -> tuple[Any, Any]:
     """The recommender inside pipelines and searches, and X transformed for it."""
-    outer = estimator
-    while not hasattr(estimator, "recommend"):
-        if isinstance(estimator, Pipeline):
-            if len(estimator) > 1:
-                X = estimator[:-1].transform(X)
-            estimator = estimator[-1]
-        elif hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        else:
-            _check_is_fitted(estimator)
-            raise TypeError(
-                f"RankingScorer with candidates='unseen' needs an estimator that has "
-                f"`recommend`, which {type(outer).__name__} has not. Use "
-                "candidates='test', which ranks each user's test rows by `predict`."
-            )
-    return estimator, X
+    found, X = innermost(estimator, X)
+    if not hasattr(found, "recommend"):
+        _check_is_fitted(found)
+        raise TypeError(
+            f"RankingScorer with candidates='unseen' needs an estimator that has "
+            f"`recommend`, which {type(estimator).__name__} has not. Use "
+            "candidates='test', which ranks each user's test rows by `predict`."
+        )
+    return found, X
 
 
 def _check_is_fitted(estimator: Any) -> None:
