@@ -123,8 +123,9 @@ class MFRegressor(BaseRecommender):
         minus Bᵀf, and likewise over w. Rows that are not `biased` count from the row of
         the mean rating. None is 12 for "als", and 0.3 / (1 + 2 α₀) with
         an `unobserved_weight` α₀; for "adam" and "sgd" it is 1 for ratings (0.5 with
-        "absolute_error" and "huber", which have half the curvature), and 0.1 for
-        choices. Not used by "vb" and "gibbs".
+        "absolute_error" and "huber", which have half the curvature), 0.3 for labels
+        ("log_loss" with `n_negatives=0`), and 0.1 for choices (`n_negatives` above 0).
+        Not used by "vb" and "gibbs".
     reg_exponent : float, default=None
         Exponent of the weight of a row's pairs in its penalty, for "als": 0 is the same
         penalty for all rows, 1 a proportional one [7]_, and 4 the largest one. With 1,
@@ -214,8 +215,9 @@ class MFRegressor(BaseRecommender):
         effect of each encoded column on the prior mean of factors and bias.
         `feature_effects` has the names of the columns.
     noise_std_ : float
-        Standard deviation of ε for a user and an item of average noise. With "adam" and
-        "sgd" that of the residuals, or NaN if the loss is not one of ratings.
+        Standard deviation of ε of a rating, for a user and an item of average noise.
+        With "adam" and "sgd" that of the residuals, or NaN if the loss is not one of
+        ratings.
     rating_range_ : tuple of float
         Bounds of `clip`: the smallest and largest training rating, [0, 1] with
         "log_loss" or drawn items, and no bounds with "bpr".
@@ -587,7 +589,7 @@ class MFRegressor(BaseRecommender):
     @fitted_attribute
     def noise_std_(self) -> float:
         """Standard deviation of the noise, in rating units."""
-        return float(np.sqrt(self._model.noise_variance))
+        return float(np.sqrt(self._model.rating_noise))
 
     @fitted_attribute
     def user_feature_coef_(self) -> np.ndarray:

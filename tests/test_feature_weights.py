@@ -78,7 +78,7 @@ def case(request):
     return {
         "blocks": blocks,
         "weights": weights,
-        "gap": torch.as_tensor(rng.normal(size=(N_ROWS, SIZE))),
+        "deviation": torch.as_tensor(rng.normal(size=(N_ROWS, SIZE))),
         "V": V,
         "Lambda": Lambda,
         "firm": torch.as_tensor(rng.uniform(0.5, 2, size=N_ROWS)),
@@ -91,7 +91,7 @@ def stepped(case, firm=None, covariance=None):
         case["blocks"],
         case["weights"],
         RowsGivenWeights(
-            case["gap"],
+            case["deviation"],
             layout.pack(case["V"]) if covariance is None else covariance,
             case["Lambda"],
             firm,
@@ -105,7 +105,8 @@ def stepped(case, firm=None, covariance=None):
 def objective(case, weights, firm):
     """Minus the log density by weights that rows follow, up to a constant.
 
-    With D the change of the weights, −(Σ c (gap·ΛDᵀf − ½ (Dᵀf)ᵀ M Dᵀf) − ½ tr(BΩBᵀ)).
+    With a the deviation and D the change of the weights,
+    −(Σ c (a·ΛDᵀf − ½ (Dᵀf)ᵀ M Dᵀf) − ½ tr(BΩBᵀ)).
     """
     Lambda, V = case["Lambda"].numpy(), case["V"].numpy()
     shift = sum(
@@ -115,7 +116,7 @@ def objective(case, weights, firm):
         )
     )
     M = Lambda - Lambda @ V @ Lambda
-    gain = np.einsum("nj,jk,nk->n", case["gap"].numpy(), Lambda, shift)
+    gain = np.einsum("nj,jk,nk->n", case["deviation"].numpy(), Lambda, shift)
     gain -= np.einsum("nj,njk,nk->n", shift, M, shift) / 2
     penalty = sum(np.einsum("nj,jk,nk->", w.mean, w.precision, w.mean) for w in weights)
     return penalty / 2 - firm @ gain
@@ -153,14 +154,14 @@ def test_steps_lead_to_the_mode_of_rows_and_weights(case):
     A = A.reshape(F.shape[1] * SIZE, -1)
     # At weights of zero, rows would not have followed them.
     back = np.einsum("nab,bc,nc->na", V, Lambda, before)
-    gap = case["gap"].numpy() + before - back
-    right = np.einsum("ni,na->ia", F, gap @ Lambda).ravel()
+    deviation = case["deviation"].numpy() + before - back
+    right = np.einsum("ni,na->ia", F, deviation @ Lambda).ravel()
     expected = np.linalg.solve(A, right).reshape(-1, SIZE)
 
     for _ in range(3000):
         step = stepped(case)
         case["weights"] = step.weights
-        case["gap"] = case["gap"] + step.length * (
+        case["deviation"] = case["deviation"] + step.length * (
             step.row_direction - step.shift_direction
         )
     found = np.vstack([w.mean for w in case["weights"]])

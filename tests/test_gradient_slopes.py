@@ -114,7 +114,7 @@ def test_residuals_follow_the_steps_of_slopes(biased):
     }
     update_slopes(network, residuals, penalties, {})
     after = residual().detach()
-    assert_allclose(residuals.pull[:, 0], after, atol=1e-5)
+    assert_allclose(residuals.descent[:, 0], after, atol=1e-5)
     assert after.square().sum() < before.square().sum()
     # The mean of the slopes is a part of the linear term, and unknown rows have none.
     for side in ("user", "item"):

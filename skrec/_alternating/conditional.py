@@ -552,8 +552,8 @@ class Conditional(NaturalGaussians):
         # Rounding can make a sum of moments indefinite by a few ulps of its size.
         size = len(prior_precision)
         A.diagonal(dim1=1, dim2=2).mul_(1 + 4 * size * torch.finfo(A.dtype).eps)
-        pull = prior_mean @ prior_precision
-        h = torch.addcmul(pull, noise_precision[:, None], sums.g)
+        of_prior = prior_mean @ prior_precision
+        h = torch.addcmul(of_prior, noise_precision[:, None], sums.g)
         return cls(A, h, sums, noise_precision, prior_precision)
 
     def residual(self, rows: Tensor, covariance: Tensor | None) -> Tensor:

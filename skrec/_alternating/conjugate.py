@@ -89,7 +89,7 @@ class SharedSums:
         M = self.moments
         return self._shared(x * M if M.ndim == 1 else x @ M)
 
-    def pull(self, x: Tensor) -> Tensor:
+    def descent(self, x: Tensor) -> Tensor:
         """Half the negative gradient of the sum of squares."""
         return -self.times(x) - self._shared(self.along)
 
@@ -134,7 +134,7 @@ class VarianceSums:
         """Product of the moments and each row."""
         return (self.variance * (x @ self.forms)) @ self.forms.T
 
-    def pull(self, x: Tensor) -> Tensor:
+    def descent(self, x: Tensor) -> Tensor:
         """Half the negative gradient of the sum of variances."""
         return -(self.variance * (x @ self.forms + self.offset)) @ self.forms.T
 
@@ -187,18 +187,18 @@ class Quadratic:
         ratings, x = self.ratings, self.start
         rest = ratings.target - self._products(x)
         weighted = ratings.weight * rest
-        pull = ratings.sum(self.table, weighted)
+        descent = ratings.sum(self.table, weighted)
         squares = ratings.sum_values(weighted * rest)
         if ratings.target_variance is not None:
             squares += ratings.sum_values(ratings.weight * ratings.target_variance)
         for s in self.shared:
-            pull = pull + s.pull(x)
+            descent = descent + s.descent(x)
             squares = squares + s.squares(x)
-        held = self.prior_precision * (self.prior_mean - x)
-        return torch.addcmul(held, self.noise_precision, pull), squares
+        of_prior = self.prior_precision * (self.prior_mean - x)
+        return torch.addcmul(of_prior, self.noise_precision, descent), squares
 
     @property
-    def pull(self) -> Tensor:
+    def descent(self) -> Tensor:
         """h − Ax of the start."""
         return self._of_start[0]
 
@@ -213,11 +213,11 @@ class Quadratic:
         """Σ w (x·z)² of each row, without unobserved pairs."""
         return self.ratings.sum_values(self.ratings.weight * self._products(x).square())
 
-    def squares(self, x: Tensor, pull: Tensor) -> Tensor:
+    def squares(self, x: Tensor, descent: Tensor) -> Tensor:
         """Residual sum of squares of each row x, by its h − Ax."""
-        # F(x) = F(x₀) − (x − x₀)·(pull + pull₀) needs no pass over the ratings.
-        pull_of_start, squares = self._of_start
-        gain = (x - self.start) * (pull + pull_of_start)
+        # F(x) = F(x₀) − (x − x₀)·(descent + descent₀) needs no pass over the ratings.
+        descent_of_start, squares = self._of_start
+        gain = (x - self.start) * (descent + descent_of_start)
         gain += (
             self.prior_precision
             * (x - self.start)
@@ -236,9 +236,9 @@ class Quadratic:
         Steps of a row end when one more would add less than a share to the fall of its
         objective, whatever rows its tile has.
         """
-        x, pull, D = self.start, self.pull, self.diagonal
-        direction = ahead = pull / D
-        slope = (pull * ahead).sum(1, keepdim=True)
+        x, descent, D = self.start, self.descent, self.diagonal
+        direction = preconditioned = descent / D
+        slope = (descent * preconditioned).sum(1, keepdim=True)
         fallen = torch.zeros_like(slope)
         least = torch.finfo(x.dtype).tiny
         for step in range(max_steps):
@@ -250,14 +250,14 @@ class Quadratic:
             length = slope / (direction * image).sum(1, keepdim=True).clamp_min(least)
             length = length.where(moves, 0.0)
             x = torch.addcmul(x, length, direction)
-            pull = torch.addcmul(pull, length, image, value=-1)
+            descent = torch.addcmul(descent, length, image, value=-1)
             fallen += length * slope
-            ahead, previous = pull / D, slope
-            slope = (pull * ahead).sum(1, keepdim=True)
+            preconditioned, previous = descent / D, slope
+            slope = (descent * preconditioned).sum(1, keepdim=True)
             direction = torch.addcmul(
-                ahead, slope / previous.clamp_min(least), direction
+                preconditioned, slope / previous.clamp_min(least), direction
             )
-        return x, pull
+        return x, descent
 
     def _products(self, x: Tensor) -> Tensor:
         """x·z of every rating."""
@@ -483,11 +483,11 @@ def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:
     variance = torch.empty_like(side.mean) if rule.has_covariance else None
 
     def update_tile(rows: slice, objective: Quadratic) -> Tensor:
-        x, pull = objective.start, objective.pull
+        x, descent = objective.start, objective.descent
         if rule.moves_rows:
-            x, pull = _beyond(objective, rule)
+            x, descent = _over_relaxed(objective, rule)
         mean[rows] = axes.rows(x) if rule.moves_rows else side.mean[rows]
-        squares[rows] = objective.squares(x, pull)
+        squares[rows] = objective.squares(x, descent)
         if variance is not None:
             variance[rows] = objective.diagonal.reciprocal()
             if not rule.is_certain:
@@ -513,13 +513,13 @@ def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:
     return side, squares
 
 
-def _beyond(objective: Quadratic, rule: Rule) -> tuple[Tensor, Tensor]:
+def _over_relaxed(objective: Quadratic, rule: Rule) -> tuple[Tensor, Tensor]:
     """Rows beyond the minimum of an objective, and their h − Ax."""
-    x, pull = objective.minimise(rule.max_steps, rule.least_share)
+    x, descent = objective.minimise(rule.max_steps, rule.least_share)
     # Both are linear along the way.
     return (
         x + rule.relaxation * (x - objective.start),
-        pull + rule.relaxation * (pull - objective.pull),
+        descent + rule.relaxation * (descent - objective.descent),
     )
 
 
@@ -549,13 +549,13 @@ def update_points_and_weights(
 
     given.map_tiles(multiply)
     share, own = given.ratings.share, rows.own
-    along = weight * (rows.gap * shift + rows.pull * follow)
-    bend = weight * (follow * (image - 2 * shift) + shift.square())
-    slope, curvature = (share.sum(total(x[own])) for x in (along, bend))
+    along = weight * (rows.deviation * shift + rows.descent * follow)
+    curvatures = weight * (follow * (image - 2 * shift) + shift.square())
+    slope, curvature = (share.sum(total(x[own])) for x in (along, curvatures))
     slope = slope + sum(direction.slope for direction in directions)
     curvature = curvature + sum(direction.curvature for direction in directions)
     length = torch.where(curvature > 0, slope / curvature, 0.0)
-    gain = 2 * (rows.pull + rows.gap) - length * (image - follow)
+    gain = 2 * (rows.descent + rows.deviation) - length * (image - follow)
     gain = length * (follow * gain).sum(1) / given.row_precision[:, 0]
     mean, squares = axes.rows(rows.x + length * follow), rows.squares - gain
     variances: AxisVariances | None = None
@@ -568,8 +568,8 @@ def update_points_and_weights(
         for block, direction in zip(given.ratings.features, directions, strict=True):
             spread = block.square[:, None] * direction.variance
             variances.variance.addcmul_(variance.square(), spread)
-        bend = ((rows.diagonal - 1) * variances.variance).sum(1)
-        squares += bend / given.row_precision[:, 0]
+        curvatures = ((rows.diagonal - 1) * variances.variance).sum(1)
+        squares += curvatures / given.row_precision[:, 0]
         log_det = share.sum(log_det)
     share.complete(mean, squares, *([] if variances is None else [variances.variance]))
     side = replace(
@@ -592,9 +592,9 @@ class _PointPass:
 
     Attributes
     ----------
-    x, pull, diagonal : Tensor of shape (n_rows, row_size)
+    x, descent, diagonal : Tensor of shape (n_rows, row_size)
         The rows, their h − Ax, and the diagonal of A.
-    gap, gap_at_minimum : Tensor of shape (n_rows, row_size)
+    deviation, deviation_at_minimum : Tensor of shape (n_rows, row_size)
         x − m − Bᵀf, and that before rows are relaxed.
     squares : Tensor of shape (n_rows,)
         Residual sums of squares.
@@ -605,10 +605,10 @@ class _PointPass:
     """
 
     x: Tensor
-    pull: Tensor
+    descent: Tensor
     diagonal: Tensor
-    gap: Tensor
-    gap_at_minimum: Tensor
+    deviation: Tensor
+    deviation_at_minimum: Tensor
     squares: Tensor
     weight: Tensor
     share: Share
@@ -622,17 +622,19 @@ class _PointPass:
     def over(cls, given: PointConditional, rule: Rule) -> _PointPass:
         """A pass over the tiles of a side."""
         side = given.side
-        x, pull, diagonal, gap, lowest = (torch.empty_like(side.mean) for _ in range(5))
+        x, descent, diagonal, deviation, lowest = (
+            torch.empty_like(side.mean) for _ in range(5)
+        )
         squares = torch.empty_like(side.relative_precision)
         relaxed = 1 + rule.relaxation
 
         def keep(rows: slice, objective: Quadratic) -> float:
-            x[rows], pull[rows] = _beyond(objective, rule)
+            x[rows], descent[rows] = _over_relaxed(objective, rule)
             diagonal[rows] = objective.diagonal
-            squares[rows] = objective.squares(x[rows], pull[rows])
-            gap[rows] = x[rows] - objective.prior_mean
-            ahead = rule.relaxation / relaxed * (x[rows] - objective.start)
-            lowest[rows] = gap[rows] - ahead
+            squares[rows] = objective.squares(x[rows], descent[rows])
+            deviation[rows] = x[rows] - objective.prior_mean
+            beyond = rule.relaxation / relaxed * (x[rows] - objective.start)
+            lowest[rows] = deviation[rows] - beyond
             return 0.0
 
         given.map_tiles(keep)
@@ -640,7 +642,7 @@ class _PointPass:
         if side.prior_weight is not None:
             weight = side.prior_weight[:, None]
         share = given.ratings.share
-        return cls(x, pull, diagonal, gap, lowest, squares, weight, share)
+        return cls(x, descent, diagonal, deviation, lowest, squares, weight, share)
 
 
 @dataclass(frozen=True)
@@ -683,10 +685,10 @@ class _AxisDirection:
         free = (total(square) - response).clamp_(min=0)
         Omega = axes.form_matrix(weights.precision)
         C = inverse(free.diag() / len(block.columns) + Omega)
-        held = axes.coordinates(weights.mean) @ Omega
-        gap = rows.weight * rows.gap_at_minimum
-        rows.share.complete(gap)
-        step = (block.transposed_times(gap, parallel_map) - held) @ C
+        of_prior = axes.coordinates(weights.mean) @ Omega
+        deviation = rows.weight * rows.deviation_at_minimum
+        rows.share.complete(deviation)
+        step = (block.transposed_times(deviation, parallel_map) - of_prior) @ C
         return cls(
             weights=replace(
                 weights,
@@ -696,7 +698,7 @@ class _AxisDirection:
             step=step,
             shift=block.times(step, parallel_map),
             variance=C.diagonal(),
-            slope=-total(held * step),
+            slope=-total(of_prior * step),
             curvature=total(step @ Omega * step),
         )
 

@@ -204,7 +204,7 @@ class RowsGivenWeights:
 
     Attributes
     ----------
-    gap : Tensor of shape (n_rows, row_size)
+    deviation : Tensor of shape (n_rows, row_size)
         x* − m − Bᵀf.
     covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2)
         A⁻¹ of every row, packed.
@@ -214,10 +214,10 @@ class RowsGivenWeights:
         Factor of Λ for each row; None is 1. `covariance` is then that of noise and
         prior divided by it.
     share : Share
-        The rows that `gap` and `covariance` hold.
+        The rows that `deviation` and `covariance` hold.
     """
 
-    gap: Tensor
+    deviation: Tensor
     covariance: Tensor
     prior_precision: Tensor
     prior_weight: Tensor | None
@@ -226,7 +226,7 @@ class RowsGivenWeights:
     @property
     def own(self) -> slice:
         """The rows of the share."""
-        return self.share.rows(len(self.gap))
+        return self.share.rows(len(self.deviation))
 
     def weighted(self, values: Tensor, rows: slice = slice(None)) -> Tensor:
         """Values of rows times the factor of Λ for each."""
@@ -236,11 +236,11 @@ class RowsGivenWeights:
         return values * (weight if values.ndim == 1 else weight[:, None])
 
     @cached_property
-    def pull(self) -> Tensor:
+    def prior_gradient(self) -> Tensor:
         """Λ (x* − m − Bᵀf) of every row, weighted."""
-        pull = self.weighted(self.gap @ self.prior_precision)
-        self.share.complete(pull)
-        return pull
+        gradient = self.weighted(self.deviation @ self.prior_precision)
+        self.share.complete(gradient)
+        return gradient
 
 
 @dataclass(frozen=True)
@@ -365,8 +365,8 @@ class _Direction:
             alpha=-1 / n_columns,
         )
         C = inverse(free + weights.precision)
-        pull = block.transposed_times(rows.pull, parallel_map)
-        gradient = torch.addmm(pull, weights.mean, weights.precision, alpha=-1)
+        of_rows = block.transposed_times(rows.prior_gradient, parallel_map)
+        gradient = torch.addmm(of_rows, weights.mean, weights.precision, alpha=-1)
         step = gradient @ C
         return cls(
             weights=replace(weights, covariance=C, response=response),

@@ -155,13 +155,13 @@ class Ratings(SparseRows):
         w, y = self.weight.double(), self.target.double()
         count = self.sum_values(w)
         mean = self.sum_values(w * y) / count.where(count > 0, 1)
-        rest = y - mean.repeat_interleave(lengths)
-        pull = w * rest
-        scatter = self.sum_values(pull * rest)
+        deviation = y - mean.repeat_interleave(lengths)
+        weighted = w * deviation
+        scatter = self.sum_values(weighted * deviation)
         last = float(others.max()) if len(others) else 0.0
         n_others = int(share.largest(last)) + 1
-        sums = torch.stack([torch.bincount(others, x, n_others) for x in (pull, w)])
-        own = torch.stack([total(pull.square()), total(w.square())])
+        sums = torch.stack([torch.bincount(others, x, n_others) for x in (weighted, w)])
+        own = torch.stack([total(weighted.square()), total(w.square())])
         # Products of two ratings of the same other.
         between, pairs = share.sum(sums).square().sum(1) - share.sum(own)
         V = torch.where(pairs > LEAST_PAIRS * own[1], between / pairs, 0).clamp(min=0)

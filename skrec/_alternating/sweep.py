@@ -451,8 +451,8 @@ def update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, T
     )
     mean = torch.addcmul(rows.mean, step.length, step.row_direction)
     shift = torch.addcmul(side.shift, step.length, step.shift_direction)
-    gap = mean - (side.prior_mean + shift)
-    squares = rows.residual(mean, gap, side.prior_precision)
+    deviation = mean - (side.prior_mean + shift)
+    squares = rows.residual(mean, deviation, side.prior_precision)
     if step.trace is not None:
         squares.addcdiv_(step.trace, rows.noise_precision)
     mean += rows.ahead
@@ -523,17 +523,19 @@ class _Pass:
         log_det = reduce(add, given.map_tiles(keep))
         return cls(mean, covariance, log_det, ahead, g, beta, squares)
 
-    def residual(self, mean: Tensor, gap: Tensor, prior_precision: Tensor) -> Tensor:
+    def residual(
+        self, mean: Tensor, deviation: Tensor, prior_precision: Tensor
+    ) -> Tensor:
         """Residual sum of squares of the points `mean` + `ahead`.
 
-        `mean` is the mean of the conditional for some weights, and `gap` its difference
-        from the prior mean.
+        `mean` is that of the conditional for some weights, and `deviation` its
+        difference from the prior mean.
         """
         # G is not formed again: at the mean of a conditional βGx = βg − Λ(x − m), and
         # beyond it βG = A − Λ.
-        pull = gap @ prior_precision
-        held = pull * mean
-        pull = torch.addmm(pull, self.ahead, prior_precision, beta=2)
-        held = held.addcmul_(pull, self.ahead).sum(1)
+        gradient = deviation @ prior_precision
+        of_prior = gradient * mean
+        gradient = torch.addmm(gradient, self.ahead, prior_precision, beta=2)
+        of_prior = of_prior.addcmul_(gradient, self.ahead).sum(1)
         squares = self.squares - (self.g * mean).sum(1)
-        return squares.addcdiv_(held, self.noise_precision, value=-1)
+        return squares.addcdiv_(of_prior, self.noise_precision, value=-1)

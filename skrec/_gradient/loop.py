@@ -670,10 +670,10 @@ class _Trainer:
         return Residuals.joined(tiles, self.share)
 
     def residuals_of(self, part: Samples) -> tuple[Samples, Tensor, Tensor]:
-        """Samples with the weights and the pulls of their residuals."""
+        """Samples with the weights and the descents of their scores."""
         score = self.network(part.users, part.items, part.context)
-        pull = self.loss_slopes(score, part, part.weight).mean(-1)
-        weight, pull = part.weight, pull / (-2 * self.curvature)
+        descent = self.loss_slopes(score, part, part.weight).mean(-1)
+        weight, descent = part.weight, descent / (-2 * self.curvature)
         if self.options.loss == "absolute_error":
             # No parabola of one curvature is above this loss near its kink.
             curvature = CURVATURES["absolute_error"](score, part.target[..., None])
@@ -682,8 +682,8 @@ class _Trainer:
             # An item is compared with each drawn one, as its target weighs it.
             of_drawn = weight[:, 1:] * part.target[:, :1] / self.mean_target
             weight = torch.cat([of_drawn.sum(1, keepdim=True), of_drawn], dim=1)
-            pull = pull / self.mean_target
-        return part, weight, pull
+            descent = descent / self.mean_target
+        return part, weight, descent
 
     @cached_property
     def mean_target(self) -> float:

@@ -51,7 +51,7 @@ class Residuals:
     weight : Tensor of shape (n, 1 + n_negatives)
         Curvature of the loss of a score, relative to that of the squared error of a
         sample of weight 1.
-    pull : Tensor of shape (n, 1 + n_negatives)
+    descent : Tensor of shape (n, 1 + n_negatives)
         `weight` times the distance of a score from the minimum of its parabola.
     share : Share
     """
@@ -60,7 +60,7 @@ class Residuals:
     items: Tensor
     numbers: Tensor
     weight: Tensor
-    pull: Tensor
+    descent: Tensor
     share: Share
 
     @classmethod
@@ -69,19 +69,21 @@ class Residuals:
     ) -> Residuals:
         """Those of tiles of samples with weights and pulls."""
         parts = [
-            (part.users, part.items.int(), part.context, weight, pull)
-            for part, weight, pull in tiles
+            (part.users, part.items.int(), part.context, weight, descent)
+            for part, weight, descent in tiles
         ]
-        users, items, numbers, weight, pull = map(torch.cat, zip(*parts, strict=True))
-        return cls(users, items, numbers, weight, pull, share)
+        users, items, numbers, weight, descent = map(
+            torch.cat, zip(*parts, strict=True)
+        )
+        return cls(users, items, numbers, weight, descent, share)
 
     def noise_variance(self) -> Tensor:
         """Mean square of the residuals."""
         tiny = torch.finfo(self.weight.dtype).tiny
         total = torch.zeros(2, device=self.weight.device, dtype=torch.float64)
         for tile in self._tiles():
-            weight, pull = self.weight[tile].double(), self.pull[tile].double()
-            square = pull.square() / weight.clamp_min(tiny)
+            weight, descent = self.weight[tile].double(), self.descent[tile].double()
+            square = descent.square() / weight.clamp_min(tiny)
             total += torch.stack([square.sum(), weight.sum()])
         square, weight = self.share.sum(total)
         return (square / weight.clamp_min(tiny)).clamp_min(MIN_NOISE)
@@ -91,9 +93,15 @@ class Residuals:
         sums = torch.zeros(n_rows, 5, device=self.weight.device, dtype=torch.float64)
         for tile in self._tiles():
             x = self.numbers[tile, column, None].double()
-            weight, pull = self.weight[tile], self.pull[tile]
+            weight, descent = self.weight[tile], self.descent[tile]
             weighted = weight * x
-            values = [weight.double(), weighted, weighted * x, pull.double(), pull * x]
+            values = [
+                weight.double(),
+                weighted,
+                weighted * x,
+                descent.double(),
+                descent * x,
+            ]
             rows = self._rows(side, tile).flatten()
             sums.index_add_(0, rows, torch.stack(values, -1).flatten(0, 1))
         return self.share.add_up(list(sums.unbind(1)))
@@ -108,7 +116,7 @@ class Residuals:
                 for part in (constant, slope)
             )
             change = torch.addcmul(own, by_number, x)
-            self.pull[tile].sub_(self.weight[tile] * change)
+            self.descent[tile].sub_(self.weight[tile] * change)
 
     def _tiles(self) -> Iterator[slice]:
         for start in range(0, len(self.users), TILE_SIZE):
