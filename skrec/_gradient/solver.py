@@ -53,9 +53,10 @@ DEFAULT_LEARNING_RATE = 0.02
 DEFAULT_TOL = 1e-4
 
 # A training has failed if its objective ends above so many times that of its start, and
-# by more than a share of the variance of the ratings. Noise after one epoch has 1.2. A
-# last fit to the opposite ratings has a loss of four times their variance.
-FAILED_RATIO, FAILED_RATIO_CONTINUED, LEAST_EXCESS = 1.3, 5.0, 1e-2
+# by a share of the mean square of the ratings. Noise after one epoch has 1.2. A last fit
+# to the opposite ratings has a loss of four times their mean square.
+FAILED_RATIO, LEAST_EXCESS = 1.3, 1e-2
+CONTINUED_EXCESS = 5.0
 
 # Default of batch_size: steps per epoch, and the bounds of their rows.
 STEPS_PER_EPOCH = 40
@@ -233,8 +234,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 weights(), shape, data, units, self.objective, rating_range
             )
 
-        most = FAILED_RATIO if start is None else FAILED_RATIO_CONTINUED
-        return self._reports(epochs, network, model, most)
+        excess = LEAST_EXCESS if start is None else CONTINUED_EXCESS
+        return self._reports(epochs, network, model, excess)
 
     def check_update(self, model: NetworkModel) -> None:
         if model.objective != self.objective:
@@ -457,7 +458,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         epochs: Iterator[Epoch],
         network: NeuMF,
         model: Callable[[Callable[[], Weights]], NetworkModel],
-        most: float,
+        excess: float,
     ) -> Iterator[Iteration]:
         tol = DEFAULT_TOL if self.tol is None else self.tol
         scores: list[float] = []
@@ -488,7 +489,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 progress,
                 n_worse >= self.n_iter_no_change,
                 partial(model, weights),
-                partial(self._warning, objective, most),
+                partial(self._warning, objective, excess),
                 curves={"validation_scores_": scores.copy()} if scores else {},
             )
 
@@ -505,12 +506,12 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     def _warning(
         self,
         objective: Callable[[], tuple[float, float]],
-        most: float,
+        excess: float,
         model: NetworkModel,
     ) -> str:
-        """Warning of an objective at `most` times that of the start, or no words."""
+        """Warning of an objective above that of the start, or an empty string."""
         end, start = objective()
-        if end <= max(most * start, start + LEAST_EXCESS):
+        if end <= max(FAILED_RATIO * start, start + excess):
             return ""
         return (
             f"Training has failed: its objective is {end:.3g}, above the {start:.3g} "
