@@ -52,11 +52,9 @@ DEFAULT_REG_CHOICES, DEFAULT_REG_LABELS = 0.1, 0.3
 DEFAULT_LEARNING_RATE = 0.02
 DEFAULT_TOL = 1e-4
 
-# A training has failed if its objective ends above so many times that of its start, and
-# by a share of the mean square of the ratings. Noise after one epoch has 1.2. A last fit
-# to the opposite ratings has a loss of four times their mean square.
+# A training has failed if its objective ends above so many times that of its start,
+# and by a share of the variance of the ratings. Noise after one epoch has 1.2.
 FAILED_RATIO, LEAST_EXCESS = 1.3, 1e-2
-CONTINUED_EXCESS = 5.0
 
 # Default of batch_size: steps per epoch, and the bounds of their rows.
 STEPS_PER_EPOCH = 40
@@ -234,7 +232,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 weights(), shape, data, units, self.objective, rating_range
             )
 
-        excess = LEAST_EXCESS if start is None else CONTINUED_EXCESS
+        # A last fit may be as far from new ratings as it likes.
+        excess = LEAST_EXCESS if start is None else np.inf
         return self._reports(epochs, network, model, excess)
 
     def check_update(self, model: NetworkModel) -> None:
