@@ -209,8 +209,9 @@ class MFRegressor(BaseRecommender):
         effect of each encoded column on the prior mean of factors and bias.
         `feature_effects` has the names of the columns.
     noise_std_ : float
-        Standard deviation of ε for a user and an item of average noise. With "adam" and
-        "sgd" that of the residuals, or NaN if the loss is not one of ratings.
+        Standard deviation of ε of a rating, for a user and an item of average noise.
+        With "adam" and "sgd" that of the residuals, or NaN if the loss is not one of
+        ratings.
     rating_range_ : tuple of float
         Bounds of `clip`: the smallest and largest training rating, [0, 1] with
         "log_loss" or drawn items, and no bounds with "bpr".
@@ -579,7 +580,7 @@ class MFRegressor(BaseRecommender):
     @fitted_attribute
     def noise_std_(self) -> float:
         """Standard deviation of the noise, in rating units."""
-        return float(np.sqrt(self._model.noise_variance))
+        return float(np.sqrt(self._model.rating_noise))
 
     @fitted_attribute
     def user_feature_coef_(self) -> np.ndarray:

@@ -36,8 +36,9 @@ SAMPLE_SIZE, BLOCK_SIZE = 2**13, 2**10
 # Pairs that show how far predictions move.
 N_PAIRS = 2**11
 
-# A leverage is below one; rounding may reach it.
-MAX_LEVERAGE = 1 - 1e-6
+# A leverage is below one. Near it the estimate multiplies what rows that have not
+# converged leave, so that a fit almost without noise would seem useless.
+MAX_LEVERAGE = 0.999
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class UnseenSample:
     problem : Problem
     scale : float
         Rating units per standard unit.
+    repeat_variance : float
+        Of a rating about the mean of its pair, which the problem has.
     ratings : Tensor of shape (n_own,)
         Places of some ratings, in random order; those that this process has.
     n_first : int
@@ -59,13 +62,16 @@ class UnseenSample:
 
     problem: Problem
     scale: float
+    repeat_variance: float
     ratings: Tensor
     n_first: int
     pairs: tuple[Tensor, Tensor]
 
     @classmethod
     @torch_threads(1)
-    def of(cls, problem: Problem, scale: float = 1.0) -> UnseenSample:
+    def of(
+        cls, problem: Problem, scale: float = 1.0, repeat_variance: float = 0.0
+    ) -> UnseenSample:
         """A sample that is the same for every fit of these ratings."""
         generator = torch.Generator().manual_seed(0)
         n_own, share = len(problem.target), problem.users.share
@@ -88,7 +94,8 @@ class UnseenSample:
 
         pairs = of_pairs(problem.user_index), of_pairs(problem.users.others)
         rows, is_own = places(SAMPLE_SIZE)
-        return cls(problem, scale, rows, int(is_own[:BLOCK_SIZE].sum()), pairs)
+        n_first = int(is_own[:BLOCK_SIZE].sum())
+        return cls(problem, scale, repeat_variance, rows, n_first, pairs)
 
     @torch_threads(1)
     def after_sweep(self, state: State) -> tuple[float, Tensor]:
@@ -123,7 +130,7 @@ class UnseenSample:
         parts = [self._squares(state, block) for block in places.split(BLOCK_SIZE)]
         sums = self.problem.users.share.sum(torch.stack(parts).sum(0))
         squares, weight = fetched(*sums)
-        return self.scale * (squares / weight) ** 0.5
+        return (self.scale**2 * squares / weight + self.repeat_variance) ** 0.5
 
     def _squares(self, state: State, places: Tensor) -> Tensor:
         """Weighted sum of squared residuals at some places, and sum of the weights."""

@@ -146,6 +146,41 @@ class Interactions:
             **others,
         )
 
+    def merged(self) -> tuple[Interactions, float]:
+        """The rows with one for each pair and context, and what they lose.
+
+        Such rows have one prediction. Their mean has all that they tell about it, with
+        the sum of their weights. The variance of ratings about the means is lost.
+        """
+        pairs, share = self.pairs, self.shares.user
+        is_repeat = pairs[1:] == pairs[:-1]
+        if not share.largest(float(is_repeat.any())):
+            return self, 0.0
+        order, starts = _sorted_repeats(
+            np.arange(len(pairs)),
+            pairs,
+            is_repeat,
+            tuple(self.context.T[::-1]),
+            self.weight,
+        )
+        first, lengths = order[starts], np.diff(starts, append=len(order))
+        weight = self.weight[order]
+        totals = np.add.reduceat(weight, starts)
+        # Exact where ratings are equal.
+        deviation = self.rating[order] - np.repeat(self.rating[first], lengths)
+        shift = np.add.reduceat(weight * deviation, starts) / totals
+        deviation -= np.repeat(shift, lengths)
+        squares, total = share.sum(np.array([weight @ deviation**2, weight.sum()]))
+        merged = replace(
+            self,
+            users=self.users[first],
+            items=self.items[first],
+            rating=self.rating[first] + shift,
+            weight=totals,
+            context=self.context[first],
+        )
+        return merged, float(squares / total)
+
     @cached_property
     def seen(self) -> SeenItems:
         """The items of each user."""
@@ -232,7 +267,7 @@ def _sorted_repeats(
     keys = [weight[rows], *(of_rows[rows] for of_rows in values), pair[places]]
     sorting = np.lexsort(keys)
     order[places] = rows[sorting]
-    is_first = np.append(True, ~is_repeat)
+    is_first = np.append(True, ~is_repeat)[: len(order)]
     for key in keys[1:-1]:
         is_first[places[1:]] |= np.diff(key[sorting]) != 0
     return order, np.flatnonzero(is_first)
