@@ -39,13 +39,14 @@ from .._data.interactions import FurtherRows, Interactions
 from .._data.messages import quote_first
 from .._data.rating_summary import RatingSummary
 from .._data.seen import SeenItems
-from .._data.sides import SideName
+from .._data.sides import SideName, Sides
 from .._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
 from .._share import ALL_ROWS, Share
 from .._storage import stored
 from .._threads import torch_threads
 from .._topk import Fill, inner_products_of_tiles
 from .._warn import warn
+from .content import places_by_content
 from .gain import gain_of
 
 # Powers of the numbers of choices that those of a user and of an item are divided by.
@@ -129,7 +130,7 @@ class ItemAutoencoder(Model):
         n_choices = np.bincount(seen.items, minlength=seen.n_items)
         ratings = RatingSummary.of(data)
         excess = _Excess.of(data, n_choices, ratings.range)
-        shrinkage, basis, n_passes = _shrinkage(excess, seen.n_users, share)
+        shrinkage, basis, n_passes = _shrinkage(excess, places_by_content(seen), share)
         eigenvalues, V = _eigenvectors(excess, basis, n_passes, share)
         n_factors = min(len(shrinkage), len(eigenvalues))
         shrinkage, eigenvalues = shrinkage[:n_factors], eigenvalues[:n_factors]
@@ -468,18 +469,19 @@ class _Excess:
 
 
 def _shrinkage(
-    excess: _Excess, n_users: int, share: Share
+    excess: _Excess, places: Sides[np.ndarray], share: Share
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Factors of the leading eigenvectors, by users who are left out of them.
 
-    Besides, a basis and the number of passes from there to the eigenvectors.
+    Besides, a basis and the number of passes from there to the eigenvectors. By the
+    places of users, each fold has as many of every number of choices.
     """
-    n_items = excess.damped.shape[1]
+    n_users, n_items = map(len, places)
     n_factors = int(np.clip(TABLE_SIZE // n_items, MIN_FACTORS, MAX_FACTORS))
-    rng = np.random.RandomState(0)
     size = min(n_factors + OVERSAMPLING, n_items, n_users)
-    start = basis = rng.standard_normal((n_items, size)).astype(np.float32)
-    fold = rng.permutation(n_users)[share.rows(n_users)] % N_FOLDS
+    normal = np.random.RandomState(0).standard_normal((n_items, size))
+    start = basis = normal.astype(np.float32)[places.item]
+    fold = places.user[share.rows(n_users)] % N_FOLDS
     n_turns = min(N_FOLDS, math.ceil(MIN_LEFT_OUT * N_FOLDS / n_users))
     sums = np.zeros((3, size))
     for turn in range(min(n_turns, n_users) if n_users > 1 else 0):
