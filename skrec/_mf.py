@@ -117,8 +117,9 @@ class MFRegressor(BaseRecommender):
         minus Bᵀf, and likewise over w. Rows that are not `biased` count from the row of
         the mean rating. None is 12 for "als", and 0.3 / (1 + 2 α₀) with
         an `unobserved_weight` α₀; for "adam" and "sgd" it is 1 for ratings (0.5 with
-        "absolute_error" and "huber", which have half the curvature), and 0.1 for
-        choices. Not used by "vb" and "gibbs".
+        "absolute_error" and "huber", which have half the curvature), 0.3 for labels
+        ("log_loss" with `n_negatives=0`), and 0.1 for choices (`n_negatives` above 0).
+        Not used by "vb" and "gibbs".
     reg_exponent : float, default=None
         Exponent of the weight of a row's pairs in its penalty, for "als": 0 is the same
         penalty for all rows, 1 a proportional one [7]_. With 1, `reg` is smaller by

@@ -73,9 +73,9 @@ class NCFRegressor(BaseRecommender):
         Let the items that a user has rated describe the user, whatever the ratings, and
         the users who have rated an item the item: each row of a table has a share
         Σ y / √n, with a learned row y of each of its n counterparts. New users then
-        have rows as soon as they have ratings. None is True for losses of ratings,
-        unless the pairs with ratings are as good as drawn at random, and False for
-        choices.
+        have rows as soon as they have ratings. None is True for ratings and labels,
+        unless the pairs with ratings are as good as drawn at random, and False if items
+        are drawn.
     loss : {"squared_error", "absolute_error", "huber", "log_loss", "bpr"}, \
             default="squared_error"
         - "squared_error", "absolute_error", "huber" (squared up to one standard
@@ -91,8 +91,9 @@ class NCFRegressor(BaseRecommender):
         loss of ratings, a drawn item has rating 0, and y must be between 0 and 1.
     reg : float, default=None
         Penalty of squares, as in the objective above. None is 0.7 for ratings (0.35
-        with "absolute_error" and "huber", which have half the curvature), and 0.1 for
-        choices (`loss` "log_loss" and "bpr", or `n_negatives` above 0).
+        with "absolute_error" and "huber", which have half the curvature), 0.3 for
+        labels ("log_loss" with `n_negatives=0`), and 0.1 for choices (`n_negatives`
+        above 0).
     solver : {"adam", "sgd"}, default="adam"
         Adam, or stochastic gradient descent with Nesterov's momentum.
     learning_rate_init : float, default=None
@@ -341,11 +342,11 @@ class NCFRegressor(BaseRecommender):
     def _solver(self) -> Solver:
         objective = objective_of(self.loss, self.n_negatives)
         reg = default_reg(objective, DEFAULT_REG) if self.reg is None else self.reg
-        draws_with_sgd = self.solver == "sgd" and objective.is_of_choices
+        draws_with_sgd = self.solver == "sgd" and objective.counts_unobserved
         is_slow = draws_with_sgd or self.architecture == "mlp"
         max_iter = self.max_iter or (SLOW_MAX_ITER if is_slow else DEFAULT_MAX_ITER)
         implicit_features = self.implicit_features
-        if implicit_features is None and objective.is_of_choices:
+        if implicit_features is None and objective.counts_unobserved:
             implicit_features = False
         return GradientSolver(
             objective,

@@ -5,6 +5,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from helpers import small_ncf
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
@@ -143,3 +144,24 @@ def test_unknown_ids_in_rows_are_handled_as_asked():
         model.recommend([3], candidates=[("ann", 4)])
     with pytest.raises(TypeError, match="column 1 of candidates holds ids of kind"):
         model.recommend(candidates=[(3, "Heat")])
+
+
+@pytest.mark.parametrize("context", [["number"], ["kind"], ["number", "kind"]])
+@pytest.mark.parametrize(
+    "model",
+    [
+        MFRegressor(2, solver="als", rank_by="rating"),
+        small_ncf(),
+        small_ncf(architecture="gmf"),
+    ],
+)
+def test_lists_of_no_candidates_are_empty(model, context):
+    told = X.assign(number=RNG.random(len(X)), kind=np.where(X["item"] % 2, "a", "b"))
+    told = told[[*X.columns, *context]]
+    model.fit(told, Y)
+    here = dict(told.iloc[0, 2:])
+    for none in ([], X.iloc[:0]):
+        for asked in ({}, {"context": here}):
+            lists = model.recommend([1, 999], 3, candidates=none, **asked)
+            assert lists.shape == (2, 3)
+            assert pd.isna(lists).all()

@@ -8,7 +8,11 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
 from scipy import sparse
-from sklearn.metrics import mean_absolute_error, root_mean_squared_error
+from sklearn.metrics import (
+    log_loss,
+    mean_absolute_error,
+    root_mean_squared_error,
+)
 from sklearn.model_selection import train_test_split
 
 from skrec import MFRegressor, NCFRegressor
@@ -76,8 +80,22 @@ def assert_no_worse_than_biases(model, data, loss):
 )
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
 def test_ratings_are_predicted_no_worse_than_by_biases(make, loss, data, request):
-    model = make(loss=loss)
+    model = make(loss=loss, rank_by="rating")
     assert_no_worse_than_biases(model, request.getfixturevalue(data), loss)
+
+
+@pytest.mark.parametrize(
+    "name", ["MFRegressor, adam", "MFRegressor, sgd", "neumf, adam"]
+)
+def test_labels_are_predicted_no_worse_than_by_biases(name, real):
+    X, y, X_test, y_test, _ = real
+    liked, liked_test = (y >= 4).astype(float), y_test >= 4
+    of_biases, labels = MFRegressor(0), MODELS[name](loss="log_loss", n_negatives=0)
+    expected, found = (
+        log_loss(liked_test, np.clip(m.fit(X, liked).predict(X_test), 1e-3, 1 - 1e-3))
+        for m in (of_biases, labels)
+    )
+    assert found < expected
 
 
 @pytest.mark.parametrize("data", ["synthetic", "real"])

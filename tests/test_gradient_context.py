@@ -6,12 +6,14 @@ import pytest
 import torch
 from helpers import copied, rmse, small_ncf
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.model_selection import train_test_split
 from test_context import SEASONS, seasonal
 
 from skrec import MFRegressor, NCFRegressor
 from skrec._data.units import Units
 from skrec._gradient.context import ValuePenalties, network_context, noise_edges
 from skrec._gradient.network import NeuMF, Shape, initial_weights
+from skrec.datasets import make_ratings
 
 SHAPE = Shape(
     n_users=5,
@@ -315,6 +317,17 @@ def test_a_weight_of_two_is_the_row_twice():
     weighted = small_ncf().fit(X[:400], Y[:400], sample_weight=weight)
     repeated = small_ncf().fit(X.iloc[rows], Y.iloc[rows])
     assert_allclose(weighted.predict(X[:400]), repeated.predict(X[:400]), atol=1e-6)
+
+
+def test_a_pair_is_penalised_once_however_many_its_rows():
+    model = MFRegressor(solver="adam", **PARAMS)
+    X, y = make_ratings(150, 80, 3000, random_state=1)
+    rng = np.random.default_rng(0)
+    X["noise"] = rng.random(len(X))
+    X, X_test, y, y_test = train_test_split(X, y, random_state=0)
+    copies = pd.concat([X] * 6).assign(noise=rng.random(6 * len(X)))
+    once = rmse(model.fit(X, y), X_test, y_test)
+    assert rmse(model.fit(copies, np.tile(y, 6)), X_test, y_test) < 1.015 * once
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])

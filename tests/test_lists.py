@@ -174,6 +174,7 @@ def test_inner_products_of_index_vectors_are_scores_but_for_a_constant(fitted):
     users, n_items = [3, 17, -1], len(fitted.item_ids_)
     vectors = fitted.user_index_vectors(users), fitted.item_index_vectors()
     assert [part.dtype for part in vectors] == [np.float32] * 2
+    assert fitted.user_index_vectors([]).shape == (0, vectors[1].shape[1])
     products = vectors[0].astype(np.float64) @ vectors[1].T
     items, scores = fitted.recommend(
         users, n_items, exclude_seen=False, return_scores=True

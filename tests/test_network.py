@@ -161,9 +161,11 @@ def shapes(draw):
     )
 
 
-@given(shapes(), st.integers(1, 4), st.integers(1, 3), st.integers(0, 99))
-def test_forward_is_the_formula_at_any_shape(shape, n, n_candidates, seed):
-    network = random_network(shape, seed)
+@given(
+    shapes(), st.integers(0, 4), st.integers(0, 3), st.booleans(), st.integers(0, 99)
+)
+def test_forward_is_the_formula_at_any_shape(shape, n, n_candidates, slopes, seed):
+    network = random_network(shape, seed, slopes and shape.n_context > 0)
     pairs = random_pairs(shape, n, n_candidates, seed)
     scores = network(*pairs).detach()
     assert scores.shape == (n, n_candidates, shape.n_members)
@@ -190,6 +192,18 @@ def test_side_scores_take_row_numbers_of_any_shape(shape):
             assert part.shape[:3] == rows.shape
             part = part.flatten(0, 2)
         torch.testing.assert_close(part, of_flat)
+
+
+@pytest.mark.parametrize("slopes", [False, True])
+@pytest.mark.parametrize("n_values", [(), (2, 3)])
+def test_scores_of_no_rows_are_none(shape, n_values, slopes):
+    has_slopes = slopes and shape.n_context > 0
+    network = random_network(replace(shape, n_values=n_values), slopes=has_slopes)
+    for side in ("user", "item"):
+        none = network.side_scores(side, torch.empty(0, dtype=torch.int64))
+        one = network.side_scores(side, torch.zeros(1, dtype=torch.int64))
+        for part, of_one in zip(vars(none).values(), vars(one).values(), strict=True):
+            assert part.shape[1:] == of_one[:0].shape[1:]
 
 
 def test_rows_that_are_looked_up_often_have_the_same_scores():

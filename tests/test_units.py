@@ -1,5 +1,7 @@
 """Standard units of ratings and features, against weighted moments."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -33,6 +35,15 @@ def test_ratings_have_the_mean_and_mean_square_that_are_asked_for(centred, scale
     assert units.scale == pytest.approx(scale)
     assert units.mean_weight == pytest.approx(weight.mean())
     assert_allclose(units.standard_ratings(y), (y - mean) / scale)
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_the_mean_weight_is_that_of_pairs_of_several_rows(n_rows):
+    X = np.repeat([[0, 1], [0, 2], [1, 1], [2, 0]], n_rows, axis=0)
+    weight = np.repeat([1.0, 2.0, 3.0, 6.0], n_rows) / n_rows
+    data = interactions(np.arange(4 * n_rows), weight=weight)
+    data = replace(data, users=X[:, 0], items=X[:, 1])
+    assert Units.of(data, centred=True).mean_weight == pytest.approx(3)
 
 
 @pytest.mark.parametrize("value", [0.1, 3.5, -7e200, 0.0])

@@ -229,6 +229,12 @@ class Posterior(StandardisedModel):
         of_items[:, -1] = total - of_items.sum(axis=1)
         return of_items
 
+    def shifted(self, shift: float) -> Posterior:
+        """The same posterior about another centre."""
+        centre = self.centre + shift
+        units = replace(self.units, centre=self.units.centre + shift)
+        return replace(self, centre=centre, units=units)
+
     def scale_covariances(self, ratio: float) -> Posterior:
         """The same means, with all covariances multiplied by a ratio."""
         return replace(

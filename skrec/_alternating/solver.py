@@ -48,7 +48,7 @@ from .structure import (
 )
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
 from .tiles import parallel_map
-from .unseen import UnseenSample
+from .unseen import UnseenSample, mean_residual
 
 # Up to this number of ratings the time of sweeps in double precision is negligible, and
 # residuals of small data can be far smaller than the ratings.
@@ -68,6 +68,9 @@ BURN_IN = 10
 
 # Share of the factors that would be taken now with which a last fit is continued.
 LEAST_CONTINUED = 0.75
+
+# A mean residual of fewer standard deviations of the ratings is taken for none.
+LEAST_SHIFT = 0.02
 
 # Number of factors of solvers that are not Bayesian, or do not fit ratings.
 DEFAULT_N_FACTORS = 16
@@ -313,10 +316,12 @@ class AlternatingSolver(Solver[Posterior]):
         """Rows in standard units, by default for a fit in those of the rows."""
         if units is not None:
             return Given.of(data, lambda rows: units, has_slopes=False)
-        centred = self.biased and not self.unobserved_weight
-        units_of = partial(Units.of, centred=centred)
+        has_zeros = bool(self.unobserved_weight)
+        units_of = partial(
+            Units.of, centred=self.biased and not has_zeros, has_zeros=has_zeros
+        )
         # Pairs without ratings have no numbers.
-        return Given.of(data, units_of, has_slopes=not self.unobserved_weight)
+        return Given.of(data, units_of, has_slopes=not has_zeros)
 
     def _iterations(
         self,
@@ -653,7 +658,13 @@ class VBSolver(AlternatingSolver):
             side.with_packed_covariance(run.problem.layout)
             for side in (state.users, state.items)
         )
-        return super()._posterior(run, replace(state, users=users, items=items))
+        posterior = super()._posterior(run, replace(state, users=users, items=items))
+        if not self.biased or self.unobserved_weight:
+            return posterior
+        # Rows of ratings that differ little count more, and where these are low ones,
+        # as of rare events, predictions are too low.
+        shift = mean_residual(run.problem, state)
+        return posterior.shifted(run.units.scale * shift * (abs(shift) > LEAST_SHIFT))
 
     def _reports(
         self, run: Run, states: Iterator[State]

@@ -33,6 +33,9 @@ from .state import Side, State
 # the curve.
 SAMPLE_SIZE, BLOCK_SIZE = 2**13, 2**10
 
+# About so many ratings have a mean residual like all.
+MEAN_SIZE = 2**16
+
 # Pairs that show how far predictions move.
 N_PAIRS = 2**11
 
@@ -139,15 +142,13 @@ class UnseenSample:
         x = state.users.mean.index_select(0, users)
         z = state.items.mean.index_select(0, items)
         weight = problem.users.weight[places]
-        residual = problem.target[places] - _predictions(x, z, layout)
-        residual -= problem.context[places] @ state.coef
+        residual = _residual(problem, state, places)
         beta = state.noise_precision * weight
         beta = beta * state.users.relative_precision[users]
         beta *= state.items.relative_precision[items]
         factor = torch.ones_like(residual)
         if state.columns:
-            mean, variance = column_moments(problem.columns, state.columns, places)
-            residual -= mean
+            _, variance = column_moments(problem.columns, state.columns, places)
             assert variance is not None
             leverage = (beta * variance).clamp_(max=MAX_LEVERAGE)
             factor += leverage / (1 - leverage)
@@ -162,6 +163,31 @@ class UnseenSample:
             factor += leverage
         squares = weight * (factor * residual).square()
         return torch.stack([total(squares), total(weight)])
+
+
+@torch_threads(1)
+def mean_residual(problem: Problem, state: State) -> float:
+    """Mean residual of the ratings, or of many of them, in standard units."""
+    n_ratings = len(problem.target)
+    step = 1 + n_ratings // MEAN_SIZE
+    places = torch.arange(0, n_ratings, step, device=problem.target.device)
+    weight = problem.users.weight[places]
+    residual = weight * _residual(problem, state, places)
+    sums = problem.users.share.sum(torch.stack([total(residual), total(weight)]))
+    of_residual, of_weight = fetched(*sums)
+    return of_residual / of_weight
+
+
+def _residual(problem: Problem, state: State, places: Tensor) -> Tensor:
+    """Residuals of the ratings at some places."""
+    users, items = problem.user_index[places], problem.users.others[places]
+    x = state.users.mean.index_select(0, users)
+    z = state.items.mean.index_select(0, items)
+    residual = problem.target[places] - _predictions(x, z, problem.layout)
+    residual -= problem.context[places] @ state.coef
+    if state.columns:
+        residual -= column_moments(problem.columns, state.columns, places)[0]
+    return residual
 
 
 def _predictions(x: Tensor, z: Tensor, layout: Layout) -> Tensor:

@@ -152,34 +152,50 @@ class Interactions:
         Such rows have one prediction. Their mean has all that they tell about it, with
         the sum of their weights. The variance of ratings about the means is lost.
         """
-        pairs, share = self.pairs, self.shares.user
-        is_repeat = pairs[1:] == pairs[:-1]
-        if not share.largest(float(is_repeat.any())):
+        rows, share = self, self.shares.user
+        first = first_of_pairs(self.users, self.items)
+        if not share.largest(float(not first.all())):
             return self, 0.0
-        order, starts = _sorted_repeats(
-            np.arange(len(pairs)),
-            pairs,
-            is_repeat,
-            tuple(self.context.T[::-1]),
-            self.weight,
-        )
-        first, lengths = order[starts], np.diff(starts, append=len(order))
-        weight = self.weight[order]
+        if self.context.shape[1]:
+            order, starts = _sorted_repeats(
+                np.arange(len(first)),
+                self.pairs,
+                ~first[1:],
+                tuple(self.context.T[::-1]),
+                self.weight,
+            )
+            rows = rows.at(order)
+            first = np.zeros(len(order), dtype=bool)
+            first[starts] = True
+        means = rows.at(first)
+        # Most pairs have one row, and are left as they are.
+        is_alone = first & np.append(first[1:], True)
+        of_several = first[~is_alone]
+        starts = np.flatnonzero(of_several)
+        number = np.cumsum(of_several) - 1
+        weight, rating = rows.weight[~is_alone], rows.rating[~is_alone]
         totals = np.add.reduceat(weight, starts)
         # Exact where ratings are equal.
-        deviation = self.rating[order] - np.repeat(self.rating[first], lengths)
+        deviation = rating - rating[starts][number]
         shift = np.add.reduceat(weight * deviation, starts) / totals
-        deviation -= np.repeat(shift, lengths)
-        squares, total = share.sum(np.array([weight @ deviation**2, weight.sum()]))
-        merged = replace(
+        deviation -= shift[number]
+        is_mean = ~is_alone[first]
+        means.weight[is_mean] = totals
+        means.rating[is_mean] += shift
+        squares = float(weight @ deviation**2)
+        squares, total = share.sum(np.array([squares, rows.weight.sum()]))
+        return means, float(squares / total)
+
+    def at(self, places: np.ndarray) -> Interactions:
+        """Rows at some places, by their numbers or a mask."""
+        return replace(
             self,
-            users=self.users[first],
-            items=self.items[first],
-            rating=self.rating[first] + shift,
-            weight=totals,
-            context=self.context[first],
+            users=self.users[places],
+            items=self.items[places],
+            rating=self.rating[places],
+            weight=self.weight[places],
+            context=self.context[places],
         )
-        return merged, float(squares / total)
 
     @cached_property
     def seen(self) -> SeenItems:

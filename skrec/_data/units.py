@@ -35,7 +35,7 @@ class Units:
     centre, scale : float
     feature_mean, feature_scale : ndarray of shape (n_features,)
     mean_weight : float
-        Of a row.
+        Of a pair.
     """
 
     centre: float
@@ -45,24 +45,35 @@ class Units:
     mean_weight: float = 1.0
 
     @classmethod
-    def of(cls, data: Interactions, *, centred: bool, scaled: bool = True) -> Units:
-        """Ratings to mean 0 (if `centred`) and mean square 1 (if `scaled`)."""
+    def of(
+        cls,
+        data: Interactions,
+        *,
+        centred: bool,
+        scaled: bool = True,
+        has_zeros: bool = False,
+    ) -> Units:
+        """Ratings to mean 0 (if `centred`) and variance 1 (if `scaled`).
+
+        To a mean square of 1 instead if pairs without ratings are ratings of 0.
+        """
         share = data.shares.user
         total = share.sum(float(data.weight.sum()))
-        weight, rating, centre = data.weight / total, data.rating, 0.0
-        if centred:
+        weight, rating, mean, scale = data.weight / total, data.rating, 0.0, 1.0
+        if not has_zeros:
             # Rounding takes the mean of equal ratings past them.
-            centre = float(np.clip(share.sum(weight @ rating), *data.rating_range))
-        scale = _root_mean_square(rating - centre, weight, share) if scaled else 1.0
+            mean = float(np.clip(share.sum(weight @ rating), *data.rating_range))
+        if scaled:
+            scale = float(_root_mean_square(rating - mean, weight, share))
+            if scale <= ROUNDING * abs(mean):
+                scale = abs(mean) or 1.0
         feature_mean, feature_scale = number_units(data)
         return cls(
-            centre=centre,
-            scale=float(
-                scale if scale > ROUNDING * abs(centre) else abs(centre) or 1.0
-            ),
+            centre=mean if centred else 0.0,
+            scale=scale,
             feature_mean=feature_mean,
             feature_scale=feature_scale,
-            mean_weight=total / data.n_rows,
+            mean_weight=total / n_pairs(data),
         )
 
     def standard_ratings(self, rating: np.ndarray) -> np.ndarray:
@@ -98,6 +109,13 @@ def mean_factors(mean: float) -> Sides[float]:
     """First factors of a row of users and of one of items whose product is the mean."""
     root = math.sqrt(abs(mean))
     return Sides(root, math.copysign(root, mean))
+
+
+def n_pairs(data: Interactions) -> float:
+    """Number of the pairs of all processes, of which each has those of its users."""
+    starts = data.pair_starts
+    n_own = len(data.rating) if starts is None else len(starts)
+    return data.shares.user.sum(float(n_own))
 
 
 def number_units(data: Interactions) -> tuple[np.ndarray, np.ndarray]:

@@ -315,7 +315,7 @@ class FittedNetwork(StandardisedModel):
     ) -> None:
         """Add scores of the perceptron, in tiles of pairs."""
         n_pairs = max(1, TILE_SIZE // self._width)
-        width = min(n_pairs, out.shape[1])
+        width = max(1, min(n_pairs, out.shape[1]))
         height = n_pairs // width
         for hidden, part in zip(
             items.hidden[columns].split(width), out.split(width, dim=1), strict=True
@@ -341,7 +341,8 @@ class FittedNetwork(StandardisedModel):
                 "Scores of a perceptron are not inner products; index vectors need a "
                 "fit with architecture='gmf'."
             )
-        factors = self.weights[f"{side}_factors"][rows].reshape(len(rows), -1)
+        width = self.shape.n_members * self.shape.n_factors
+        factors = self.weights[f"{side}_factors"][rows].reshape(len(rows), width)
         bias = self.weights[f"{side}_bias"][rows].mean(axis=1, keepdims=True)
         ends = [bias, np.ones_like(bias)]
         scale = np.float32(np.sqrt(self.shape.n_members))

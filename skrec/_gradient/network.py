@@ -408,7 +408,7 @@ class NeuMF(nn.Module):
             hidden = self._first_layer(side, hidden)
         if self.has_slopes:
             slopes = self.get_parameter(SLOPES[side]).index_select(0, flat)
-            slopes = slopes.view(*rows.shape, 1, -1)
+            slopes = slopes.view(*rows.shape, 1, slopes.shape[-1])
             slopes = slopes.expand(*rows.shape, shape.n_members, -1)
             context = torch.cat([context, slopes], -1) if shape.n_values else slopes
         return SideScores(factors, hidden, bias, context)

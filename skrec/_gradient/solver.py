@@ -48,7 +48,7 @@ from .samples import Part, Samples, numbers_of_range
 from .terms import FoldInProblem, Pairs
 
 DEFAULT_N_NEGATIVES = 4
-DEFAULT_REG_CHOICES = 0.1
+DEFAULT_REG_CHOICES, DEFAULT_REG_LABELS = 0.1, 0.3
 DEFAULT_LEARNING_RATE = 0.02
 DEFAULT_TOL = 1e-4
 
@@ -65,9 +65,14 @@ def objective_of(loss: str, n_negatives: int | None) -> Objective:
 
 
 def default_reg(objective: Objective, of_ratings: float) -> float:
-    """Penalty of choices, or that of ratings in proportion to the loss's curvature."""
-    if objective.is_of_choices:
+    """Penalty of choices, or that of ratings in proportion to the loss's curvature.
+
+    Labels have one of their own, since log odds are not standardised.
+    """
+    if objective.counts_unobserved:
         return DEFAULT_REG_CHOICES
+    if objective.loss == "log_loss":
+        return DEFAULT_REG_LABELS
     return of_ratings * RELATIVE_CURVATURE[objective.loss]
 
 
