@@ -127,10 +127,12 @@ class NCFRegressor(BaseRecommender):
     rank_by : {"both", "rating", "choice"}, default="both"
         Score that `recommend` ranks by, after a fit of ratings: the expected rating;
         the strength of a choice, by a linear autoencoder of who rated which items
-        [3]_; or "both", the strength times the gain of the expected rating, where
-        the gain is the place of a rating in its range plus a quarter. Without `y` only
-        choices are fitted, and predictions are strengths. "rating" spares the fit of
-        choices, such as in a search by errors. After a fit of choices by a loss or by
+        [3]_; or "both", the strength times the gain of the expected rating. The
+        gain is a quarter plus the place of a rating between the lowest and the highest
+        that are no outliers: the farthest within three robust standard deviations of
+        the median, or with half a percent of all ratings. Without `y` only choices are
+        fitted, and predictions are strengths. "rating" spares the fit of choices, such
+        as in a search by errors. After a fit of choices by a loss or by
         `unobserved_weight`, lists are by its predictions.
     choice_threshold : float, default=None
         Rating from which on a row is a choice, in fits of choices by a loss, by drawn

@@ -1,6 +1,7 @@
 """Forgetting of users, items and rows."""
 
 import pickle
+import zipfile
 from functools import cache
 
 import numpy as np
@@ -239,6 +240,37 @@ def test_features_of_forgotten_ids_are_forgotten():
     assert_array_equal(found[:40], found[40:])
     described = model.predict(pairs[:40], user_features=ages)
     assert (described != found[:40]).all()
+
+
+@pytest.mark.parametrize("name", ["vb", "als", "ncf"])
+@pytest.mark.parametrize("kind", ["number", "string"])
+def test_ids_of_features_alone_are_forgotten(name, kind, tmp_path):
+    def named(ids):
+        return ids if kind == "number" else [f"id {number:02}" for number in ids]
+
+    ages = pd.DataFrame({"age": np.arange(63.0)}, index=named(range(63)))
+    rows = X.assign(user=named(X["user"]))
+    model = copied(MODELS[name]).fit(rows, Y, user_features=ages)
+    stranger, *cold, seen = named([999, 60, 61, 5])
+    pairs = rows_of([stranger, *cold, seen], range(40))
+    before = model.predict(pairs).reshape(4, 40)
+    with pytest.raises(ValueError, match=r"users must be known, but 1 of 2 .*999"):
+        model.forget(users=[cold[0], stranger])
+    model.forget(users=[cold[0], seen, cold[0]])
+    after = model.predict(pairs).reshape(4, 40)
+    assert_array_equal(after[1], after[0])
+    assert_array_equal(after[3], after[0])
+    assert_array_equal(after[2], before[2])
+    assert (before[1] != before[0]).any()
+    with pytest.raises(ValueError, match="users must be known"):
+        model.forget(users=[cold[0]])
+    if kind == "string":
+        model.save(tmp_path / "model.skrec")
+        with zipfile.ZipFile(tmp_path / "model.skrec") as file:
+            content = b"".join(map(file.read, file.namelist()))
+        for codec in ("utf-8", "utf-32-le"):
+            assert cold[0].encode(codec) not in content
+        assert any(cold[1].encode(codec) in content for codec in ("utf-8", "utf-32-le"))
 
 
 def test_a_fitted_model_does_not_keep_raw_ids():
