@@ -6,6 +6,7 @@ publishes the model of the last one. `_solver` of a subclass makes a solver.
 
 from __future__ import annotations
 
+import sys
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +23,13 @@ from ._choice.autoencoder import ChoiceSolver, ItemAutoencoder
 from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import Collect, Interactions
 from ._data.known_ids import further_rows, handle_unknown, with_side_features
-from ._data.reading import Columns, check_scale, read_ratings, read_weights
+from ._data.reading import (
+    Columns,
+    as_rows,
+    check_scale,
+    read_ratings,
+    read_weights,
+)
 from ._data.selection import with_selected_context
 from ._data.sides import Sides
 from ._data.vocabulary import numbered
@@ -56,6 +63,11 @@ from ._threads import torch_threads
 # Further rows that one thread learns from.
 MAX_FEW_ROWS = 2**10
 
+# Parameters of which something comes in a fit of choices alone. It is the same for all
+# seeds, and its predictions are never clipped.
+USED_BY_CHOICES = {"handle_unknown", "clip", "rank_by", "device"}
+USED_BY_CHOICES |= {"random_state", "verbose"}
+
 # Rows predicted at a time. Fewer would not take less memory than ids and results.
 PREDICTION_ROWS = 2**16
 
@@ -73,7 +85,7 @@ class BaseRecommender(
     """Base class of estimators over (user, item) rows."""
 
     _parameter_constraints: dict = {
-        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
+        "max_iter": [Interval(Integral, 1, sys.maxsize, closed="both"), None],
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "handle_unknown": [StrOptions({"ignore", "warn", "error"})],
         "clip": ["boolean"],
@@ -155,8 +167,9 @@ class BaseRecommender(
             If ids look like a scaled column or like indicators, if the ratings are a
             linear function of a further column of `X`, if a table has gaps or may have
             been cut, if all ratings are equal and neither lists nor the loss count
-            pairs without ratings, or if a fit without `y` has no use for parameters or
-            weights that were given.
+            pairs without ratings, if a fit without `y` has no use for parameters or
+            weights that were given, or if training by gradients ends worse than it
+            began, by steps that were too long.
         """
         # A fit that fails, or that a callback ends by an error, changes nothing.
         features = Sides(user_features, item_features)
@@ -300,7 +313,7 @@ class BaseRecommender(
                 item_features=item_features,
             )
         # A few rows are slower with several threads, which wait for each other.
-        few = num_samples(X) <= MAX_FEW_ROWS
+        few = num_samples(as_rows(X, "X")) <= MAX_FEW_ROWS
         n_threads = 1 if few else torch.get_num_threads()
         # Other threads can read the last fit until the update is complete.
         last = snapshot(self)
@@ -492,9 +505,8 @@ class BaseRecommender(
         solver = self._solver()
         solver.check()
         if y is None and self._ranks_by_choice and not solver.objective.is_of_choices:
-            common = BaseRecommender._parameter_constraints
             changed = changed_parameters(self).items()
-            return ChoiceSolver({k: v for k, v in changed if k not in common})
+            return ChoiceSolver({k: v for k, v in changed if k not in USED_BY_CHOICES})
         return solver
 
     def _read_columns(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,11 @@ def holds_rows(candidates: Any) -> bool:
         first = candidates[0] if candidates else None
         return isinstance(first, list | tuple | np.ndarray)
     if getattr(getattr(candidates, "dtype", None), "names", None):
+        return True
+    # Tables that the reader of rows refuses, with the way to pass them.
+    if isinstance(candidates, Mapping | pd.MultiIndex) or hasattr(
+        candidates, "collect"
+    ):
         return True
     # Columns and arrays of ids have one dimension, tables have two.
     shape: tuple[int, ...] = getattr(candidates, "shape", ())

@@ -51,7 +51,8 @@ class ForgetMixin:
 
         Users and items that are forgotten, and those that lose their last row, are
         unknown again: the model keeps neither their ids nor their factors nor the items
-        that they have rated.
+        that they have rated. Side features that it has of ids without rows go with the
+        ids that are named.
 
         Rows are taken back from the posteriors of their users and items. A fitted model
         keeps no ratings, so the rows are given as `fit` or `partial_fit` had them.
@@ -72,8 +73,9 @@ class ForgetMixin:
         sample_weight : array-like of shape (n_samples,), default=None
             Their weights.
         users, items : array-like of shape (n_users,) and (n_items,), default=None
-            Raw ids to forget, in `user_ids_` and `item_ids_`. Their share in the
-            posteriors of others stays, unless their rows are given as `X`.
+            Raw ids to forget, in `user_ids_` and `item_ids_` or in the side features of
+            `fit`. Their share in the posteriors of others stays, unless their rows are
+            given as `X`.
 
         Returns
         -------
@@ -124,10 +126,10 @@ class ForgetMixin:
         items: ArrayLike | None,
     ) -> dict[str, Any]:
         """Fitted attributes without rows and ids."""
-        ids = Sides(
-            NOBODY if users is None else self._users.known_rows(users),
-            NOBODY if items is None else self._items.known_rows(items),
-        )
+        nobody = NOBODY, NOBODY
+        of_users = nobody if users is None else self._users.named_rows(users)
+        of_items = nobody if items is None else self._items.named_rows(items)
+        ids = Sides(of_users[0], of_items[0])
         is_alone = isinstance(self._model, ItemAutoencoder)
         solver: Solver = ChoiceSolver() if is_alone else self._solver()
         if X is None:
@@ -146,8 +148,8 @@ class ForgetMixin:
         kept = forgotten.kept
         return {
             "_model": model.without(forgotten),
-            "_users": self._users.without(ids.user, kept.user),
-            "_items": self._items.without(ids.item, kept.item),
+            "_users": self._users.without(of_users[1], kept.user),
+            "_items": self._items.without(of_items[1], kept.item),
             "_seen": forgotten.seen_after,
             "_choice": self._choice and self._choice.without(forgotten),
         }

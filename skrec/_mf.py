@@ -46,7 +46,13 @@ from ._gradient.solver import (
     objective_of,
 )
 from ._interfaces import CURVES, Objective, Solver
-from ._parameters import GRADIENT_CONSTRAINTS
+from ._parameters import (
+    GRADIENT_CONSTRAINTS,
+    MAX_COUNT,
+    MAX_EXPONENT,
+    MAX_WEIGHT,
+    MIN_WEIGHT,
+)
 from ._sklearn import AvailableIf, Interval, StrOptions
 from ._snapshot import fitted_attribute, reads_one_fit
 from ._storage import stored
@@ -128,8 +134,9 @@ class MFRegressor(BaseRecommender):
         in `NCFRegressor`. Not used by "vb" and "gibbs".
     reg_exponent : float, default=None
         Exponent of the weight of a row's pairs in its penalty, for "als": 0 is the same
-        penalty for all rows, 1 a proportional one [7]_. With 1, `reg` is smaller by
-        about the mean weight. None is 0.5 with `unobserved_weight`, else 0.
+        penalty for all rows, 1 a proportional one [7]_, and 4 the largest one. With 1,
+        `reg` is smaller by about the mean weight. None is 0.5 with `unobserved_weight`,
+        else 0.
     implicit_features : bool, default=None
         Use the items that a user has rated as features of the user, and the users that
         have rated an item as features of the item: f is 1 / √n for each of n. None is
@@ -167,10 +174,12 @@ class MFRegressor(BaseRecommender):
     rank_by : {"both", "rating", "choice"}, default="both"
         Score that `recommend` ranks by, after a fit of ratings: the expected rating;
         the strength of a choice, by a linear autoencoder of who rated which items
-        [8]_; or "both", the strength times the gain of the expected rating, where
-        the gain is the place of a rating in its range plus a quarter. Without `y` only
-        choices are fitted, and predictions are strengths. "rating" spares the fit of
-        choices, such as in a search by errors. After a fit of choices by a loss or by
+        [8]_; or "both", the strength times the gain of the expected rating. The
+        gain is a quarter plus the place of a rating between the lowest and the highest
+        that are no outliers: the farthest within three robust standard deviations of
+        the median, or with half a percent of all ratings. Without `y` only choices are
+        fitted, and predictions are strengths. "rating" spares the fit of choices, such
+        as in a search by errors. After a fit of choices by a loss or by
         `unobserved_weight`, lists are by its predictions.
     choice_threshold : float, default=None
         Rating from which on a row is a choice, in fits of choices by a loss, by drawn
@@ -214,8 +223,9 @@ class MFRegressor(BaseRecommender):
         effect of each encoded column on the prior mean of factors and bias.
         `feature_effects` has the names of the columns.
     noise_std_ : float
-        Standard deviation of ε for a user and an item of average noise. With "adam" and
-        "sgd" that of the residuals, or NaN if the loss is not one of ratings.
+        Standard deviation of ε of a rating, for a user and an item of average noise.
+        With "adam" and "sgd" that of the residuals, or NaN if the loss is not one of
+        ratings.
     rating_range_ : tuple of float
         Bounds of `clip`: the smallest and largest training rating, [0, 1] with
         "log_loss" or drawn items, and no bounds with "bpr".
@@ -286,13 +296,16 @@ class MFRegressor(BaseRecommender):
     _parameter_constraints: dict = {
         **BaseRecommender._parameter_constraints,
         **GRADIENT_CONSTRAINTS,
-        "n_factors": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        "n_factors": [
+            Interval(Integral, 0, MAX_COUNT, closed="both"),
+            StrOptions({"auto"}),
+        ],
         "solver": [StrOptions({"vb", "gibbs", "als", "adam", "sgd"})],
         "biased": ["boolean"],
-        "reg": [Interval(Real, 0, None, closed="neither"), None],
-        "reg_exponent": [Interval(Real, 0, None, closed="left"), None],
+        "reg": [Interval(Real, MIN_WEIGHT, MAX_WEIGHT, closed="both"), None],
+        "reg_exponent": [Interval(Real, 0, MAX_EXPONENT, closed="both"), None],
         "implicit_features": ["boolean", None],
-        "unobserved_weight": [Interval(Real, 0, None, closed="left")],
+        "unobserved_weight": [Interval(Real, 0, MAX_WEIGHT, closed="both")],
         "store_covariance": ["boolean"],
     }
 
@@ -585,7 +598,7 @@ class MFRegressor(BaseRecommender):
     @fitted_attribute
     def noise_std_(self) -> float:
         """Standard deviation of the noise, in rating units."""
-        return float(np.sqrt(self._model.noise_variance))
+        return float(np.sqrt(self._model.rating_noise))
 
     @fitted_attribute
     def user_feature_coef_(self) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from ._gradient.solver import (
     objective_of,
 )
 from ._interfaces import Solver
-from ._parameters import GRADIENT_CONSTRAINTS
+from ._parameters import GRADIENT_CONSTRAINTS, MAX_COUNT, MAX_WEIGHT
 from ._sklearn import Interval, StrOptions
 from ._snapshot import reads_one_fit
 from ._storage import stored
@@ -106,7 +106,8 @@ class NCFRegressor(BaseRecommender):
         The highest learning rate. It rises linearly from zero for a tenth of the steps
         and falls to zero as a cosine. None is 0.02. "sgd" divides the gradient of a row
         by the share of the batch with that row, and every gradient by the curvature of
-        loss and penalty.
+        loss and penalty. A fit whose objective ends above that of one prediction for
+        all pairs, since the rate is too high, gives a warning.
     batch_size : int, default=None
         Rows of X in a step, not counting drawn items. None takes forty steps an epoch,
         with 16 to 8192 rows each.
@@ -132,10 +133,12 @@ class NCFRegressor(BaseRecommender):
     rank_by : {"both", "rating", "choice"}, default="both"
         Score that `recommend` ranks by, after a fit of ratings: the expected rating;
         the strength of a choice, by a linear autoencoder of who rated which items
-        [3]_; or "both", the strength times the gain of the expected rating, where
-        the gain is the place of a rating in its range plus a quarter. Without `y` only
-        choices are fitted, and predictions are strengths. "rating" spares the fit of
-        choices, such as in a search by errors. After a fit of choices by a loss or by
+        [3]_; or "both", the strength times the gain of the expected rating. The
+        gain is a quarter plus the place of a rating between the lowest and the highest
+        that are no outliers: the farthest within three robust standard deviations of
+        the median, or with half a percent of all ratings. Without `y` only choices are
+        fitted, and predictions are strengths. "rating" spares the fit of choices, such
+        as in a search by errors. After a fit of choices by a loss or by
         `unobserved_weight`, lists are by its predictions.
     choice_threshold : float, default=None
         Rating from which on a row is a choice, in fits of choices by a loss, by drawn
@@ -202,17 +205,17 @@ class NCFRegressor(BaseRecommender):
     _parameter_constraints: dict = {
         **BaseRecommender._parameter_constraints,
         **GRADIENT_CONSTRAINTS,
-        "n_factors": [Interval(Integral, 1, None, closed="left")],
+        "n_factors": [Interval(Integral, 1, MAX_COUNT, closed="both")],
         "hidden_layer_sizes": [
             "array-like",
-            Interval(Integral, 1, None, closed="left"),
+            Interval(Integral, 1, MAX_COUNT, closed="both"),
         ],
         "architecture": [StrOptions({"neumf", "gmf", "mlp"})],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
-        "n_members": [Interval(Integral, 1, None, closed="left")],
+        "n_members": [Interval(Integral, 1, MAX_COUNT, closed="both")],
         "implicit_features": ["boolean", None],
-        "reg": [Interval(Real, 0, None, closed="left"), None],
+        "reg": [Interval(Real, 0, MAX_WEIGHT, closed="both"), None],
         "solver": [StrOptions({"adam", "sgd"})],
         "tol": [Interval(Real, 0, None, closed="left")],
     }
@@ -372,11 +375,15 @@ class NCFRegressor(BaseRecommender):
 
     def _sizes(self) -> Shape:
         """Sizes of the network, without those of the data."""
-        sizes = self.hidden_layer_sizes
-        sizes = (sizes,) if isinstance(sizes, int | np.integer) else tuple(sizes)
-        if not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes):
+        sizes: Any = self.hidden_layer_sizes
+        sizes = tuple(sizes) if np.iterable(sizes) else (np.asarray(sizes)[()],)
+        if not all(
+            isinstance(size, int | np.integer) and 1 <= size <= MAX_COUNT
+            for size in sizes
+        ):
             raise ValueError(
-                "hidden_layer_sizes must be ints of at least 1, one a layer, got "
+                "hidden_layer_sizes must be ints of at least 1, one a layer, such as "
+                "(64, 32), got "
                 f"{self.hidden_layer_sizes!r}."
             )
         n_factors = int(self.n_factors)

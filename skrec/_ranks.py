@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from ._data.context import KnownContext
 from ._data.interactions import Interactions, weighed_rows
 from ._data.reading import Columns
 from ._data.seen import SeenItems
@@ -260,6 +261,26 @@ class SharedInteractions(Interactions):
         return self.ranks.joined(self.items)
 
 
+@dataclass(frozen=True)
+class Report:
+    """The columns that a process has read, for the others.
+
+    Attributes
+    ----------
+    ids : list of (str, ndarray)
+        Kind and distinct ids of users, of items, and of each column of values.
+    n_numbers : int
+        Number of columns of numbers.
+    known : KnownContext
+    n_rows : int
+    """
+
+    ids: list[tuple[str, np.ndarray]]
+    n_numbers: int
+    known: KnownContext
+    n_rows: int
+
+
 def collect(
     ranks: Ranks,
     has_terms: bool,
@@ -280,18 +301,39 @@ def collect(
             "solver='adam' or 'sgd'. Take one of these, leave the column out, or fit "
             "in one process."
         )
-    own = columns.users, columns.items, *columns.values
-    here = [(ids.kind, *ids.numbered()) for ids in own]
-    ids_here = [(kind, ids) for kind, _, ids in here]
-    found = ranks.start((ids_here, context.shape[1], columns.known, n_rows))
+    own = [columns.users, columns.items, *columns.values]
+    numbers, distinct = zip(*(ids.numbered() for ids in own), strict=True)
+    kinds = (ids.kind for ids in own)
+    ids_here = list(zip(kinds, distinct, strict=True))
+    reports = ranks.start(Report(ids_here, context.shape[1], columns.known, n_rows))
+    agreed = _agreed(reports)
+    wheres = [ids.where for ids in own]
+    if not n_rows:
+        # Columns of a table without rows may have another dtype.
+        context = np.empty((0, agreed.n_numbers))
+        wheres, numbers = (
+            [of_column] * len(agreed.ids) for of_column in ("X", numbers[0])
+        )
+    users, items, *values = (
+        _numbered_together(ranks, *of_column)
+        for of_column in zip(_ids_by_column(reports), wheres, numbers, strict=True)
+    )
+    context = np.column_stack([context, *(codes for codes, _ in values)])
+    known = agreed.known.with_values([vocabulary for _, vocabulary in values])
+    return _at_owners(ranks, users, items, rating, weight, context, known)
+
+
+def _agreed(reports: Sequence[Report]) -> Report:
+    """The columns of all processes that have rows, or an error where they differ."""
     # Columns of nothing have no kind.
-    filled = [part for part in found if part[3]]
+    filled = [report for report in reports if report.n_rows]
     if not filled:
         raise ValueError("X has no rows of positive weight in any process.")
-    widths = sorted({len(ids) + width for ids, width, *_ in filled})
+    widths = sorted({len(report.ids) + report.n_numbers for report in filled})
     if len(widths) > 1:
         raise ValueError(f"X must have as many columns in all processes, got {widths}.")
-    named = {tuple(known.names) for _, _, known, _ in filled if known.has_names}
+    contexts = [report.known for report in filled]
+    named = {tuple(known.names) for known in contexts if known.has_names}
     if len(named) > 1:
         one, other = sorted(named)[:2]
         raise ValueError(
@@ -299,27 +341,37 @@ def collect(
             f"users and items has {list(one)} in one and {list(other)} in another. "
             f"Select them, such as by X[['user', 'item', *{list(one)}]]."
         )
-    if len({tuple(known.are_values) for _, _, known, _ in filled}) > 1:
+    if len({tuple(known.are_values) for known in contexts}) > 1:
         raise TypeError(
             "A further column of X holds numbers in one process and categories in "
             "another. Give it the same dtype in all, such as by astype(str)."
         )
-    ids_there, width, known, _ = filled[0]
-    wheres, numbers = [ids.where for ids in own], [n for _, n, _ in here]
-    if not n_rows:
-        # Columns of a table without rows may have another dtype.
-        context = np.empty((0, width))
-        wheres, numbers = ["X"] * len(ids_there), [numbers[0][:0]] * len(ids_there)
-    nothing = "", np.empty(0)
-    by_process = [part[0] if part[3] else [nothing] * len(ids_there) for part in found]
-    users, items, *values = (
-        _numbered_together(ranks, *of_column)
-        for of_column in zip(
-            zip(*by_process, strict=True), wheres, numbers, strict=True
-        )
-    )
-    context = np.column_stack([context, *(codes for codes, _ in values)])
-    known = known.with_values([vocabulary for _, vocabulary in values])
+    return filled[0]
+
+
+def _ids_by_column(
+    reports: Sequence[Report],
+) -> Iterator[tuple[tuple[str, np.ndarray], ...]]:
+    """Kind and distinct ids of each process, column by column."""
+    n_columns = len(next(report.ids for report in reports if report.n_rows))
+    nothing = [("", np.empty(0))] * n_columns
+    by_process = (report.ids if report.n_rows else nothing for report in reports)
+    return zip(*by_process, strict=True)
+
+
+def _at_owners(
+    ranks: Ranks,
+    users: tuple[np.ndarray, np.ndarray],
+    items: tuple[np.ndarray, np.ndarray],
+    rating: np.ndarray,
+    weight: np.ndarray,
+    context: np.ndarray,
+    known: KnownContext,
+) -> SharedInteractions:
+    """Canonical rows of the users that this process owns, sent by those that read them.
+
+    `users` and `items` are numbers of rows, and the ids of all.
+    """
     shares = Sides(
         *(
             RankShare.of(ranks, ranks.sum(np.bincount(numbers, minlength=len(ids))), n)

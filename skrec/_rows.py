@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from os import PathLike
+from collections.abc import Sequence
 from typing import Any
 
 import narwhals.stable.v1 as nw
 import numpy as np
-import pandas as pd
 import torch
-from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
-from ._data.containers import as_array, as_frame, object_array
+from ._data.containers import as_array, object_array
 from ._data.interactions import Interactions
 from ._data.messages import counted, shown
-from ._data.reading import SPARSE_ROWS, Columns
+from ._data.reading import Columns, as_rows
 from ._data.vocabulary import Ids
 from ._sklearn import check_columns
 from ._warn import warn
@@ -34,28 +31,8 @@ def read_columns(
     estimator: BaseEstimator, X: Any, *, reset: bool, may_be_empty: bool = False
 ) -> Columns:
     """Columns of X in any container; `reset` keeps their number and names."""
-    if sparse.issparse(X):
-        raise TypeError(SPARSE_ROWS.format(name="X"))
-    frame, known = as_frame(X), None if reset else getattr(estimator, "_context", None)
-    if isinstance(X, Mapping):
-        raise TypeError(
-            f"X is a {type(X).__name__} of columns, and rows are read of tables and "
-            "arrays: pass pandas.DataFrame(X)."
-        )
-    if hasattr(X, "collect") and not isinstance(frame, nw.DataFrame):
-        raise TypeError(
-            f"X is a {type(X).__name__}, which holds no rows yet: pass X.collect()."
-        )
-    if isinstance(X, pd.MultiIndex):
-        raise TypeError(
-            "X is an index of user and item, not a table: pass X.to_frame(index=False)."
-        )
-    if _is_to_be_read(X, frame):
-        raise TypeError(
-            f"X is a {type(X).__name__}, which has to be read first: X, y = "
-            "skrec.datasets.from_arrow(source) reads Parquet files and batches of "
-            "Arrow into little memory."
-        )
+    frame = as_rows(X, "X")
+    known = None if reset else getattr(estimator, "_context", None)
     if isinstance(frame, nw.DataFrame):
         names = list(getattr(estimator, "feature_names_in_", ()))
         if reset or frame.columns != names:
@@ -77,15 +54,6 @@ def read_columns(
         ensure_min_features=2 if reset else 1,
     )
     return Columns.from_array(X, known)
-
-
-def _is_to_be_read(X: Any, frame: Any) -> bool:
-    """Whether X is a file, or batches."""
-    if isinstance(frame, nw.DataFrame):
-        return False
-    first = X[0] if isinstance(X, list | tuple) and X else X
-    of_arrow = type(first).__module__.startswith("pyarrow.")
-    return of_arrow or isinstance(X, str | PathLike | Iterator)
 
 
 def _check_shape(shape: tuple[int, int], estimator: str, may_be_empty: bool) -> None:

@@ -15,8 +15,12 @@ import narwhals.stable.v1 as nw
 import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.base import _fit_context as fit_context
+from sklearn.pipeline import Pipeline
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._pprint import _changed_params as changed_parameters
+from sklearn.utils.validation import (
+    _check_feature_names_in as check_feature_names_in,
+)
 from sklearn.utils.validation import _num_samples as num_samples
 from sklearn.utils.validation import validate_data
 
@@ -69,6 +73,7 @@ __all__ = [
     "arguments_may_be_cut",
     "changed_parameters",
     "check_columns",
+    "check_feature_names_in",
     "fit_context",
     "num_samples",
     "with_callbacks",
@@ -117,3 +122,20 @@ def arguments_may_be_cut() -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def innermost(estimator: Any, X: Any = None) -> tuple[Any, Any]:
+    """The recommender inside pipelines and searches, and X transformed for it.
+
+    Without a recommender in them, the last estimator there is.
+    """
+    while not hasattr(estimator, "recommend"):
+        if isinstance(estimator, Pipeline):
+            if X is not None and len(estimator) > 1:
+                X = estimator[:-1].transform(X)
+            estimator = estimator[-1]
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            break
+    return estimator, X

@@ -19,8 +19,9 @@ from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_consistent_length, check_random_state
 
 from ._data.containers import as_array, object_array
-from ._data.messages import counted, shown
+from ._data.messages import counted
 from ._data.reading import check_int, describe_column, read_id_column, read_table
+from ._data.times import read_times
 from ._warn import warn
 
 __all__ = ["ColdStartKFold", "LeaveLastOut", "TemporalSplit", "UserHoldout"]
@@ -57,8 +58,9 @@ class _Splitter(BaseCrossValidator):
         """X as a table, with a check of the other arguments."""
         if groups is not None:
             warn(f"The groups parameter is ignored by {type(self).__name__}")
+        table = read_table(X, "X")
         check_consistent_length(X, y)
-        return read_table(X, "X")
+        return table
 
 
 class _TimeSplitter(_Splitter):
@@ -586,14 +588,14 @@ def _array(timestamps: Any, n_rows: int) -> np.ndarray:
 
 def _time_numbers(values: np.ndarray, where: str) -> np.ndarray:
     """Number of each row's time among the distinct times, in sorted order."""
+    if pd.api.types.infer_dtype(values, skipna=True) in ("string", "bytes"):
+        values = read_times(values, where).tz_localize(None).to_numpy()
     missing = pd.isna(values)
     if missing.any():
         raise ValueError(
             f"{where} holds {counted(missing, 'missing time')} (None, NaN or NaT); "
             "every row needs a time."
         )
-    if pd.api.types.infer_dtype(values, skipna=False) == "string":
-        values = _read_times(values, where)
     try:
         # factorize(sort=True) would silently put numbers before strings.
         number, distinct = pd.factorize(pd.Series(values).infer_objects())
@@ -606,19 +608,6 @@ def _time_numbers(values: np.ndarray, where: str) -> np.ndarray:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     return rank[number]
-
-
-def _read_times(values: np.ndarray, where: str) -> np.ndarray:
-    """Times in text, whose alphabetical order may not be that of time."""
-    try:
-        return as_array(pd.Series(pd.to_datetime(values, format="ISO8601", utc=True)))
-    except ValueError as error:
-        raise ValueError(
-            f"{where} holds text that is not in the form 2026-01-31 or "
-            f"2026-01-31T12:00:00, such as {shown(values[0])}, whose order is not that "
-            "of time. Turn it into datetimes or numbers, by pandas.to_datetime or "
-            "astype(int)."
-        ) from error
 
 
 def _turns(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

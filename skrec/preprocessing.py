@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
+from datetime import date, tzinfo
 from typing import Any, Self
 
 import narwhals.stable.v1 as nw
@@ -15,6 +15,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._data.containers import ArrayLike, as_array, as_frame
 from ._data.messages import shown
+from ._data.reading import as_numbers, describe_column
+from ._data.times import read_times
+from ._data.vocabulary import DATE_KINDS
+from ._sklearn import check_columns, check_feature_names_in
+from ._warn import warn
 
 __all__ = ["DatetimeBins"]
 
@@ -45,6 +50,13 @@ UNITS: dict[str, Callable[[pd.DatetimeIndex], np.ndarray]] = {
     "hour": lambda times: _padded(times.hour),
 }
 
+# Kinds of values that count from 1970; a column without a value has no other.
+NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal", "empty"}
+PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+# Seconds of the years 1 to 9999, in every zone.
+YEARS = np.array(["0001-01-02", "9999-12-31"], dtype="M8[s]").astype(np.int64)
+
 
 class DatetimeBins(TransformerMixin, BaseEstimator):
     """Datetimes as categories, such as the month, the day of the week or the hour.
@@ -66,12 +78,13 @@ class DatetimeBins(TransformerMixin, BaseEstimator):
 
         "year", "week" and "day" do not come again: they are for drift within the time
         of the training rows, and later ones are unknown to a model.
-    timezone : str, default=None
+    timezone : str or tzinfo, default=None
         Zone of the bins, such as "Europe/Paris". Datetimes without a zone are taken to
         be in UTC. With None, datetimes are binned as they are, those with a zone in
         UTC.
     unit : {"s", "ms", "us", "ns"}, default="s"
-        Unit of numbers, which count from 1970 in UTC.
+        Unit of numbers, which count from 1970 in UTC. JavaScript and Java have
+        milliseconds.
 
     Attributes
     ----------
@@ -106,7 +119,7 @@ class DatetimeBins(TransformerMixin, BaseEstimator):
         self,
         units: Sequence[str] = ("month", "weekday", "hour"),
         *,
-        timezone: str | None = None,
+        timezone: str | tzinfo | None = None,
         unit: str = "s",
     ) -> None:
         self.units = units
@@ -127,7 +140,10 @@ class DatetimeBins(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_columns)
-            Datetimes, strings that pandas reads as such, or numbers of `unit`.
+            Datetimes, numbers of `unit`, or strings of ISO 8601 such as "1998-02-14" or
+            "1998-02-14T20:05". Others, such as "14/02/1998", may be read in several
+            ways and are refused: ``pd.to_datetime(column, format="%d/%m/%Y")`` reads
+            them in one.
         y : None
             Ignored.
 
@@ -139,27 +155,25 @@ class DatetimeBins(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a unit is unknown, or a column holds no datetimes.
+            If a parameter is out of its range, or a column holds no datetimes, or
+            numbers beyond the years 1 to 9999.
+
+        Warns
+        -----
+        UserWarning
+            If all times of a column are in 1970, where numbers of another unit are.
         """
-        units = self._unit_names
-        unknown = [unit for unit in units if unit not in UNITS]
-        if unknown or not units:
-            raise ValueError(
-                f"units must be some of {list(UNITS)}, such as ['month', 'hour'], got "
-                f"{self.units!r}."
-            )
-        if self.unit not in ("s", "ms", "us", "ns"):
-            raise ValueError(
-                f"unit must be 's', 'ms', 'us' or 'ns', got {self.unit!r}."
-            )
-        names, columns = _columns_of(X)
-        for name, column in zip(names, columns, strict=True):
-            self._times(column, name)
-        self.n_features_in_ = len(columns)
-        if all(isinstance(name, str) for name in names):
-            self.feature_names_in_ = np.array(names, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
+        self._check_parameters()
+        frame = _as_columns(X)
+        check_columns(self, frame, reset=True)
+        for where, column in _columns_of(frame):
+            known = self._times(column, where).dropna()
+            if len(known) and (known.year == 1970).all():
+                warn(
+                    f"All times of {where} are in 1970, where numbers of another unit "
+                    f"are. Check unit={self.unit!r}, or that of "
+                    "pandas.to_datetime(column, unit='s')."
+                )
         return self
 
     def transform(self, X: ArrayLike) -> np.ndarray:
@@ -178,21 +192,18 @@ class DatetimeBins(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there are not as many columns as in `fit`, or one holds no datetimes.
+            If the columns are not those of `fit`, or one holds no datetimes.
         """
         check_is_fitted(self)
-        names, columns = _columns_of(X)
-        if len(columns) != self.n_features_in_:
-            raise ValueError(
-                f"X has {len(columns)} columns, but DatetimeBins was fitted to "
-                f"{self.n_features_in_}."
-            )
+        units = self._check_parameters()
+        frame = _as_columns(X)
+        check_columns(self, frame, reset=False)
         found = []
-        for name, column in zip(names, columns, strict=True):
-            times = self._times(column, name)
+        for where, column in _columns_of(frame):
+            times = self._times(column, where)
             is_missing = np.asarray(times.isna())
             known = times[~is_missing]
-            for unit in self._unit_names:
+            for unit in units:
                 bins = np.full(len(times), MISSING, dtype=object)
                 bins[~is_missing] = UNITS[unit](known)
                 found.append(bins)
@@ -212,55 +223,133 @@ class DatetimeBins(TransformerMixin, BaseEstimator):
         -------
         names : ndarray of str
             Such as "time_month".
+
+        Raises
+        ------
+        ValueError
+            If `input_features` are not the names of `fit`, or not as many.
         """
         check_is_fitted(self)
-        names = input_features
-        if names is None:
-            default = [f"x{j}" for j in range(self.n_features_in_)]
-            names = getattr(self, "feature_names_in_", default)
-        pairs = [(n, u) for n in as_array(names) for u in self._unit_names]
+        names = check_feature_names_in(self, input_features)
+        pairs = [(name, unit) for name in names for unit in self._check_parameters()]
         return np.array([f"{name}_{unit}" for name, unit in pairs], dtype=object)
 
-    @property
-    def _unit_names(self) -> list[str]:
-        return [self.units] if isinstance(self.units, str) else list(self.units)
-
-    def _times(self, column: Any, name: Any) -> pd.DatetimeIndex:
-        """Datetimes of a column in the zone of the bins, without it."""
-        values = as_array(column)
-        is_number = values.dtype.kind in "iuf"
-        if values.dtype.kind == "O":
-            kind = pd.api.types.infer_dtype(values, skipna=True)
-            is_number = kind in ("integer", "floating", "mixed-integer-float")
-        try:
-            with warnings.catch_warnings():
-                # Strings that are read one by one may be read in several ways.
-                warnings.simplefilter("error")
-                if is_number:
-                    values = values.astype(np.float64)
-                    times = pd.to_datetime(values, unit=self.unit, utc=True)
-                else:
-                    times = pd.to_datetime(values, utc=True)
-        except (TypeError, ValueError, OverflowError, UserWarning) as error:
+    def _check_parameters(self) -> list[str]:
+        """Refuse parameters out of their range; the units as a list."""
+        given: Any = [self.units] if isinstance(self.units, str) else self.units
+        units = list(given) if np.iterable(given) else []
+        if not units or not all(isinstance(u, str) and u in UNITS for u in units):
             raise ValueError(
-                f"column {shown(name)} must hold datetimes, such as by "
-                "pd.to_datetime(column, format='%d/%m/%Y'), or numbers of "
-                f"unit={self.unit!r}, but cannot be read so: {error}"
-            ) from None
+                f"units must be some of {list(UNITS)}, such as ['month', 'hour'], got "
+                f"{self.units!r}."
+            )
+        if self.unit not in [*PER_SECOND]:
+            raise ValueError(
+                f"unit must be 's', 'ms', 'us' or 'ns', got {self.unit!r}."
+            )
+        if not _is_zone(self.timezone):
+            raise ValueError(
+                "timezone must be None or the name of a zone, such as 'Europe/Paris', "
+                f"got {self.timezone!r}."
+            )
+        return units
+
+    def _times(self, column: Any, where: str) -> pd.DatetimeIndex:
+        """Datetimes of a column in the zone of the bins, without it."""
+        values = pd.Series(as_array(column)).infer_objects()
+        kind = pd.api.types.infer_dtype(values, skipna=True)
+        if kind in ("string", "bytes"):
+            times = read_times(values.to_numpy(object), where)
+        elif kind in NUMBERS:
+            times = self._counted(values, where)
+        else:
+            times = _converted(values, kind, where)
         if self.timezone is not None:
             times = times.tz_convert(self.timezone)
-        return pd.DatetimeIndex(times).tz_localize(None)
+        return times.tz_localize(None)
+
+    def _counted(self, values: pd.Series, where: str) -> pd.DatetimeIndex:
+        """Datetimes of numbers, in whole seconds: bins need no more."""
+        numbers = values.to_numpy()
+        if numbers.dtype.kind not in "iu":
+            numbers = as_numbers(numbers, where, "row", may_be_missing=True)
+        seconds = numbers // PER_SECOND[self.unit]
+        is_beyond = _are_beyond(seconds)
+        if is_beyond.any():
+            fitting = [
+                f" Give unit={unit!r}, in which all are in range."
+                for unit, per_second in PER_SECOND.items()
+                if not _are_beyond(numbers // per_second).any()
+            ]
+            raise ValueError(
+                f"{where} holds numbers that are beyond the years 1 to 9999 in "
+                f"unit={self.unit!r}, such as {shown(numbers[is_beyond][0])}."
+                f"{''.join(fitting[:1])}"
+            )
+        return pd.DatetimeIndex(seconds.astype("M8[s]")).tz_localize("UTC")
 
 
-def _columns_of(X: Any) -> tuple[list[Any], list[Any]]:
-    """Names and columns of a table in any container."""
-    frame = as_frame(X)
-    if isinstance(frame, nw.DataFrame):
-        return list(frame.columns), list(frame.iter_columns())
-    values = as_array(X) if hasattr(X, "shape") else np.asarray(X, dtype=object)
-    if values.ndim != 2:
+def _are_beyond(seconds: np.ndarray) -> np.ndarray:
+    return (seconds < YEARS[0]) | (seconds > YEARS[1])
+
+
+def _is_zone(timezone: Any) -> bool:
+    """Whether pandas has a zone, or none is given."""
+    if timezone is None:
+        return True
+    try:
+        pd.Timestamp(0, tz="UTC").tz_convert(timezone)
+    except (LookupError, OSError, TypeError, ValueError):
+        return False
+    # pandas takes an int, too.
+    return isinstance(timezone, str | tzinfo)
+
+
+def _converted(values: pd.Series, kind: str, where: str) -> pd.DatetimeIndex:
+    """Datetimes in UTC of a column of datetimes."""
+    if kind not in DATE_KINDS:
+        advice = "pandas.to_datetime(numbers, unit='s')"
+        if kind == "period":
+            advice = "column.dt.to_timestamp()"
+        for value in values:
+            if not (isinstance(value, date | np.datetime64) or pd.isna(value)):
+                raise ValueError(
+                    f"{where} must hold datetimes, or text such as '2026-01-31', or "
+                    f"numbers, and one of these alone; but holds values of kind "
+                    f"{kind!r}, such as {shown(value)}. Turn these into datetimes, "
+                    f"such as by {advice}."
+                )
+    try:
+        times = pd.DatetimeIndex(pd.to_datetime(values, utc=True))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{where} holds no datetimes: {error}") from None
+    is_late = times.year > 9999
+    if is_late.any():
         raise ValueError(
-            "X must have columns of datetimes, such as X[['time']], got shape "
-            f"{values.shape}."
+            f"{where} holds times beyond the year 9999, such as {times[is_late][0]}. "
+            "Milliseconds are turned into datetimes by "
+            "pandas.to_datetime(column, unit='ms')."
         )
-    return list(range(values.shape[1])), list(values.T)
+    return times
+
+
+def _as_columns(X: Any) -> nw.DataFrame:
+    """A table of any container with at least one column."""
+    frame = as_frame(X)
+    if not isinstance(frame, nw.DataFrame):
+        values = as_array(X) if hasattr(X, "shape") else np.asarray(X, dtype=object)
+        if values.ndim != 2:
+            raise ValueError(
+                "X must have columns of datetimes, such as X[['time']], got shape "
+                f"{values.shape}."
+            )
+        frame = as_frame(pd.DataFrame(values))
+    if not frame.shape[1]:
+        raise ValueError(f"X has no column of datetimes, got shape {frame.shape}.")
+    return frame
+
+
+def _columns_of(frame: nw.DataFrame) -> list[tuple[str, Any]]:
+    """Columns of a table, each with its place in words."""
+    columns = enumerate(zip(frame.columns, frame.iter_columns(), strict=True))
+    return [(describe_column(j, "X", name), column) for j, (name, column) in columns]

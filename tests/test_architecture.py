@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "metrics": {"_data", "_sklearn", "_warn"},
     "model_selection": {"_data", "_sklearn", "_warn"},
     "datasets": {"_data"},
-    "preprocessing": {"_data"},
+    "preprocessing": {"_data", "_sklearn", "_warn"},
 }
 # Test files of modules that have none of their own name, and why.
 TESTED_BY = {

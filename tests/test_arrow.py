@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 from helpers import small, unconverged
@@ -233,8 +234,15 @@ def test_bad_sources_are_refused(tmp_path):
     for source in (None, 3, {"user": [1]}):
         with pytest.raises(TypeError, match="source must be the path"):
             from_arrow(source)
-    with pytest.raises(TypeError, match="record batches or tables of pyarrow, got a"):
-        from_arrow([table.to_pandas()])
+    frame = table.to_pandas()
+    for held, source in {
+        "list holds a DataFrame": [frame],
+        "DataFrame holds a str": frame,
+        "DataFrame holds a Series": pl.DataFrame(table),
+        "list holds a str": ["a.parquet", "b.parquet"],
+    }.items():
+        with pytest.raises(TypeError, match=f"{held}.* X = frame.*dataset"):
+            from_arrow(source)
     with pytest.raises(FileNotFoundError):
         from_arrow(tmp_path / "absent.parquet")
     with pytest.raises(ValueError, match="no rows"):
@@ -253,6 +261,28 @@ def test_bad_sources_are_refused(tmp_path):
     left = iter([[log(IDS["strings"])], [log(pa.array(["x", "y", "z"]))]])
     with pytest.raises(ValueError, match="other ones at the second"):
         from_arrow(lambda: next(left))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"user": "item"}, "user and item both are the column 'item'"),
+        ({"item": "rating"}, "item and rating both are the column 'rating'"),
+        ({"context": ["hour", "user"]}, r"user and context\[1\] both are"),
+        ({"context": ["rating"]}, r"rating and context\[0\] both are"),
+        ({"context": ["hour", "hour"]}, r"context\[0\] and context\[1\] both are"),
+        ({"sample_weight": "item"}, "item and sample_weight both are"),
+        ({"context": "hour"}, r"context must be a list.*'hour'\], got 'hour'"),
+        ({"context": None}, r"context must be a list.*got None"),
+        ({"context": [3]}, r"context\[0\] must be the name of a column.*got 3"),
+        ({"user": None}, "user must be the name of a column.*got None"),
+        ({"rating": ""}, "source has no column ''"),
+        ({"sample_weight": ""}, "source has no column ''"),
+    ],
+)
+def test_a_column_has_one_place(names, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        from_arrow(log(), **names)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from skrec._choice.autoencoder import (
     USER_DAMPING,
     ItemAutoencoder,
 )
+from skrec._choice.content import places_by_content
 from skrec._data.interactions import Interactions
 from skrec._data.reading import Columns
 from skrec.datasets import make_ratings
@@ -60,7 +61,7 @@ def brute_force(data):
     damping = n_u[:, None] ** -USER_DAMPING * n_i**-ITEM_DAMPING
     R = (gain - expected) * damping
     V = np.linalg.eigh(R.T @ R)[1][:, ::-1]
-    f = factors(gain, damping, n_u)
+    f = factors(gain, damping, n_u, places_by_content(data.seen).user % N_FOLDS)
     V, f = V[:, f >= LEAST_SHRINKAGE], f[f >= LEAST_SHRINKAGE]
     B = V * f @ V.T
     inputs = (choices - expected) * n_i**-ITEM_DAMPING
@@ -68,12 +69,9 @@ def brute_force(data):
     return (n_u[:, None] + PRIOR_CHOICES) * n_i / choices.sum() + of_tastes
 
 
-def factors(gain, damping, n_u):
+def factors(gain, damping, n_u, fold):
     """Share that the other items of users left out explain, by a group of ranks."""
     n_users, n_items = gain.shape
-    rng = np.random.RandomState(0)
-    rng.standard_normal((n_items, n_items))
-    fold = rng.permutation(n_users) % N_FOLDS
     sums = np.zeros((3, n_items))
     for turn in range(-(-MIN_LEFT_OUT * N_FOLDS // n_users)):
         is_in = fold != turn
@@ -107,6 +105,22 @@ def test_scores_are_those_of_the_closed_form():
     found, _ = model.predict(users.ravel(), items.ravel(), None, False, "cpu")
     assert 2 < model.item_vectors.shape[1] < 40
     assert_allclose(found.reshape(data.shape), expected, atol=2e-3 * expected.max())
+
+
+@pytest.mark.parametrize("has_ratings", [True, False])
+def test_lists_do_not_depend_on_the_names_of_ids(has_ratings):
+    rows, y = of_tastes()
+    y = y if has_ratings else None
+    rng = np.random.default_rng(0)
+    users, items = (rng.permutation(n) for n in rows.max(0) + 1)
+    renamed = np.column_stack([users[rows[:, 0]], items[rows[:, 1]]])
+    model = MFRegressor(rank_by="choice")
+    lists, scores = model.fit(rows, y).recommend(n_items=5, return_scores=True)
+    assert len((model._choice or model._model).shrinkage) > 2
+    model.fit(renamed, y)
+    found, moved = model.recommend(users, 5, return_scores=True)
+    assert_allclose(moved, scores, rtol=1e-4, atol=1e-6)
+    assert (found == items[lists]).mean() > 0.99
 
 
 def test_an_unknown_user_has_the_most_chosen_items():
@@ -222,6 +236,25 @@ def test_choices_need_no_ratings_and_no_parameter():
         model.predict(X, return_std=True)
     with pytest.raises(AttributeError, match="user_factors_"):
         model.user_factors_  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "vain",
+    [
+        {"choice_threshold": 4.0},
+        {"max_iter": 500},
+        {"tol": 1e-9},
+        {"warm_start": True},
+        {"max_iter": 2, "n_factors": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [MFRegressor, NCFRegressor])
+def test_choices_alone_warn_of_every_parameter_without_effect(kind, vain):
+    names = ", ".join(f"{name}={value!r}" for name, value in vain.items())
+    with pytest.warns(UserWarning, match=f"nothing has come of {names}") as caught:
+        kind(**vain, device="cpu", random_state=0).fit(X)
+    assert len(caught) == 1
 
 
 def test_further_choices_move_lists_as_a_refit_does():

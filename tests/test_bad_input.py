@@ -728,7 +728,7 @@ TRAINING = {
             ValueError,
             "hidden_layer_sizes",
         )
-        for sizes in ((0,), (4, -1), (2.5,), ("a",), (None,), [[3, 2]])
+        for sizes in ((0,), (4, -1), (2.5,), ("a",), (None,), [[3, 2]], [[3], [2, 1]])
     },
 }
 
@@ -795,7 +795,7 @@ PARTIAL_FIT = {
 
 WRONG_TRAINING_PARAMETERS = {
     "loss": ("hinge", None),
-    "n_negatives": (-1, 2.0, "4"),
+    "n_negatives": (-1, 2.0, "4", 2**63),
     "learning_rate_init": (0, -1e-3, "0.1", np.inf, np.nan),
     "batch_size": (0, 16.0, "auto"),
     "early_stopping": (None, "yes", 2),
@@ -814,29 +814,29 @@ WRONG_TRAINING_PARAMETERS = {
 WRONG_PARAMETERS = {
     MFRegressor: WRONG_TRAINING_PARAMETERS
     | {
-        "n_factors": (-1, 2.0, "3", None),
+        "n_factors": (-1, 2.0, "3", None, 2**63),
         "solver": ("lbfgs", None),
         "biased": ("yes", None, 2),
-        "reg": (0, -1.0, "1", np.inf, np.nan),
-        "reg_exponent": (-1.0, "1", np.nan),
+        "reg": (0, -1.0, "1", np.inf, np.nan, 1e-300, 1e39),
+        "reg_exponent": (-1.0, "1", np.nan, 200),
         "implicit_features": ("yes", 2),
-        "unobserved_weight": (-0.1, "1", None, np.nan),
-        "max_iter": (0, -3, 2.5, "3"),
+        "unobserved_weight": (-0.1, "1", None, np.nan, 1e150, 1e300),
+        "max_iter": (0, -3, 2.5, "3", 2**63),
         "tol": (-1.0, "1", np.nan),
         "store_covariance": (None, "no"),
     },
     NCFRegressor: WRONG_TRAINING_PARAMETERS
     | {
         "implicit_features": ("yes", 2),
-        "n_factors": (0, -1, 2.0, "3", None),
+        "n_factors": (0, -1, 2.0, "3", None, 2**63),
         "hidden_layer_sizes": (0, -1, 2.5, None, "relu"),
         "architecture": ("deep", None),
         "activation": ("identity", None),
         "dropout": (-0.1, 1, 1.5, None, np.nan),
-        "n_members": (0, 2.0, None),
+        "n_members": (0, 2.0, None, 2**63),
         "solver": ("vb", None),
-        "reg": (-1.0, "1", np.inf, np.nan),
-        "max_iter": (0, -3, 2.5, "3"),
+        "reg": (-1.0, "1", np.inf, np.nan, 1e300),
+        "max_iter": (0, -3, 2.5, "3", 2**63),
         "tol": (-1.0, None, "1", np.nan),
     },
 }

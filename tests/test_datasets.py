@@ -10,6 +10,7 @@ import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -201,6 +202,9 @@ def test_a_long_tail_is_drawn_without_a_full_matrix():
         ({"popularity": np.nan}, "popularity must be a number from 0 to 5, got nan"),
         ({"activity": "high"}, "activity must be a number from 0 to 5, got 'high'"),
         ({"levels": [3, 2]}, "levels must be None or at least two ratings in increas"),
+        ({"levels": [1, np.inf]}, "levels must be None or at least two ratings"),
+        ({"levels": "12"}, r"levels must be .*such as \[1, 2, 3\], got '12'"),
+        ({"levels": 5}, r"levels must be .*got 5"),
         ({"levels": [3]}, "levels must be None or at least two ratings in increas"),
         (
             {"n_users": 3, "n_items": 4, "n_ratings": 13},
@@ -618,6 +622,27 @@ def test_nullable_columns_and_a_missing_value():
     assert_array_equal(y, [1, 0, 2])
     X, y = from_matrix(wide, missing=0)
     assert X.to_numpy().tolist() == [["u", "a"], ["v", "b"]]
+
+
+@pytest.mark.parametrize("missing", ["0", "nan", [0], np.zeros(2), 1j])
+def test_missing_must_be_a_number(missing):
+    with pytest.raises(TypeError, match="missing must be a number, such as 0"):
+        from_matrix(np.eye(3), missing=missing)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "missing", "expected"),
+    [
+        (np.array([[0.1, 0.2], [0.2, 0.1]], dtype=np.float32), 0.1, [0.2, 0.2]),
+        (np.eye(2, dtype=bool), False, [1, 1]),
+        (np.eye(2, dtype=np.int8), 300, [1, 0, 0, 1]),
+        (np.eye(2), np.int64(0), [1, 1]),
+        (np.eye(2), None, [1, 0, 0, 1]),
+        ({"ann": {"Up": Decimal("0.5"), "Heat": Decimal(2)}}, Decimal(2), [0.5]),
+    ],
+)
+def test_missing_is_compared_as_the_entries_are(matrix, missing, expected):
+    assert_allclose(from_matrix(matrix, missing=missing)[1], expected)
 
 
 @pytest.mark.parametrize("convert", [lambda frame: frame, pl.DataFrame.to_arrow])

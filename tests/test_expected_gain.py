@@ -47,8 +47,8 @@ def test_scores_of_both_parts_are_strength_times_gain():
     model = MFRegressor(2).fit(X, Y)
     items, scores = model.recommend([5], 50, return_scores=True, exclude_seen=False)
     pairs = pd.DataFrame({"user": 5, "item": items[0]})
-    low, high = model.rating_range_
-    gain = (model.predict(pairs) - low) / (high - low) + 0.25
+    low, high = model._choice.ratings.range
+    gain = (model.predict(pairs).clip(low, high) - low) / (high - low) + 0.25
     order = pd.Index(items[0])
     by_choice, strength = model.set_params(rank_by="choice").recommend(
         [5], 50, return_scores=True, exclude_seen=False

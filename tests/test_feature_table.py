@@ -75,6 +75,16 @@ def test_a_frame_has_its_ids_in_its_index_or_first_column():
     assert FeatureTable.read(FRAME, "x", n_rows=3).may_be_cut
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_column_of_ids_beside_the_index_is_found_in_any_order(seed):
+    names = [*"abc", *(f"x{number}" for number in range(500))]
+    names = np.random.default_rng(seed).permutation(names)
+    frame = pd.DataFrame({"name": names, "age": np.arange(503.0)})
+    message = "its column 'name' holds 3 of the 3 ids of X and its index 0"
+    with pytest.raises(ValueError, match=message):
+        FeatureTable.read(frame, "x", ids=np.array([*"abc"], dtype=object))
+
+
 @pytest.mark.parametrize("container", [np.asarray, sparse.csr_array, sparse.coo_array])
 def test_row_i_of_a_matrix_is_the_id_i(container):
     matrix = np.array([[0.0, 1], [2, 0], [0, np.nan]])

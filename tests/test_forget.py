@@ -1,6 +1,7 @@
 """Forgetting of users, items and rows."""
 
 import pickle
+import zipfile
 from functools import cache
 
 import numpy as np
@@ -241,6 +242,37 @@ def test_features_of_forgotten_ids_are_forgotten():
     assert (described != found[:40]).all()
 
 
+@pytest.mark.parametrize("name", ["vb", "als", "ncf"])
+@pytest.mark.parametrize("kind", ["number", "string"])
+def test_ids_of_features_alone_are_forgotten(name, kind, tmp_path):
+    def named(ids):
+        return ids if kind == "number" else [f"id {number:02}" for number in ids]
+
+    ages = pd.DataFrame({"age": np.arange(63.0)}, index=named(range(63)))
+    rows = X.assign(user=named(X["user"]))
+    model = copied(MODELS[name]).fit(rows, Y, user_features=ages)
+    stranger, *cold, seen = named([999, 60, 61, 5])
+    pairs = rows_of([stranger, *cold, seen], range(40))
+    before = model.predict(pairs).reshape(4, 40)
+    with pytest.raises(ValueError, match=r"users must be known, but 1 of 2 .*999"):
+        model.forget(users=[cold[0], stranger])
+    model.forget(users=[cold[0], seen, cold[0]])
+    after = model.predict(pairs).reshape(4, 40)
+    assert_array_equal(after[1], after[0])
+    assert_array_equal(after[3], after[0])
+    assert_array_equal(after[2], before[2])
+    assert (before[1] != before[0]).any()
+    with pytest.raises(ValueError, match="users must be known"):
+        model.forget(users=[cold[0]])
+    if kind == "string":
+        model.save(tmp_path / "model.skrec")
+        with zipfile.ZipFile(tmp_path / "model.skrec") as file:
+            content = b"".join(map(file.read, file.namelist()))
+        for codec in ("utf-8", "utf-32-le"):
+            assert cold[0].encode(codec) not in content
+        assert any(cold[1].encode(codec) in content for codec in ("utf-8", "utf-32-le"))
+
+
 def test_a_fitted_model_does_not_keep_raw_ids():
     named = X.assign(user=X["user"].map("customer {:02}".format))
     model = MFRegressor(2, tol=1e9).fit(named, Y)
@@ -267,11 +299,11 @@ def test_any_sequence_of_updates_leaves_the_ids_and_pairs_of_its_rows(name, data
     rated = {
         (user, item): 1.0 + (user * item) % 5 for user in range(6) for item in (user, 7)
     }
-    options = {"tol": 0.1, "max_iter": 50, "clip": False}
-    options |= {
-        "vb": {"n_factors": 2},
-        "als": {"n_factors": 2, "solver": "als"},
-        "weighted": {"n_factors": 2, "solver": "als", "unobserved_weight": 0.1},
+    short = {"n_factors": 2, "tol": 0.1, "max_iter": 50}
+    options = {
+        "vb": short,
+        "als": short | {"solver": "als"},
+        "weighted": short | {"solver": "als", "unobserved_weight": 0.1},
         "choices": {},
     }[name]
 
@@ -280,7 +312,7 @@ def test_any_sequence_of_updates_leaves_the_ids_and_pairs_of_its_rows(name, data
         frame = pd.DataFrame(pairs, columns=["user", "item"])
         return (frame,) if name == "choices" else (frame, y)
 
-    model = MFRegressor(**options).fit(*rows(list(rated)))
+    model = MFRegressor(clip=False, **options).fit(*rows(list(rated)))
     for _ in range(4):
         some = data.draw(st.sets(st.sampled_from(sorted(rated)), max_size=8))
         if data.draw(st.booleans()):
@@ -307,7 +339,7 @@ def test_any_sequence_of_updates_leaves_the_ids_and_pairs_of_its_rows(name, data
         assert np.isfinite(lists["score"]).all()
         everything = rows_of(range(10), range(8))
         assert np.isfinite(model.predict(everything)).all()
-    fresh = model.set_params(warm_start=True).fit(*rows(sorted(rated)))
+    fresh = model.set_params(warm_start=name != "choices").fit(*rows(sorted(rated)))
     assert_array_equal(fresh.user_ids_, sorted({user for user, _ in rated}))
 
 

@@ -1,5 +1,7 @@
 """The solver by gradients: its objective, its batches, and fits that diverge."""
 
+import warnings
+
 import numpy as np
 import pytest
 from helpers import fitted_state, small_ncf
@@ -113,3 +115,64 @@ def test_a_fit_that_diverges_in_its_last_step_says_so(estimator, early_stopping)
     )
     with pytest.raises(FloatingPointError, match="learning_rate_init"):
         model.fit(X[:10], Y[:10])
+
+
+def outcome(estimator, X, y, **metadata):
+    """Warnings of a failed training in a fit."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        estimator.fit(X, y, **metadata)
+    return [str(w.message) for w in caught if "Training has failed" in str(w.message)]
+
+
+FAILED = {
+    # Even the loss is above that of the mean.
+    "adam": MFRegressor(solver="adam", learning_rate_init=3.0),
+    "sgd": MFRegressor(solver="sgd", learning_rate_init=1.0, max_iter=8),
+    "ncf": small_ncf(learning_rate_init=5.0, max_iter=8),
+    "stopped early": MFRegressor(
+        solver="sgd", learning_rate_init=1.0, early_stopping=True, max_iter=2
+    ),
+    "log_loss": MFRegressor(
+        solver="sgd",
+        loss="log_loss",
+        learning_rate_init=5.0,
+        choice_threshold=3,
+        max_iter=4,
+    ),
+    # The loss alone is below it, by rows that are far too long.
+    "long rows": MFRegressor(solver="adam", learning_rate_init=0.5),
+}
+
+
+@pytest.mark.parametrize("name", FAILED)
+def test_a_training_that_ends_worse_than_it_began_says_so(name):
+    estimator = clone(FAILED[name]).set_params(rank_by="rating", random_state=0)
+    X, y = make_ratings(100, 60, 2500, random_state=0)
+    (message,) = outcome(estimator, X, y)
+    rate = estimator.learning_rate_init
+    assert message.endswith(f"Lower learning_rate_init, which was {rate}.")
+    if name == "long rows":
+        assert estimator.loss_curve_[-1] < 1
+    assert not outcome(estimator.set_params(learning_rate_init=None), X, y)
+
+
+@pytest.mark.parametrize("params", [{}, {"max_iter": 1}, {"early_stopping": True}])
+@pytest.mark.parametrize("kind", ["adam", "sgd", "plain", "ncf"])
+def test_no_training_by_default_steps_has_failed(kind, params):
+    estimator = {
+        "adam": MFRegressor(4, solver="adam"),
+        "sgd": MFRegressor(4, solver="sgd", max_iter=6),
+        "plain": MFRegressor(4, solver="adam", biased=False),
+        "ncf": small_ncf(),
+    }[kind].set_params(rank_by="rating", random_state=0, batch_size=64, **params)
+    rng = np.random.default_rng(0)
+    noise, heavy = rng.normal(size=len(Y)), rng.lognormal(0, 3, len(Y))
+    assert not outcome(estimator, X, np.full(len(Y), 3.3), sample_weight=heavy)
+    assert not outcome(estimator, X[:3], Y[:3])
+    context = X.assign(hour=rng.integers(0, 9, len(Y)).astype(str), depth=heavy)
+    assert not outcome(estimator, context, noise)
+    # A last fit to opposite ratings is no reason for shorter steps.
+    assert not outcome(estimator, X, -Y)
+    assert not outcome(estimator.set_params(warm_start=True, max_iter=1), X, Y)
+    assert not outcome(estimator, X[:2], Y[:2])

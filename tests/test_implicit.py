@@ -1,5 +1,7 @@
 """What is known from who has ratings with whom, ratings or none, in closed form."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -633,12 +635,14 @@ def unknown_counterpart(model, side, rows, weight, said=None):
     """What a row of a side is predicted to have with an unknown counterpart.
 
     The counterpart is a typical one, and then has the mean of what sets those apart
-    that the row has ratings with, as if one like any other were among them.
+    that the row has ratings with, shrunk as far as such means vary by chance.
     """
     p, other = model._model, "item" if side == "user" else "user"
     mine, others = getattr(p, f"{side}s"), getattr(p, f"{other}s")
     k, predicted = p.n_factors, np.full(len(mine.count), p.centre)
-    n_draws = len(mine.mean)
+    n_draws, ratios, selection = len(mine.mean), [], np.zeros(len(mine.count))
+    w = np.zeros((len(mine.count), len(others.count)))
+    np.add.at(w, (rows[side], rows[other]), weight)
     for draw in range(n_draws):
         x, z = mine.mean[draw].astype(np.float64), others.mean[draw].astype(np.float64)
         m = (others.prior_mean[draw, -1] + others.cold_offset[draw]).astype(np.float64)
@@ -646,30 +650,78 @@ def unknown_counterpart(model, side, rows, weight, said=None):
         apart = z - m
         if said is not None:
             apart = apart - said
-        for row in range(len(x)):
-            mine_too = (rows[side] == row).to_numpy()
-            met, w = rows[other][mine_too], weight[mine_too]
-            liking = apart[met][:, :k] @ x[row, :k] + apart[met][:, k:].sum(1)
-            predicted[row] += w @ liking / (1 + w.sum()) / n_draws
-    return predicted
+        liking = x[:, :k] @ apart[:, :k].T + apart[:, k:].sum(1)
+        ratios.append(variance_ratio(liking, w))
+        selection += (w * liking).sum(1) / n_draws
+    ratio = np.mean(ratios)
+    return predicted + ratio * selection / (1 + ratio * w.sum(1))
+
+
+def variance_ratio(liking, w):
+    """Variance of means between rows to that within, by the expectations of squares.
+
+    With the variances V = T + S of a row's likings, T of them between rows, and
+    counterparts as frequent as among ratings, E[(Σ w l)²] = T (Σ w)² + S Σ w².
+    """
+    if not w.any():
+        return 0.0
+    V = (liking**2 * w.sum(0)).sum(1) / w.sum()
+    scaled, total = (w * liking).sum(1) ** 2 / V / w.sum(1), w.sum(1)
+    chance = (w**2).sum(1) / total
+    T = (scaled - chance).sum() / (total - chance).sum()
+    return np.clip(T / max(1 - T, T), 0, 1) if T > 0 else 0.0
+
+
+def selected(rng, share, n_users=40, n_items=25):
+    """Rows of which a share are of generous users and bad items, or of neither."""
+    is_generous, is_bad = np.arange(n_users) % 2, np.arange(n_items) % 2
+    alike = is_generous[:, None] == is_bad
+    is_row = rng.random(alike.shape) < np.where(alike, share, 1 - share)
+    users, items = np.nonzero(is_row)
+    y = 3 + 2 * is_generous[users] - is_bad[items] + rng.normal(size=len(users))
+    return pd.DataFrame({"user": users, "item": items}), y
 
 
 @pytest.mark.parametrize("side", ["user", "item"])
 def test_an_unknown_counterpart_is_taken_for_one_of_a_rows_own(affine_model, side):
-    weight = 1.0 + np.arange(len(RATED)) % 2
-    model = affine_model.fit(RATED, RATINGS, weight)
+    rated, y = selected(np.random.default_rng(0), 0.8)
+    weight = 1.0 + np.arange(len(rated)) % 2
+    model = affine_model.fit(rated, y, weight)
     rows = pd.DataFrame({"user": model.user_ids_, "item": -1})
     if side == "item":
         rows = pd.DataFrame({"user": -1, "item": model.item_ids_})
     found = model.predict(rows)
     assert_allclose(
         found,
-        unknown_counterpart(model, side, RATED, relative(model, weight)),
+        unknown_counterpart(model, side, rated, relative(model, weight)),
         rtol=1e-4,
         atol=1e-4,
     )
-    no_more_than_merit = unknown_counterpart(model, side, RATED, 0 * weight)
+    no_more_than_merit = unknown_counterpart(model, side, rated, 0 * weight)
     assert np.abs(found - no_more_than_merit).max() > 0.01
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_an_unknown_user_is_like_those_of_an_item_as_far_as_these_are_alike(share):
+    rng = np.random.default_rng(1)
+    rows, y = selected(rng, share, n_users=300, n_items=100)
+    params = {"implicit_features": False, "rank_by": "rating"}
+    model = MFRegressor(0, **params).fit(rows, y)
+    ratio = model._model.items.selection_ratio
+    # The mean of the users of an item is 2 share - 1 of the deviation from the mean.
+    expected = (2 * share - 1) ** 2
+    assert ratio == pytest.approx(expected / (1 - expected), abs=0.05)
+    new, y_new = selected(rng, share, n_users=300, n_items=100)
+    new["user"] = -1
+    by_items = model.intercept_ + model.item_biases_[new["item"]]
+    by_items += model._model.users.prior_mean[0, -1, 0]
+    error, plain = (
+        root_mean_squared_error(y_new, p) for p in (model.predict(new), by_items)
+    )
+    if share == 0.5:
+        assert error == pytest.approx(plain, rel=1e-3)
+    else:
+        assert error < 0.95 * plain
 
 
 def test_nothing_sets_a_pair_apart_of_which_both_are_unknown(affine_model):
@@ -714,7 +766,9 @@ def test_what_describes_users_sets_nobody_apart():
 def test_selection_effects_follow_further_ratings():
     model = MFRegressor(3, solver="als", reg=2.0, clip=False)
     model.fit(RATED[~NEW], RATINGS[~NEW])
-    p, before = model._model, model._model.items.selection_effects(np.arange(25))
+    items = replace(model._model.items, selection_ratio=0.5)
+    model._model = replace(model._model, items=items)
+    p, before = model._model, items.selection_effects(np.arange(25))
     model.partial_fit(RATED[NEW], RATINGS[NEW])
     after = model._model.items
     new = RATED[NEW]
@@ -724,7 +778,8 @@ def test_selection_effects_follow_further_ratings():
     total = p.items.selection + np.bincount(new["item"], liking, 25)
     count = np.bincount(RATED["item"], minlength=25)
     found = after.selection_effects(np.arange(25))
-    assert_allclose(found, total / (1 + count), rtol=1e-4, atol=1e-4)
+    assert after.selection_ratio == p.items.selection_ratio == 0.5
+    assert_allclose(found, total / (2 + count), rtol=1e-4, atol=1e-4)
     assert np.abs(found - before).max() > 0.01
 
 

@@ -12,6 +12,7 @@ from scipy.stats import norm
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge
 from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -25,7 +26,8 @@ from skrec.inspection import (
     IntervalCalibrationDisplay,
     RankingCurveDisplay,
 )
-from skrec.metrics import RankingScorer, hit_rate_at_k, ndcg_at_k
+from skrec.metrics import RankingScorer, _functions, hit_rate_at_k, ndcg_at_k
+from skrec.metrics._rankings import ranks_of
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -199,10 +201,16 @@ def test_ranking_curves_are_scores_at_each_length(model, metric, candidates):
     assert display.ax_.get_ylabel().endswith("@k")
 
 
-def test_ranking_curves_of_scored_rows(model):
+def test_ranking_curves_of_scored_rows(model, monkeypatch):
     rows = Y[TEST], model.predict(X[TEST]), X["user"][TEST]
+    expected = [ndcg_at_k(*rows, k=k) for k in (1, 2, 3, 4)]
+    ranked = []
+    monkeypatch.setattr(
+        _functions, "ranks_of", lambda *rows: ranked.append(1) or ranks_of(*rows)
+    )
     display = RankingCurveDisplay.from_predictions(*rows, k=4)
-    assert_allclose(display.scores, [ndcg_at_k(*rows, k=k) for k in (1, 2, 3, 4)])
+    assert display.scores.tolist() == expected
+    assert len(ranked) == 1
     hits = RankingCurveDisplay.from_predictions(
         *rows, metric="hit_rate", k=[3], relevance_threshold=5, ax=display.ax_
     )
@@ -259,21 +267,51 @@ def test_the_map_labels_the_most_rated(model):
     assert not FactorMapDisplay.from_estimator(model, n_labels=0).texts_
 
 
-def test_maps_of_one_factor_of_choices_and_of_none():
+def test_maps_of_one_factor_and_of_none():
     one = FactorMapDisplay.from_estimator(MFRegressor(1).fit(X, Y))
     assert (one.coordinates[:, 1] == 0).all()
     assert one.explained_variance_ratio.tolist() == [1, 0]
-    choices = MFRegressor().fit(X)
-    of_choices = FactorMapDisplay.from_estimator(choices)
-    vectors = choices.item_index_vectors()
-    assert of_choices.explained_variance_ratio[0] == pytest.approx(
-        PCA(1, svd_solver="full").fit(vectors).explained_variance_ratio_[0], rel=1e-4
-    )
     with pytest.raises(ValueError, match="biases alone"):
         FactorMapDisplay.from_estimator(MFRegressor(0).fit(X, Y))
-    ncf = NCFRegressor(2, n_members=1, max_iter=1, rank_by="rating").fit(X, Y)
-    with pytest.raises(ValueError, match="has no factors to draw"):
-        FactorMapDisplay.from_estimator(ncf)
+    for none in (DummyRecommender().fit(X), Ridge().fit(X, Y)):
+        with pytest.raises(ValueError, match="has no factors to draw"):
+            FactorMapDisplay.from_estimator(none)
+
+
+def explained_by_two_axes(vectors):
+    return PCA(2, svd_solver="full").fit(vectors).explained_variance_ratio_
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("architecture", ["gmf", "mlp", "neumf"])
+def test_maps_of_networks_are_of_their_predictions(architecture, side):
+    ncf = NCFRegressor(
+        2, architecture=architecture, n_members=2, max_iter=2, clip=False
+    )
+    ncf.fit(X, Y)
+    pairs = pd.MultiIndex.from_product(
+        [ncf.user_ids_, ncf.item_ids_], names=["user", "item"]
+    ).to_frame()
+    table = ncf.predict(pairs).reshape(len(ncf.user_ids_), -1)
+    table = table if side == "user" else table.T
+    centred = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True)
+    expected = explained_by_two_axes(centred)
+    for rank_by in ("both", "rating", "choice"):
+        ncf.set_params(rank_by=rank_by)
+        display = FactorMapDisplay.from_estimator(ncf, side=side)
+        assert_allclose(display.explained_variance_ratio, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_maps_of_choices_part_tastes(side):
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(60), 8)
+    choices = pd.DataFrame({"user": user, "item": rng.integers(15, size=480)})
+    choices["item"] += 15 * (user % 2)
+    display = FactorMapDisplay.from_estimator(MFRegressor().fit(choices), side=side)
+    is_right = display.coordinates[:, 0] > 0
+    taste = display.ids % 2 if side == "user" else display.ids >= 15
+    assert_array_equal(is_right == is_right[0], taste == taste[0])
 
 
 @pytest.mark.parametrize(

@@ -218,3 +218,32 @@ def test_rows_are_sorted_by_counting(n_rows, n_numbers, dtype):
     numbers = rng.integers(0, n_numbers, n_rows).astype(dtype)
     expected = np.argsort(numbers, kind="stable")
     assert_array_equal(sorting_order(numbers, n_numbers), expected)
+
+
+@given(seed=st.integers(0, 99), n_context=st.integers(0, 2))
+@settings(max_examples=30)
+def test_merged_rows_are_means_of_a_pair_and_context(seed, n_context):
+    rng = np.random.default_rng(seed)
+    n = rng.integers(1, 30)
+    X = rng.integers(3, size=(n, 2 + n_context))
+    y, weight = rng.integers(4, size=n) / 3, rng.integers(1, 4, size=n) / 2
+    data = canonical(X, y, weight)
+    merged, variance = data.merged()
+    frame = pd.DataFrame(X).assign(w=weight, wy=weight * y)
+    keys = list(range(2 + n_context))
+    expected = frame.groupby(keys, as_index=False).sum()
+    found = pd.DataFrame(
+        {
+            0: merged.user_ids[merged.users],
+            1: merged.item_ids[merged.items],
+            **{2 + j: column for j, column in enumerate(merged.context.T)},
+            "w": merged.weight,
+            "wy": merged.weight * merged.rating,
+        }
+    ).astype(expected.dtypes)
+    found = found.sort_values(keys, ignore_index=True)
+    pd.testing.assert_frame_equal(found, expected)
+    mean = frame.groupby(keys)["wy"].transform("sum")
+    mean /= frame.groupby(keys)["w"].transform("sum")
+    scatter = np.average((y - mean) ** 2, weights=weight)
+    assert variance == pytest.approx(scatter, abs=1e-12)

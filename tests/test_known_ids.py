@@ -44,6 +44,30 @@ def test_features_become_a_matrix_of_the_known_ids():
     assert_array_equal(features.matrix.toarray()[:, 0].round(9), expected.round(9))
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_many_ids_are_found_in_a_small_table_in_any_order(order):
+    known, _ = described()
+    asked = [*(f"x{number}" for number in range(500)), "d", "e"][::order]
+    rows, features = known.rows(ids_of(asked))
+    assert_array_equal(np.flatnonzero(rows < -1), [[500, 501], [0, 1]][order < 0])
+    of_d = rows[asked.index("d")]
+    assert features.toarray()[-2 - of_d, 0] == pytest.approx(
+        20 / AGES["age"][:3].std(ddof=0)
+    )
+
+
+def test_named_ids_have_rows_or_features():
+    known, _ = described()
+    rows, ids = known.named_rows(["d", "c", "a", "d"])
+    assert_array_equal(rows, [2, 0])
+    assert_array_equal(ids, [*"acd"])
+    with pytest.raises(ValueError, match=r"users must be known, but 1 of 2 .*'z'"):
+        known.named_rows(["z", "e"])
+    without = known.without(ids, np.array([1]))
+    assert_array_equal(without.ids, ["b"])
+    assert_array_equal(without.described.ids, ["e"])
+
+
 def test_ids_without_ratings_are_numbered_by_their_features():
     known, _ = described()
     rows, features = known.rows(ids_of([*"dbzed"]))

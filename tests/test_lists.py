@@ -75,7 +75,7 @@ def scores_by_definition(model, rank_by):
     if rank_by == "choice":
         return choice
     # Numbers of 32 bits, as lists are made of, so that equal scores are equal.
-    low, high = model.rating_range_
+    low, high = model._choice.ratings.range
     gain = (rating.astype(np.float32).clip(low, high) - low) / (high - low) + 0.25
     return np.where(choice > 0, choice * gain, choice / gain).astype(np.float32)
 

@@ -785,3 +785,49 @@ def test_a_gpu_and_the_cpu_agree(optimizer, gpu):
         networks.append(network.cpu())
     np.testing.assert_allclose(*losses, rtol=1e-3)
     assert_same_weights(*networks, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(("loss", "n_negatives"), DRAWING)
+def test_the_objective_is_that_of_its_formula_and_that_of_alike_rows(loss, n_negatives):
+    torch.manual_seed(0)
+    n, reg = 40, 0.7
+    users, items = torch.randint(7, (n,)), torch.randint(6, (n,))
+    weight, target = torch.rand(n) + 0.5, torch.rand(n)
+    samples = Samples(users, items, torch.zeros(n, 1), target, weight)
+    network = NeuMF(SHAPE, initial_weights(SHAPE, range(2)))
+    options = replace(OPTIONS, loss=loss, n_negatives=n_negatives, reg=reg)
+    # No pair is seen, so that every drawn one counts.
+    seen = torch.empty(0, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+
+    def penalty():
+        total = (1 + n_negatives) * weight.sum()
+        row_weights = {}
+        for side, rows, size in (("user", users, 7), ("item", items, 6)):
+            of_rows = torch.bincount(rows, weight, size)
+            drawn = n_negatives * weight.sum() / size
+            row_weights[side] = (
+                of_rows * (1 + n_negatives) if side == "user" else of_rows + drawn
+            )
+        squares = 0.0
+        for side, tables in (("user", USER_TABLES), ("item", ITEM_TABLES)):
+            for name in tables:
+                table = dict(network.named_parameters())[name][:-1].detach()
+                of_row = table.flatten(1).square().sum(1)
+                squares += float(row_weights[side].sqrt() @ of_row)
+        for layer in network.dense():
+            squares += float(total.sqrt() * layer.detach().square().sum())
+        return reg * squares / float(total) / SHAPE.n_members
+
+    first = penalty()
+    (epoch,) = train(network, samples, options, generator, seen=seen)
+    end, alike = epoch.objective()
+    assert end == pytest.approx(epoch.loss + penalty(), rel=1e-5)
+    if loss == "bpr":
+        of_pairs = n_negatives * (weight @ target) * math.log(2)
+    else:
+        zero = torch.zeros(n)
+        of_pairs = weight @ FORMULAS[loss](zero, target)
+        of_pairs += n_negatives * weight.sum() * FORMULAS[loss](zero, zero)[0]
+    expected = float(of_pairs / ((1 + n_negatives) * weight.sum()))
+    assert alike == pytest.approx(expected + first, rel=1e-5)

@@ -401,6 +401,35 @@ def test_empty_places_of_lists_do_not_count():
         catalogue_coverage(lists, ["a", None])
 
 
+UNEQUAL = {
+    "lists": [["a"], ["b", "c"], []],
+    "tuples": (("a",), ("b", "c")),
+    "arrays": [np.array(["a"]), np.array(["b", "c"])],
+    "series": [pd.Series(["a"]), pd.Series(["b", "c"])],
+    "sets": [{"a"}, {"b", "c"}],
+    "an array of lists": pd.Series([["a"], ["b", "c"]]).to_numpy(),
+    "a column of lists": pl.Series([["a"], ["b", "c"]]),
+    "missing places": [["a", None], ["b", "c", np.nan]],
+}
+
+
+@pytest.mark.parametrize("lists", UNEQUAL.values(), ids=UNEQUAL)
+def test_lists_may_be_of_unequal_lengths(lists):
+    rows = [["ann", "a"], ["ann", "b"], ["bob", "b"], ["cy", "b"], ["dan", "c"]]
+    assert catalogue_coverage(lists, ["a", "b", "c", "d"]) == 0.75
+    assert novelty(lists, rows) == novelty(["a", "b", "c"], rows)
+
+
+@pytest.mark.parametrize("container", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_lists_may_be_a_table_of_users_and_items(container):
+    # Other columns hold numbers that items have, too.
+    lists = {"user": [1, 1, 2], "item": [7, 8, 7], "rank": [1, 2, 1]}
+    table = container(lists | {"score": [3.0, 2.0, 5.0]})
+    assert catalogue_coverage(table, [1, 2, 3, 7, 8]) == 0.4
+    rows = [[1, 7], [2, 7], [2, 1], [3, 2]]
+    assert novelty(table, rows) == novelty([7, 8, 7], rows)
+
+
 def test_coverage_refuses_what_it_cannot_count():
     with pytest.raises(ValueError, match="catalogue holds no ids"):
         catalogue_coverage(["a"], [])

@@ -389,3 +389,22 @@ class TestMovieLens100K:
         popular.fit(X, X["item"].map(counts).to_numpy(dtype=float))
         found, by_counts = (ndcg(m, X_test, y_test) for m in (model, popular))
         assert found > 1.6 * by_counts
+
+
+@pytest.mark.parametrize("rate", [0.08, 0.9])
+def test_predictions_of_skewed_ratings_have_their_mean(rate):
+    """Also where the noise of rows of rare events is low."""
+    rng = np.random.default_rng(0)
+    places = rng.permutation(120 * 80)[:4000]
+    users, items = np.divmod(places, 80)
+    logits = np.log(rate / (1 - rate)) + rng.normal(0, 0.5, 120)[users]
+    logits += rng.normal(0, 0.7, 80)[items]
+    y = (rng.random(4000) < 1 / (1 + np.exp(-logits))).astype(float)
+    X = np.column_stack([users, items])
+    model = MFRegressor(rank_by="rating", clip=False).fit(X, y)
+    assert model.predict(X).mean() == pytest.approx(y.mean(), abs=1e-3)
+    # Ratings as expected teach nothing.
+    new = np.column_stack([np.full(80, 999), np.arange(80)])
+    expected = model.predict(new)
+    model.partial_fit(new, expected)
+    assert model.predict(new).mean() == pytest.approx(expected.mean(), abs=1e-3)

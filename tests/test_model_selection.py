@@ -541,6 +541,12 @@ BAD_DATA = {
         {"timestamps": [1, None, 3, np.nan]},
         r"timestamps holds 2 missing times \(first rows: 1, 3\)",
     ),
+    "a timestamp is empty text": (
+        LeaveLastOut(),
+        ROWS,
+        {"timestamps": ["2026-01-31", "", "2026-01-30", None]},
+        r"timestamps holds 2 missing times \(first rows: 1, 3\)",
+    ),
     "too few timestamps": (
         LeaveLastOut(),
         ROWS,
@@ -657,7 +663,9 @@ def test_times_in_text_are_read_as_times():
         assert listed(LeaveLastOut().split(FRAME, timestamps=text)) == expected
 
 
-@pytest.mark.parametrize("text", [["9", "10", "11", "12"], ["31/01/2026"] * 4])
+@pytest.mark.parametrize(
+    "text", [["9", "10", "11", "12"], ["31/01/2026"] * 4, [b"2026-01-31"] * 4]
+)
 def test_text_that_is_not_sorted_as_times_are_is_refused(text):
     X = pd.DataFrame(ROWS, columns=["user", "item", "time"]).assign(time=text)
     with pytest.raises(ValueError, match=r"column 2 of X \(times, 'time'\) holds text"):

@@ -1,5 +1,7 @@
 """Arguments of any container become the same arrays, or errors that name them."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -21,6 +23,8 @@ from skrec._data.reading import (
     read_weights,
 )
 from skrec._data.vocabulary import Ids
+from skrec.metrics import RankingScorer, novelty
+from skrec.model_selection import LeaveLastOut, UserHoldout
 
 ARRAYS = {
     "big-endian": np.array([3, 1, 2], dtype=">i4"),
@@ -75,6 +79,46 @@ def test_pairs_of_every_container_are_the_same(table):
     assert users.values.tolist() == ["ann", "bob", "ann"]
     assert items.values.tolist() == [7, 3, 3]
     assert (users.kind, items.kind) == ("string", "number")
+
+
+NO_TABLES = {
+    "dict": ({"user": [1, 2], "item": [1, 1]}, r"pass pandas\.DataFrame\({}\)"),
+    "lazy": (pl.LazyFrame({"user": [1, 2], "item": [1, 1]}), r"pass {}\.collect\(\)"),
+    "index": (pd.MultiIndex.from_tuples([(1, 1), (2, 1)]), r"{}\.to_frame\(index=F"),
+    "path": (Path("ratings.csv"), r"read first.*pandas\.read_csv a file"),
+    "rows by and by": ((row for row in [(1, 1)]), r"read first: list\({}\) reads rows"),
+    "keys": ({(1, 1): 5.0}.keys(), r"read first: list\({}\) reads rows"),
+    "sparse": (sparse.csr_array(np.eye(3)), "Sparse data was passed for {}"),
+}
+
+
+def readers_of_rows():
+    """Public functions that read rows of user and item, by the name of the argument."""
+    X, y = [[1, 1], [2, 1], [2, 2]], [1.0, 2.0, 3.0]
+    model = MFRegressor(1).fit(X, y)
+    return [
+        ("X", lambda rows: MFRegressor(1).fit(rows, y)),
+        ("X", lambda rows: MFRegressor(1).fit(X, y).partial_fit(rows, y)),
+        ("X", lambda rows: model.predict(rows)),
+        ("X", lambda rows: MFRegressor(1).fit(X, y).forget(rows, y)),
+        ("X", lambda rows: RankingScorer()(model, rows, y)),
+        ("X", lambda rows: next(UserHoldout(random_state=0).split(rows, y))),
+        ("X", lambda rows: next(LeaveLastOut(time="row_order").split(rows, y))),
+        ("X_train", lambda rows: novelty([1], rows)),
+        ("never_exclude", lambda rows: model.recommend([1], never_exclude=rows)),
+        ("exclude", lambda rows: model.recommend([1], exclude=rows)),
+        ("candidates", lambda rows: model.recommend([1], candidates=rows)),
+        ("ratings", lambda rows: model.explain(1, [1], ratings=(rows, y))),
+    ]
+
+
+@pytest.mark.parametrize(("rows", "help"), NO_TABLES.values(), ids=NO_TABLES)
+def test_every_reader_of_rows_says_how_to_pass_them(rows, help):
+    for name, read in readers_of_rows():
+        if name == "candidates" and not isinstance(rows, dict | pl.LazyFrame):
+            continue  # Others may be ids.
+        with pytest.raises(TypeError, match=help.format(name)):
+            read(rows)
 
 
 def test_messages_name_the_table_and_the_column():

@@ -897,10 +897,15 @@ def test_names_give_scorers():
     )
 
 
-@pytest.mark.parametrize("name", ["mrr", "f1@10", "ndcg@", "ndcg@x", "ndcg@0"])
+@pytest.mark.parametrize(
+    "name",
+    ["mrr", "f1@10", "ndcg@", "ndcg@x", "ndcg@1.0", "NDCG@10", "ndcg @5", "auc@5"],
+)
 def test_names_without_a_scorer_are_refused(name):
-    with pytest.raises(ValueError, match=r"ndcg, precision|k must be an int"):
+    with pytest.raises(ValueError, match=rf"'{name}' names no.*ndcg, precision.*no k"):
         get_scorer(name)
+    with pytest.raises(ValueError, match="k must be an int of at least 1, got 0"):
+        get_scorer("ndcg@0")
 
 
 def test_an_estimator_without_predict_is_named():

@@ -185,3 +185,21 @@ def test_a_fit_goes_on_with_the_factors_that_it_has(solver):
         n_factors = model.fit(more, more_y).n_factors_
         assert n_factors == (8 if solver == "vb" else 16)
     assert model.partial_fit(X[:20], y[:20]).n_factors_ == n_factors
+
+
+@pytest.mark.filterwarnings("ignore:The noise has collapsed")
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_factors_of_ratings_almost_without_noise_are_kept(noise):
+    rng = np.random.default_rng(0)
+    # Many ids have few ratings.
+    popularity = np.outer(1 / (4 + np.arange(60)), 1 / (2 + np.arange(50))).ravel()
+    popularity /= popularity.sum()
+    places = rng.choice(60 * 50, 1700, replace=False, p=popularity)
+    users, items = np.divmod(places, 50)
+    P, Q = rng.normal(size=(60, 4)), rng.normal(size=(50, 4))
+    P[:, 3], y = 1, noise * rng.normal(size=len(users))
+    y += (P[users] * Q[items]).sum(1)
+    X = np.column_stack([users, items])
+    model = MFRegressor(rank_by="rating").fit(X[:1400], y[:1400])
+    assert model.n_factors_ >= 3
+    assert rmse(model, X[1400:], y[1400:]) < 0.04 * y.std()

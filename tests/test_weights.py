@@ -6,6 +6,7 @@ import pytest
 from helpers import unconverged
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 from sklearn.base import clone
 from sklearn.model_selection import KFold
 
@@ -196,3 +197,34 @@ def test_the_least_share_is_what_copies_of_rows_show():
     X, y = repeated_rows(X, y, 0.5)
     mf = MFRegressor(4).fit(X, y)
     assert mf._weighting.share < 10 * MIN_SHARE
+
+
+@pytest.mark.parametrize("n_context", [0, 1])
+@pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
+def test_repeated_ratings_are_worth_their_mean(solver, n_context):
+    rng = np.random.default_rng(0)
+    places = rng.permutation(40 * 30)[:500]
+    pairs = np.column_stack(np.divmod(places, 30))
+    context = rng.integers(2, size=(500, n_context))
+    taste = rng.normal(size=40)[pairs[:, 0]] + rng.normal(size=30)[pairs[:, 1]]
+    pairs = np.column_stack([pairs, context])
+    number = np.repeat(np.arange(500), rng.integers(1, 6, size=500))
+    y = taste[number] + rng.normal(size=len(number))
+    counts = np.bincount(number)
+    means = np.bincount(number, y) / counts
+    n_iter = {"max_iter": 20} if solver == "gibbs" else {}
+    model = MFRegressor(3, solver=solver, random_state=0, rank_by="rating", **n_iter)
+    apart, together = clone(model), clone(model)
+    order = rng.permutation(len(number))
+    apart.fit(pairs[number][order], y[order])
+    together.fit(pairs, means, sample_weight=counts)
+    # Their least and largest ratings differ, so that predictions are not clipped alike.
+    expected = together.predict(pairs)
+    clipped = np.clip(apart.predict(pairs), means.min(), means.max())
+    assert_allclose(clipped, expected, atol=2e-3)
+    # The noise is that of a rating.
+    if solver == "vb":
+        assert apart.noise_std_ == pytest.approx(1, abs=0.1)
+        assert together.noise_std_ < 0.8
+        std = apart.predict(pairs, return_std=True)[1]
+        assert np.sqrt(np.mean(std**2)) == pytest.approx(1.05, abs=0.1)

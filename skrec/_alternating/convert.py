@@ -156,12 +156,16 @@ def in_rating_units(
     deviations = [
         _deviations(*side, offset) for side, offset in zip(sides, offsets, strict=True)
     ]
+    counts = problem.users.count, problem.items.count
+    others = zip(reversed(deviations), reversed(counts), strict=True)
+    selections = [
+        _selection(*side, *other, row_units.layout)
+        for side, other in zip(sides, others, strict=True)
+    ]
     users, items = (
-        _rows_in_rating_units(
-            *side, offset, units.scale * _selection(*side, others, row_units), row_units
-        )
-        for side, offset, others in zip(
-            sides, offsets, reversed(deviations), strict=True
+        _rows_in_rating_units(*side, offset, units.scale * selection, ratio, row_units)
+        for side, offset, (selection, ratio) in zip(
+            sides, offsets, selections, strict=True
         )
     )
     coef = array(state.coef.double()) * units.scale / units.feature_scale
@@ -297,14 +301,33 @@ def _deviations(side: Side, ratings: Ratings, cold_offset: Tensor) -> Tensor:
 
 
 def _selection(
-    side: Side, ratings: Ratings, of_others: Tensor, row_units: RowUnits
-) -> np.ndarray:
-    """Share of the others' deviations in the predictions, summed over ratings."""
+    side: Side, ratings: Ratings, of_others: Tensor, counts: Tensor, layout: Layout
+) -> tuple[np.ndarray, float]:
+    """Shares of the others' deviations in predictions, summed over ratings.
+
+    And the ratio of their variance between rows to that within, by the method of
+    moments: means over the counterparts of a row vary more than those over
+    counterparts drawn at random. `counts` are the weights of the others.
+    """
     if ratings.unobserved is not None:
-        return np.zeros(len(ratings))
-    sums, k = ratings.sum(of_others, ratings.weight), row_units.layout.n_factors
-    total = (sums[:, :k] * side.mean[:, :k]).sum(1) + sums[:, k:].sum(1)
-    return array(total.double())
+        return np.zeros(len(ratings)), 0.0
+    weight, x = ratings.weight, side.mean.clone()
+    x[:, layout.n_factors :] = 1
+    sums = ratings.sum(of_others, weight)
+    total = (sums * x).sum(1)
+    squares_of_weight = ratings.sum_values(weight.square())
+    ratings.share.complete(squares_of_weight)
+    # The mean square of one share of a row, over counterparts drawn at random.
+    S = of_others.T @ (of_others * counts[:, None]) / counts.sum()
+    parts = total, (x @ S * x).sum(1), squares_of_weight, ratings.count
+    selection, square, w2, w = array(torch.stack(parts).double())
+    drawn = (square > 0) & (w > 0)
+    between = selection[drawn] ** 2 / (w[drawn] * square[drawn])
+    excess = between.sum() - (w2[drawn] / w[drawn]).sum()
+    within = w[drawn].sum() - between.sum()
+    # One counterpart tells no more than itself.
+    ratio = excess / max(within, excess) if excess > 0 else 0.0
+    return selection, float(ratio)
 
 
 def _rows_in_rating_units(
@@ -312,6 +335,7 @@ def _rows_in_rating_units(
     ratings: Ratings,
     cold_offset: Tensor,
     selection: np.ndarray,
+    selection_ratio: float,
     row_units: RowUnits,
 ) -> Rows:
     layout = row_units.layout
@@ -339,6 +363,7 @@ def _rows_in_rating_units(
         relative_variance=array(side.relative_variance.double()),
         concentration=side.concentration,
         selection=selection,
+        selection_ratio=selection_ratio,
         factor_sums=FactorSums.of(mean[..., : layout.n_factors]),
         links=links,
     )

@@ -51,6 +51,7 @@ class Posterior(StandardisedModel):
     coef_covariance : ndarray of shape (n_context, n_context)
         Covariance of the coefficients of standardised context.
     noise_variance : float
+        Of the mean rating of a pair of relative weight 1.
     knows_variance : bool
         Whether covariances or draws are those of a posterior. The covariances of point
         estimates are penalties in updates, and no uncertainty.
@@ -60,6 +61,8 @@ class Posterior(StandardisedModel):
     rating_range : tuple of float
     columns : tuple of FittedColumn
         Terms of users and items of columns of context.
+    repeat_variance : float
+        Of ratings of a pair about their mean.
     """
 
     users: Rows
@@ -74,6 +77,7 @@ class Posterior(StandardisedModel):
     objective: Objective = field(default_factory=Objective)
     rating_range: tuple[float, float] = (-np.inf, np.inf)
     columns: tuple[FittedColumn, ...] = ()
+    repeat_variance: float = 0.0
 
     @classmethod
     def average(cls, draws: Sequence[Posterior]) -> Posterior:
@@ -102,6 +106,11 @@ class Posterior(StandardisedModel):
     def intercept(self) -> float:
         """Prediction at a context of 0, without factors and biases."""
         return self.centre - float(self.coef @ self.units.feature_mean)
+
+    @property
+    def rating_noise(self) -> float:
+        """Variance of the noise of a single rating."""
+        return self.noise_variance + self.repeat_variance
 
     @property
     def row_size(self) -> int:
@@ -220,6 +229,12 @@ class Posterior(StandardisedModel):
         of_items[:, -1] = total - of_items.sum(axis=1)
         return of_items
 
+    def shifted(self, shift: float) -> Posterior:
+        """The same posterior about another centre."""
+        centre = self.centre + shift
+        units = replace(self.units, centre=self.units.centre + shift)
+        return replace(self, centre=centre, units=units)
+
     def scale_covariances(self, ratio: float) -> Posterior:
         """The same means, with all covariances multiplied by a ratio."""
         return replace(
@@ -316,7 +331,7 @@ class Posterior(StandardisedModel):
     def variance(self, u: np.ndarray, i: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Var[y] of pairs of row numbers, noise included, in float64."""
         noise = self.users.relative_variances(u) * self.items.relative_variances(i)
-        variance = self.noise_variance * noise
+        variance = self.rating_noise * noise
         x = self.units.standard_features(context)
         variance += np.einsum("nj,jk,nk->n", x, self.coef_covariance, x)
         variance += self.column_variances(u, i, context)

@@ -262,7 +262,9 @@ def retracted(
     of_users = RowSums.over(u, i, items, *ratings)
     of_items = RowSums.over(i, u, users, *ratings)
     residual = float(users.precision[of_users.rows] @ users.squares(of_users))
-    noise_variance = _retracted_noise(model, data.weight.sum(), residual)
+    weight = data.weight.sum()
+    residual = max(0.0, residual - weight * model.repeat_variance)
+    noise_variance = _retracted_noise(model, weight, residual)
     if unobserved_weight:
         kept = forgotten.kept
         of_users = of_users.with_zeros(len(users), items, kept.item, unobserved_weight)

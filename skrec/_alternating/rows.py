@@ -382,6 +382,8 @@ class Rows:
     selection : ndarray of shape (n_rows,)
         Sum over a row's ratings of the share of the other rows' deviations from their
         features' prediction in the predicted rating.
+    selection_ratio : float
+        Ratio of the variance of these shares between rows to that within.
     factor_sums : FactorSums
     links : dict of str to FittedLinkMatrix
         Link matrix of each block of features.
@@ -399,6 +401,7 @@ class Rows:
     selection: np.ndarray
     factor_sums: FactorSums
     links: dict[str, FittedLinkMatrix] = field(default_factory=dict)
+    selection_ratio: float = 1.0
 
     @classmethod
     def stack(cls, draws: Sequence[Rows]) -> Rows:
@@ -420,6 +423,7 @@ class Rows:
             residual_covariance=all_of("residual_covariance"),
             relative_variance=mean_of("relative_variance"),
             selection=mean_of("selection"),
+            selection_ratio=float(mean_of("selection_ratio")),
             factor_sums=FactorSums.stack([draw.factor_sums for draw in draws]),
             links={
                 name: FittedLinkMatrix.stack(
@@ -523,11 +527,11 @@ class Rows:
         """Expected share of an unknown counterpart in a rating that exists.
 
         Users rate items that they expect to like, so the counterpart is taken for one
-        of those that have ratings with the row: their mean, shrunk by one counterpart
-        without effect.
+        of those that have ratings with the row: their mean, shrunk as far as such means
+        vary no more than by chance.
         """
-        known = np.maximum(rows, 0)
-        mean = self.selection[known] / (self.count[known] + 1)
+        known, ratio = np.maximum(rows, 0), self.selection_ratio
+        mean = ratio * self.selection[known] / (1 + ratio * self.count[known])
         return np.where(rows < 0, 0, mean)
 
     def scale_covariances(self, ratio: float) -> Rows:

@@ -48,7 +48,7 @@ from .structure import (
 )
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
 from .tiles import parallel_map
-from .unseen import UnseenSample
+from .unseen import UnseenSample, mean_residual
 
 # Up to this number of ratings the time of sweeps in double precision is negligible, and
 # residuals of small data can be far smaller than the ratings.
@@ -68,6 +68,9 @@ BURN_IN = 10
 
 # Share of the factors that would be taken now with which a last fit is continued.
 LEAST_CONTINUED = 0.75
+
+# A mean residual of fewer standard deviations of the ratings is taken for none.
+LEAST_SHIFT = 0.02
 
 # Number of factors of solvers that are not Bayesian, or do not fit ratings.
 DEFAULT_N_FACTORS = 16
@@ -106,20 +109,31 @@ class Given:
         In the precision of the fit.
     units : Units
     rating_range : tuple of float
+    repeat_variance : float
+        Of ratings of a pair about their mean, which stands for them.
     side_features : Sides of csr_array or None
     rows : FittedRows
-        Some of the rows as they were given.
+        Some of the rows in the units of ratings.
     """
 
     arrays: RatingArrays
     units: Units
     rating_range: tuple[float, float]
+    repeat_variance: float
     side_features: Sides[sparse.csr_array | None]
     rows: FittedRows
 
     @classmethod
-    def of(cls, data: Interactions, units: Units, has_slopes: bool) -> Given:
-        """Canonical rows in these units, perhaps with slopes of numbers."""
+    def of(
+        cls,
+        data: Interactions,
+        units_of: Callable[[Interactions], Units],
+        has_slopes: bool,
+    ) -> Given:
+        """Canonical rows in units of them, perhaps with slopes of numbers."""
+        rating_range = data.rating_range
+        data, repeat_variance = data.merged()
+        units = units_of(data)
         dtype = np.float64 if data.n_rows <= MAX_DOUBLE_ROWS else np.float32
         varies = np.flatnonzero(np.isfinite(units.feature_scale))
         arrays = RatingArrays(
@@ -136,7 +150,8 @@ class Given:
         )
         matrices = (side and side.matrix for side in data.side_features)
         rows = FittedRows.of(data)
-        return cls(arrays, units, data.rating_range, Sides(*matrices), rows)
+        sides = Sides(*matrices)
+        return cls(arrays, units, rating_range, repeat_variance, sides, rows)
 
     def problem(self, device: torch.device) -> Problem:
         """The rows as a problem, with side features but without a structure."""
@@ -154,6 +169,7 @@ class Run:
     problem : Problem
     units : Units
     rating_range : tuple of float
+    repeat_variance : float
     is_continued : bool
         Whether it starts from the end of the last fit.
     random_state : RandomState
@@ -164,6 +180,7 @@ class Run:
     problem: Problem
     units: Units
     rating_range: tuple[float, float]
+    repeat_variance: float
     is_continued: bool
     random_state: np.random.RandomState
     warning: Callable[[Posterior], str] | None
@@ -298,10 +315,13 @@ class AlternatingSolver(Solver[Posterior]):
     def _given(self, data: Interactions, units: Units | None = None) -> Given:
         """Rows in standard units, by default for a fit in those of the rows."""
         if units is not None:
-            return Given.of(data, units, has_slopes=False)
-        units = Units.of(data, centred=self.biased and not self.unobserved_weight)
+            return Given.of(data, lambda rows: units, has_slopes=False)
+        has_zeros = bool(self.unobserved_weight)
+        units_of = partial(
+            Units.of, centred=self.biased and not has_zeros, has_zeros=has_zeros
+        )
         # Pairs without ratings have no numbers.
-        return Given.of(data, units, has_slopes=not self.unobserved_weight)
+        return Given.of(data, units_of, has_slopes=not has_zeros)
 
     def _iterations(
         self,
@@ -325,6 +345,7 @@ class AlternatingSolver(Solver[Posterior]):
             problem,
             given.units,
             self._rating_range(given.rating_range),
+            given.repeat_variance,
             is_continued=last is not None,
             random_state=random_state,
             warning=given.rows.warning if may_collapse else None,
@@ -407,16 +428,24 @@ class AlternatingSolver(Solver[Posterior]):
             knows_variance=self.knows_variance,
             learns_prior=self.is_bayesian,
         )
-        posterior = self._stored(posterior, run.rating_range)
+        posterior = self._stored(posterior, run.rating_range, run.repeat_variance)
         with parallel_map(run.problem) as tile_map:
             return posterior.with_compact_covariances(tile_map)
 
     def _stored(
-        self, posterior: Posterior, rating_range: tuple[float, float]
+        self,
+        posterior: Posterior,
+        rating_range: tuple[float, float],
+        repeat_variance: float,
     ) -> Posterior:
         if not self.store_covariance:
             posterior = posterior.without_covariance()
-        return replace(posterior, objective=self.objective, rating_range=rating_range)
+        return replace(
+            posterior,
+            objective=self.objective,
+            rating_range=rating_range,
+            repeat_variance=repeat_variance,
+        )
 
     def _rating_range(self, of_rows: tuple[float, float]) -> tuple[float, float]:
         low, high = of_rows
@@ -515,7 +544,7 @@ class AlternatingSolver(Solver[Posterior]):
             )
         low, high = self._rating_range(data.rating_range)
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
-        return self._stored(updated, rating_range)
+        return self._stored(updated, rating_range, model.repeat_variance)
 
 
 def _without_columns(
@@ -629,7 +658,13 @@ class VBSolver(AlternatingSolver):
             side.with_packed_covariance(run.problem.layout)
             for side in (state.users, state.items)
         )
-        return super()._posterior(run, replace(state, users=users, items=items))
+        posterior = super()._posterior(run, replace(state, users=users, items=items))
+        if not self.biased or self.unobserved_weight:
+            return posterior
+        # Rows of ratings that differ little count more, and where these are low ones,
+        # as of rare events, predictions are too low.
+        shift = mean_residual(run.problem, state)
+        return posterior.shifted(run.units.scale * shift * (abs(shift) > LEAST_SHIFT))
 
     def _reports(
         self, run: Run, states: Iterator[State]
@@ -641,7 +676,7 @@ class VBSolver(AlternatingSolver):
         self, run: Run, reports: Iterator[tuple[State, Iteration]]
     ) -> Iterator[tuple[State, Iteration]]:
         """Reports with estimates of the error, that end where predictions do."""
-        sample = UnseenSample.of(run.problem, run.units.scale)
+        sample = UnseenSample.of(run.problem, run.units.scale, run.repeat_variance)
         errors: list[float] = []
         previous: Tensor | None = None
         for state, report in reports:

@@ -33,11 +33,15 @@ from .state import Side, State
 # the curve.
 SAMPLE_SIZE, BLOCK_SIZE = 2**13, 2**10
 
+# About so many ratings have a mean residual like all.
+MEAN_SIZE = 2**16
+
 # Pairs that show how far predictions move.
 N_PAIRS = 2**11
 
-# A leverage is below one; rounding may reach it.
-MAX_LEVERAGE = 1 - 1e-6
+# A leverage is below one. Near it the estimate multiplies what rows that have not
+# converged leave, so that a fit almost without noise would seem useless.
+MAX_LEVERAGE = 0.999
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class UnseenSample:
     problem : Problem
     scale : float
         Rating units per standard unit.
+    repeat_variance : float
+        Of a rating about the mean of its pair, which the problem has.
     ratings : Tensor of shape (n_own,)
         Places of some ratings, in random order; those that this process has.
     n_first : int
@@ -59,13 +65,16 @@ class UnseenSample:
 
     problem: Problem
     scale: float
+    repeat_variance: float
     ratings: Tensor
     n_first: int
     pairs: tuple[Tensor, Tensor]
 
     @classmethod
     @torch_threads(1)
-    def of(cls, problem: Problem, scale: float = 1.0) -> UnseenSample:
+    def of(
+        cls, problem: Problem, scale: float = 1.0, repeat_variance: float = 0.0
+    ) -> UnseenSample:
         """A sample that is the same for every fit of these ratings."""
         generator = torch.Generator().manual_seed(0)
         n_own, share = len(problem.target), problem.users.share
@@ -88,7 +97,8 @@ class UnseenSample:
 
         pairs = of_pairs(problem.user_index), of_pairs(problem.users.others)
         rows, is_own = places(SAMPLE_SIZE)
-        return cls(problem, scale, rows, int(is_own[:BLOCK_SIZE].sum()), pairs)
+        n_first = int(is_own[:BLOCK_SIZE].sum())
+        return cls(problem, scale, repeat_variance, rows, n_first, pairs)
 
     @torch_threads(1)
     def after_sweep(self, state: State) -> tuple[float, Tensor]:
@@ -123,7 +133,7 @@ class UnseenSample:
         parts = [self._squares(state, block) for block in places.split(BLOCK_SIZE)]
         sums = self.problem.users.share.sum(torch.stack(parts).sum(0))
         squares, weight = fetched(*sums)
-        return self.scale * (squares / weight) ** 0.5
+        return (self.scale**2 * squares / weight + self.repeat_variance) ** 0.5
 
     def _squares(self, state: State, places: Tensor) -> Tensor:
         """Weighted sum of squared residuals at some places, and sum of the weights."""
@@ -132,15 +142,13 @@ class UnseenSample:
         x = state.users.mean.index_select(0, users)
         z = state.items.mean.index_select(0, items)
         weight = problem.users.weight[places]
-        residual = problem.target[places] - _predictions(x, z, layout)
-        residual -= problem.context[places] @ state.coef
+        residual = _residual(problem, state, places)
         beta = state.noise_precision * weight
         beta = beta * state.users.relative_precision[users]
         beta *= state.items.relative_precision[items]
         factor = torch.ones_like(residual)
         if state.columns:
-            mean, variance = column_moments(problem.columns, state.columns, places)
-            residual -= mean
+            _, variance = column_moments(problem.columns, state.columns, places)
             assert variance is not None
             leverage = (beta * variance).clamp_(max=MAX_LEVERAGE)
             factor += leverage / (1 - leverage)
@@ -155,6 +163,31 @@ class UnseenSample:
             factor += leverage
         squares = weight * (factor * residual).square()
         return torch.stack([total(squares), total(weight)])
+
+
+@torch_threads(1)
+def mean_residual(problem: Problem, state: State) -> float:
+    """Mean residual of the ratings, or of many of them, in standard units."""
+    n_ratings = len(problem.target)
+    step = 1 + n_ratings // MEAN_SIZE
+    places = torch.arange(0, n_ratings, step, device=problem.target.device)
+    weight = problem.users.weight[places]
+    residual = weight * _residual(problem, state, places)
+    sums = problem.users.share.sum(torch.stack([total(residual), total(weight)]))
+    of_residual, of_weight = fetched(*sums)
+    return of_residual / of_weight
+
+
+def _residual(problem: Problem, state: State, places: Tensor) -> Tensor:
+    """Residuals of the ratings at some places."""
+    users, items = problem.user_index[places], problem.users.others[places]
+    x = state.users.mean.index_select(0, users)
+    z = state.items.mean.index_select(0, items)
+    residual = problem.target[places] - _predictions(x, z, problem.layout)
+    residual -= problem.context[places] @ state.coef
+    if state.columns:
+        residual -= column_moments(problem.columns, state.columns, places)[0]
+    return residual
 
 
 def _predictions(x: Tensor, z: Tensor, layout: Layout) -> Tensor:

@@ -37,14 +37,16 @@ from scipy import sparse
 from .._data.forgotten import ForgottenRows
 from .._data.interactions import FurtherRows, Interactions
 from .._data.messages import quote_first
+from .._data.rating_summary import RatingSummary
 from .._data.seen import SeenItems
-from .._data.sides import SideName
+from .._data.sides import SideName, Sides
 from .._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
 from .._share import ALL_ROWS, Share
 from .._storage import stored
 from .._threads import torch_threads
 from .._topk import Fill, inner_products_of_tiles
 from .._warn import warn
+from .content import places_by_content
 from .gain import gain_of
 
 # Powers of the numbers of choices that those of a user and of an item are divided by.
@@ -105,6 +107,8 @@ class ItemAutoencoder(Model):
         Mean vector of the items with the fewest choices, for an item with none.
     seen : SeenItems
         The choices of each user.
+    ratings : RatingSummary
+        Ratings of the choices, by whose range these count.
     """
 
     item_vectors: np.ndarray
@@ -115,6 +119,7 @@ class ItemAutoencoder(Model):
     energy: float
     new_item: np.ndarray
     seen: SeenItems
+    ratings: RatingSummary
     objective: Objective = CHOICES
     rating_range: tuple[float, float] = (-np.inf, np.inf)
 
@@ -123,8 +128,9 @@ class ItemAutoencoder(Model):
         """Fit to all pairs of the rows, each by the gain of its mean rating."""
         seen, share = data.seen, data.shares.user
         n_choices = np.bincount(seen.items, minlength=seen.n_items)
-        excess = _Excess.of(data, n_choices)
-        shrinkage, basis, n_passes = _shrinkage(excess, seen.n_users, share)
+        ratings = RatingSummary.of(data)
+        excess = _Excess.of(data, n_choices, ratings.range)
+        shrinkage, basis, n_passes = _shrinkage(excess, places_by_content(seen), share)
         eigenvalues, V = _eigenvectors(excess, basis, n_passes, share)
         n_factors = min(len(shrinkage), len(eigenvalues))
         shrinkage, eigenvalues = shrinkage[:n_factors], eigenvalues[:n_factors]
@@ -145,6 +151,7 @@ class ItemAutoencoder(Model):
             energy=excess.energy(share),
             new_item=item_vectors[n_choices == n_choices.min()].mean(axis=0),
             seen=seen,
+            ratings=ratings,
         )
 
     def user_vectors(self, users: np.ndarray) -> np.ndarray:
@@ -251,6 +258,7 @@ class ItemAutoencoder(Model):
             item_vectors=items.inserted(self.item_vectors),
             input_scale=items.inserted(self.input_scale),
             seen=further.seen_after,
+            ratings=self.ratings.with_further(further.data.rating, further.data.weight),
         )
         new = items.given[items.is_new]
         if not len(new):
@@ -351,9 +359,9 @@ class ChoiceSolver(Solver[ItemAutoencoder]):
         """Choices of a user are forgotten with their rows."""
 
 
-def _mean_gain(data: Interactions) -> np.ndarray:
+def _mean_gain(data: Interactions, rating_range: tuple[float, float]) -> np.ndarray:
     """Gain of the mean rating of each pair."""
-    gain = gain_of(data.rating, *data.rating_range)
+    gain = gain_of(data.rating, *rating_range)
     gain *= data.weight
     starts, weight = data.pair_starts, data.weight
     if starts is not None:
@@ -383,14 +391,19 @@ class _Excess:
     of_item: np.ndarray
 
     @classmethod
-    def of(cls, data: Interactions, n_choices: np.ndarray) -> _Excess:
+    def of(
+        cls,
+        data: Interactions,
+        n_choices: np.ndarray,
+        rating_range: tuple[float, float],
+    ) -> _Excess:
         """By the mean gain of each pair, for the users of this process."""
         seen, share = data.seen, data.shares.user
         own = share.rows(seen.n_users)
         offsets = seen.offsets[own.start : own.stop + 1]
         items = seen.items[offsets[0] : offsets[-1]]
         lengths = np.diff(offsets)
-        strength = _mean_gain(data)
+        strength = _mean_gain(data, rating_range)
         strength /= share.sum(float(strength.sum())) / len(seen)
         strength *= np.repeat(lengths**-USER_DAMPING, lengths)
         of_item = n_choices**-ITEM_DAMPING
@@ -456,18 +469,19 @@ class _Excess:
 
 
 def _shrinkage(
-    excess: _Excess, n_users: int, share: Share
+    excess: _Excess, places: Sides[np.ndarray], share: Share
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Factors of the leading eigenvectors, by users who are left out of them.
 
-    Besides, a basis and the number of passes from there to the eigenvectors.
+    Besides, a basis and the number of passes from there to the eigenvectors. By the
+    places of users, each fold has as many of every number of choices.
     """
-    n_items = excess.damped.shape[1]
+    n_users, n_items = map(len, places)
     n_factors = int(np.clip(TABLE_SIZE // n_items, MIN_FACTORS, MAX_FACTORS))
-    rng = np.random.RandomState(0)
     size = min(n_factors + OVERSAMPLING, n_items, n_users)
-    start = basis = rng.standard_normal((n_items, size)).astype(np.float32)
-    fold = rng.permutation(n_users)[share.rows(n_users)] % N_FOLDS
+    normal = np.random.RandomState(0).standard_normal((n_items, size))
+    start = basis = normal.astype(np.float32)[places.item]
+    fold = places.user[share.rows(n_users)] % N_FOLDS
     n_turns = min(N_FOLDS, math.ceil(MIN_LEFT_OUT * N_FOLDS / n_users))
     sums = np.zeros((3, size))
     for turn in range(min(n_turns, n_users) if n_users > 1 else 0):

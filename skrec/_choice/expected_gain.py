@@ -69,7 +69,7 @@ class ExpectedGain(Model):
         rating, _ = self.rating.predict(users, items, context, False, device)
         users = users if self.rows is None else self.rows[users]
         choice, _ = self.choice.predict(users, items, context, return_std, device)
-        gain = gain_of(rating, *self.rating.rating_range)
+        gain = gain_of(rating, *self.choice.ratings.range)
         return np.where(choice > 0, choice * gain, choice / gain), None
 
     def scorer(
@@ -78,7 +78,7 @@ class ExpectedGain(Model):
         by_rating = self.rating.scorer(users, items, device)
         chosen_by = users if self.rows is None else self.rows[users]
         by_choice = self.choice.scorer(chosen_by, items, device)
-        low, high = self.rating.rating_range
+        low, high = self.choice.ratings.range
 
         def score(tile: slice) -> Fill:
             fill_rating, fill_choice = by_rating(tile), by_choice(tile)

@@ -225,12 +225,12 @@ def _check_no_other_ids(
 
 
 def _n_found(values: Any, ids: np.ndarray) -> int:
-    """Number of ids in a column that has each once, 0 if it is no column of ids."""
+    """Number of sorted ids in a column that has each once, 0 if it has no ids."""
     try:
         column = Ids.from_column(as_array(values), "")
         if column.are_indicators() or not pd.Series(column.values).is_unique:
             return 0
-        return int((Ids.from_column(ids, "").numbered_in(column.values) >= 0).sum())
+        return int((column.numbered_in(ids) >= 0).sum())
     except (TypeError, ValueError):
         return 0
 

@@ -146,6 +146,57 @@ class Interactions:
             **others,
         )
 
+    def merged(self) -> tuple[Interactions, float]:
+        """The rows with one for each pair and context, and what they lose.
+
+        Such rows have one prediction. Their mean has all that they tell about it, with
+        the sum of their weights. The variance of ratings about the means is lost.
+        """
+        rows, share = self, self.shares.user
+        first = first_of_pairs(self.users, self.items)
+        if not share.largest(float(not first.all())):
+            return self, 0.0
+        if self.context.shape[1]:
+            order, starts = _sorted_repeats(
+                np.arange(len(first)),
+                self.pairs,
+                ~first[1:],
+                tuple(self.context.T[::-1]),
+                self.weight,
+            )
+            rows = rows.at(order)
+            first = np.zeros(len(order), dtype=bool)
+            first[starts] = True
+        means = rows.at(first)
+        # Most pairs have one row, and are left as they are.
+        is_alone = first & np.append(first[1:], True)
+        of_several = first[~is_alone]
+        starts = np.flatnonzero(of_several)
+        number = np.cumsum(of_several) - 1
+        weight, rating = rows.weight[~is_alone], rows.rating[~is_alone]
+        totals = np.add.reduceat(weight, starts)
+        # Exact where ratings are equal.
+        deviation = rating - rating[starts][number]
+        shift = np.add.reduceat(weight * deviation, starts) / totals
+        deviation -= shift[number]
+        is_mean = ~is_alone[first]
+        means.weight[is_mean] = totals
+        means.rating[is_mean] += shift
+        squares = float(weight @ deviation**2)
+        squares, total = share.sum(np.array([squares, rows.weight.sum()]))
+        return means, float(squares / total)
+
+    def at(self, places: np.ndarray) -> Interactions:
+        """Rows at some places, by their numbers or a mask."""
+        return replace(
+            self,
+            users=self.users[places],
+            items=self.items[places],
+            rating=self.rating[places],
+            weight=self.weight[places],
+            context=self.context[places],
+        )
+
     @cached_property
     def seen(self) -> SeenItems:
         """The items of each user."""
@@ -232,7 +283,7 @@ def _sorted_repeats(
     keys = [weight[rows], *(of_rows[rows] for of_rows in values), pair[places]]
     sorting = np.lexsort(keys)
     order[places] = rows[sorting]
-    is_first = np.append(True, ~is_repeat)
+    is_first = np.append(True, ~is_repeat)[: len(order)]
     for key in keys[1:-1]:
         is_first[places[1:]] |= np.diff(key[sorting]) != 0
     return order, np.flatnonzero(is_first)

@@ -97,7 +97,7 @@ class KnownIds:
         self.check_features(features)
         if self.described is None or not (self.feature_names and len(unknown)):
             return rows, None
-        place, asked = pd.factorize(ids.take(unknown).values)
+        place, asked = pd.factorize(ids.take(unknown).values, sort=True)
         found, matrix = self.described.rows_of(
             np.asarray(asked),
             features,
@@ -116,6 +116,20 @@ class KnownIds:
         rows = ids.numbered_in(self.ids)
         self.refuse_unknown(ids, rows < 0)
         return rows
+
+    def named_rows(self, values: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers of ids given as an argument, and all of them, sorted.
+
+        Those of which the model has side features alone have no row number.
+        """
+        ids = read_ids(values, f"{self.side}s")
+        rows = ids.numbered_in(self.ids)
+        places, distinct = ids.numbered()
+        is_unknown = rows < 0
+        if self.described is not None:
+            is_unknown &= ~self.described.have(distinct)[places]
+        self.refuse_unknown(ids, is_unknown)
+        return rows[rows >= 0], distinct
 
     def refuse_unknown(self, ids: Ids, is_unknown: np.ndarray) -> None:
         """Refuse ids given as an argument if some are unknown."""
@@ -141,8 +155,8 @@ class KnownIds:
         return self.like_fitted(ids.values[first], rows), rows
 
     def without(self, forgotten: np.ndarray, kept: np.ndarray) -> KnownIds:
-        """The ids that are kept, without the side features of those forgotten."""
-        described = self.described and self.described.without(self.ids[forgotten])
+        """The rows that are kept, without the features of forgotten ids, sorted."""
+        described = self.described and self.described.without(forgotten)
         return replace(self, ids=self.ids[kept], described=described)
 
     def columns_of(self, features: SideFeatures | None) -> np.ndarray:

@@ -6,9 +6,10 @@ functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, MappingView, Set
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any
 
 import narwhals.stable.v1 as nw
@@ -180,11 +181,45 @@ def describe_column(j: int, table: str, name: Any = None, noun: str = "") -> str
     return f"column {j} of {table}" + f" ({', '.join(described)})" * bool(described)
 
 
-def read_table(X: Any, name: str) -> nw.DataFrame:
-    """Rows in any container as a table of users, items and further columns."""
+def as_rows(X: Any, name: str) -> Any:
+    """Rows as a table of narwhals, or as they are where they are no table.
+
+    Containers that hold no rows, or not as rows, are refused with the way to pass them.
+    """
+    kind = type(X).__name__
     if sparse.issparse(X):
         raise TypeError(SPARSE_ROWS.format(name=name))
-    table = as_frame(X)
+    if isinstance(X, Mapping):
+        raise TypeError(
+            f"{name} is a {kind} of columns, and rows are read of tables and arrays: "
+            f"pass pandas.DataFrame({name})."
+        )
+    frame = as_frame(X)
+    if isinstance(frame, nw.DataFrame):
+        return frame
+    if hasattr(X, "collect"):
+        raise TypeError(
+            f"{name} is a {kind}, which holds no rows yet: pass {name}.collect()."
+        )
+    if isinstance(X, pd.MultiIndex):
+        raise TypeError(
+            f"{name} is an index of user and item, not a table: pass "
+            f"{name}.to_frame(index=False)."
+        )
+    first = X[0] if isinstance(X, list | tuple) and X else X
+    of_arrow = type(first).__module__.startswith("pyarrow.")
+    if of_arrow or isinstance(X, str | PathLike | Iterator | MappingView | Set):
+        raise TypeError(
+            f"{name} is a {kind}, which has to be read first: list({name}) reads rows, "
+            "pandas.read_csv a file of text, and X, y = "
+            "skrec.datasets.from_arrow(source) Parquet files and batches of Arrow."
+        )
+    return frame
+
+
+def read_table(X: Any, name: str) -> nw.DataFrame:
+    """Rows in any container as a table of users, items and further columns."""
+    table = as_rows(X, name)
     if not isinstance(table, nw.DataFrame):
         # np.asarray would turn a row ("ann", 7) into two strings; pandas does not.
         rows = list(X) if isinstance(X, list | tuple) else as_array(X)

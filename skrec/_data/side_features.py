@@ -370,8 +370,12 @@ class ColdRows:
             rows = np.where(rows < 0, matrix.shape[0] - 1, rows)
         return cold, matrix[rows]
 
+    def have(self, ids: np.ndarray) -> np.ndarray:
+        """Mask of sorted ids with features."""
+        return _rows_in_table(ids, self.ids, "side features of fit") >= 0
+
     def without(self, ids: np.ndarray) -> Self:
-        """Without the features of some ids."""
+        """Without the features of some sorted ids."""
         rows = _rows_in_table(ids, self.ids, "side features of fit")
         kept = np.setdiff1d(np.arange(len(self.ids)), rows)
         return self.of_matrix(self.encoder, self.ids[kept], self.matrix[kept])
@@ -385,7 +389,7 @@ class ColdRows:
         id_name: Any = None,
         n_rows: int | None = None,
     ) -> tuple[np.ndarray, sparse.csr_array]:
-        """Mask of ids with features, in a new table or in that of `fit`; their rows."""
+        """Mask of sorted ids with features, given here or in `fit`, and their rows."""
         sources = [(self.ids, self.matrix, f"{where} of fit")]
         if features is not None:
             table = FeatureTable.read(features, where, id_name=id_name, n_rows=n_rows)
@@ -425,7 +429,7 @@ def _warn_of_missing(table: FeatureTable) -> None:
 
 
 def _rows_in_table(ids: np.ndarray, among: np.ndarray, where: str) -> np.ndarray:
-    """Row number of each id in a table, -1 where it is not there."""
+    """Row number of each of sorted ids in a table, -1 where it is not there."""
     rows = np.full(len(ids), -1)
     if len(ids) and len(among):
         # The table is looked up in the ids, so that a message names both.

@@ -51,21 +51,32 @@ class Units:
     penalty: float = 1.0
 
     @classmethod
-    def of(cls, data: Interactions, *, centred: bool, scaled: bool = True) -> Units:
-        """Ratings to mean 0 (if `centred`) and mean square 1 (if `scaled`)."""
+    def of(
+        cls,
+        data: Interactions,
+        *,
+        centred: bool,
+        scaled: bool = True,
+        has_zeros: bool = False,
+    ) -> Units:
+        """Ratings to mean 0 (if `centred`) and variance 1 (if `scaled`).
+
+        To a mean square of 1 instead if pairs without ratings are ratings of 0.
+        """
         share = data.shares.user
         total = share.sum(float(data.weight.sum()))
-        weight, rating, centre = data.weight / total, data.rating, 0.0
-        if centred:
+        weight, rating, mean, scale = data.weight / total, data.rating, 0.0, 1.0
+        if not has_zeros:
             # Rounding takes the mean of equal ratings past them.
-            centre = float(np.clip(share.sum(weight @ rating), *data.rating_range))
-        scale = _root_mean_square(rating - centre, weight, share) if scaled else 1.0
+            mean = float(np.clip(share.sum(weight @ rating), *data.rating_range))
+        if scaled:
+            scale = float(_root_mean_square(rating - mean, weight, share))
+            if scale <= ROUNDING * abs(mean):
+                scale = abs(mean) or 1.0
         feature_mean, feature_scale = number_units(data)
         return cls(
-            centre=centre,
-            scale=float(
-                scale if scale > ROUNDING * abs(centre) else abs(centre) or 1.0
-            ),
+            centre=mean if centred else 0.0,
+            scale=scale,
             feature_mean=feature_mean,
             feature_scale=feature_scale,
             mean_weight=total / n_pairs(data),

@@ -55,6 +55,9 @@ DESCRIBED_SHARE, IMPLICIT_SHARE = 0.3, 0.8
 # Samples scored at once in validation.
 TILE_SIZE = 2**14
 
+# Samples with one score for all at once.
+CONSTANT_TILE_SIZE = 2**20
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -124,11 +127,15 @@ class Epoch:
         Negative loss of the mean of the members on the held-out samples.
     seconds : float
         Training time, without validation.
+    objective : callable
+        Returns the objective and, for comparison, that where all rows are alike with
+        the penalty of the start, until the next epoch.
     """
 
     loss: float
     validation_score: float | None
     seconds: float
+    objective: Callable[[], tuple[float, float]]
 
 
 def train(
@@ -179,7 +186,7 @@ def train(
             loss = trainer.run_epoch()
         seconds = time.perf_counter() - start
         score = None if validation is None else -trainer.loss_of_mean(validation)
-        yield Epoch(loss, score, seconds)
+        yield Epoch(loss, score, seconds, partial(trainer.objective, loss))
 
 
 class _Trainer:
@@ -250,6 +257,7 @@ class _Trainer:
                 (table,) = network.tables([f"{side}_factors"])
                 self.anchors[table][..., 0] += centre
         self.implicit = self._implicit_shares(total)
+        self.first_penalty, self.epoch_weight = self.penalty(), 0.0
         implicit_weights = [w for shares in self.implicit for w in shares.weights]
         if implicit_weights:
             self.implicit_optimizer = _optimizer(options, implicit_weights, self.device)
@@ -355,8 +363,46 @@ class _Trainer:
             self.update_slopes()
         for side in self.network.features:
             self.update_feature_weights(side)
-        loss, weight = total.tolist()
-        return loss / (weight * self.network.shape.n_members)
+        loss, self.epoch_weight = total.tolist()
+        return loss / (self.epoch_weight * self.network.shape.n_members)
+
+    def objective(self, loss: float) -> tuple[float, float]:
+        """Objective by the loss of an epoch, and that of alike rows at the start."""
+        return loss + self.penalty(), self.loss_of_constant() + self.first_penalty
+
+    @torch.no_grad()
+    def penalty(self) -> float:
+        """Penalty of rows and of weights of layers, as a mean of the members."""
+        total = torch.zeros((), device=self.device)
+        for side, penalty in self.penalties.items():
+            of_side = penalty * self.row_weights[side]
+            for table in self.rows[side]:
+                anchor = self.anchors.get(table)
+                away = table if anchor is None else table - anchor
+                squares = away.flatten(1).square().sum(1)
+                total += self.value_penalties.of(table, of_side) @ squares
+        total /= self.row_weights["user"].sum()
+        for weight in self.dense:
+            total += self.dense_penalty * weight.square().sum()
+        return float(total) / self.network.shape.n_members
+
+    @torch.no_grad()
+    def loss_of_constant(self) -> float:
+        """Mean loss of the pairs of the last epoch, if all had the mean score."""
+        samples, n_columns = self.samples, 1 + (self.options.n_negatives > 0)
+        sums = torch.zeros(n_columns + 1, device=self.device)
+        for start in range(0, len(samples), CONSTANT_TILE_SIZE):
+            part = samples[start : start + CONSTANT_TILE_SIZE]
+            target = F.pad(part.target[:, None], (0, n_columns - 1))[..., None]
+            score = torch.full_like(target, self.options.mean)
+            losses = LOSSES[self.options.loss](score, target)[..., 0]
+            sums[:-1] += part.weight @ losses
+            sums[-1] += part.weight.sum()
+        *losses_of_pairs, weight = self.share.sum(sums).tolist()
+        # Drawn items that a user has seen do not count.
+        counts = weight, self.epoch_weight - weight
+        of_pairs = zip(losses_of_pairs, counts, strict=False)
+        return sum(x / weight * count for x, count in of_pairs) / self.epoch_weight
 
     def _groups(self, batches: list[Tensor]) -> Iterator[list[Tensor]]:
         """Groups of batches, with shares of rows that do not know their pairs."""

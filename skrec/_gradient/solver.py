@@ -68,6 +68,10 @@ ROBUST_RANGE = 3.0
 # Penalty of ratings with as much noise as signal; it grows with the root of the ratio.
 NOISE_REG = 0.7
 
+# A training has failed if its objective ends above so many times that of its start,
+# and by a share of the variance of the ratings. Noise after one epoch has 1.2.
+FAILED_RATIO, LEAST_EXCESS = 1.3, 1e-2
+
 # Default of batch_size: steps per epoch, and the bounds of their rows.
 STEPS_PER_EPOCH = 40
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 16, 8192
@@ -264,7 +268,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 weights(), shape, data, units, self.objective, rating_range
             )
 
-        return self._reports(epochs, network, model)
+        # A last fit may be as far from new ratings as it likes.
+        excess = LEAST_EXCESS if start is None else np.inf
+        return self._reports(epochs, network, model, excess)
 
     def _penalty(self, data: Interactions, units: Units, is_robust: bool) -> float:
         """Multiple of `reg` by the noise of plain ratings."""
@@ -497,28 +503,38 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         epochs: Iterator[Epoch],
         network: NeuMF,
         model: Callable[[Callable[[], Weights]], NetworkModel],
+        excess: float,
     ) -> Iterator[Iteration]:
         tol = DEFAULT_TOL if self.tol is None else self.tol
         scores: list[float] = []
         best, n_worse = -np.inf, 0
         best_weights: Weights = {}
+        best_objective = np.inf, np.inf
+
+        def objective_of_best() -> tuple[float, float]:
+            return best_objective
+
         for number, epoch in enumerate(epochs, 1):
             self._check_convergence(number, epoch, network)
             progress = f"{epoch.seconds:.2f} s"
             weights: Callable[[], Weights] = partial(_exported, network)
+            objective = epoch.objective
             if epoch.validation_score is not None:
                 score = epoch.validation_score
                 scores.append(score)
                 n_worse = 0 if score > best + tol else n_worse + 1
                 if score > best:
                     best, best_weights = score, _exported(network)
+                    best_objective = epoch.objective()
                 progress += f", validation score {score:.6f}"
                 weights = partial(dict, best_weights)
+                objective = objective_of_best
             yield Iteration(
                 epoch.loss,
                 progress,
                 n_worse >= self.n_iter_no_change,
                 partial(model, weights),
+                partial(self._warning, objective, excess),
                 curves={"validation_scores_": scores.copy()} if scores else {},
             )
 
@@ -531,6 +547,22 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 "its weights are too large to multiply. Lower learning_rate_init, "
                 f"which was {self._learning_rate}."
             )
+
+    def _warning(
+        self,
+        objective: Callable[[], tuple[float, float]],
+        excess: float,
+        model: NetworkModel,
+    ) -> str:
+        """Warning of an objective above that of the start, or an empty string."""
+        end, start = objective()
+        if end <= max(FAILED_RATIO * start, start + excess):
+            return ""
+        return (
+            f"Training has failed: its objective is {end:.3g}, above the {start:.3g} "
+            "of one prediction for all pairs. Lower learning_rate_init, which was "
+            f"{self._learning_rate}."
+        )
 
     def _split(
         self, samples: Samples, share: Share, random_state: np.random.RandomState

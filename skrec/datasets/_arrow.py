@@ -77,12 +77,13 @@ def from_arrow(
     ImportError
         If pyarrow is not installed.
     ValueError
-        If a column is not there, an id or a value of context is missing, a number is
-        missing or infinite, a column of context holds dates, there are no rows, or if
-        the second reading has other rows than the first.
+        If a column is not there or named twice, an id or a value of context is missing,
+        a number is missing or infinite, a column of context holds dates, there are no
+        rows, or if the second reading has other rows than the first.
     TypeError
         If `source` is none of the above, such as a generator, which can be read once,
-        or if batches have columns of other types than the first one.
+        if a name is no string, or if batches have columns of other types than the first
+        one.
 
     Examples
     --------
@@ -97,10 +98,13 @@ def from_arrow(
     >>> y
     array([4.5, 3. ], dtype=float32)
     """
+    _check_names(user, item, rating, context, sample_weight)
     read = _reader(source)
     ids = [_IdColumn(name) for name in (user, item)]
     advised = (rating, LEAVE_OUT), (sample_weight, NO_WEIGHT)
-    numbers = [_NumberColumn(name, advice) for name, advice in advised if name]
+    numbers = [
+        _NumberColumn(name, advice) for name, advice in advised if name is not None
+    ]
     of_context: list[_Column] = []
     columns: list[_Column] = [*ids, *numbers]
     names = [*(column.name for column in columns), *context]
@@ -134,6 +138,38 @@ def from_arrow(
     X = pd.DataFrame(of_X, copy=False)
     y = None if rating is None else values[rating]
     return (X, y) if sample_weight is None else (X, y, values[sample_weight])
+
+
+def _check_names(
+    user: str,
+    item: str,
+    rating: str | None,
+    context: Sequence[str],
+    sample_weight: str | None,
+) -> None:
+    """Refuse a name of no column, and a column in two places."""
+    if isinstance(context, str) or not np.iterable(context):
+        raise TypeError(
+            "context must be a list of names of columns, such as ['hour'], got "
+            f"{context!r}."
+        )
+    names: dict[str, Any] = {"user": user, "item": item}
+    names |= {"rating": rating} if rating is not None else {}
+    names |= {f"context[{place}]": name for place, name in enumerate(context)}
+    names |= {"sample_weight": sample_weight} if sample_weight is not None else {}
+    places: dict[str, str] = {}
+    for place, name in names.items():
+        if not isinstance(name, str):
+            raise TypeError(
+                f"{place} must be the name of a column, such as 'customer', got "
+                f"{name!r}."
+            )
+        if name in places:
+            raise ValueError(
+                f"{places[name]} and {place} both are the column {name!r}; each needs "
+                "a column of its own."
+            )
+        places[name] = place
 
 
 class _Column(ABC):
@@ -347,8 +383,11 @@ def _reader(source: Any) -> Callable[[list[str]], Iterator[Any]]:
         for part in source() if is_function else source:
             if not isinstance(part, pa.Table | pa.RecordBatch):
                 raise TypeError(
-                    "source must hold record batches or tables of pyarrow, got a "
-                    f"{type(part).__name__}."
+                    "source must hold record batches or tables of pyarrow, but this "
+                    f"{type(source).__name__} holds a {type(part).__name__}. A frame "
+                    "in memory needs no from_arrow: X = frame[[user, item]] and "
+                    "y = frame[rating]. Several files are one source by "
+                    "pyarrow.dataset.dataset(paths)."
                 )
             selected = part.select(_known(names, part.schema.names))
             if isinstance(selected, pa.RecordBatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -42,7 +44,7 @@ _LONG_COLUMNS, _MANY = 4, 12
 
 
 def from_matrix(
-    matrix: Any, *, missing: float = np.nan
+    matrix: Any, *, missing: float | None = np.nan
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Turn a matrix of ratings into `X` and `y`, one row for each rating.
 
@@ -60,8 +62,8 @@ def from_matrix(
         - any other frame with a ``to_pandas`` method (polars, pyarrow), whose first
           column holds the user ids;
         - a 2-D array; ids are row and column numbers.
-    missing : float, default=nan
-        The value that means "no rating"; give 0 for tables that are filled up with
+    missing : float or None, default=nan
+        The number that means "no rating"; give 0 for tables that are filled up with
         zeros. NaN, None and nulls are never ratings.
 
     Returns
@@ -75,7 +77,8 @@ def from_matrix(
     Raises
     ------
     TypeError
-        If `matrix`, or its value for a user, is none of the above.
+        If `matrix`, or its value for a user, is none of the above, or `missing` is no
+        number.
     ValueError
         If ratings are not numbers, a user and item have two ratings, there are no
         ratings at all, or a frame holds a row for each rating, or users in a column
@@ -93,6 +96,11 @@ def from_matrix(
     >>> y
     array([5., 3., 4.])
     """
+    if not isinstance(missing, Real | Decimal | None):
+        raise TypeError(
+            "missing must be a number, such as 0 for a table that is filled up with "
+            f"zeros, got {missing!r}."
+        )
     if isinstance(matrix, Mapping):
         users, items, ratings = _from_mapping(matrix)
     elif sparse.issparse(matrix):
@@ -104,9 +112,14 @@ def from_matrix(
     if ratings.dtype.kind not in "biufO":
         raise ValueError(f"ratings must be numbers, got {ratings.dtype}.")
     try:
-        rated[rated] = ratings[rated].astype(np.float64) != missing
+        numbers = ratings[rated].astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"ratings must be numbers ({error}).") from None
+    if missing is not None:
+        # NumPy compares a float of Python in the precision of the entries.
+        entries = ratings[rated] if ratings.dtype.kind == "f" else numbers
+        with np.errstate(over="ignore"):
+            rated[rated] = entries != float(missing)
     if not rated.any():
         raise ValueError(f"matrix holds no rating among its {len(ratings)} entries.")
     X = pd.DataFrame({"user": users[rated], "item": items[rated]})

@@ -146,11 +146,15 @@ def make_ratings(
 
 def _scale(levels: Sequence[float] | None) -> np.ndarray:
     """Levels as an array, or the ends of the continuous scale."""
-    scale = np.array([1.0, 5.0] if levels is None else levels, dtype=float)
-    if scale.ndim != 1 or len(scale) < 2 or not (np.diff(scale) > 0).all():
+    try:
+        scale = np.array([1.0, 5.0] if levels is None else levels, dtype=float)
+    except (TypeError, ValueError):
+        scale = np.empty(0)
+    is_scale = scale.ndim == 1 and len(scale) > 1 and np.isfinite(scale).all()
+    if not is_scale or not (np.diff(scale) > 0).all():
         raise ValueError(
-            "levels must be None or at least two ratings in increasing order, got "
-            f"{levels!r}."
+            "levels must be None or at least two ratings in increasing order, such as "
+            f"[1, 2, 3], got {levels!r}."
         )
     return scale
 

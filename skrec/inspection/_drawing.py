@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from .._data.containers import as_array
 from .._data.reading import read_numbers, read_weights
+from .._sklearn import innermost
 from .._snapshot import snapshot
 
 
@@ -33,19 +33,12 @@ def axes_for(ax: Any, display: object) -> Any:
 
 
 def recommender(estimator: Any, X: Any = None) -> tuple[Any, Any]:
-    """The recommender inside pipelines and searches, and X transformed for it."""
-    while True:
-        if isinstance(estimator, Pipeline):
-            if X is not None and len(estimator) > 1:
-                X = estimator[:-1].transform(X)
-            estimator = estimator[-1]
-        elif hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        else:
-            if hasattr(estimator, "fit"):
-                check_is_fitted(estimator)
-            # Attributes are read one after another, and are to be of one fit.
-            return snapshot(estimator), X
+    """The fitted recommender inside pipelines and searches, and X as it reads it."""
+    estimator, X = innermost(estimator, X)
+    if hasattr(estimator, "fit"):
+        check_is_fitted(estimator)
+    # Attributes are read one after another, and are to be of one fit.
+    return snapshot(estimator), X
 
 
 def n_rated(estimator: Any, side: str) -> np.ndarray:

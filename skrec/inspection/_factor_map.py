@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike
 
 from .._data.reading import check_int
@@ -117,9 +118,13 @@ class FactorMapDisplay:
 
         Parameters
         ----------
-        estimator : MFRegressor
-            Fitted estimator with factors, or a pipeline or search with one. After a fit
-            of choices without `y` the vectors are those of `item_index_vectors`.
+        estimator : object
+            Fitted estimator of this package, or a pipeline or search with one. The map
+            is of the model of ratings, whatever `rank_by`: of the factors of
+            :class:`~skrec.MFRegressor`. Networks, and fits of choices without `y`, have
+            the vectors whose cosines are the scores of `similar_items` or
+            `similar_users`; those of a network are its predictions for some of the
+            users or items, centred.
         side : {"item", "user"}, default="item"
             Whose factors.
         labels : dict or Series, default=None
@@ -142,8 +147,8 @@ class FactorMapDisplay:
         Raises
         ------
         ValueError
-            If the estimator has no factors, such as with ``n_factors=0``, `side` is
-            none of the two, or `n_labels` is negative.
+            If the estimator has no factors, such as with ``n_factors=0``, and no
+            similarities, `side` is none of the two, or `n_labels` is negative.
         TypeError
             If `labels` is no dict or Series.
         ImportError
@@ -153,7 +158,7 @@ class FactorMapDisplay:
         check_side(side, "side")
         check_int(n_labels, "n_labels", 0)
         estimator, _ = recommender(estimator)
-        coordinates, share = principal_axes(_factors(estimator, side))
+        coordinates, share = principal_axes(_vectors(estimator, side))
         display = cls(
             coordinates=coordinates,
             ids=getattr(estimator, f"{side}_ids_"),
@@ -259,21 +264,24 @@ class FactorMapDisplay:
         return placed
 
 
-def _factors(estimator: Any, side: str) -> np.ndarray:
-    """Factors, or vectors whose inner products are strengths of choices."""
+def _vectors(estimator: Any, side: str) -> np.ndarray:
+    """Factors of the model of ratings; without any, vectors with similarities."""
+    name = type(estimator).__name__
     try:
-        factors = getattr(estimator, f"{side}_factors_")
+        # Of MFRegressor after ratings.
+        vectors = getattr(estimator, f"{side}_factors_")
     except AttributeError:
         try:
-            factors = getattr(estimator, f"{side}_index_vectors")()
+            profiles, _ = estimator._profiles(side, torch.device("cpu"))
         except (AttributeError, ValueError) as error:
             raise ValueError(
-                f"This {type(estimator).__name__} has no factors to draw; fit "
-                "MFRegressor, whose factors are vectors."
+                f"This {name} has no factors to draw, nor similar {side}s by which to "
+                "draw them; fit MFRegressor, whose factors are vectors."
             ) from error
-    if not factors.shape[1]:
+        vectors = profiles.numpy()
+    if not vectors.shape[1]:
         raise ValueError(
-            f"This {type(estimator).__name__} was fitted with biases alone and has no "
-            "factors to draw; set n_factors, such as n_factors=8."
+            f"This {name} was fitted with biases alone and has no factors to draw; set "
+            "n_factors, such as n_factors=8."
         )
-    return factors
+    return vectors

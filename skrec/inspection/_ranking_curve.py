@@ -8,26 +8,11 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import metrics
 from .._data.reading import check_int
+from ..metrics import RankingScorer
+from ..metrics._functions import means_at
+from ..metrics._rankings import METRICS
 from ._drawing import axes_for, name_of, pyplot, recommender
-
-FUNCTIONS = {
-    "ndcg": metrics.ndcg_at_k,
-    "precision": metrics.precision_at_k,
-    "recall": metrics.recall_at_k,
-    "map": metrics.average_precision_at_k,
-    "mrr": metrics.reciprocal_rank,
-    "hit_rate": metrics.hit_rate_at_k,
-}
-LABELS = {
-    "ndcg": "NDCG",
-    "precision": "Precision",
-    "recall": "Recall",
-    "map": "Average precision",
-    "mrr": "Reciprocal rank",
-    "hit_rate": "Hit rate",
-}
 
 
 def _lengths(k: int | Sequence[int]) -> list[int]:
@@ -44,9 +29,9 @@ def _lengths(k: int | Sequence[int]) -> list[int]:
 
 
 def _check_metric(metric: str) -> None:
-    if metric not in FUNCTIONS:
+    if metric not in METRICS:
         raise ValueError(
-            f"metric must be one of {', '.join(map(repr, FUNCTIONS))}, which depend on "
+            f"metric must be one of {', '.join(map(repr, METRICS))}, which depend on "
             f"the length of lists; got {metric!r}."
         )
 
@@ -174,7 +159,7 @@ class RankingCurveDisplay:
         pyplot(cls)
         _check_metric(metric)
         lengths = _lengths(k)
-        scorer = metrics.RankingScorer(
+        scorer = RankingScorer(
             metric,
             k=lengths,
             candidates=candidates,
@@ -205,7 +190,7 @@ class RankingCurveDisplay:
         ax: Any = None,
         line_kwargs: dict[str, Any] | None = None,
     ) -> Self:
-        """Draw the curve of scored rows, which are ranked for each user.
+        """Draw the curve of scored rows, which are ranked once for each user.
 
         Parameters
         ----------
@@ -246,18 +231,9 @@ class RankingCurveDisplay:
         pyplot(cls)
         _check_metric(metric)
         lengths = _lengths(k)
-        scores = [
-            FUNCTIONS[metric](
-                y_true,
-                y_score,
-                groups,
-                k=length,
-                relevance_threshold=relevance_threshold,
-                sample_weight=sample_weight,
-            )
-            for length in lengths
-        ]
-        display = cls(k=lengths, scores=np.array(scores), metric=metric, name=name)
+        rows = y_true, y_score, groups, sample_weight
+        scores = means_at(metric, rows, lengths, relevance_threshold)
+        display = cls(k=lengths, scores=scores, metric=metric, name=name)
         return display.plot(ax, line_kwargs=line_kwargs)
 
     def plot(
@@ -285,7 +261,9 @@ class RankingCurveDisplay:
         self.figure_ = self.ax_.figure
         keywords = {"marker": ".", "label": self.name} | (line_kwargs or {})
         (self.line_,) = self.ax_.plot(self.k, self.scores, **keywords)
-        self.ax_.set(xlabel="Length of the list, k", ylabel=f"{LABELS[self.metric]}@k")
+        self.ax_.set(
+            xlabel="Length of the list, k", ylabel=f"{METRICS[self.metric].label}@k"
+        )
         self.ax_.xaxis.get_major_locator().set_params(integer=True)
         self.ax_.set_ylim(bottom=0)
         if self.name is not None:

@@ -24,7 +24,7 @@ from sklearn.utils import Bunch
 
 from .._data.containers import TableLike
 from .._data.interactions import Collect, Interactions
-from .._data.reading import Columns
+from .._data.reading import Columns, as_rows
 from .._data.sides import Sides
 from .._settings import own_settings, torch_device
 from .._sklearn import num_samples
@@ -266,7 +266,7 @@ def measured(
     """Resources of a fit, which is begun in this process."""
     solver = estimator._solver_for(y)
     rows = X, y, sample_weight, features
-    n_rows, n_iter = num_samples(X), solver.max_iter
+    n_rows, n_iter = num_samples(as_rows(X, "X")), solver.max_iter
     n_begun = min(n_iter, N_CONVERGING if solver.converges else N_COUNTED)
     if solver.converges and n_rows <= SAMPLE_ROWS:
         n_begun = n_iter

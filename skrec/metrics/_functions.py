@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, TypeAlias
 
+import narwhals.stable.v1 as nw
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .._data.containers import as_array, object_array
+from .._data.containers import as_array, as_frame, object_array
 from .._data.reading import check_int, read_numbers, read_pairs, read_weights
 from .._data.vocabulary import Ids
 from ._rankings import (
-    OF_WHOLE_LISTS,
+    METRICS,
     Rankings,
     areas_under_curve,
     check_gains,
@@ -23,6 +26,9 @@ from ._rankings import (
     warn_if_undefined,
     weight_of_users,
 )
+
+# Relevance, scores, users and weights.
+Rows: TypeAlias = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike | None]
 
 
 def precision_at_k(
@@ -526,8 +532,10 @@ def catalogue_coverage(recommended: ArrayLike, catalogue: ArrayLike) -> float:
     Parameters
     ----------
     recommended : array-like of shape (n_users, n_items) or (n_recommendations,)
-        Raw ids of the recommended items, in any order. An id that is not in the
-        catalogue does not count; nor do missing values, in which short lists end.
+        Raw ids of the recommended items, in any order. Also a list of ids for each
+        user, of any lengths, or a table with a column "item", as of
+        ``recommend(as_frame=True)``. An id that is not in the catalogue does not count;
+        nor do missing values, in which short lists end.
     catalogue : array-like of shape (n_catalogue,)
         Raw ids of all items, such as `item_ids_`.
 
@@ -570,8 +578,9 @@ def novelty(recommended: ArrayLike, X_train: Any) -> float:
     Parameters
     ----------
     recommended : array-like of shape (n_users, n_items) or (n_recommendations,)
-        Raw ids of the recommended items. Missing values, in which short lists end, do
-        not count.
+        Raw ids of the recommended items. Also a list of ids for each user, of any
+        lengths, or a table with a column "item", as of ``recommend(as_frame=True)``.
+        Missing values, in which short lists end, do not count.
     X_train : array-like of shape (n_samples, 2 + n_features)
         Training rows: column 0 holds the user, column 1 the item. A user who has an
         item several times counts once.
@@ -612,31 +621,45 @@ def novelty(recommended: ArrayLike, X_train: Any) -> float:
 
 def _evaluate(
     metric: str,
-    rows: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike | None],
+    rows: Rows,
     k: int | None,
     relevance_threshold: float | None,
     average: bool,
 ) -> float | np.ndarray:
     """A metric of rows, given as relevance, scores, users and weights."""
-    if k is not None or metric not in OF_WHOLE_LISTS:
+    if k is not None or not METRICS[metric].is_of_whole_lists:
         check_int(k, "k", 1)
-    users, scores, gains, weight = _read_rows(metric, rows, relevance_threshold)
-    rankings = Rankings.from_rows(
-        users,
-        ranks_of(users, scores),
-        gains,
-        weight,
-        np.inf if k is None else k,
-    )
+    length = np.inf if k is None else k
+    rankings = _ranked(metric, rows, [length], relevance_threshold)[length]
     if not average:
         return rankings.values(metric)
     warn_if_undefined(rankings)
     return rankings.mean(metric)
 
 
+def means_at(
+    metric: str, rows: Rows, lengths: Sequence[int], relevance_threshold: float | None
+) -> list[float]:
+    """A metric at each length of lists, of rows that are ranked once."""
+    rankings = _ranked(metric, rows, lengths, relevance_threshold)
+    warn_if_undefined(rankings[lengths[0]])
+    return [rankings[length].mean(metric) for length in lengths]
+
+
+def _ranked(
+    metric: str,
+    rows: Rows,
+    lengths: Sequence[float],
+    relevance_threshold: float | None,
+) -> dict[float, Rankings]:
+    users, scores, gains, weight = _read_rows(metric, rows, relevance_threshold)
+    ranks = ranks_of(users, scores)
+    return Rankings.from_rows(users, ranks, gains, weight, lengths)
+
+
 def _read_rows(
     metric: str,
-    rows: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike | None],
+    rows: Rows,
     relevance_threshold: float | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """User number, score and relevance of rows with a weight; weights of all users."""
@@ -654,12 +677,10 @@ def _read_rows(
     return users, scores, gains, weight_of_users(users, weight[kept], len(user_ids))
 
 
-def _read_ids(values: Any, name: str, *, may_be_missing: bool = False) -> Ids:
-    """Ids of any container and shape, at least one; missing ones are left out."""
+def _read_ids(values: Any, name: str) -> Ids:
+    """Ids of any container and shape, at least one."""
     values = object_array(values) if isinstance(values, list | tuple) else values
     values = as_array(values).ravel()
-    if may_be_missing:
-        values = values[~pd.isna(values)]
     if not len(values):
         raise ValueError(f"{name} holds no ids; at least one is required.")
     return Ids.from_column(values, name)
@@ -667,4 +688,18 @@ def _read_ids(values: Any, name: str, *, may_be_missing: bool = False) -> Ids:
 
 def _read_lists(recommended: Any) -> Ids:
     """Items of lists, without the places that short lists leave empty."""
-    return _read_ids(recommended, "recommended", may_be_missing=True)
+    table = as_frame(recommended)
+    if isinstance(table, nw.DataFrame) and "item" in table.columns:
+        recommended = table["item"]
+    elif isinstance(recommended, list | tuple):
+        recommended = object_array(recommended)
+    items = as_array(recommended).ravel()
+    if items.dtype == object and any(map(_is_list, items)):
+        # Lists of unequal lengths.
+        rows = [row if _is_list(row) else [row] for row in items]
+        items = object_array(list(chain.from_iterable(rows)))
+    return _read_ids(items[~pd.isna(items)], "recommended")
+
+
+def _is_list(row: Any) -> bool:
+    return np.iterable(row) and not isinstance(row, str | bytes)

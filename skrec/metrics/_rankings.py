@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -52,26 +52,32 @@ class Rankings:
         ranks: np.ndarray,
         gains: np.ndarray,
         weight: np.ndarray,
-        k: float,
-    ) -> Rankings:
-        """Rankings of rows by their ranks, infinite for rows that lists lack.
+        lengths: Iterable[float],
+    ) -> dict[float, Rankings]:
+        """Rankings at each length, of rows by their ranks.
 
-        Rows without gain may be left out.
+        Ranks are infinite for rows that lists lack. Rows without gain may be left out.
         """
         n_users = len(weight)
         relevant = np.flatnonzero(gains)
         users, ranks, gains = users[relevant], ranks[relevant], gains[relevant]
+        n_relevant = np.bincount(users, minlength=n_users)
 
         order = np.lexsort((-gains, users))
-        places = _places(users[order])
-        order, places = order[places <= k], places[places <= k]
+        best_users = users[order]
+        places = _places(best_users)
         best = _discounted(gains[order], places)
-        ideal = np.bincount(users[order], best, minlength=n_users)
 
-        hits = np.flatnonzero(ranks <= k)
-        hits = hits[np.lexsort((ranks[hits], users[hits]))]
-        n_relevant = np.bincount(users, minlength=n_users)
-        return cls(users[hits], ranks[hits], gains[hits], ideal, n_relevant, weight, k)
+        order = np.lexsort((ranks, users))
+        users, ranks, gains = users[order], ranks[order], gains[order]
+        rankings = {}
+        for k in lengths:
+            hits, fits = ranks <= k, places <= k
+            ideal = np.bincount(best_users[fits], best[fits], minlength=n_users)
+            rankings[k] = cls(
+                users[hits], ranks[hits], gains[hits], ideal, n_relevant, weight, k
+            )
+        return rankings
 
     @property
     def places(self) -> np.ndarray:
@@ -80,7 +86,7 @@ class Rankings:
 
     def values(self, metric: str) -> np.ndarray:
         """The metric of each user, NaN without a relevant row."""
-        worth, divisor = METRICS[metric](self)
+        worth, divisor = METRICS[metric].terms(self)
         total = np.bincount(self.users, worth, minlength=len(self.weight))
         undefined = np.full(len(self.weight), np.nan)
         return np.divide(total, divisor, out=undefined, where=self.n_relevant > 0)
@@ -90,22 +96,40 @@ class Rankings:
         return mean_over_users(self.values(metric), self.weight)
 
 
-# The worth of each hit, and the divisor of a user's sum of worths.
-METRICS: dict[str, Callable[[Rankings], tuple[np.ndarray, np.ndarray | float]]] = {
-    "ndcg": lambda r: (_discounted(r.gains, r.ranks), r.ideal),
-    "precision": lambda r: (np.ones(len(r.users)), r.k),
-    "recall": lambda r: (np.ones(len(r.users)), r.n_relevant),
-    "map": lambda r: (r.places / r.ranks, np.minimum(r.k, r.n_relevant)),
-    "mrr": lambda r: ((r.places == 1) / r.ranks, 1),
-    "hit_rate": lambda r: (r.places == 1, 1),
-}
+@dataclass(frozen=True)
+class Metric:
+    """A metric of ranked lists.
 
+    Attributes
+    ----------
+    label : str
+        Its name on axes.
+    terms : callable
+        The worth of each hit of `Rankings`, and the divisor of a user's sum of worths.
+    is_of_whole_lists : bool
+        Whether it depends on the order of a whole list, and needs no length.
+    """
+
+    label: str
+    terms: Callable[[Rankings], tuple[np.ndarray, np.ndarray | float]]
+    is_of_whole_lists: bool = False
+
+
+METRICS = {
+    "ndcg": Metric("NDCG", lambda r: (_discounted(r.gains, r.ranks), r.ideal), True),
+    "precision": Metric("Precision", lambda r: (np.ones(len(r.users)), r.k)),
+    "recall": Metric("Recall", lambda r: (np.ones(len(r.users)), r.n_relevant)),
+    "map": Metric(
+        "Average precision",
+        lambda r: (r.places / r.ranks, np.minimum(r.k, r.n_relevant)),
+        True,
+    ),
+    "mrr": Metric("Reciprocal rank", lambda r: ((r.places == 1) / r.ranks, 1), True),
+    "hit_rate": Metric("Hit rate", lambda r: (r.places == 1, 1)),
+}
 
 # All names of metrics.
 NAMES = (*METRICS, "auc")
-
-# Metrics that depend on the order of a whole list.
-OF_WHOLE_LISTS = {"ndcg", "map", "mrr"}
 
 
 def _discounted(gains: np.ndarray, ranks: np.ndarray) -> np.ndarray:

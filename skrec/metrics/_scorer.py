@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from numbers import Integral
@@ -16,7 +15,6 @@ import sklearn
 import sklearn.metrics
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_is_fitted
 
@@ -24,6 +22,7 @@ from .._data.containers import object_array
 from .._data.messages import shown
 from .._data.reading import check_int, read_numbers, read_pairs, read_weights
 from .._data.vocabulary import Ids
+from .._sklearn import innermost
 from ._rankings import (
     METRICS,
     NAMES,
@@ -243,10 +242,9 @@ class RankingScorer:
         else:
             ranks = ranks_of(pairs.users, pairs.scores)
             gains[np.bincount(pairs.users)[pairs.users] < 2] = 0
-        rankings = {
-            k: Rankings.from_rows(pairs.users, ranks, gains, pairs.weight, k)
-            for k in self._lengths()
-        }
+        rankings = Rankings.from_rows(
+            pairs.users, ranks, gains, pairs.weight, self._lengths()
+        )
         names = [name for name in self._names() if name in METRICS]
         found = {
             f"{name}@{k}": of_k.mean(name)
@@ -348,17 +346,19 @@ def get_scorer(scoring: Any) -> Any:
     >>> get_scorer("r2")
     make_scorer(r2_score, response_method='predict')
     """
-    ranking = isinstance(scoring, str) and re.fullmatch(r"(\w+)@(\d+)", scoring)
-    if ranking:
-        return RankingScorer(ranking[1], k=int(ranking[2]))
-    if isinstance(scoring, str) and scoring == "auc":
-        return RankingScorer("auc")
+    if isinstance(scoring, str):
+        name, _, length = scoring.partition("@")
+        if name in METRICS and length.isdecimal():
+            return RankingScorer(name, k=int(length))
+        if scoring == "auc":
+            return RankingScorer("auc")
     try:
         return sklearn.metrics.get_scorer(scoring)
     except ValueError as error:
         raise ValueError(
             f"{scoring!r} names no scorer of scikit-learn, nor is it one of "
-            f"{', '.join(METRICS)} with its k, such as 'ndcg@10', or 'auc'."
+            f"{', '.join(METRICS)} with its k, such as 'ndcg@10', or 'auc', which has "
+            "no k."
         ) from error
 
 
@@ -434,22 +434,15 @@ class Pairs:
 
 def _recommender(estimator: Any, X: Any) -> tuple[Any, Any]:
     """The recommender inside pipelines and searches, and X transformed for it."""
-    outer = estimator
-    while not hasattr(estimator, "recommend"):
-        if isinstance(estimator, Pipeline):
-            if len(estimator) > 1:
-                X = estimator[:-1].transform(X)
-            estimator = estimator[-1]
-        elif hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        else:
-            _check_is_fitted(estimator)
-            raise TypeError(
-                f"RankingScorer with candidates='unseen' needs an estimator that has "
-                f"`recommend`, which {type(outer).__name__} has not. Use "
-                "candidates='test', which ranks each user's test rows by `predict`."
-            )
-    return estimator, X
+    found, X = innermost(estimator, X)
+    if not hasattr(found, "recommend"):
+        _check_is_fitted(found)
+        raise TypeError(
+            f"RankingScorer with candidates='unseen' needs an estimator that has "
+            f"`recommend`, which {type(estimator).__name__} has not. Use "
+            "candidates='test', which ranks each user's test rows by `predict`."
+        )
+    return found, X
 
 
 def _check_is_fitted(estimator: Any) -> None:
