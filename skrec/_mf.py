@@ -39,12 +39,7 @@ from ._factors import read_factors, seen_of
 from ._gradient.fitted import Conversion, Weights
 from ._gradient.loop import OPTIMIZERS
 from ._gradient.network import Shape
-from ._gradient.solver import (
-    GradientSolver,
-    default_reg,
-    noise_reg,
-    objective_of,
-)
+from ._gradient.solver import GradientSolver, default_reg, objective_of
 from ._interfaces import CURVES, Objective, Solver
 from ._parameters import (
     GRADIENT_CONSTRAINTS,
@@ -59,6 +54,9 @@ from ._storage import stored
 
 DEFAULT_MAX_ITER = {"vb": 200, "gibbs": 200, "als": 50, "adam": 8, "sgd": 20}
 DEFAULT_REG = 1.0
+
+# The penalty of one network is large enough for ratings of some noise.
+NOISE_SHARE = 0.7
 
 
 def _check_updates(estimator: MFRegressor) -> None:
@@ -412,7 +410,7 @@ class MFRegressor(BaseRecommender):
             self.solver,
             max_iter=self._max_iter(),
             reg=float(reg),
-            noise_reg=noise_reg(objective, self.reg),
+            noise_share=NOISE_SHARE if self.reg is None else 0.0,
             learning_rate=self.learning_rate_init,
             batch_size=self.batch_size,
             tol=self.tol,

@@ -13,12 +13,7 @@ from ._base import BaseRecommender
 from ._effects import check_by, check_effects, context_effects, no_effects
 from ._gradient.fitted import FittedNetwork, NetworkConversion
 from ._gradient.network import ACTIVATIONS, Shape
-from ._gradient.solver import (
-    GradientSolver,
-    default_reg,
-    noise_reg,
-    objective_of,
-)
+from ._gradient.solver import GradientSolver, default_reg, objective_of
 from ._interfaces import Solver
 from ._parameters import GRADIENT_CONSTRAINTS, MAX_COUNT, MAX_WEIGHT
 from ._sklearn import Interval, StrOptions
@@ -362,7 +357,7 @@ class NCFRegressor(BaseRecommender):
             self.solver,
             max_iter=int(max_iter),
             reg=float(reg),
-            noise_reg=noise_reg(objective, self.reg),
+            noise_share=1.0 if self.reg is None else 0.0,
             learning_rate=self.learning_rate_init,
             batch_size=self.batch_size,
             tol=self.tol,

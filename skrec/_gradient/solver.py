@@ -65,9 +65,6 @@ ROBUST_LOSSES = ("absolute_error", "huber")
 # Distances from the centre, in standard deviations, that count in their noise.
 ROBUST_RANGE = 3.0
 
-# Penalty of ratings with as much noise as signal; it grows with the root of the ratio.
-NOISE_REG = 0.7
-
 # A training has failed if its objective ends above so many times that of its start,
 # and by a share of the variance of the ratings. Noise after one epoch has 1.2.
 FAILED_RATIO, LEAST_EXCESS = 1.3, 1e-2
@@ -94,13 +91,6 @@ def default_reg(objective: Objective, of_ratings: float) -> float:
     if objective.loss == "log_loss":
         return DEFAULT_REG_LABELS
     return of_ratings * RELATIVE_CURVATURE[objective.loss]
-
-
-def noise_reg(objective: Objective, reg: float | None) -> float:
-    """Penalty by the noise of ratings, for a default `reg`; 0 if there is none."""
-    if reg is not None or objective.counts_unobserved:
-        return 0.0
-    return default_reg(objective, NOISE_REG)
 
 
 @dataclass(frozen=True)
@@ -151,9 +141,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     optimizer : {"adam", "sgd"}
     max_iter : int
     reg : float
-    noise_reg : float
-        Penalty where biases predict half of the variance, and nothing else can be seen
-        in ratings; `reg` is the least. 0 for a penalty that is `reg` in any case.
+    noise_share : float
+        Multiple of `reg` that ratings with as much noise as signal need, by which the
+        penalty follows the noise; `reg` is the least. 0 for `reg` in any case.
     learning_rate, batch_size, tol : float, int and float, or None for the default
     dropout : float
     implicit_features : bool or None
@@ -169,7 +159,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     optimizer: str
     max_iter: int
     reg: float
-    noise_reg: float = 0.0
+    noise_share: float = 0.0
     learning_rate: float | None = None
     batch_size: int | None = None
     tol: float | None = None
@@ -275,12 +265,12 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     def _penalty(self, data: Interactions, units: Units, is_robust: bool) -> float:
         """Multiple of `reg` by the noise of plain ratings."""
         is_plain = not data.context.shape[1] and data.side_features == NO_FEATURES
-        if not (self.noise_reg and is_plain):
+        if not (self.noise_share and is_plain) or self.objective.counts_unobserved:
             return 1.0
         rating = units.standard_ratings(data.rating)
         if is_robust:
             rating = rating.clip(-ROBUST_RANGE, ROBUST_RANGE)
-        return max(1.0, self.noise_reg / self.reg * penalty_multiple(data, rating))
+        return max(1.0, self.noise_share * penalty_multiple(data, rating))
 
     def check_update(self, model: NetworkModel) -> None:
         if model.objective != self.objective:
@@ -379,7 +369,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         return FoldInProblem(
             loss=self.objective.loss,
             n_negatives=self.objective.n_negatives,
-            reg=self.reg * (units.penalty if self.noise_reg else 1.0),
+            reg=self.reg * (units.penalty if self.noise_share else 1.0),
             seen=further.seen,
             new_pairs=Pairs(
                 users=users.numbers[data.users],
