@@ -253,6 +253,17 @@ class SharedInteractions(Interactions):
         offsets = np.append(0, np.cumsum(lengths))
         return SeenItems(offsets, self.ranks.joined(here.items), n_items)
 
+    def merged(self) -> tuple[Interactions, float]:
+        means, variance = super().merged()
+        if means is self:
+            return self, variance
+        # Rows of items go to their owners, and are fewer now.
+        item = self.shares.item
+        assert isinstance(item, RankShare)
+        route = Route.to(self.ranks, item.owners(means.items))
+        shares = Sides(self.shares.user, replace(item, route=route))
+        return replace(means, shares=shares), variance
+
     @property
     def all_items(self) -> np.ndarray:
         """Items of the rows of all processes."""

@@ -273,6 +273,8 @@ class DatetimeBins(TransformerMixin, BaseEstimator):
         numbers = values.to_numpy()
         if numbers.dtype.kind not in "iu":
             numbers = as_numbers(numbers, where, "row", may_be_missing=True)
+        elif numbers.dtype != np.uint64:
+            numbers = numbers.astype(np.int64)
         seconds = numbers // PER_SECOND[self.unit]
         is_beyond = _are_beyond(seconds)
         if is_beyond.any():

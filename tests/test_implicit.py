@@ -11,6 +11,8 @@ from sklearn.base import clone
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor
+from skrec._alternating.problem import Problem
+from skrec._data.interactions import Interactions
 from skrec._data.units import Units
 from skrec._data.weights import Weighting
 from skrec.datasets import make_ratings
@@ -140,7 +142,14 @@ def raw_units(raw_weights, monkeypatch):
     monkeypatch.setattr(Units, "of", of)
 
 
-@pytest.mark.usefixtures("raw_units")
+@pytest.fixture
+def apart(monkeypatch):
+    """A pair with two ratings counts twice in the noise."""
+    monkeypatch.setattr(Interactions, "merged", lambda data: (data, 0.0))
+    monkeypatch.setattr(Problem, "with_pairs", lambda problem: problem)
+
+
+@pytest.mark.usefixtures("raw_units", "apart")
 @pytest.mark.parametrize("n_factors", [2, 50])
 def test_every_sweep_is_that_over_explicit_zeros(solver, n_factors):
     model = implicit(solver, n_factors=n_factors, biased=False)
@@ -159,7 +168,7 @@ def test_every_sweep_is_that_over_explicit_zeros(solver, n_factors):
         assert_allclose(*std, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("raw_units")
+@pytest.mark.usefixtures("raw_units", "apart")
 def test_a_settled_fit_stays_when_its_zeros_become_explicit(solver):
     model = settled(implicit(solver, n_factors=2, reg=0.2), X, None, WEIGHT)
     plain = copied(model).set_params(unobserved_weight=0, implicit_features=False)

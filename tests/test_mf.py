@@ -403,8 +403,10 @@ def test_predictions_of_skewed_ratings_have_their_mean(rate):
     X = np.column_stack([users, items])
     model = MFRegressor(rank_by="rating", clip=False).fit(X, y)
     assert model.predict(X).mean() == pytest.approx(y.mean(), abs=1e-3)
-    # Ratings as expected teach nothing.
-    new = np.column_stack([np.full(80, 999), np.arange(80)])
-    expected = model.predict(new)
-    model.partial_fit(new, expected)
-    assert model.predict(new).mean() == pytest.approx(expected.mean(), abs=1e-3)
+    # Rows of little noise have less of the shift, and may be right without it.
+    known, rows = model.predict(X), X[:30]
+    is_quiet = np.bincount(users, y)[users] == 0 if rate < 0.5 else y > 2
+    std = model.predict(X, return_std=True)[1]
+    assert (np.abs(y - known) < 2 * std)[is_quiet].all()
+    model.partial_fit(rows, y[:30])
+    assert_allclose(model.predict(X), known, atol=0.15)

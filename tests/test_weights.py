@@ -199,8 +199,10 @@ def test_the_least_share_is_what_copies_of_rows_show():
     assert mf._weighting.share < 10 * MIN_SHARE
 
 
-@pytest.mark.parametrize("n_context", [0, 1])
-@pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
+@pytest.mark.parametrize(
+    ("solver", "n_context"),
+    [("vb", 0), ("vb", 1), ("gibbs", 0), ("gibbs", 1), ("als", 0)],
+)
 def test_repeated_ratings_are_worth_their_mean(solver, n_context):
     rng = np.random.default_rng(0)
     places = rng.permutation(40 * 30)[:500]
@@ -228,3 +230,33 @@ def test_repeated_ratings_are_worth_their_mean(solver, n_context):
         assert together.noise_std_ < 0.8
         std = apart.predict(pairs, return_std=True)[1]
         assert np.sqrt(np.mean(std**2)) == pytest.approx(1.05, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["number", "value"])
+def test_repeated_ratings_in_other_contexts_are_nearly_worth_their_mean(kind):
+    rng = np.random.default_rng(0)
+    places = rng.permutation(50 * 40)[:900]
+    pairs = np.column_stack(np.divmod(places, 40))
+    P, Q = rng.normal(size=(50, 3)), rng.normal(size=(40, 3))
+    P[:, 2] = 1
+    taste = (P[pairs[:, 0]] * Q[pairs[:, 1]]).sum(1)
+    number = np.repeat(np.arange(700), 8)
+    y = taste[number] + 1.5 * rng.normal(size=len(number))
+    means = np.bincount(number, y) / 8
+    context = rng.normal(size=len(number)) if kind == "number" else number % 5 > 2
+    X = pd.DataFrame(pairs, columns=["user", "item"])
+    apart = MFRegressor(rank_by="rating", clip=False).fit(
+        X.iloc[number].assign(context=context), y
+    )
+    together = MFRegressor(rank_by="rating", clip=False).fit(X[:700], means)
+    new, expected = X[700:], taste[700:]
+    errors = [
+        np.sqrt(np.mean((found - expected) ** 2))
+        for found in (
+            apart.predict(new.assign(context=context[: len(new)])),
+            together.predict(new),
+        )
+    ]
+    assert errors[0] < 1.15 * errors[1]
+    assert errors[1] < 0.6 * expected.std()
+    assert apart.noise_std_ == pytest.approx(1.5, abs=0.15)

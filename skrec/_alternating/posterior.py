@@ -63,6 +63,9 @@ class Posterior(StandardisedModel):
         Terms of users and items of columns of context.
     repeat_variance : float
         Of ratings of a pair about their mean.
+    shift : float
+        Part of `centre` that rows do not know of. It is as uncertain as it is large,
+        since rows of little noise have less of it.
     """
 
     users: Rows
@@ -78,6 +81,7 @@ class Posterior(StandardisedModel):
     rating_range: tuple[float, float] = (-np.inf, np.inf)
     columns: tuple[FittedColumn, ...] = ()
     repeat_variance: float = 0.0
+    shift: float = 0.0
 
     @classmethod
     def average(cls, draws: Sequence[Posterior]) -> Posterior:
@@ -106,6 +110,11 @@ class Posterior(StandardisedModel):
     def intercept(self) -> float:
         """Prediction at a context of 0, without factors and biases."""
         return self.centre - float(self.coef @ self.units.feature_mean)
+
+    @property
+    def centre_of_fit(self) -> float:
+        """Centre of the ratings that rows were fitted to."""
+        return self.centre - self.shift
 
     @property
     def rating_noise(self) -> float:
@@ -215,7 +224,7 @@ class Posterior(StandardisedModel):
         z[:, k:] = others[:, k:] = 1
         linear = self.units.centred(data.context) @ self.coef
         linear += self.column_means(np.full(len(places), user), places, data.context)
-        terms = (data.rating - self.centre - linear - bias)[:, None] * z
+        terms = (data.rating - self.centre_of_fit - linear - bias)[:, None] * z
         if self.knows_variance and z.shape[1] > k:
             # Factors of an item are uncertain together with its bias.
             (S,) = self.items.covariances(places)
@@ -230,10 +239,8 @@ class Posterior(StandardisedModel):
         return of_items
 
     def shifted(self, shift: float) -> Posterior:
-        """The same posterior about another centre."""
-        centre = self.centre + shift
-        units = replace(self.units, centre=self.units.centre + shift)
-        return replace(self, centre=centre, units=units)
+        """The same posterior with a shift of all predictions."""
+        return replace(self, centre=self.centre + shift, shift=shift)
 
     def scale_covariances(self, ratio: float) -> Posterior:
         """The same means, with all covariances multiplied by a ratio."""
@@ -331,7 +338,7 @@ class Posterior(StandardisedModel):
     def variance(self, u: np.ndarray, i: np.ndarray, context: np.ndarray) -> np.ndarray:
         """Var[y] of pairs of row numbers, noise included, in float64."""
         noise = self.users.relative_variances(u) * self.items.relative_variances(i)
-        variance = self.rating_noise * noise
+        variance = self.rating_noise * noise + self.shift**2
         x = self.units.standard_features(context)
         variance += np.einsum("nj,jk,nk->n", x, self.coef_covariance, x)
         variance += self.column_variances(u, i, context)

@@ -175,17 +175,18 @@ class Problem:
         return replace(self, users=self.users.with_ties(), items=self.items.with_ties())
 
     @torch_threads(1)
+    def with_pairs(self) -> Problem:
+        """The same problem, where the noise of a pair is that of its mean."""
+        users, items = self.users.with_pairs(), self.items.with_pairs()
+        return replace(self, users=users, items=items)
+
+    @torch_threads(1)
     def with_implicit_features(self) -> Problem:
         """The same problem, with the others of each row as features (as in SVD++)."""
-        users, items = self.user_index, self.users.others
-        is_first = torch.ones_like(users, dtype=torch.bool)
-        is_first[1:] = users[1:] != users[:-1]
-        is_first[1:] |= items[1:] != items[:-1]
-        by_user = torch.ones_like(self.target)
-        if not bool(is_first.all()):
+        by_user, pair = torch.ones_like(self.target), self.users.with_pairs().pair
+        if pair is not None:
             # Repeated ratings of a pair count once together.
-            place = is_first.cumsum(0) - 1
-            by_user = place.bincount().to(self.target).reciprocal()[place]
+            by_user = pair.bincount().to(self.target).reciprocal()[pair]
         by_item = self.by_item(by_user)
         return self._with_blocks(
             _implicit_block(self.users, by_user, self.items, by_item),

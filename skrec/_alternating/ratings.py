@@ -81,6 +81,9 @@ class Ratings(SparseRows):
     ties : Tensor of shape (n_rows,) or None
         Half of the weight of ratings of average noise that the relative precision of a
         row counts besides its own (see `with_ties`); None is 0.
+    pair : Tensor of shape (n_ratings,) or None
+        Number of the pair of each rating, whose noise is that of its mean; None if
+        each rating has noise of its own.
     """
 
     weight: Tensor
@@ -90,6 +93,7 @@ class Ratings(SparseRows):
     unobserved: UnobservedPairs | None = None
     target_variance: Tensor | None = None
     ties: Tensor | None = None
+    pair: Tensor | None = None
 
     @property
     def weighted_targets(self) -> tuple[Tensor, Tensor]:
@@ -135,6 +139,26 @@ class Ratings(SparseRows):
             count=count,
             share=share,
         )
+
+    def with_pairs(self) -> Ratings:
+        """The same ratings, where the noise of a pair is that of its mean."""
+        places = torch.arange(len(self), device=self.others.device)
+        row = places.repeat_interleave(self.lengths, output_size=len(self.others))
+        is_first = torch.ones_like(self.others, dtype=torch.bool)
+        is_first[1:] = row[1:] != row[:-1]
+        is_first[1:] |= self.others[1:] != self.others[:-1]
+        if bool(is_first.all()):
+            return self
+        return replace(self, pair=is_first.cumsum(0) - 1)
+
+    def scatter(self, values: Tensor, weight: Tensor) -> Tensor:
+        """Σ weight · (value − mean of its pair)² over the ratings of every row."""
+        if self.pair is None:
+            return values.new_zeros(len(self))
+        sums = values.new_zeros(2, int(self.pair[-1]) + 1)
+        sums.index_add_(1, self.pair, torch.stack([weight * values, weight]))
+        deviation = values - (sums[0] / sums[1]).index_select(0, self.pair)
+        return self.sum_values(weight * deviation.square())
 
     def with_ties(self) -> Ratings:
         """The same ratings, with the ties of rows whose ratings are nearly all equal.

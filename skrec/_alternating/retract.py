@@ -254,17 +254,17 @@ def retracted(
     assert data is not None
     x = model.units.standard_features(data.context)
     coef = model.coef * np.nan_to_num(model.units.feature_scale, posinf=0)
-    target = data.rating - model.centre - x @ coef
+    target = data.rating - model.centre_of_fit - x @ coef
     target -= model.column_means(u, i, data.context)
     variance = np.einsum("nj,jk,nk->n", x, model.coef_covariance, x)
     variance += model.column_variances(u, i, data.context)
-    ratings = data.weight, target, variance * (not is_certain)
+    # The noise is that of means of pairs.
+    variance = variance * (not is_certain) - model.repeat_variance
+    ratings = data.weight, target, variance
     of_users = RowSums.over(u, i, items, *ratings)
     of_items = RowSums.over(i, u, users, *ratings)
     residual = float(users.precision[of_users.rows] @ users.squares(of_users))
-    weight = data.weight.sum()
-    residual = max(0.0, residual - weight * model.repeat_variance)
-    noise_variance = _retracted_noise(model, weight, residual)
+    noise_variance = _retracted_noise(model, data.weight.sum(), max(0.0, residual))
     if unobserved_weight:
         kept = forgotten.kept
         of_users = of_users.with_zeros(len(users), items, kept.item, unobserved_weight)

@@ -48,7 +48,7 @@ from .structure import (
 )
 from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
 from .tiles import parallel_map
-from .unseen import UnseenSample, mean_residual
+from .unseen import UnseenSample, mean_residual, pair_variance
 
 # Up to this number of ratings the time of sweeps in double precision is negligible, and
 # residuals of small data can be far smaller than the ratings.
@@ -127,13 +127,13 @@ class Given:
     def of(
         cls,
         data: Interactions,
-        units_of: Callable[[Interactions], Units],
+        units: Units,
         has_slopes: bool,
+        rating_range: tuple[float, float],
+        rows: FittedRows,
+        repeat_variance: float = 0.0,
     ) -> Given:
-        """Canonical rows in units of them, perhaps with slopes of numbers."""
-        rating_range = data.rating_range
-        data, repeat_variance = data.merged()
-        units = units_of(data)
+        """Canonical rows in these units, perhaps with slopes of numbers."""
         dtype = np.float64 if data.n_rows <= MAX_DOUBLE_ROWS else np.float32
         varies = np.flatnonzero(np.isfinite(units.feature_scale))
         arrays = RatingArrays(
@@ -149,7 +149,6 @@ class Given:
             varies.tolist() if has_slopes else (),
         )
         matrices = (side and side.matrix for side in data.side_features)
-        rows = FittedRows.of(data)
         sides = Sides(*matrices)
         return cls(arrays, units, rating_range, repeat_variance, sides, rows)
 
@@ -315,13 +314,16 @@ class AlternatingSolver(Solver[Posterior]):
     def _given(self, data: Interactions, units: Units | None = None) -> Given:
         """Rows in standard units, by default for a fit in those of the rows."""
         if units is not None:
-            return Given.of(data, lambda rows: units, has_slopes=False)
-        has_zeros = bool(self.unobserved_weight)
-        units_of = partial(
-            Units.of, centred=self.biased and not has_zeros, has_zeros=has_zeros
-        )
+            return Given.of(data, units, False, data.rating_range, FittedRows.of(data))
+        rating_range, has_zeros = data.rating_range, bool(self.unobserved_weight)
+        as_given = rating_range, FittedRows.of(data)
+        learns_noise, repeat_variance = self.is_bayesian and not has_zeros, 0.0
+        if learns_noise:
+            data, repeat_variance = data.merged()
+        centred = self.biased and not has_zeros
+        units = Units.of(data, centred=centred, about_mean=learns_noise)
         # Pairs without ratings have no numbers.
-        return Given.of(data, units_of, has_slopes=not has_zeros)
+        return Given.of(data, units, not has_zeros, *as_given, repeat_variance)
 
     def _iterations(
         self,
@@ -332,7 +334,7 @@ class AlternatingSolver(Solver[Posterior]):
     ) -> Iterator[Iteration]:
         """Iterations with the structure that is set, of a problem without any."""
         if self.is_bayesian and not self.unobserved_weight:
-            problem = problem.with_ties()
+            problem = problem.with_ties().with_pairs()
         problem = replace(problem, layout=self._layout(problem.layout.device))
         if self.implicit_features:
             problem = problem.with_implicit_features()
@@ -428,7 +430,11 @@ class AlternatingSolver(Solver[Posterior]):
             knows_variance=self.knows_variance,
             learns_prior=self.is_bayesian,
         )
-        posterior = self._stored(posterior, run.rating_range, run.repeat_variance)
+        repeat_variance = run.repeat_variance
+        if self.is_bayesian:
+            of_pairs = pair_variance(run.problem, state)
+            repeat_variance += run.units.scale**2 * of_pairs
+        posterior = self._stored(posterior, run.rating_range, repeat_variance)
         with parallel_map(run.problem) as tile_map:
             return posterior.with_compact_covariances(tile_map)
 
@@ -512,6 +518,11 @@ class AlternatingSolver(Solver[Posterior]):
         known = model.with_cold_rows(*further.cold)
         problem = _without_columns(self._given, known, further, device)
         problem = replace(problem, layout=self._layout(device))
+        if known.repeat_variance:
+            # The noise of the fit is that of means of pairs.
+            nothing = torch.zeros_like(problem.target)
+            lost = nothing - known.repeat_variance / units.scale**2
+            problem = problem.without(nothing, lost)
         rows = further.users, further.items
         if self.unobserved_weight:
             problem = with_unobserved_pairs(

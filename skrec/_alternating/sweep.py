@@ -350,7 +350,7 @@ class Sweep:
             )
             move = update_points_and_weights if steps_weights else update_points
             side, squares = move(points, rule)
-            squares.clamp_(min=0)
+            squares = _of_pairs(squares, ratings, other)
             side = rule.update_priors(side, noise_precision / 2 * squares, points)
             return rule.finish(side, total(side.relative_precision * squares))
         covariance = None if rule.is_certain else other.covariance
@@ -373,9 +373,20 @@ class Sweep:
         )
         update = update_rows_and_weights if steps_weights else update_rows
         side, squares = update(given, rule)
-        squares.clamp_(min=0)
+        squares = _of_pairs(squares, ratings, other)
         side = rule.update_priors(side, noise_precision / 2 * squares, given)
         return rule.finish(side, total(side.relative_precision * squares))
+
+
+def _of_pairs(squares: Tensor, ratings: Ratings, other: Side) -> Tensor:
+    """Residual sums of squares of rows without the scatter of each pair.
+
+    Where ratings of a pair differ in context, factors predict their mean.
+    """
+    if ratings.pair is not None:
+        weight = other.relative_precision.index_select(0, ratings.others)
+        squares = squares - ratings.scatter(ratings.target, weight * ratings.weight)
+    return squares.clamp_(min=0)
 
 
 def _rest(problem: Problem, state: State, coef_factor: Tensor | None) -> Problem:

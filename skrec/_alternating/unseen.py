@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .._threads import torch_threads
-from .conditional import Layout
+from .conditional import Layout, fitted_values
 from .context import column_moments
 from .problem import Problem
 from .scalars import fetched, total
@@ -33,7 +33,7 @@ from .state import Side, State
 # the curve.
 SAMPLE_SIZE, BLOCK_SIZE = 2**13, 2**10
 
-# About so many ratings have a mean residual like all.
+# So many random ratings have nearly the mean residual of all.
 MEAN_SIZE = 2**16
 
 # Pairs that show how far predictions move.
@@ -168,14 +168,40 @@ class UnseenSample:
 @torch_threads(1)
 def mean_residual(problem: Problem, state: State) -> float:
     """Mean residual of the ratings, or of many of them, in standard units."""
-    n_ratings = len(problem.target)
-    step = 1 + n_ratings // MEAN_SIZE
-    places = torch.arange(0, n_ratings, step, device=problem.target.device)
-    weight = problem.users.weight[places]
+    n_ratings, device = len(problem.target), problem.target.device
+    places = torch.arange(n_ratings)
+    if n_ratings > MEAN_SIZE:
+        generator = torch.Generator().manual_seed(0)
+        places = torch.randint(n_ratings, (MEAN_SIZE,), generator=generator)
+    places = places.to(device)
+    # A process stands for all of its rows.
+    weight = problem.users.weight[places] * (n_ratings / max(1, len(places)))
     residual = weight * _residual(problem, state, places)
     sums = problem.users.share.sum(torch.stack([total(residual), total(weight)]))
     of_residual, of_weight = fetched(*sums)
     return of_residual / of_weight
+
+
+@torch_threads(1)
+def pair_variance(problem: Problem, state: State) -> float:
+    """Variance of ratings of a pair about their mean, beside terms of context."""
+    ratings = problem.users
+    if ratings.pair is None:
+        return 0.0
+    residual = _residuals(problem, state)
+    sums = total(ratings.scatter(residual, ratings.weight)), total(ratings.weight)
+    scatter, weight = fetched(*ratings.share.sum(torch.stack(sums)))
+    return scatter / weight
+
+
+def _residuals(problem: Problem, state: State) -> Tensor:
+    """Residuals of all ratings."""
+    rows = state.users.mean, state.items.mean, problem.layout
+    residual = problem.target - fitted_values(problem.users, *rows)
+    residual -= problem.context @ state.coef
+    if state.columns:
+        residual -= column_moments(problem.columns, state.columns)[0]
+    return residual
 
 
 def _residual(problem: Problem, state: State, places: Tensor) -> Tensor:

@@ -79,9 +79,10 @@ class RatingSummary:
             centres = np.cumsum(weight) - weight / 2
             quantile = (centres * (MAX_RATINGS / weight.sum())).astype(np.int64)
             starts = np.flatnonzero(np.diff(quantile, prepend=-1))
-            ends = np.append(starts[1:], len(values))
-            values = values[(starts + ends) // 2]
-            weight = np.add.reduceat(weight, starts)
+            total, weight = np.cumsum(weight), np.add.reduceat(weight, starts)
+            # Weighted medians, or a new rating would take the place of thousands.
+            middle = np.searchsorted(total, np.cumsum(weight) - weight / 2)
+            values = values[np.minimum(middle, len(values) - 1)]
         return type(self)(values, weight)
 
     @property

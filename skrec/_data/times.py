@@ -36,7 +36,7 @@ def _first_other(values: np.ndarray) -> object:
     is_other = times.isna() | pd.Series(values).isin(OF_THE_CALL)
     others = pd.unique(pd.Series(values[is_other], dtype=object))
     # Missing values, and text for them such as "NaT", are among these.
-    return next(value for value in others if not _is_time(value))
+    return next((value for value in others if not _is_time(value)), others[0])
 
 
 def _is_time(value: object) -> bool:

@@ -15,6 +15,9 @@ from .sides import Sides
 # Share of a mean that is a deviation by rounding: some units in the last place.
 ROUNDING = 4 * np.finfo(np.float64).eps
 
+# Least scale relative to a mean that stays in the ratings.
+LEAST_DEVIATION = 1e-3
+
 # A feature that varies by less is constant: its coefficient, which is relative to its
 # deviation, could be out of range.
 MIN_DEVIATION = 1e-270
@@ -57,20 +60,23 @@ class Units:
         *,
         centred: bool,
         scaled: bool = True,
-        has_zeros: bool = False,
+        about_mean: bool = False,
     ) -> Units:
-        """Ratings to mean 0 (if `centred`) and variance 1 (if `scaled`).
+        """Ratings to mean 0 (if `centred`) and mean square 1 (if `scaled`).
 
-        To a mean square of 1 instead if pairs without ratings are ratings of 0.
+        The mean square is a variance, also without a mean of 0, if `about_mean`.
         """
         share = data.shares.user
         total = share.sum(float(data.weight.sum()))
         weight, rating, mean, scale = data.weight / total, data.rating, 0.0, 1.0
-        if not has_zeros:
+        if centred or about_mean:
             # Rounding takes the mean of equal ratings past them.
             mean = float(np.clip(share.sum(weight @ rating), *data.rating_range))
         if scaled:
             scale = float(_root_mean_square(rating - mean, weight, share))
+            if not centred:
+                # Single precision has to tell ratings apart beside their mean.
+                scale = max(scale, LEAST_DEVIATION * abs(mean))
             if scale <= ROUNDING * abs(mean):
                 scale = abs(mean) or 1.0
         feature_mean, feature_scale = number_units(data)
