@@ -260,3 +260,38 @@ def test_repeated_ratings_in_other_contexts_are_nearly_worth_their_mean(kind):
     assert errors[0] < 1.15 * errors[1]
     assert errors[1] < 0.6 * expected.std()
     assert apart.noise_std_ == pytest.approx(1.5, abs=0.15)
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    """A drawing of ratings of some pairs, each several times, with noise of 2."""
+    rng = np.random.default_rng(0)
+    biases = rng.normal(size=60), rng.normal(size=40)
+
+    def drawn(n_pairs, n_times):
+        places = np.repeat(rng.permutation(60 * 40)[:n_pairs], n_times)
+        users, items = np.divmod(places, 40)
+        y = biases[0][users] + biases[1][items] + 2 * rng.normal(size=len(users))
+        return np.column_stack([users, items]), y
+
+    return drawn
+
+
+@pytest.mark.parametrize("n_times", [(1, 5), (5, 1)])
+def test_intervals_hold_after_updates_that_repeat_otherwise(noisy, n_times):
+    model = MFRegressor(2, rank_by="rating", clip=False).fit(*noisy(900, n_times[0]))
+    for _ in range(3):
+        model.partial_fit(*noisy(200, n_times[1]))
+    X, y = noisy(1000, 1)
+    predicted, std = model.predict(X, return_std=True)
+    assert 0.92 < (np.abs(y - predicted) < 1.96 * std).mean() < 0.98
+
+
+def test_intervals_hold_after_repeated_ratings_are_forgotten(noisy):
+    X, y = noisy(900, 5)
+    model = MFRegressor(2, rank_by="rating", clip=False).fit(X, y)
+    some = np.random.default_rng(0).random(len(y)) < 0.3
+    model.forget(X[some], y[some])
+    X, y = noisy(1000, 1)
+    predicted, std = model.predict(X, return_std=True)
+    assert 0.92 < (np.abs(y - predicted) < 1.96 * std).mean() < 0.98
