@@ -188,7 +188,7 @@ def test_slopes_of_another_solver_are_a_start():
     slopes = model.factors_frame("user")["slope_price"]
     model.set_params(solver="adam", warm_start=True, max_iter=1, random_state=0)
     found = model.fit(X[TRAIN], Y[TRAIN]).factors_frame("user")["slope_price"]
-    assert_allclose(found, slopes, atol=0.2 * slopes.std())
+    assert_allclose(found, slopes, atol=0.25 * slopes.std())
 
 
 @pytest.mark.parametrize("loss", ["bpr", "log_loss"])
@@ -211,7 +211,8 @@ def test_choices_depend_on_a_number_as_much_as_items_do(loss):
 
 
 @pytest.mark.parametrize(
-    "model", [MFRegressor(solver="adam"), NCFRegressor(n_members=2)]
+    "model",
+    [MFRegressor(solver="adam", reg=1.0), NCFRegressor(n_members=2, reg=0.7)],
 )
 def test_noise_costs_nothing(model):
     rng = np.random.default_rng(0)

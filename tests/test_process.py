@@ -46,7 +46,7 @@ ESTIMATORS = {
         3, solver="adam", max_iter=3, early_stopping=True, random_state=0
     ),
     "choices": MFRegressor(3, solver="als", unobserved_weight=0.1, max_iter=4),
-    "choices alone": MFRegressor(max_iter=4),
+    "choices alone": MFRegressor(),
     "ncf": NCFRegressor(3, (4,), n_members=2, max_iter=2, random_state=0),
     "bpr": NCFRegressor(3, (4,), loss="bpr", max_iter=2, dropout=0.2, random_state=0),
 }

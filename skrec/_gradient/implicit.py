@@ -44,8 +44,20 @@ def is_informative(data: Interactions) -> bool:
     Pairs less their expected number, with rows and columns of about length one, have a
     largest singular value that is above that of shuffled pairs if rows have
     counterparts in common. The value of shuffled pairs falls with the number of pairs
-    of a row; where it is large, pairs are too few to tell.
+    of a row; where it is large, pairs are too few to tell, and may be.
     """
+    given, random = _of_given_and_shuffled(data)
+    return random > MAX_RANDOM or given >= LEAST_RATIO * random
+
+
+def is_clearly_informative(data: Interactions) -> bool:
+    """As `is_informative`, of pairs that are enough to tell."""
+    given, random = _of_given_and_shuffled(data)
+    return random <= MAX_RANDOM and given >= LEAST_RATIO * random
+
+
+def _of_given_and_shuffled(data: Interactions) -> tuple[float, float]:
+    """Largest singular values of the pairs, and of shuffled ones."""
     share, (n_users, n_items) = data.shares.user, data.shape
     own, n_own = share.rows(n_users), len(data.items)
     n_before = share.n_before(n_own)
@@ -56,7 +68,7 @@ def is_informative(data: Interactions) -> bool:
         _largest_singular_value(rows, items, shape, share)
         for items in (data.items, shuffled)
     )
-    return random > MAX_RANDOM or given >= LEAST_RATIO * random
+    return given, random
 
 
 def _largest_singular_value(

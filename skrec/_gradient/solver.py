@@ -30,7 +30,12 @@ from .._share import Share
 from .context import network_context
 from .fitted import Conversion, NetworkModel, Weights
 from .fold_in import FoldIn
-from .implicit import Counterparts, factor_changes, is_informative
+from .implicit import (
+    Counterparts,
+    factor_changes,
+    is_clearly_informative,
+    is_informative,
+)
 from .loop import Epoch, TrainingOptions, own_penalty, train
 from .losses import RELATIVE_CURVATURE
 from .network import (
@@ -216,6 +221,10 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         if is_robust:
             units = robust_units(units, data, centred=shape.biased)
         units = replace(units, penalty=self._penalty(data, units, is_robust))
+        if units.penalty > 1 and shape.implicit_features:
+            # Whom rows have ratings with is to be learned too.
+            penalty = 1.0 if is_clearly_informative(data) else units.penalty
+            units = replace(units, penalty=penalty)
         mean = 0.0
         if is_scaled and not shape.biased:
             mean = _mean_score(data, units, is_robust)
