@@ -45,16 +45,7 @@ class FittedRows:
         rows: slice | np.ndarray = slice(None)
         if len(data.rating) > SAMPLE_SIZE:
             rows = np.random.default_rng(0).integers(len(data.rating), size=SAMPLE_SIZE)
-        sample = replace(
-            data,
-            users=data.users[rows],
-            items=data.items[rows],
-            rating=data.rating[rows],
-            weight=data.weight[rows],
-            context=data.context[rows],
-            side_features=NO_FEATURES,
-        )
-        return cls(sample)
+        return cls(replace(data.at(rows), side_features=NO_FEATURES))
 
     def warning(self, model: Model) -> str:
         """Warning of a model that reproduces the ratings, or an empty string."""

@@ -148,7 +148,8 @@ class UnseenSample:
         beta *= state.items.relative_precision[items]
         factor = torch.ones_like(residual)
         if state.columns:
-            _, variance = column_moments(problem.columns, state.columns, places)
+            mean, variance = column_moments(problem.columns, state.columns, places)
+            residual -= mean
             assert variance is not None
             leverage = (beta * variance).clamp_(max=MAX_LEVERAGE)
             factor += leverage / (1 - leverage)
@@ -176,7 +177,10 @@ def mean_residual(problem: Problem, state: State) -> float:
     places = places.to(device)
     # A process stands for all of its rows.
     weight = problem.users.weight[places] * (n_ratings / max(1, len(places)))
-    residual = weight * _residual(problem, state, places)
+    residual = _residual(problem, state, places)
+    if state.columns:
+        residual -= column_moments(problem.columns, state.columns, places)[0]
+    residual *= weight
     sums = problem.users.share.sum(torch.stack([total(residual), total(weight)]))
     of_residual, of_weight = fetched(*sums)
     return of_residual / of_weight
@@ -205,15 +209,12 @@ def _residuals(problem: Problem, state: State) -> Tensor:
 
 
 def _residual(problem: Problem, state: State, places: Tensor) -> Tensor:
-    """Residuals of the ratings at some places."""
+    """Residuals of the ratings at some places, beside terms of columns."""
     users, items = problem.user_index[places], problem.users.others[places]
     x = state.users.mean.index_select(0, users)
     z = state.items.mean.index_select(0, items)
     residual = problem.target[places] - _predictions(x, z, problem.layout)
-    residual -= problem.context[places] @ state.coef
-    if state.columns:
-        residual -= column_moments(problem.columns, state.columns, places)[0]
-    return residual
+    return residual - problem.context[places] @ state.coef
 
 
 def _predictions(x: Tensor, z: Tensor, layout: Layout) -> Tensor:

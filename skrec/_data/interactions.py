@@ -186,8 +186,8 @@ class Interactions:
         squares, total = share.sum(np.array([squares, rows.weight.sum()]))
         return means, float(squares / total)
 
-    def at(self, places: np.ndarray) -> Interactions:
-        """Rows at some places, by their numbers or a mask."""
+    def at(self, places: np.ndarray | slice) -> Interactions:
+        """Rows at some places, by their numbers, a mask or a slice."""
         return replace(
             self,
             users=self.users[places],
