@@ -234,7 +234,7 @@ class BaseRecommender(
             "_items": known.item,
             "_seen": data.seen,
             "_context": data.known_context,
-            "_choice": ItemAutoencoder.fit(data) if has_choices else None,
+            "_choice": ItemAutoencoder.deferred(data) if has_choices else None,
             "_weighting": weighting,
             "_n_pairs_of_fit": len(data.seen),
         }
@@ -364,7 +364,7 @@ class BaseRecommender(
             "_users": replace(self._users, ids=further.growths.user.ids),
             "_items": replace(self._items, ids=further.growths.item.ids),
             "_seen": further.seen_after,
-            "_choice": self._choice and self._choice.updated(further),
+            "_choice": self._autoencoder and self._autoencoder.updated(further),
             "n_iter_": self.n_iter_ + len(losses),
             "loss_curve_": [*self.loss_curve_, *losses],
         } | CURVES

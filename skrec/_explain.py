@@ -18,6 +18,7 @@ from ._data.reading import Columns, read_ids, read_pairs
 from ._data.seen import SeenItems
 from ._data.sides import Sides
 from ._data.weights import Weighting
+from ._deferred import Deferred, now
 from ._interfaces import Model, Solver
 from ._snapshot import reads_one_fit
 from ._threads import torch_threads
@@ -29,7 +30,7 @@ class ExplainMixin:
     """Reasons of lists, by the rows of a user."""
 
     _model: Model
-    _choice: ItemAutoencoder | None = None
+    _choice: ItemAutoencoder | Deferred[ItemAutoencoder] | None = None
     _users: KnownIds
     _items: KnownIds
     _seen: SeenItems
@@ -38,6 +39,11 @@ class ExplainMixin:
     _read: Callable[..., tuple[Columns, Interactions]]
     _update: Callable[..., dict[str, Any]]
     _publish: Callable[[dict[str, Any]], None]
+
+    @property
+    def _autoencoder(self) -> ItemAutoencoder | None:
+        """The part of choices, which is fitted when it is first used."""
+        return now(self._choice)
 
     @reads_one_fit
     def explain(
@@ -119,7 +125,7 @@ class ExplainMixin:
             self._learn_new_rows(user, ratings)
         (row,), columns = self._users.known_rows([user]), self._items.known_rows(items)
         if part == "choice":
-            choice = self._choice or self._model
+            choice = self._autoencoder or self._model
             if not isinstance(choice, ItemAutoencoder):
                 raise ValueError(
                     f"explain needs the part of choices, and this {type(self).__name__}"

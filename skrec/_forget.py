@@ -18,6 +18,7 @@ from ._data.reading import Columns
 from ._data.seen import SeenItems
 from ._data.sides import Sides
 from ._data.weights import Weighting
+from ._deferred import Deferred, now
 from ._interfaces import Model, Solver
 from ._settings import own_settings
 from ._snapshot import snapshot
@@ -29,7 +30,7 @@ class ForgetMixin:
     """The right to be forgotten, and purchases that are withdrawn."""
 
     _model: Model
-    _choice: ItemAutoencoder | None
+    _choice: ItemAutoencoder | Deferred[ItemAutoencoder] | None
     _users: KnownIds
     _items: KnownIds
     _seen: SeenItems
@@ -145,13 +146,13 @@ class ForgetMixin:
                 "Delete it, or fit it to other rows."
             )
         model = self._model if X is None else solver.retract(self._model, forgotten)
-        kept = forgotten.kept
+        kept, choice = forgotten.kept, now(self._choice)
         return {
             "_model": model.without(forgotten),
             "_users": self._users.without(of_users[1], kept.user),
             "_items": self._items.without(of_items[1], kept.item),
             "_seen": forgotten.seen_after,
-            "_choice": self._choice and self._choice.without(forgotten),
+            "_choice": choice and choice.without(forgotten),
         }
 
     def _forgotten_rows(

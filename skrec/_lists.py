@@ -11,7 +11,6 @@ import torch
 from scipy import sparse
 
 from ._candidates import Pairs, UserCandidates, holds_rows, number_pairs
-from ._choice.autoencoder import ItemAutoencoder
 from ._choice.expected_gain import ExpectedGain
 from ._data.containers import ArrayLike, TableLike, is_empty
 from ._data.context import NO_CONTEXT, KnownContext
@@ -45,7 +44,6 @@ class ListsMixin(ExplainMixin):
     handle_unknown: str
     device: str | torch.device
     _model: Model
-    _choice: ItemAutoencoder | None = None
     _users: KnownIds
     _items: KnownIds
     _seen: SeenItems
@@ -57,14 +55,14 @@ class ListsMixin(ExplainMixin):
         rank_by = getattr(self, "rank_by", "rating")
         if rank_by == "rating" or self._model.objective.is_of_choices:
             return self._model
-        if self._choice is None:
+        if self._autoencoder is None:
             raise ValueError(
                 f"rank_by={rank_by!r} needs a fit with it, but the last fit had "
                 "rank_by='rating'. Set it back, or fit anew."
             )
         if rank_by == "choice":
-            return self._choice
-        return ExpectedGain(self._model, self._choice)
+            return self._autoencoder
+        return ExpectedGain(self._model, self._autoencoder)
 
     @reads_one_fit
     def recommend(

@@ -132,8 +132,8 @@ class NCFRegressor(BaseRecommender):
         gain is a quarter plus the place of a rating between the lowest and the highest
         that are no outliers: the farthest within three robust standard deviations of
         the median, or with half a percent of all ratings. Without `y` only choices are
-        fitted, and predictions are strengths. "rating" spares the fit of choices, such
-        as in a search by errors. After a fit of choices by a loss or by
+        fitted, and predictions are strengths. The strength is fitted by the first list,
+        so predictions do not wait for it. After a fit of choices by a loss or by
         `unobserved_weight`, lists are by its predictions.
     choice_threshold : float, default=None
         Rating from which on a row is a choice, in fits of choices by a loss, by drawn

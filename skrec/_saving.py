@@ -9,6 +9,7 @@ from typing import Any
 
 from sklearn import exceptions
 
+from ._deferred import now
 from ._snapshot import reads_one_fit
 from ._storage import (
     STORED_CLASSES,
@@ -89,7 +90,7 @@ class SavingMixin:
             )
         parameters = self.get_params(deep=False)  # type: ignore[attr-defined]
         fitted = {
-            name: value
+            name: now(value)
             for name, value in vars(self).items()
             if name not in parameters and not _is_of_sklearn(name, value)
         }

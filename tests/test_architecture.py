@@ -13,7 +13,7 @@ PACKAGE = Path(skrec.__file__).parent
 
 # The lowest floor, which all others may stand on.
 GROUND = {"_data", "_interfaces", "_settings", "_sklearn", "_snapshot", "_threads"}
-GROUND |= {"_device", "_share", "_sparse", "_storage", "_topk", "_warn"}
+GROUND |= {"_deferred", "_device", "_share", "_sparse", "_storage", "_topk", "_warn"}
 # Modules and folders of the package that each module or folder may import.
 MAY_IMPORT = {
     "__init__": {"_dummy", "_mf", "_ncf", "_saving"},
@@ -46,8 +46,8 @@ MAY_IMPORT = {
     "_snapshot": {"_settings"},
     "_settings": {"_device", "_threads", "_warn"},
     "_topk": {"_device"},
-    **{module: set() for module in ("_device", "_share", "_sklearn", "_storage")},
-    **{module: set() for module in ("_threads", "_warn")},
+    **{module: set() for module in ("_deferred", "_device", "_share", "_sklearn")},
+    **{module: set() for module in ("_storage", "_threads", "_warn")},
     "inspection": {"_data", "_settings", "_sklearn", "_snapshot", "metrics"},
     "metrics": {"_data", "_sklearn", "_warn"},
     "model_selection": {"_data", "_sklearn", "_warn"},

@@ -116,7 +116,7 @@ def test_lists_do_not_depend_on_the_names_of_ids(has_ratings):
     renamed = np.column_stack([users[rows[:, 0]], items[rows[:, 1]]])
     model = MFRegressor(rank_by="choice")
     lists, scores = model.fit(rows, y).recommend(n_items=5, return_scores=True)
-    assert len((model._choice or model._model).shrinkage) > 2
+    assert len((model._autoencoder or model._model).shrinkage) > 2
     model.fit(renamed, y)
     found, moved = model.recommend(users, 5, return_scores=True)
     assert_allclose(moved, scores, rtol=1e-4, atol=1e-6)

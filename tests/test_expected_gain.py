@@ -47,7 +47,7 @@ def test_scores_of_both_parts_are_strength_times_gain():
     model = MFRegressor(2).fit(X, Y)
     items, scores = model.recommend([5], 50, return_scores=True, exclude_seen=False)
     pairs = pd.DataFrame({"user": 5, "item": items[0]})
-    low, high = model._choice.ratings.range
+    low, high = model._autoencoder.ratings.range
     gain = (model.predict(pairs).clip(low, high) - low) / (high - low) + 0.25
     order = pd.Index(items[0])
     by_choice, strength = model.set_params(rank_by="choice").recommend(
@@ -81,7 +81,7 @@ def test_index_vectors_retrieve_by_choice():
 
 def test_predictions_of_the_product_are_the_scores_of_lists():
     model = MFRegressor(2).fit(X, Y)
-    product = ExpectedGain(model._model, model._choice)
+    product = ExpectedGain(model._model, model._autoencoder)
     items, scores = model.recommend([5], 20, return_scores=True)
     rows = np.searchsorted(model.item_ids_, items[0])
     users = np.full(20, np.searchsorted(model.user_ids_, 5))

@@ -105,7 +105,7 @@ def test_lower_bounds_are_predictions_minus_their_standard_deviation(model):
 
 
 def test_scores_of_both_parts_are_strength_times_the_gain_of_the_explored_rating():
-    low, high = BOTH._choice.ratings.range
+    low, high = BOTH._autoencoder.ratings.range
     strength = table(MFRegressor(3, rank_by="choice").fit(X, Y), [5], "mean")[0]
     for strategy in ("sample", "lower_bound"):
         rating = table(VB, [5], strategy, seed=0)[0].clip(low, high)

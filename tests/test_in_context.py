@@ -137,7 +137,7 @@ def test_the_part_of_choices_stays_and_the_part_of_ratings_is_in_context(model):
     with pytest.raises(ValueError, match="these lists do not depend on it"):
         choices.recommend([1], 2, context=WINTER)
     strengths = scores_of(choices, None, [1, 2])
-    low, high = model._choice.ratings.range
+    low, high = model._autoencoder.ratings.range
     ratings = scores_of(copied(model).set_params(rank_by="rating"), WINTER, [1, 2])
     gain = np.clip((ratings - low) / (high - low), 0, 1) + 0.25
     expected = np.where(strengths > 0, strengths * gain, strengths / gain)

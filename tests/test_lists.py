@@ -48,7 +48,7 @@ def fitted(request):
 def with_ties():
     """A model whose parts score in small integers: many are equal and all exact."""
     model = MFRegressor(n_factors=2, solver="als", clip=False).fit(X, Y)
-    posterior, choice = model._model, model._choice
+    posterior, choice = model._model, model._autoencoder
     model._model = replace(
         posterior,
         users=replace(posterior.users, mean=np.round(2 * posterior.users.mean)),
@@ -69,13 +69,13 @@ def scores_by_definition(model, rank_by):
     rating = all_scores(model, model.user_ids_)
     if rank_by == "rating":
         return rating
-    choice = model._choice.user_vectors(np.arange(N_USERS)) @ (
-        model._choice.item_vectors.T
+    choice = model._autoencoder.user_vectors(np.arange(N_USERS)) @ (
+        model._autoencoder.item_vectors.T
     )
     if rank_by == "choice":
         return choice
     # Numbers of 32 bits, as lists are made of, so that equal scores are equal.
-    low, high = model._choice.ratings.range
+    low, high = model._autoencoder.ratings.range
     gain = (rating.astype(np.float32).clip(low, high) - low) / (high - low) + 0.25
     return np.where(choice > 0, choice * gain, choice / gain).astype(np.float32)
 

@@ -128,5 +128,5 @@ def test_further_ratings_are_part_of_the_range():
     first = np.arange(900) < 600
     model = MFRegressor(0).fit(X[first], y[first])
     model.partial_fit(X[~first], y[~first])
-    assert model._choice.ratings.range == (1, 5)
+    assert model._autoencoder.ratings.range == (1, 5)
     assert model.rating_range_ == (1, 500)

@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from .._data.messages import quote_first
 from .._data.rating_summary import RatingSummary
 from .._data.seen import SeenItems
 from .._data.sides import SideName, Sides
+from .._deferred import Deferred
 from .._interfaces import CHOICES, Iteration, Model, Objective, Solver, Start
 from .._share import ALL_ROWS, Share
 from .._storage import stored
@@ -126,10 +128,32 @@ class ItemAutoencoder(Model):
     @classmethod
     def fit(cls, data: Interactions) -> ItemAutoencoder:
         """Fit to all pairs of the rows, each by the gain of its mean rating."""
+        return cls.deferred(data)()
+
+    @classmethod
+    def deferred(cls, data: Interactions) -> Deferred[ItemAutoencoder]:
+        """The fit, at its first use; it needs the pairs, with a number each.
+
+        Several processes fit at once, since all of them take part.
+        """
         seen, share = data.seen, data.shares.user
         n_choices = np.bincount(seen.items, minlength=seen.n_items)
         ratings = RatingSummary.of(data)
         excess = _Excess.of(data, n_choices, ratings.range)
+        fit = Deferred(partial(cls._fit, excess, n_choices, seen, ratings, share))
+        if not share.has_all:
+            fit()
+        return fit
+
+    @classmethod
+    def _fit(
+        cls,
+        excess: _Excess,
+        n_choices: np.ndarray,
+        seen: SeenItems,
+        ratings: RatingSummary,
+        share: Share,
+    ) -> ItemAutoencoder:
         shrinkage, basis, n_passes = _shrinkage(excess, places_by_content(seen), share)
         eigenvalues, V = _eigenvectors(excess, basis, n_passes, share)
         n_factors = min(len(shrinkage), len(eigenvalues))

@@ -254,8 +254,8 @@ def regressor(split: Split, model: RegressorMixin) -> Outcome:
 
 
 def mf_regressor(split: Split, **params) -> Outcome:
-    """Fit ratings alone, as the peers do."""
-    return regressor(split, MFRegressor(rank_by="rating", **params))
+    """A fit, and the error of its predictions."""
+    return regressor(split, MFRegressor(**params))
 
 
 def synchronise() -> None:
