@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -293,6 +293,65 @@ def test_a_new_item_is_where_those_who_chose_it_put_it():
     }
     assert score["fan"][99] > 3 * max(score["other"][99], 0)
     assert score["fan"][99] > score["fan"].get(20, -1)
+
+
+def arriving(rng, n_users=120, n_items=40, n_late=20):
+    """Choices of users by two tastes, of items of which some come late."""
+    taste, kind = rng.integers(2, size=n_users), rng.integers(2, size=n_items)
+    likes = np.where(taste[:, None] == kind, 0.3, 0.05)
+    users, items = np.nonzero(rng.random((n_users, n_items)) < likes)
+    rows = np.column_stack([users, items])[rng.permutation(len(users))]
+    is_late = rows[:, 1] >= n_items - n_late
+    return rows[~is_late], rows[is_late], taste, kind
+
+
+@given(seed=st.integers(0, 1000), n_calls=st.integers(2, 12))
+@settings(max_examples=20)
+def test_new_items_are_the_same_after_many_calls_as_after_one(seed, n_calls):
+    early, late, _, _ = arriving(np.random.default_rng(seed))
+    parts = np.array_split(late, n_calls)
+    one, many = (MFRegressor().fit(early) for _ in range(2))
+    one.partial_fit(late)
+    for part in parts:
+        many.partial_fit(part)
+    assert_array_equal(many.item_ids_, one.item_ids_)
+    ours, theirs = many._model.item_vectors, one._model.item_vectors
+    assert_allclose(ours[:, 0], theirs[:, 0], rtol=1e-6)
+    # An item is placed anew by the calls that hold it, here by the last.
+    last = np.isin(one.item_ids_, parts[-1][:, 1])
+    assert_allclose(ours[last], theirs[last], atol=1e-5 * np.abs(theirs).max())
+
+
+def test_a_new_item_follows_its_later_choices():
+    early, _, taste, _ = arriving(np.random.default_rng(0), n_late=0)
+    fans, others = np.flatnonzero(taste == 1)[:30], np.flatnonzero(taste == 0)
+    # The first to choose it has the other taste.
+    model = MFRegressor().fit(early).partial_fit([[others[0], 99]])
+    for user in fans:
+        model.partial_fit([[user, 99]])
+    pairs = [[user, 99] for user in (*np.flatnonzero(taste == 1)[30:], *others[1:])]
+    score = model.predict(pairs)
+    n_fans = len(pairs) - len(others) + 1
+    assert score[:n_fans].mean() > 2 * score[n_fans:].mean()
+
+
+def test_what_becomes_popular_is_listed():
+    rng = np.random.default_rng(1)
+    X = rng.integers((300, 30), size=(2000, 2))
+    model = MFRegressor().fit(X)
+    hit = [[user, 7] for user in range(300, 900)]
+    model.partial_fit(hit)
+    # A stranger sees it first, as after a fit of all rows, until it is forgotten.
+    (lists,) = model.recommend([-1], 3)
+    (expected,) = MFRegressor().fit(np.r_[X, hit]).recommend([-1], 3)
+    assert lists[0] == expected[0] == 7
+    rest = np.setdiff1d(X[:, 1], [7])
+    model.forget(np.unique(np.r_[X[X[:, 1] == 7], hit][5:], axis=0))
+    assert model.recommend([-1], len(rest))[0][0] != 7
+    # Popularity is that of the rows that are left.
+    left = model._model
+    n_choices = np.bincount(left.seen.items, minlength=30)
+    assert_allclose(left.item_vectors[:, 0], n_choices / len(left.seen), rtol=1e-6)
 
 
 def test_parts_that_do_not_match_are_refused_in_words():

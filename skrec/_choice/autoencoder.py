@@ -111,6 +111,8 @@ class ItemAutoencoder(Model):
         The choices of each user.
     ratings : RatingSummary
         Ratings of the choices, by whose range these count.
+    is_placed : ndarray of shape (n_items,), dtype bool
+        Items that came after the fit.
     """
 
     item_vectors: np.ndarray
@@ -122,6 +124,7 @@ class ItemAutoencoder(Model):
     new_item: np.ndarray
     seen: SeenItems
     ratings: RatingSummary
+    is_placed: np.ndarray
     objective: Objective = CHOICES
     rating_range: tuple[float, float] = (-np.inf, np.inf)
 
@@ -176,6 +179,7 @@ class ItemAutoencoder(Model):
             new_item=item_vectors[n_choices == n_choices.min()].mean(axis=0),
             seen=seen,
             ratings=ratings,
+            is_placed=np.zeros(seen.n_items, dtype=bool),
         )
 
     def user_vectors(self, users: np.ndarray) -> np.ndarray:
@@ -185,9 +189,16 @@ class ItemAutoencoder(Model):
         vectors[:, 1:] *= self.shrinkage
         return vectors
 
-    def _inputs(self, users: np.ndarray) -> np.ndarray:
-        """Numbers of choices of users, and sums of their vectors less the mean."""
+    def _inputs(
+        self, users: np.ndarray, counts: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Numbers of choices of users, and sums of their vectors less the mean.
+
+        Of all items, or of those that count.
+        """
         position, _, items = self.seen.of_users(users)
+        if counts is not None:
+            position, items = position[counts[items]], items[counts[items]]
         offsets = np.searchsorted(position, np.arange(len(users) + 1))
         shape = len(users), len(self.item_vectors)
         choices = sparse.csr_array((self.input_scale[items], items, offsets), shape)
@@ -271,37 +282,49 @@ class ItemAutoencoder(Model):
             self,
             item_vectors=self.item_vectors[items],
             input_scale=self.input_scale[items],
+            is_placed=self.is_placed[items],
             seen=forgotten.seen_after,
-        )
+        )._counted()
 
     def updated(self, further: FurtherRows) -> ItemAutoencoder:
         """With further choices; a new item is where those who chose it put it."""
-        items = further.growths.item
+        items, ratings = further.growths.item, self.ratings
         model = replace(
             self,
             item_vectors=items.inserted(self.item_vectors),
             input_scale=items.inserted(self.input_scale),
+            is_placed=items.inserted(self.is_placed, True),
             seen=further.seen_after,
-            ratings=self.ratings.with_further(further.data.rating, further.data.weight),
+            ratings=ratings.with_further(further.data.rating, further.data.weight),
         )
-        new = items.given[items.is_new]
-        if not len(new):
-            return model
-        position, users, _ = model.seen.of_items(new)
+        model._place(items.given[model.is_placed[items.given]])
+        return model._counted()
+
+    def _counted(self) -> ItemAutoencoder:
+        """With the shares of items in all choices."""
+        n_choices = np.bincount(self.seen.items, minlength=self.seen.n_items)
+        item_vectors = self.item_vectors.copy()
+        item_vectors[:, 0] = n_choices / max(len(self.seen), 1)
+        return replace(self, item_vectors=item_vectors)
+
+    def _place(self, items: np.ndarray) -> None:
+        """Put items where the fitted items of those who chose them do.
+
+        So it does not matter in how many calls the choices came.
+        """
+        position, users, _ = self.seen.of_items(items)
         distinct, place = np.unique(users, return_inverse=True)
-        inputs = model._inputs(distinct)[:, 1:]
-        lengths = np.diff(model.seen.offsets)[distinct, None]
+        inputs = self._inputs(distinct, ~self.is_placed)[:, 1:]
+        lengths = np.diff(self.seen.offsets)[distinct, None]
         inputs *= lengths ** (-2 * USER_DAMPING)
-        shape = len(new), len(distinct)
+        shape = len(items), len(distinct)
         chosen_by = sparse.csr_array((np.ones(len(users)), (position, place)), shape)
-        n_choices = np.bincount(position, minlength=len(new))
+        n_choices = np.bincount(position, minlength=len(items))
         V = (chosen_by @ inputs) / self.eigenvalues
         V *= n_choices[:, None] ** -ITEM_DAMPING
         scale = _output_scale(V, self.shrinkage, n_choices)
-        share = n_choices / len(model.seen)
-        model.item_vectors[new] = np.column_stack([share, V * scale[:, None]])
-        model.input_scale[new] = n_choices**-ITEM_DAMPING / scale
-        return model
+        self.item_vectors[items, 1:] = V * scale[:, None]
+        self.input_scale[items] = n_choices**-ITEM_DAMPING / scale
 
 
 @dataclass(frozen=True)
