@@ -410,5 +410,21 @@ def test_predictions_of_skewed_ratings_have_their_mean(rate):
     assert is_quiet.any()
     std = model.predict(X, return_std=True)[1]
     assert (np.abs(y - known) < 2 * std)[is_quiet].all()
+    before = model.predict(X)
     model.partial_fit(rows, y[:30])
     assert_allclose(model.predict(X), known, atol=0.15)
+    is_apart = ~(np.isin(X[:, 0], rows[:, 0]) | np.isin(X[:, 1], rows[:, 1]))
+    assert is_apart.any()
+    assert_allclose(model.predict(X[is_apart]), before[is_apart], atol=1e-6)
+
+
+@pytest.mark.parametrize("n_factors", [0, 2])
+def test_draws_of_skewed_ratings_have_their_mean(n_factors):
+    rng = np.random.default_rng(0)
+    users, items = np.divmod(rng.permutation(100 * 80)[:3000], 80)
+    effects = rng.normal(0, 0.5, 100)[users] + rng.normal(0, 0.5, 80)[items]
+    y = np.exp(3 + effects + 0.7 * rng.normal(size=3000))
+    X = np.column_stack([users, items])
+    model = MFRegressor(n_factors, solver="gibbs", max_iter=30, random_state=0)
+    model.set_params(rank_by="rating", clip=False).fit(X, y)
+    assert model.predict(X).mean() == pytest.approx(y.mean(), rel=1e-3)

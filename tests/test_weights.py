@@ -1,5 +1,7 @@
 """Repeated rows and weights: relative weights, and the fits that rest on them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -295,3 +297,58 @@ def test_intervals_hold_after_repeated_ratings_are_forgotten(noisy):
     X, y = noisy(1000, 1)
     predicted, std = model.predict(X, return_std=True)
     assert 0.92 < (np.abs(y - predicted) < 1.96 * std).mean() < 0.98
+
+
+@pytest.mark.parametrize("solver", ["vb", "gibbs"])
+def test_the_noise_of_rows_is_that_of_ratings_however_often_these_repeat(solver):
+    """A mean of many ratings is one square of the noise, and no evidence of less."""
+    rng = np.random.default_rng(0)
+    n, n_users, n_items = 7500, 70, 100
+    shares = [1 / np.arange(1, size + 1) for size in (n_users, n_items)]
+    users, items = (rng.choice(len(s), n, p=s / s.sum()) for s in shares)
+    y = 0.5 * rng.normal(size=n_users)[users] + 0.5 * rng.normal(size=n_items)[items]
+    y += rng.normal(size=n)
+    X = np.column_stack([users, items])
+    model = MFRegressor(solver=solver, rank_by="rating", random_state=0, clip=False)
+    model.fit(X[:2500], y[:2500])
+    predicted, std = model.predict(X[2500:], return_std=True)
+    is_often = np.isin(
+        users * n_items + items, often(users[:2500] * n_items + items[:2500])
+    )
+    is_often = is_often[2500:]
+    assert 300 < is_often.sum() < 3000
+    for rows in (is_often, ~is_often):
+        assert np.mean(std[rows]) == pytest.approx(1.03, abs=0.1)
+        covered = np.abs(y[2500:] - predicted)[rows] < 1.96 * std[rows]
+        assert covered.mean() > 0.91
+
+
+def often(values, n_times=10):
+    """Values that come so many times."""
+    found, counts = np.unique(values, return_counts=True)
+    return found[counts >= n_times]
+
+
+def test_weights_of_users_are_no_noise_of_theirs():
+    """Ratings of two kinds of users, with the precisions of these as weights."""
+    rng = np.random.default_rng(0)
+    users, items, y = random_pairs(np.random.RandomState(0))
+    weight = np.where(np.arange(80) < 40, 20.0, 1.0)[users]
+    y += rng.normal(size=len(y)) / np.sqrt(weight)
+    model = MFRegressor(2, rank_by="rating")
+    model.fit(np.column_stack([users, items]), y, sample_weight=weight)
+    variances = model._model.users.relative_variances(np.arange(80))
+    assert variances.min() > 0.5
+    assert variances.max() < 2
+
+
+@pytest.mark.parametrize("precision", [1.0, 0.5, 0.0])
+def test_rows_of_a_pair_count_as_one_where_weights_are_precisions(precision):
+    data = interactions([0, 0, 0, 1], [0, 0, 1, 1], [1, 2, 1, 1], [3, 1, 2, 2])
+    assert_allclose(data.weight, [3, 1, 2, 2])
+    counts = replace(data, precision=precision).counts
+    if not precision:
+        assert counts is None
+    else:
+        expected = precision * np.array([0.75, 0.25, 1, 1])
+        assert_allclose(counts, expected + (1 - precision) * data.weight)

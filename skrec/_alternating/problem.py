@@ -46,6 +46,8 @@ class RatingArrays:
         Number of values of these columns.
     slopes : sequence of int
         Columns of numbers of which users and items have slopes.
+    count : ndarray of shape (n_ratings,) or None
+        Number of squares of the noise that each rating counts as; None is its weight.
     """
 
     users: np.ndarray
@@ -58,6 +60,7 @@ class RatingArrays:
     values: np.ndarray | None = None
     n_values: Sequence[int] = ()
     slopes: Sequence[int] = ()
+    count: np.ndarray | None = None
 
     def columns(self, context: Tensor) -> tuple[ValueColumn, ...]:
         """Columns of numbers with slopes, and the ratings by the values of others.
@@ -107,7 +110,7 @@ class Problem:
         Standardised columns of context, in the order of `users`.
     layout : Layout
     weight : float
-        Sum of the weights, including those of unobserved pairs.
+        Sum of the counts of all rows, including unobserved pairs.
     columns : tuple of ValueColumn
         Columns of context that users and items have terms of.
     """
@@ -133,26 +136,29 @@ class Problem:
         of_users, of_items = arrays.shares
         users, items = index(arrays.users), index(arrays.items)
         y, w = number(arrays.target), number(arrays.weight)
+        counts = arrays.weight if arrays.count is None else arrays.count
+        n = w if arrays.count is None else number(counts)
         context = number(arrays.context)
         u, i = (of_items.sent(torch.as_tensor(x)) for x in (arrays.users, arrays.items))
         to_items = index(order_by_item(u.numpy(), i.numpy(), arrays.shape))
         own_items, others, weight, target = (
             of_items.sent(x).index_select(0, to_items) for x in (items, users, w, y)
         )
+        count = weight if n is w else of_items.sent(n).index_select(0, to_items)
         n_users, n_items = arrays.shape
         of_rows = Ratings.from_sorted(
-            own_items, others, n_items, weight, target, of_items
+            own_items, others, n_items, weight, target, count, of_items
         )
-        del own_items
+        del own_items, count
         return cls(
-            users=Ratings.from_sorted(users, items, n_users, w, y, of_users),
+            users=Ratings.from_sorted(users, items, n_users, w, y, n, of_users),
             items=of_rows,
             user_index=users.int(),
             to_items=to_items,
             target=y,
             context=context,
             layout=layout,
-            weight=of_users.sum(float(arrays.weight.sum(dtype=np.float64))),
+            weight=of_users.sum(float(counts.sum(dtype=np.float64))),
             columns=arrays.columns(context),
         )
 

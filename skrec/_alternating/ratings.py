@@ -71,7 +71,8 @@ class Ratings(SparseRows):
     weight, target : Tensor of shape (n_ratings,)
         Weight of each rating, and E[y].
     count : Tensor of shape (n_rows,)
-        Sum of the weights of each row, including its unobserved pairs.
+        Number of squares of the noise that each row has, or the sum of its weights
+        where weights are not precisions, including its unobserved pairs.
     features : tuple of Block
         Features of the rows.
     unobserved : UnobservedPairs or None
@@ -106,7 +107,7 @@ class Ratings(SparseRows):
 
     @cached_property
     def half_count(self) -> Tensor:
-        """Half of the weight of each row, the shape that a Gamma gains by it."""
+        """Half of the count of each row, the shape that a Gamma gains by it."""
         return self.count / 2
 
     @cached_property
@@ -123,13 +124,18 @@ class Ratings(SparseRows):
         n_rows: int,
         weight: Tensor,
         target: Tensor,
+        count: Tensor | None = None,
         share: Share = ALL_ROWS,
     ) -> Ratings:
-        """Ratings given in the order of `rows`, those of a share of all rows."""
+        """Ratings given in the order of `rows`, those of a share of all rows.
+
+        `count` is that of each rating, by default its weight.
+        """
         offsets = torch.zeros(n_rows + 1, dtype=torch.long, device=rows.device)
         torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=offsets[1:])
         pattern = SparseRows(offsets.int(), others.int())
-        count = pattern.sum_values(weight.double()).to(weight.dtype)
+        counts = weight if count is None else count
+        count = pattern.sum_values(counts.double()).to(weight.dtype)
         share.complete(count)
         return cls(
             offsets=pattern.offsets,

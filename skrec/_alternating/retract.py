@@ -90,7 +90,7 @@ class OtherSide:
         """All rows, without the share of the sums."""
         rows, numbers = self.rows, sums.rows
         assert rows.covariance is not None
-        taken = np.minimum(sums.weight, rows.count[numbers])
+        taken = np.minimum(sums.count, rows.count[numbers])
         left = rows.count[numbers] - taken
         share = left / np.maximum(rows.count[numbers], np.finfo(float).tiny)
         mean = np.empty((len(numbers), rows.mean.shape[2]))
@@ -163,15 +163,15 @@ class RowSums:
     ----------
     rows : ndarray of shape (n_rows,)
         Sorted numbers of the rows.
-    weight : ndarray of shape (n_rows,)
-        Σ w.
+    count : ndarray of shape (n_rows,)
+        Number of squares of the noise, or Σ w where weights are not precisions.
     G, g, s : ndarray
         As in `conditional`, of shape (n_rows, row_size, row_size), (n_rows, row_size)
         and (n_rows,).
     """
 
     rows: np.ndarray
-    weight: np.ndarray
+    count: np.ndarray
     G: np.ndarray
     g: np.ndarray
     s: np.ndarray
@@ -183,6 +183,7 @@ class RowSums:
         others: np.ndarray,
         of_others: OtherSide,
         weight: np.ndarray,
+        count: np.ndarray,
         target: np.ndarray,
         target_variance: np.ndarray,
     ) -> RowSums:
@@ -192,7 +193,7 @@ class RowSums:
         others, weight = others[order], weight[order]
         target, target_variance = target[order], target_variance[order]
         n_rows, size = len(rows), of_others.rows.mean.shape[2]
-        total = np.bincount(place, weight, n_rows)
+        total = np.bincount(place, count[order], n_rows)
         G, g, s = (
             np.zeros((n_rows, size, size)),
             np.zeros((n_rows, size)),
@@ -224,8 +225,8 @@ class RowSums:
             return self
         nothing, same = np.zeros(len(others)), np.full(len(others), weight)
         one = np.zeros(len(others), dtype=np.int64)
-        of_all = RowSums.over(one, others, of_others, same, nothing, nothing)
-        names = "weight", "G", "g", "s"
+        of_all = RowSums.over(one, others, of_others, same, same, nothing, nothing)
+        names = "count", "G", "g", "s"
         sums = {n: np.repeat(getattr(of_all, n), n_rows, axis=0) for n in names}
         for name in names:
             sums[name][self.rows] += getattr(self, name)
@@ -260,11 +261,13 @@ def retracted(
     variance += model.column_variances(u, i, data.context)
     # The noise is that of means of pairs.
     variance = variance * (not is_certain) - model.repeat_variance
-    ratings = data.weight, target, variance
+    counts = None if is_certain else data.counts
+    count = data.weight if counts is None else counts
+    ratings = data.weight, count, target, variance
     of_users = RowSums.over(u, i, items, *ratings)
     of_items = RowSums.over(i, u, users, *ratings)
     residual = float(users.precision[of_users.rows] @ users.squares(of_users))
-    noise_variance = _retracted_noise(model, data.weight.sum(), max(0.0, residual))
+    noise_variance = _retracted_noise(model, count.sum(), max(0.0, residual))
     if unobserved_weight:
         kept = forgotten.kept
         of_users = of_users.with_zeros(len(users), items, kept.item, unobserved_weight)
@@ -290,10 +293,10 @@ def retracted(
     return updated
 
 
-def _retracted_noise(model: Posterior, weight: float, residual: float) -> float:
+def _retracted_noise(model: Posterior, count: float, residual: float) -> float:
     """Noise variance of the ratings that are left."""
     past = max(model.users.count.sum(), model.items.count.sum())
-    left = max(past - weight, MIN_SHARE * past)
+    left = max(past - count, MIN_SHARE * past)
     squares = past * model.noise_variance
     return float(max(squares - residual, MIN_SHARE * squares) / left)
 

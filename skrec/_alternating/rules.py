@@ -377,7 +377,7 @@ class GibbsRule(Rule):
             self.random_state.standard_normal(size),
         )
         prior = _prior_shape(side, given.ratings)
-        shape = (prior + given.ratings.count / 2).cpu().numpy()
+        shape = (prior + given.ratings.half_count).cpu().numpy()
         gamma = torch.as_tensor(self.random_state.standard_gamma(shape)).to(rate)
         prior_mean = torch.as_tensor(centre * n_rows / strength + deviation)
         prior_mean = prior_mean.to(side.mean)
@@ -465,7 +465,7 @@ class UpdateRule(Rule):
         prior = side.row_priors
         assert prior is not None
         assert prior.relative_shape is not None
-        shape = prior.relative_shape + given.ratings.count / 2
+        shape = prior.relative_shape + given.ratings.half_count
         rate = rate + prior.relative_shape / prior.relative_precision
         return replace(side, relative_precision=shape / rate, relative_shape=shape)
 

@@ -147,6 +147,7 @@ class Given:
             data.codes,
             data.n_values,
             varies.tolist() if has_slopes else (),
+            None if data.counts is None else data.counts.astype(dtype, copy=False),
         )
         matrices = (side and side.matrix for side in data.side_features)
         sides = Sides(*matrices)
@@ -313,6 +314,9 @@ class AlternatingSolver(Solver[Posterior]):
 
     def _given(self, data: Interactions, units: Units | None = None) -> Given:
         """Rows in standard units, by default for a fit in those of the rows."""
+        if not self.is_bayesian:
+            # Penalties are relative to weights.
+            data = replace(data, precision=0.0)
         if units is not None:
             return Given.of(data, units, False, data.rating_range, FittedRows.of(data))
         rating_range, has_zeros = data.rating_range, bool(self.unobserved_weight)
@@ -438,6 +442,16 @@ class AlternatingSolver(Solver[Posterior]):
         with parallel_map(run.problem) as tile_map:
             return posterior.with_compact_covariances(tile_map)
 
+    def _with_mean(self, posterior: Posterior, run: Run, residual: float) -> Posterior:
+        """The posterior with the mean of the ratings, by the mean residual.
+
+        Rows of ratings that differ little count more, and where these are low ones, as
+        of rare events, predictions are too low.
+        """
+        if not self.biased or self.unobserved_weight or abs(residual) <= LEAST_SHIFT:
+            return posterior
+        return posterior.shifted(run.units.scale * residual)
+
     def _stored(
         self,
         posterior: Posterior,
@@ -548,7 +562,7 @@ class AlternatingSolver(Solver[Posterior]):
                 state, units, problem, knows_variance=known.knows_variance, last=known
             ),
             *further.growths,
-        )
+        ).shifted(model.shift)
         if not known.knows_variance:
             updated = updated.scale_covariances(
                 float(updated.noise_variance / known.noise_variance)
@@ -670,12 +684,7 @@ class VBSolver(AlternatingSolver):
             for side in (state.users, state.items)
         )
         posterior = super()._posterior(run, replace(state, users=users, items=items))
-        if not self.biased or self.unobserved_weight:
-            return posterior
-        # Rows of ratings that differ little count more, and where these are low ones,
-        # as of rare events, predictions are too low.
-        shift = mean_residual(run.problem, state)
-        return posterior.shifted(run.units.scale * shift * (abs(shift) > LEAST_SHIFT))
+        return self._with_mean(posterior, run, mean_residual(run.problem, state))
 
     def _reports(
         self, run: Run, states: Iterator[State]
@@ -755,9 +764,16 @@ class GibbsSolver(AlternatingSolver):
         self, run: Run, states: Iterator[State]
     ) -> Iterator[tuple[State, Callable[[], Posterior]]]:
         draws: list[Posterior] = []
+        residuals: list[float] = []
+
+        def model() -> Posterior:
+            average = Posterior.average(draws)
+            return self._with_mean(average, run, float(np.mean(residuals)))
+
         for state in states:
             draws.append(self._posterior(run, state))
-            yield state, partial(Posterior.average, draws)
+            residuals.append(mean_residual(run.problem, state))
+            yield state, model
 
 
 def _in_fixed_order(reports: Iterator[Iteration]) -> Iterator[Iteration]:

@@ -68,6 +68,8 @@ class Interactions:
         users, and ids are those of all.
     known_context : KnownContext
         Names and raw values of the context.
+    precision : float
+        How far the weights are relative precisions of the noise (see `Weighting`).
     """
 
     user_ids: np.ndarray
@@ -80,6 +82,7 @@ class Interactions:
     side_features: Sides[SideFeatures | None] = NO_FEATURES
     shares: Sides[Share] = ONE_PROCESS
     known_context: KnownContext = NO_CONTEXT
+    precision: float = 0.0
 
     @classmethod
     def from_columns(
@@ -251,6 +254,22 @@ class Interactions:
         """First row of each pair, None if none is repeated."""
         first = first_of_pairs(self.users, self.items)
         return None if first.all() else np.flatnonzero(first)
+
+    @cached_property
+    def counts(self) -> np.ndarray | None:
+        """Number of squares of the noise that each row counts as; None is its weight.
+
+        A pair whose weight is its precision has one square, whatever that is. Where
+        weights say nothing of the noise, a square counts as far as its pair does.
+        """
+        if not self.precision:
+            return None
+        alone, starts = np.ones(len(self.weight)), self.pair_starts
+        if starts is not None:
+            lengths = np.diff(starts, append=len(alone))
+            of_pairs = np.add.reduceat(self.weight, starts)
+            alone = self.weight / np.repeat(of_pairs, lengths)
+        return self.precision * alone + (1 - self.precision) * self.weight
 
     @property
     def pairs(self) -> np.ndarray:

@@ -60,11 +60,15 @@ class Weighting:
         c. With it relative weights add up to the number of pairs if v is proportional
         to the variance of their residuals, and to the number of those that count if
         these do not differ, as where weights near zero leave pairs out.
+    precision : float
+        Where it stands between the two: 1 where v is proportional to the variance of
+        the residuals, 0 where this does not differ.
     """
 
     mean: float
     share: float = 1.0
     factor: float = 1.0
+    precision: float = 0.0
 
     @classmethod
     def of_choices(cls, data: Interactions) -> Weighting:
@@ -110,8 +114,9 @@ class Weighting:
         counted *= counted
         n, once, twice, left, right = of_users.sum(np.array([*sums, squares @ counted]))
         least, most = once / twice, n / once
-        factor = left / right if left > 0 else least
-        return cls(mean, share, float(np.clip(factor, least, most)))
+        factor = float(np.clip(left / right if left > 0 else least, least, most))
+        precision = (factor - least) / (most - least) if most > least else 0.0
+        return cls(mean, share, factor, precision)
 
     def applied(self, data: Interactions) -> Interactions:
         """The same rows with relative weights; rows of a pair share that of the pair.
@@ -130,7 +135,7 @@ class Weighting:
             weight, ratio = np.repeat(weight, of_pair), np.repeat(ratio, of_pair)
         np.divide(data.weight, weight, out=weight)
         ratio *= weight
-        return replace(data, weight=ratio)
+        return replace(data, weight=ratio, precision=self.precision)
 
 
 def as_choices(
