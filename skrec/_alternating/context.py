@@ -42,8 +42,9 @@ from .problem import Problem
 from .ratings import Ratings
 from .rules import PRIOR_VARIANCE, Rule, over_relax, precision_evidence
 from .scalars import fetched, total
+from .start import leading_singular_vectors
 from .state import ColumnState, Effects, PairState, Side, State
-from .symmetric import identity, with_fixed_signs
+from .symmetric import identity
 from .tiles import SideConditional
 from .value_pairs import Pairs, PairSums, ValueColumn
 
@@ -62,10 +63,9 @@ NO_LEVEL = 1e12
 # scale, by so many golden sections.
 SPAN, N_SECTIONS, GOLDEN = 1.0, 3, (math.sqrt(5) - 1) / 2
 
-# Factors of a column, if it has so many values, and extra columns and passes of the
-# power iteration that their start takes.
-MAX_FACTORS = 4
-OVERSAMPLING, ITERATIONS = 4, 3
+# Factors of a column, if it has so many values, and extra columns of the power
+# iteration that their start takes.
+MAX_FACTORS, OVERSAMPLING = 4, 4
 
 # Shrinkage of the start in ratings, and start of the precision of factors.
 SHRINKAGE, ROW_PRECISION = 10.0, 100.0
@@ -308,17 +308,12 @@ def _start_pairs(
         )
     ]
     entries = total_residual * scale[0][pairs.rows] * scale[1][pairs.values]
-    generator = torch.Generator().manual_seed(0)
-    width = min(size + OVERSAMPLING, n_values)
-    V = torch.randn(n_values, width, generator=generator).to(residual)
-    for _ in range(ITERATIONS):
-        image = pairs.by_row.sum(V, entries)
-        V = torch.linalg.qr(pairs.by_value.sum(image, entries[pairs.to_values])).Q
-    _, _, W = torch.linalg.svd(pairs.by_row.sum(V, entries).cpu(), full_matrices=False)
-    V = with_fixed_signs(V @ W.T.to(V))
+    by_value = pairs.by_value, entries[pairs.to_values]
+    V, _ = leading_singular_vectors(
+        (pairs.by_row, entries), by_value, size, OVERSAMPLING
+    )
     values = residual.new_zeros(n_values, size)
-    n_found = min(size, V.shape[1])
-    values[:, :n_found] = n_values**0.5 * V[:, :n_found]
+    values[:, : V.shape[1]] = n_values**0.5 * V
     return PairState(
         replace(
             Side.at(residual.new_zeros(n_rows, size)),

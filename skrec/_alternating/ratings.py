@@ -126,9 +126,7 @@ class Ratings(SparseRows):
         share: Share = ALL_ROWS,
     ) -> Ratings:
         """Ratings given in the order of `rows`, those of a share of all rows."""
-        offsets = torch.zeros(n_rows + 1, dtype=torch.long, device=rows.device)
-        torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=offsets[1:])
-        pattern = SparseRows(offsets.int(), others.int())
+        pattern = SparseRows.of_entries(rows, others, n_rows)
         count = pattern.sum_values(weight.double()).to(weight.dtype)
         share.complete(count)
         return cls(

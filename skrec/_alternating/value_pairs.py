@@ -180,7 +180,7 @@ class Pairs(Groups):
     @cached_property
     def by_row(self) -> SparseRows:
         """Values of the pairs of each row."""
-        return _pattern(self.rows, self.values, self.shape[0])
+        return SparseRows.of_entries(self.rows, self.values, self.shape[0])
 
     @cached_property
     def by_row_entries(self) -> SparseRows:
@@ -198,13 +198,9 @@ class Pairs(Groups):
     def by_value(self) -> SparseRows:
         """Rows of the pairs of each value."""
         order = self.to_values
-        return _pattern(self.values[order], self.rows[order], self.shape[1])
-
-
-def _pattern(rows: Tensor, others: Tensor, n_rows: int) -> SparseRows:
-    offsets = torch.zeros(n_rows + 1, dtype=torch.long, device=rows.device)
-    torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=offsets[1:])
-    return SparseRows(offsets.int(), others.int())
+        return SparseRows.of_entries(
+            self.values[order], self.rows[order], self.shape[1]
+        )
 
 
 @dataclass(frozen=True)
