@@ -46,7 +46,7 @@ from .start import leading_singular_vectors
 from .state import ColumnState, Effects, PairState, Side, State
 from .symmetric import identity
 from .tiles import SideConditional
-from .value_pairs import Pairs, PairSums, ValueColumn
+from .value_pairs import PairSums, ValueColumn, ValuePairs
 
 # A prior for the variance of slopes, worth one row. Slopes of standardised numbers are
 # smaller than other effects, and each lasts for all ratings of a row, so that where
@@ -120,7 +120,7 @@ class PairEvidence:
 
     Attributes
     ----------
-    pairs : Pairs
+    pairs : ValuePairs
     g : sequence of Tensor of shape (n_pairs,)
         g₀, g₁ and g₂, which are the same where all numbers are 1.
     h : sequence of Tensor of shape (n_pairs,)
@@ -131,7 +131,7 @@ class PairEvidence:
         Variance of an effect by the prior of τ.
     """
 
-    pairs: Pairs
+    pairs: ValuePairs
     g: Sequence[Tensor]
     h: Sequence[Tensor]
     biased: bool = True
@@ -230,7 +230,7 @@ def with_columns(problem: Problem, state: State, rule: Rule) -> State:
     step = torch.linalg.solve(A, share.sum(x.T @ (weight * residual)))
     residual = residual - x @ step
 
-    def start(pairs: Pairs) -> PairState:
+    def start(pairs: ValuePairs) -> PairState:
         has_values, precision = pairs.numbers is None, rule.start_precision
         if has_values and not rule.keeps_precision:
             return _start_pairs(pairs, weight, residual, precision)
@@ -253,7 +253,7 @@ def with_columns(problem: Problem, state: State, rule: Rule) -> State:
 
 def _likeliest_penalty(
     problem: Problem,
-    pairs: Pairs,
+    pairs: ValuePairs,
     residual: Tensor,
     rule: Rule,
     prior_variance: float,
@@ -282,7 +282,7 @@ def _no_levels(n_rows: int, like: Tensor) -> Effects:
 
 
 def _no_products(
-    pairs: Pairs, like: Tensor, precision: float, prior_variance: float
+    pairs: ValuePairs, like: Tensor, precision: float, prior_variance: float
 ) -> PairState:
     n_rows, n_values = pairs.shape
     return PairState(
@@ -295,7 +295,7 @@ def _no_products(
 
 
 def _start_pairs(
-    pairs: Pairs, weight: Tensor, residual: Tensor, precision: float
+    pairs: ValuePairs, weight: Tensor, residual: Tensor, precision: float
 ) -> PairState:
     n_rows, n_values = pairs.shape
     size = column_layout(n_values, residual).row_size
@@ -398,7 +398,7 @@ def column_mean(
 
 
 def _pair_moments(
-    pairs: Pairs, state: PairState, places: Tensor | None
+    pairs: ValuePairs, state: PairState, places: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Mean and variance of the terms l + x (a·r + δ) of ratings.
 
@@ -418,7 +418,7 @@ def _pair_moments(
     return mean, pairs.terms(*powers[:2], square, places=places)
 
 
-def _product_variance(pairs: Pairs, state: PairState) -> Tensor | float:
+def _product_variance(pairs: ValuePairs, state: PairState) -> Tensor | float:
     """Variance of a·r of each pair."""
     size = state.rows.mean.shape[1]
     if not size:
@@ -438,13 +438,13 @@ def _product_variance(pairs: Pairs, state: PairState) -> Tensor | float:
     return (square - product.square()).clamp_(min=0)
 
 
-def pair_means(pairs: Pairs, state: PairState) -> tuple[Tensor, Tensor]:
+def pair_means(pairs: ValuePairs, state: PairState) -> tuple[Tensor, Tensor]:
     """Means of l and of a·r + δ of each pair."""
     levels = state.levels.mean.index_select(0, pairs.rows)
     return levels, state.products + state.effects.mean
 
 
-def _pair_variances(pairs: Pairs, state: PairState) -> tuple[Tensor, ...] | None:
+def _pair_variances(pairs: ValuePairs, state: PairState) -> tuple[Tensor, ...] | None:
     """Var[l + x δ] of each pair by powers of x, from 1 to x²; None for points."""
     variance, of_levels = state.effects.variance, state.levels.variance
     if variance is None:
@@ -456,7 +456,7 @@ def _pair_variances(pairs: Pairs, state: PairState) -> tuple[Tensor, ...] | None
     return of_levels.index_select(0, pairs.rows), 2 * state.covariance, variance
 
 
-def _products(pairs: Pairs, rows: Side, values: Side) -> Tensor:
+def _products(pairs: ValuePairs, rows: Side, values: Side) -> Tensor:
     a = rows.mean.index_select(0, pairs.rows)
     return torch.linalg.vecdot(a, values.mean.index_select(0, pairs.values))
 
@@ -498,7 +498,7 @@ class ColumnSweep:
         return tuple(columns)
 
     def _pairs(
-        self, pairs: Pairs, state: PairState, weight: Tensor, residual: Tensor
+        self, pairs: ValuePairs, state: PairState, weight: Tensor, residual: Tensor
     ) -> tuple[PairState, Tensor]:
         """The terms of pairs, and the residuals after them."""
         before = pair_means(pairs, state)
@@ -530,7 +530,7 @@ class ColumnSweep:
         return square > LEAST_PRODUCT * len(state.products)
 
     def _pair_effects(
-        self, pairs: Pairs, state: PairState, sums: PairSums
+        self, pairs: ValuePairs, state: PairState, sums: PairSums
     ) -> PairState:
         """Effects and levels by sums over the ratings of each pair."""
         effects, levels = state.effects, state.levels
