@@ -40,7 +40,7 @@ class Popularity(Model):
     @classmethod
     def of(cls, data: Interactions) -> Popularity:
         return cls(
-            n_users=np.bincount(data.seen.items, minlength=data.shape[1]),
+            n_users=data.seen.counts.item,
             mean=float(np.average(data.rating, weights=data.weight)),
             weight=float(data.weight.sum()),
             rating_range=(float(data.rating.min()), float(data.rating.max())),
@@ -59,9 +59,7 @@ class Popularity(Model):
         return np.full(len(users), self.mean), None
 
     def without(self, forgotten: ForgottenRows) -> Popularity:
-        seen = forgotten.seen_after
-        n_users = np.bincount(seen.items, minlength=seen.n_items)
-        return replace(self, n_users=n_users)
+        return replace(self, n_users=forgotten.seen_after.counts.item)
 
     def scorer(
         self, users: np.ndarray, items: np.ndarray, device: torch.device
@@ -108,12 +106,11 @@ class PopularitySolver(Solver[Popularity]):
         report: Callable[[float], None],
     ) -> Popularity:
         new = Popularity.of(further.data)
-        seen = further.seen_after
         weight = model.weight + new.weight
         ranges = model.rating_range, new.rating_range
         return replace(
             model,
-            n_users=np.bincount(seen.items, minlength=seen.n_items),
+            n_users=further.seen_after.counts.item,
             mean=(model.weight * model.mean + new.weight * new.mean) / weight,
             weight=weight,
             rating_range=(min(r[0] for r in ranges), max(r[1] for r in ranges)),

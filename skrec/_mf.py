@@ -523,9 +523,7 @@ class MFRegressor(BaseRecommender):
         known = Sides(given.user.known, given.item.known)
         columns = None if X is None else model._read_columns(X, reset=True)
         seen = seen_of(columns, known)
-        counts = Sides(
-            np.diff(seen.offsets), np.bincount(seen.items, minlength=seen.n_items)
-        )
+        counts = seen.counts
         if X is None:
             # As if each had a rating, since none would let further ones decide alone.
             counts = Sides(*(np.ones(len(ids)) for ids in known))

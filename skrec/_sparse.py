@@ -75,6 +75,13 @@ class SparseRows:
     )
     share: Share = field(default=ALL_ROWS, kw_only=True)
 
+    @staticmethod
+    def of_entries(rows: Tensor, others: Tensor, n_rows: int) -> SparseRows:
+        """The pattern of entries that are sorted by row."""
+        lengths = torch.bincount(rows, minlength=n_rows)
+        offsets = F.pad(lengths.cumsum(0), (1, 0))
+        return SparseRows(offsets.int(), others.int())
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

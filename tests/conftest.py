@@ -66,6 +66,15 @@ def ml_100k_fold(ml_100k):
     return X.iloc[train], y.iloc[train], X.iloc[test], y.iloc[test]
 
 
+@pytest.fixture(scope="module")
+def short_chains():
+    """Chains of "gibbs" begin after one sweep, and drop one draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("VB_SWEEPS", "BURN_IN"):
+            patch.setattr(f"skrec._alternating.solver.{name}", 1)
+        yield
+
+
 @pytest.fixture
 def gpu():
     """Name of a GPU, or else of a simulated device."""

@@ -57,6 +57,7 @@ def expected_failures(estimator):
     return EXPECTED_FAILURES if is_categorical else {}
 
 
+@pytest.mark.usefixtures("short_chains")
 # Continuous ids look like a scaled column in their place.
 @pytest.mark.filterwarnings("ignore:A fit without y is of choices")
 @pytest.mark.filterwarnings("ignore:column . of X .* with a fractional part")

@@ -37,6 +37,7 @@ from skrec.datasets import make_ratings
 
 # Random ratings may all be equal, and few choices leave "vb" no factor.
 pytestmark = [
+    pytest.mark.usefixtures("short_chains"),
     pytest.mark.filterwarnings("ignore:All .* ratings in y are"),
     pytest.mark.filterwarnings("ignore:No factor is left"),
     pytest.mark.filterwarnings("ignore:A fit without y is of choices"),

@@ -31,6 +31,11 @@ def test_pairs_are_numbered_each_once_in_order(pairs):
     assert len(seen) == len(set(pairs))
     assert (seen.n_users, seen.n_items) == (N_USERS, N_ITEMS)
     assert as_pairs(*seen.take(np.arange(len(seen)))) == sorted(set(pairs))
+    users, items = (
+        list(numbers) for numbers in np.array([*set(pairs)]).reshape(-1, 2).T
+    )
+    assert seen.counts.user.tolist() == [users.count(n) for n in range(N_USERS)]
+    assert seen.counts.item.tolist() == [items.count(n) for n in range(N_ITEMS)]
     backwards = np.arange(len(seen))[::-1]
     assert as_pairs(*seen.take(backwards)) == sorted(set(pairs))[::-1]
 

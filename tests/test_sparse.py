@@ -27,6 +27,16 @@ def make_rows(seed, lengths, n_others=7):
     return rows, torch.as_tensor(weight), torch.as_tensor(table), matrix @ table
 
 
+@given(
+    rows=st.lists(st.integers(0, 4), max_size=20).map(sorted), n_rows=st.integers(5, 7)
+)
+def test_the_pattern_of_sorted_entries_has_their_rows(rows, n_rows):
+    others = torch.arange(len(rows))
+    pattern = SparseRows.of_entries(torch.tensor(rows).long(), others, n_rows)
+    assert pattern.lengths.tolist() == [rows.count(row) for row in range(n_rows)]
+    assert pattern.others.tolist() == others.tolist()
+
+
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skrec._alternating.value_pairs import Groups, Pairs
+from skrec._alternating.value_pairs import Groups, ValuePairs
 from skrec._share import ALL_ROWS
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def test_sums_of_groups_leave_unknown_values_out(seed):
 @given(seed=st.integers(0, 2**16))
 def test_pairs_are_the_rows_and_values_that_have_ratings_together(seed):
     rows, values, x = drawn(seed)
-    pairs = Pairs.between(rows, values, (4, 3), CPU)
+    pairs = ValuePairs.between(rows, values, (4, 3), CPU)
     known = {(r, v) for r, v in zip(rows, values, strict=True) if v >= 0}
     found = list(zip(pairs.rows.tolist(), pairs.values.tolist(), strict=True))
     assert found == sorted(known)
@@ -70,9 +70,9 @@ def test_sums_and_terms_of_pairs_are_those_of_a_design_matrix(seed, has_numbers)
     x = torch.as_tensor(rng.normal(size=len(rows)))
     if has_numbers:
         # A row without ratings is a pair too.
-        pairs = Pairs.of_rows(rows, 5, x, ALL_ROWS)
+        pairs = ValuePairs.of_rows(rows, 5, x, ALL_ROWS)
     else:
-        pairs, x = Pairs.between(rows, values, (4, 3), CPU), torch.ones(len(rows))
+        pairs, x = ValuePairs.between(rows, values, (4, 3), CPU), torch.ones(len(rows))
     Z = np.eye(len(pairs) + 1)[pairs.of_ratings][:, :-1]
     sums = pairs.sums_over(weight, residual)
     for j, total in enumerate(sums.weight):

@@ -42,10 +42,11 @@ from .problem import Problem
 from .ratings import Ratings
 from .rules import PRIOR_VARIANCE, Rule, over_relax, precision_evidence
 from .scalars import fetched, total
+from .start import leading_singular_vectors
 from .state import ColumnState, Effects, PairState, Side, State
-from .symmetric import identity, with_fixed_signs
+from .symmetric import identity
 from .tiles import SideConditional
-from .value_pairs import Pairs, PairSums, ValueColumn
+from .value_pairs import PairSums, ValueColumn, ValuePairs
 
 # A prior for the variance of slopes, worth one row. Slopes of standardised numbers are
 # smaller than other effects, and each lasts for all ratings of a row, so that where
@@ -62,10 +63,9 @@ NO_LEVEL = 1e12
 # scale, by so many golden sections.
 SPAN, N_SECTIONS, GOLDEN = 1.0, 3, (math.sqrt(5) - 1) / 2
 
-# Factors of a column, if it has so many values, and extra columns and passes of the
-# power iteration that their start takes.
-MAX_FACTORS = 4
-OVERSAMPLING, ITERATIONS = 4, 3
+# Factors of a column, if it has so many values, and extra columns of the power
+# iteration that their start takes.
+MAX_FACTORS, OVERSAMPLING = 4, 4
 
 # Shrinkage of the start in ratings, and start of the precision of factors.
 SHRINKAGE, ROW_PRECISION = 10.0, 100.0
@@ -120,7 +120,7 @@ class PairEvidence:
 
     Attributes
     ----------
-    pairs : Pairs
+    pairs : ValuePairs
     g : sequence of Tensor of shape (n_pairs,)
         g₀, g₁ and g₂, which are the same where all numbers are 1.
     h : sequence of Tensor of shape (n_pairs,)
@@ -131,7 +131,7 @@ class PairEvidence:
         Variance of an effect by the prior of τ.
     """
 
-    pairs: Pairs
+    pairs: ValuePairs
     g: Sequence[Tensor]
     h: Sequence[Tensor]
     biased: bool = True
@@ -230,7 +230,7 @@ def with_columns(problem: Problem, state: State, rule: Rule) -> State:
     step = torch.linalg.solve(A, share.sum(x.T @ (weight * residual)))
     residual = residual - x @ step
 
-    def start(pairs: Pairs) -> PairState:
+    def start(pairs: ValuePairs) -> PairState:
         has_values, precision = pairs.numbers is None, rule.start_precision
         if has_values and not rule.keeps_precision:
             return _start_pairs(pairs, weight, residual, precision)
@@ -253,7 +253,7 @@ def with_columns(problem: Problem, state: State, rule: Rule) -> State:
 
 def _likeliest_penalty(
     problem: Problem,
-    pairs: Pairs,
+    pairs: ValuePairs,
     residual: Tensor,
     rule: Rule,
     prior_variance: float,
@@ -282,7 +282,7 @@ def _no_levels(n_rows: int, like: Tensor) -> Effects:
 
 
 def _no_products(
-    pairs: Pairs, like: Tensor, precision: float, prior_variance: float
+    pairs: ValuePairs, like: Tensor, precision: float, prior_variance: float
 ) -> PairState:
     n_rows, n_values = pairs.shape
     return PairState(
@@ -295,7 +295,7 @@ def _no_products(
 
 
 def _start_pairs(
-    pairs: Pairs, weight: Tensor, residual: Tensor, precision: float
+    pairs: ValuePairs, weight: Tensor, residual: Tensor, precision: float
 ) -> PairState:
     n_rows, n_values = pairs.shape
     size = column_layout(n_values, residual).row_size
@@ -308,17 +308,12 @@ def _start_pairs(
         )
     ]
     entries = total_residual * scale[0][pairs.rows] * scale[1][pairs.values]
-    generator = torch.Generator().manual_seed(0)
-    width = min(size + OVERSAMPLING, n_values)
-    V = torch.randn(n_values, width, generator=generator).to(residual)
-    for _ in range(ITERATIONS):
-        image = pairs.by_row.sum(V, entries)
-        V = torch.linalg.qr(pairs.by_value.sum(image, entries[pairs.to_values])).Q
-    _, _, W = torch.linalg.svd(pairs.by_row.sum(V, entries).cpu(), full_matrices=False)
-    V = with_fixed_signs(V @ W.T.to(V))
+    by_value = pairs.by_value, entries[pairs.to_values]
+    V, _ = leading_singular_vectors(
+        (pairs.by_row, entries), by_value, size, OVERSAMPLING
+    )
     values = residual.new_zeros(n_values, size)
-    n_found = min(size, V.shape[1])
-    values[:, :n_found] = n_values**0.5 * V[:, :n_found]
+    values[:, : V.shape[1]] = n_values**0.5 * V
     return PairState(
         replace(
             Side.at(residual.new_zeros(n_rows, size)),
@@ -403,7 +398,7 @@ def column_mean(
 
 
 def _pair_moments(
-    pairs: Pairs, state: PairState, places: Tensor | None
+    pairs: ValuePairs, state: PairState, places: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Mean and variance of the terms l + x (a·r + δ) of ratings.
 
@@ -423,7 +418,7 @@ def _pair_moments(
     return mean, pairs.terms(*powers[:2], square, places=places)
 
 
-def _product_variance(pairs: Pairs, state: PairState) -> Tensor | float:
+def _product_variance(pairs: ValuePairs, state: PairState) -> Tensor | float:
     """Variance of a·r of each pair."""
     size = state.rows.mean.shape[1]
     if not size:
@@ -443,13 +438,13 @@ def _product_variance(pairs: Pairs, state: PairState) -> Tensor | float:
     return (square - product.square()).clamp_(min=0)
 
 
-def pair_means(pairs: Pairs, state: PairState) -> tuple[Tensor, Tensor]:
+def pair_means(pairs: ValuePairs, state: PairState) -> tuple[Tensor, Tensor]:
     """Means of l and of a·r + δ of each pair."""
     levels = state.levels.mean.index_select(0, pairs.rows)
     return levels, state.products + state.effects.mean
 
 
-def _pair_variances(pairs: Pairs, state: PairState) -> tuple[Tensor, ...] | None:
+def _pair_variances(pairs: ValuePairs, state: PairState) -> tuple[Tensor, ...] | None:
     """Var[l + x δ] of each pair by powers of x, from 1 to x²; None for points."""
     variance, of_levels = state.effects.variance, state.levels.variance
     if variance is None:
@@ -461,7 +456,7 @@ def _pair_variances(pairs: Pairs, state: PairState) -> tuple[Tensor, ...] | None
     return of_levels.index_select(0, pairs.rows), 2 * state.covariance, variance
 
 
-def _products(pairs: Pairs, rows: Side, values: Side) -> Tensor:
+def _products(pairs: ValuePairs, rows: Side, values: Side) -> Tensor:
     a = rows.mean.index_select(0, pairs.rows)
     return torch.linalg.vecdot(a, values.mean.index_select(0, pairs.values))
 
@@ -503,7 +498,7 @@ class ColumnSweep:
         return tuple(columns)
 
     def _pairs(
-        self, pairs: Pairs, state: PairState, weight: Tensor, residual: Tensor
+        self, pairs: ValuePairs, state: PairState, weight: Tensor, residual: Tensor
     ) -> tuple[PairState, Tensor]:
         """The terms of pairs, and the residuals after them."""
         before = pair_means(pairs, state)
@@ -535,7 +530,7 @@ class ColumnSweep:
         return square > LEAST_PRODUCT * len(state.products)
 
     def _pair_effects(
-        self, pairs: Pairs, state: PairState, sums: PairSums
+        self, pairs: ValuePairs, state: PairState, sums: PairSums
     ) -> PairState:
         """Effects and levels by sums over the ratings of each pair."""
         effects, levels = state.effects, state.levels

@@ -42,7 +42,7 @@ from .state import (
 )
 from .symmetric import inverse
 from .triangles import packed
-from .value_pairs import Pairs, ValueColumn
+from .value_pairs import ValueColumn, ValuePairs
 from .value_terms import (
     FittedColumn,
     FittedEffects,
@@ -230,7 +230,7 @@ def _in_range(values: Tensor, scale: float) -> Tensor:
     return values if 1e-9 < scale < 1e9 else values.double()
 
 
-def _fitted_pairs(state: PairState, pairs: Pairs, scale: float) -> FittedPairs:
+def _fitted_pairs(state: PairState, pairs: ValuePairs, scale: float) -> FittedPairs:
     """Terms of pairs, where factors of values have the unit of ratings."""
     keys = pairs.rows * pairs.shape[1] + pairs.values
     effects, levels = _fitted_effects(state.effects, scale), None

@@ -14,7 +14,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from .._data.interactions import ONE_PROCESS
+from .._data.interactions import NO_FEATURES, ONE_PROCESS
 from .._data.sides import Sides
 from .._share import Share
 from .._threads import torch_threads
@@ -48,6 +48,8 @@ class RatingArrays:
         Columns of numbers of which users and items have slopes.
     count : ndarray of shape (n_ratings,) or None
         Number of squares of the noise that each rating counts as; None is its weight.
+    side_features : Sides of sparse array or None
+        Shape (n_rows, n_columns) each.
     """
 
     users: np.ndarray
@@ -61,6 +63,7 @@ class RatingArrays:
     n_values: Sequence[int] = ()
     slopes: Sequence[int] = ()
     count: np.ndarray | None = None
+    side_features: Sides[sparse.sparray | None] = NO_FEATURES
 
     def columns(self, context: Tensor) -> tuple[ValueColumn, ...]:
         """Columns of numbers with slopes, and the ratings by the values of others.
@@ -130,7 +133,7 @@ class Problem:
     def from_arrays(
         cls, arrays: RatingArrays, layout: Layout, dtype: torch.dtype
     ) -> Problem:
-        """Ratings without features of rows and without unobserved pairs."""
+        """Ratings and side features, without unobserved pairs."""
         index = partial(torch.as_tensor, device=layout.device)
         number = partial(torch.as_tensor, dtype=dtype, device=layout.device)
         of_users, of_items = arrays.shares
@@ -150,7 +153,7 @@ class Problem:
             own_items, others, n_items, weight, target, count, of_items
         )
         del own_items, count
-        return cls(
+        problem = cls(
             users=Ratings.from_sorted(users, items, n_users, w, y, n, of_users),
             items=of_rows,
             user_index=users.int(),
@@ -161,6 +164,7 @@ class Problem:
             weight=of_users.sum(float(counts.sum(dtype=np.float64))),
             columns=arrays.columns(context),
         )
+        return problem.with_features(*arrays.side_features)
 
     def with_features(
         self,

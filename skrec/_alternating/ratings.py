@@ -131,9 +131,7 @@ class Ratings(SparseRows):
 
         `count` is that of each rating, by default its weight.
         """
-        offsets = torch.zeros(n_rows + 1, dtype=torch.long, device=rows.device)
-        torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=offsets[1:])
-        pattern = SparseRows(offsets.int(), others.int())
+        pattern = SparseRows.of_entries(rows, others, n_rows)
         counts = weight if count is None else count
         count = pattern.sum_values(counts.double()).to(weight.dtype)
         share.complete(count)

@@ -11,7 +11,6 @@ from typing import ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from .._data.context import NO_CONTEXT, KnownContext
@@ -100,7 +99,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Given:
+class FitRows:
     """The rows of a fit in standard units.
 
     Attributes
@@ -109,10 +108,10 @@ class Given:
         In the precision of the fit.
     units : Units
     rating_range : tuple of float
+        With 0 where pairs without ratings count.
     repeat_variance : float
         Of ratings of a pair about their mean, which stands for them.
-    side_features : Sides of csr_array or None
-    rows : FittedRows
+    sample : FittedRows
         Some of the rows in the units of ratings.
     """
 
@@ -120,44 +119,7 @@ class Given:
     units: Units
     rating_range: tuple[float, float]
     repeat_variance: float
-    side_features: Sides[sparse.csr_array | None]
-    rows: FittedRows
-
-    @classmethod
-    def of(
-        cls,
-        data: Interactions,
-        units: Units,
-        has_slopes: bool,
-        rating_range: tuple[float, float],
-        rows: FittedRows,
-        repeat_variance: float = 0.0,
-    ) -> Given:
-        """Canonical rows in these units, perhaps with slopes of numbers."""
-        dtype = np.float64 if data.n_rows <= MAX_DOUBLE_ROWS else np.float32
-        varies = np.flatnonzero(np.isfinite(units.feature_scale))
-        arrays = RatingArrays(
-            data.users,
-            data.items,
-            data.shape,
-            units.standard_ratings(data.rating).astype(dtype, copy=False),
-            data.weight.astype(dtype, copy=False),
-            units.standard_features(data.context).astype(dtype, copy=False),
-            data.shares,
-            data.codes,
-            data.n_values,
-            varies.tolist() if has_slopes else (),
-            None if data.counts is None else data.counts.astype(dtype, copy=False),
-        )
-        matrices = (side and side.matrix for side in data.side_features)
-        sides = Sides(*matrices)
-        return cls(arrays, units, rating_range, repeat_variance, sides, rows)
-
-    def problem(self, device: torch.device) -> Problem:
-        """The rows as a problem, with side features but without a structure."""
-        dtype = torch.from_numpy(self.arrays.target).dtype
-        problem = Problem.from_arrays(self.arrays, Layout(0, True, device), dtype)
-        return problem.with_features(*self.side_features)
+    sample: FittedRows
 
 
 @dataclass(frozen=True)
@@ -167,23 +129,17 @@ class Run:
     Attributes
     ----------
     problem : Problem
-    units : Units
-    rating_range : tuple of float
-    repeat_variance : float
+    rows : FitRows
+        Those that the problem is made of.
     is_continued : bool
         Whether it starts from the end of the last fit.
     random_state : RandomState
-    warning : callable or None
-        Warning of a model whose ratings may leave no noise.
     """
 
     problem: Problem
-    units: Units
-    rating_range: tuple[float, float]
-    repeat_variance: float
+    rows: FitRows
     is_continued: bool
     random_state: np.random.RandomState
-    warning: Callable[[Posterior], str] | None
 
 
 class OfState(Generic[Value]):
@@ -201,6 +157,42 @@ class OfState(Generic[Value]):
 
     def release(self) -> None:
         del self.state
+
+
+def standard_arrays(
+    data: Interactions,
+    units: Units,
+    *,
+    has_slopes: bool = False,
+    counts_squares: bool = False,
+) -> RatingArrays:
+    """Canonical rows in these units, perhaps with slopes of numbers.
+
+    With `counts_squares` the noise is learned, by as many squares as the rows count.
+    """
+    counts = data.counts if counts_squares else None
+    dtype = np.float64 if data.n_rows <= MAX_DOUBLE_ROWS else np.float32
+    varies = np.flatnonzero(np.isfinite(units.feature_scale))
+    return RatingArrays(
+        data.users,
+        data.items,
+        data.shape,
+        units.standard_ratings(data.rating).astype(dtype, copy=False),
+        data.weight.astype(dtype, copy=False),
+        units.standard_features(data.context).astype(dtype, copy=False),
+        data.shares,
+        data.codes,
+        data.n_values,
+        varies.tolist() if has_slopes else (),
+        None if counts is None else counts.astype(dtype, copy=False),
+        Sides(*(side and side.matrix for side in data.side_features)),
+    )
+
+
+def problem_of(arrays: RatingArrays, device: torch.device) -> Problem:
+    """The rows as a problem, with side features but without a structure."""
+    dtype = torch.from_numpy(arrays.target).dtype
+    return Problem.from_arrays(arrays, Layout(0, True, device), dtype)
 
 
 @dataclass(frozen=True)
@@ -238,6 +230,11 @@ class AlternatingSolver(Solver[Posterior]):
     warms_up: ClassVar[bool] = False
     # Whether covariances are those of a posterior.
     knows_variance: ClassVar[bool] = False
+
+    @property
+    def learns_noise(self) -> bool:
+        """Whether ratings have a noise that is learned."""
+        return self.is_bayesian and not self.unobserved_weight
 
     @property
     def prior_exponent(self) -> float:
@@ -279,11 +276,11 @@ class AlternatingSolver(Solver[Posterior]):
         device: torch.device,
     ) -> Iterator[Iteration]:
         fit = self._with_structure(data, start)
-        given = fit._given(data)
+        rows = fit._rows(data)
         # Its rows are in the problem now, and take as much memory.
         del data
-        problem = given.problem(device)
-        yield from fit._iterations(given, problem, start, random_state)
+        problem = problem_of(rows.arrays, device)
+        yield from fit._iterations(rows, problem, start, random_state)
 
     def _with_structure(
         self, data: Interactions, start: Start[Posterior] | None
@@ -293,11 +290,10 @@ class AlternatingSolver(Solver[Posterior]):
         A fit that goes on keeps its number of factors where it is not far from that.
         """
         n_factors, implicit_features = self.n_factors, self.implicit_features
-        predicts_ratings = self.is_bayesian and not self.unobserved_weight
         if start is not None:
             check_row_size(start.model, n_factors, self.biased)
         if n_factors is None:
-            if predicts_ratings:
+            if self.learns_noise:
                 n_factors = suitable_n_factors(data, self.warms_up)
                 if (
                     start is not None
@@ -309,53 +305,46 @@ class AlternatingSolver(Solver[Posterior]):
             else:
                 n_factors = DEFAULT_N_FACTORS
         if implicit_features is None:
-            implicit_features = predicts_ratings
+            implicit_features = self.learns_noise
         return replace(self, n_factors=n_factors, implicit_features=implicit_features)
 
-    def _given(self, data: Interactions, units: Units | None = None) -> Given:
-        """Rows in standard units, by default for a fit in those of the rows."""
-        if not self.is_bayesian:
-            # Penalties are relative to weights.
-            data = replace(data, precision=0.0)
-        if units is not None:
-            return Given.of(data, units, False, data.rating_range, FittedRows.of(data))
-        rating_range, has_zeros = data.rating_range, bool(self.unobserved_weight)
-        as_given = rating_range, FittedRows.of(data)
-        learns_noise, repeat_variance = self.is_bayesian and not has_zeros, 0.0
-        if learns_noise:
+    def _rows(self, data: Interactions) -> FitRows:
+        """The rows of a fit, in units of their own."""
+        rating_range, sample = (
+            self._rating_range(data.rating_range),
+            FittedRows.of(data),
+        )
+        has_zeros, repeat_variance = bool(self.unobserved_weight), 0.0
+        if self.learns_noise:
             data, repeat_variance = data.merged()
         centred = self.biased and not has_zeros
-        units = Units.of(data, centred=centred, about_mean=learns_noise)
+        units = Units.of(data, centred=centred, about_mean=self.learns_noise)
         # Pairs without ratings have no numbers.
-        return Given.of(data, units, not has_zeros, *as_given, repeat_variance)
+        arrays = standard_arrays(
+            data,
+            units,
+            has_slopes=not has_zeros,
+            counts_squares=self.is_bayesian,
+        )
+        return FitRows(arrays, units, rating_range, repeat_variance, sample)
 
     def _iterations(
         self,
-        given: Given,
+        rows: FitRows,
         problem: Problem,
         start: Start[Posterior] | None,
         random_state: np.random.RandomState,
     ) -> Iterator[Iteration]:
         """Iterations with the structure that is set, of a problem without any."""
-        if self.is_bayesian and not self.unobserved_weight:
+        if self.learns_noise:
             problem = problem.with_ties().with_pairs()
         problem = replace(problem, layout=self._layout(problem.layout.device))
         if self.implicit_features:
             problem = problem.with_implicit_features()
         if self.unobserved_weight:
             problem = problem.with_all_pairs(self.unobserved_weight)
-        last = self._last_state(problem, given.units, start)
-        differ = np.ptp(given.rating_range) > 0
-        may_collapse = self.is_bayesian and differ and not self.unobserved_weight
-        run = Run(
-            problem,
-            given.units,
-            self._rating_range(given.rating_range),
-            given.repeat_variance,
-            is_continued=last is not None,
-            random_state=random_state,
-            warning=given.rows.warning if may_collapse else None,
-        )
+        last = self._last_state(problem, rows.units, start)
+        run = Run(problem, rows, last is not None, random_state)
         states = self._states(run, last or self._start(problem))
         return map(itemgetter(1), self._reports(run, states))
 
@@ -374,7 +363,7 @@ class AlternatingSolver(Solver[Posterior]):
             with_covariance=self.is_bayesian,
             numbers=start.numbers,
         )
-        if not self.is_bayesian or self.unobserved_weight:
+        if not self.learns_noise:
             return last
         counts = (
             (model.count[numbers], array(ratings.count))
@@ -423,22 +412,24 @@ class AlternatingSolver(Solver[Posterior]):
 
     def _warning(self, run: Run, state: State) -> Callable[[Posterior], str] | None:
         """Warning of the model of a fit that ends in this state."""
-        return run.warning
+        may_collapse = self.learns_noise and np.ptp(run.rows.rating_range) > 0
+        return run.rows.sample.warning if may_collapse else None
 
     def _posterior(self, run: Run, state: State) -> Posterior:
         """Model of a state, in rating units."""
+        rows = run.rows
         posterior = in_rating_units(
             state,
-            run.units,
+            rows.units,
             run.problem,
             knows_variance=self.knows_variance,
             learns_prior=self.is_bayesian,
         )
-        repeat_variance = run.repeat_variance
+        repeat_variance = rows.repeat_variance
         if self.is_bayesian:
             of_pairs = pair_variance(run.problem, state)
-            repeat_variance += run.units.scale**2 * of_pairs
-        posterior = self._stored(posterior, run.rating_range, repeat_variance)
+            repeat_variance += rows.units.scale**2 * of_pairs
+        posterior = self._stored(posterior, rows.rating_range, repeat_variance)
         with parallel_map(run.problem) as tile_map:
             return posterior.with_compact_covariances(tile_map)
 
@@ -450,7 +441,7 @@ class AlternatingSolver(Solver[Posterior]):
         """
         if not self.biased or self.unobserved_weight or abs(residual) <= LEAST_SHIFT:
             return posterior
-        return posterior.shifted(run.units.scale * residual)
+        return posterior.shifted(run.rows.units.scale * residual)
 
     def _stored(
         self,
@@ -530,7 +521,7 @@ class AlternatingSolver(Solver[Posterior]):
         units.check_further(data.rating)
         check_row_size(model, self.n_factors, self.biased)
         known = model.with_cold_rows(*further.cold)
-        problem = _without_columns(self._given, known, further, device)
+        problem = _without_columns(known, further, device)
         problem = replace(problem, layout=self._layout(device))
         if known.repeat_variance:
             # The noise of the fit is that of means of pairs.
@@ -573,15 +564,12 @@ class AlternatingSolver(Solver[Posterior]):
 
 
 def _without_columns(
-    given: Callable[[Interactions, Units], Given],
-    known: Posterior,
-    further: FurtherRows,
-    device: torch.device,
+    known: Posterior, further: FurtherRows, device: torch.device
 ) -> Problem:
     """Problem of further rows without the terms of rows of context, which stay."""
-    data, units = further.data, known.units
+    data, units, learns = further.data, known.units, known.knows_variance
     if not known.columns:
-        return given(data, units).problem(device)
+        return problem_of(standard_arrays(data, units, counts_squares=learns), device)
     where = further.users[data.users], further.items[data.items], data.context
     rest = replace(
         data,
@@ -589,7 +577,7 @@ def _without_columns(
         context=data.numbers,
         known_context=NO_CONTEXT,
     )
-    problem = given(rest, units).problem(device)
+    problem = problem_of(standard_arrays(rest, units, counts_squares=learns), device)
     if not known.knows_variance:
         return problem
     nothing = torch.zeros_like(problem.target)
@@ -628,10 +616,9 @@ class VBSolver(AlternatingSolver):
         is_set = self.unobserved_weight or not self.biased
         others = [] if is_set else self._alternatives(likely)
         bound = least_error(data) if others else 0.0
-        given = likely._given(data)
+        rows = likely._rows(data)
         del data
-        problem = given.problem(device)
-        arguments = given, problem, start, random_state
+        arguments = rows, problem_of(rows.arrays, device), start, random_state
         first = likely._iterations(*arguments)
         if not others:
             yield from first
@@ -696,7 +683,9 @@ class VBSolver(AlternatingSolver):
         self, run: Run, reports: Iterator[tuple[State, Iteration]]
     ) -> Iterator[tuple[State, Iteration]]:
         """Reports with estimates of the error, that end where predictions do."""
-        sample = UnseenSample.of(run.problem, run.units.scale, run.repeat_variance)
+        sample = UnseenSample.of(
+            run.problem, run.rows.units.scale, run.rows.repeat_variance
+        )
         errors: list[float] = []
         previous: Tensor | None = None
         for state, report in reports:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._data.units import mean_factors
+from .._sparse import SparseRows
 from .._threads import torch_threads
 from .feature_weights import LinkMatrix
 from .problem import Problem
@@ -20,8 +21,7 @@ from .symmetric import with_fixed_signs
 # Shrinkage of biases in ratings, extra columns and passes of the power iteration, and a
 # factor that makes the start small.
 START_SHRINKAGE = 10.0
-START_OVERSAMPLING = 8
-START_ITERATIONS = 3
+OVERSAMPLING, ITERATIONS = 8, 3
 START_SCALE = 0.03
 
 # The start of Λ, over the root of the number of factors: the variance of p·q does not
@@ -51,7 +51,8 @@ def spectral_start(problem: Problem) -> State:
     layout, y = problem.layout, problem.target
     user_bias, item_bias = _biases(problem)
     of_user, of_item = mean_rows(problem)
-    V, S = _singular_vectors(problem, user_bias, item_bias)
+    residual = _scaled(problem, _residual(problem, user_bias, item_bias))
+    V, S = _singular_vectors(problem, residual, layout.n_factors)
     mean = y.new_zeros(len(problem.items), layout.row_size)
     mean[:, : len(S)] = START_SCALE * math.sqrt(len(mean)) * V * S.sqrt()
     if layout.biased:
@@ -105,9 +106,7 @@ def decomposed_start(problem: Problem) -> State:
     Nearly all do, so one sweep from here is worth five from a start that is small.
     """
     users, items, y = problem.users, problem.items, problem.target
-    V, S = _leading_singular_vectors(
-        problem, users.weight * y, problem.layout.n_factors
-    )
+    V, S = _singular_vectors(problem, users.weight * y, problem.layout.n_factors)
     of_users, of_items = (
         y.new_zeros(len(side), problem.layout.row_size) for side in (users, items)
     )
@@ -162,16 +161,6 @@ def with_centres(problem: Problem, state: State) -> State:
     return replace(state, users=users, items=items)
 
 
-def _singular_vectors(
-    problem: Problem, user_bias: Tensor, item_bias: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Leading right singular vectors of scaled residuals, and the singular values."""
-    residual = _residual(problem, user_bias, item_bias)
-    return _leading_singular_vectors(
-        problem, _scaled(problem, residual), problem.layout.n_factors
-    )
-
-
 def _residual(problem: Problem, user_bias: Tensor, item_bias: Tensor) -> Tensor:
     residual = problem.target - user_bias.index_select(0, problem.user_index)
     residual -= item_bias.index_select(0, problem.users.others)
@@ -205,32 +194,43 @@ def _basis(factors: Tensor, count: Tensor) -> Tensor:
 def _largest_singular_value(
     problem: Problem, values: Tensor, known: tuple[Tensor, Tensor]
 ) -> float:
-    _, S = _leading_singular_vectors(problem, values, 1, known)
+    _, S = _singular_vectors(problem, values, 1, known)
     return float(S[0])
 
 
-def _leading_singular_vectors(
+def _singular_vectors(
     problem: Problem,
     values: Tensor,
     n: int,
-    known: tuple[Tensor, Tensor] | None = None,
+    known: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> tuple[Tensor, Tensor]:
+    """Those of the matrix with values in the places of the ratings."""
+    entries = (problem.users, values), (problem.items, problem.by_item(values))
+    return leading_singular_vectors(*entries, n, OVERSAMPLING, known)
+
+
+def leading_singular_vectors(
+    by_row: tuple[SparseRows, Tensor],
+    by_column: tuple[SparseRows, Tensor],
+    n: int,
+    n_extra: int,
+    known: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> tuple[Tensor, Tensor]:
     """Leading right singular vectors of a sparse matrix, and the singular values.
 
-    The matrix has values in the places of the ratings, and is seen beside the
-    directions of its rows and columns that are known. Block power iteration finds them.
+    By block power iteration, with some extra columns, on the pattern and the values of
+    the matrix in both orders. It is seen beside the directions of its rows and columns
+    that are known.
     """
-    users, items = problem.users, problem.items
-    by_item = problem.by_item(values)
-    k = min(n, len(users), len(items))
-    size = min(k + START_OVERSAMPLING, len(users), len(items))
-    of_users, of_items = (None, None) if known is None else known
+    (rows, values), (columns, of_columns) = by_row, by_column
+    k = min(n, len(rows), len(columns))
+    size = min(k + n_extra, len(rows), len(columns))
     generator = torch.Generator().manual_seed(0)
-    V = torch.randn(len(items), size, generator=generator).to(values)
-    for _ in range(START_ITERATIONS):
-        Y = _beside(of_users, users.sum(V, values))
-        V = torch.linalg.qr(_beside(of_items, items.sum(Y, by_item))).Q
-    Y = _beside(of_users, users.sum(V, values))
+    V = torch.randn(len(columns), size, generator=generator).to(values)
+    for _ in range(ITERATIONS):
+        Y = _beside(known[0], rows.sum(V, values))
+        V = torch.linalg.qr(_beside(known[1], columns.sum(Y, of_columns))).Q
+    Y = _beside(known[0], rows.sum(V, values))
     if Y.device.type != "cpu":
         # This factor has the same singular vectors, and is small.
         Y = torch.linalg.qr(Y, mode="r").R.cpu()

@@ -87,7 +87,7 @@ class PairSums:
 
 
 @dataclass(frozen=True)
-class Pairs(Groups):
+class ValuePairs(Groups):
     """Pairs of a row of one side and a value that have ratings together.
 
     Attributes
@@ -112,7 +112,7 @@ class Pairs(Groups):
         values: np.ndarray,
         shape: tuple[int, int],
         device: torch.device,
-    ) -> Pairs:
+    ) -> ValuePairs:
         """Pairs of the row and the value of each rating; -1 is an unknown value."""
         keys = rows * np.int64(shape[1]) + values
         found, numbers = np.unique(keys[values >= 0], return_inverse=True)
@@ -128,7 +128,7 @@ class Pairs(Groups):
     @classmethod
     def of_rows(
         cls, rows: np.ndarray, n_rows: int, numbers: Tensor, share: Share
-    ) -> Pairs:
+    ) -> ValuePairs:
         """Pairs of all rows and the one value of a column of numbers."""
         groups = Groups.of(rows, n_rows, numbers.device)
         every = torch.arange(n_rows, device=numbers.device)
@@ -164,7 +164,7 @@ class Pairs(Groups):
             total = torch.addcmul(self.spread(factor, places), total, numbers)
         return total
 
-    def at(self, places: Tensor) -> tuple[Pairs, Tensor]:
+    def at(self, places: Tensor) -> tuple[ValuePairs, Tensor]:
         """The pairs with values of the ratings at some places, and their numbers."""
         numbers, of_ratings = torch.unique(self.of_ratings[places], return_inverse=True)
         # The number behind the last is that of none, and sorted behind the others.
@@ -180,7 +180,7 @@ class Pairs(Groups):
     @cached_property
     def by_row(self) -> SparseRows:
         """Values of the pairs of each row."""
-        return _pattern(self.rows, self.values, self.shape[0])
+        return SparseRows.of_entries(self.rows, self.values, self.shape[0])
 
     @cached_property
     def by_row_entries(self) -> SparseRows:
@@ -198,13 +198,9 @@ class Pairs(Groups):
     def by_value(self) -> SparseRows:
         """Rows of the pairs of each value."""
         order = self.to_values
-        return _pattern(self.values[order], self.rows[order], self.shape[1])
-
-
-def _pattern(rows: Tensor, others: Tensor, n_rows: int) -> SparseRows:
-    offsets = torch.zeros(n_rows + 1, dtype=torch.long, device=rows.device)
-    torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=offsets[1:])
-    return SparseRows(offsets.int(), others.int())
+        return SparseRows.of_entries(
+            self.values[order], self.rows[order], self.shape[1]
+        )
 
 
 @dataclass(frozen=True)
@@ -215,15 +211,15 @@ class ValueColumn:
     ----------
     values : Groups
         Ratings of each value; no groups for numbers, whose coefficient is elsewhere.
-    users, items : Pairs
+    users, items : ValuePairs
         Ratings of each user, and of each item, under each value.
     number : int or None
         Place of a column of numbers among these; None is a column of values.
     """
 
     values: Groups
-    users: Pairs
-    items: Pairs
+    users: ValuePairs
+    items: ValuePairs
     number: int | None = None
 
     @classmethod
@@ -239,8 +235,8 @@ class ValueColumn:
         n_users, n_items, n_values = shape
         return cls(
             Groups.of(values, n_values, device),
-            Pairs.between(users, values, (n_users, n_values), device),
-            Pairs.between(items, values, (n_items, n_values), device),
+            ValuePairs.between(users, values, (n_users, n_values), device),
+            ValuePairs.between(items, values, (n_items, n_values), device),
         )
 
     @classmethod
@@ -256,7 +252,7 @@ class ValueColumn:
         """By the user and the item of each rating, with its number at a place."""
         numbers = context[:, place].contiguous()
         of_users, of_items = (
-            Pairs.of_rows(rows, n_rows, numbers, share)
+            ValuePairs.of_rows(rows, n_rows, numbers, share)
             for rows, n_rows, share in zip((users, items), shape, shares, strict=True)
         )
         none = Groups.of(np.full(len(users), -1), 0, numbers.device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._storage import stored
+from .sides import Sides
 from .vocabulary import Growth, inserted
 
 
@@ -45,6 +46,12 @@ class SeenItems:
     @property
     def n_users(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> Sides[np.ndarray]:
+        """Number of pairs of each user and of each item."""
+        of_items = np.bincount(self.items, minlength=self.n_items)
+        return Sides(np.diff(self.offsets), of_items)
 
     def of_users(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All pairs of users, of whom those below 0 have none, as `of_items`."""

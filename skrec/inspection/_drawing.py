@@ -48,10 +48,7 @@ def n_rated(estimator: Any, side: str) -> np.ndarray:
             f"{type(estimator).__name__} does not know which items its users have "
             "rated; pass a fitted estimator of skrec."
         )
-    seen = estimator._seen
-    if side == "user":
-        return np.diff(seen.offsets)
-    return np.bincount(seen.items, minlength=seen.n_items)
+    return getattr(estimator._seen.counts, side)
 
 
 def check_side(value: Any, name: str) -> None:

@@ -233,7 +233,7 @@ class RankingScorer:
         y = np.ones(n_rows) if y is None else read_numbers(y, "y", n_rows)
         check_gains(y, threshold, self._names(), "y")
         scores = np.zeros(n_rows) if unseen else _predicted(estimator, X, n_rows)
-        pairs = Pairs.from_rows(users, items, y, scores, weight)
+        pairs = TestedPairs.from_rows(users, items, y, scores, weight)
 
         gains, has_auc = gains_of(pairs.y, threshold), "auc" in self._names()
         if unseen:
@@ -363,7 +363,7 @@ def get_scorer(scoring: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class TestedPairs:
     """The distinct pairs among test rows, in sorted order.
 
     Attributes
@@ -394,7 +394,7 @@ class Pairs:
         y: np.ndarray,
         scores: np.ndarray,
         weight: np.ndarray,
-    ) -> Pairs:
+    ) -> TestedPairs:
         """Pairs of the rows that have a weight."""
         kept = np.flatnonzero(weight)
         (user, user_ids), (item, item_ids) = (
@@ -416,7 +416,7 @@ class Pairs:
             weight=weight_of_users(user, weight[kept], len(user_ids)),
         )
 
-    def of_users_in_turn(self, n_users: int) -> Iterator[Pairs]:
+    def of_users_in_turn(self, n_users: int) -> Iterator[TestedPairs]:
         """The pairs of so many users at a time."""
         for start in range(0, len(self.user_ids), n_users):
             some = slice(start, start + n_users)
@@ -464,7 +464,7 @@ def _n_items(estimator: Any) -> int:
 
 
 def _ranks_in_lists(
-    estimator: Any, pairs: Pairs, k: int
+    estimator: Any, pairs: TestedPairs, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rank of each pair in the user's list of k, and the length of each list.
 
@@ -480,7 +480,7 @@ def _ranks_in_lists(
 
 
 def _ranks_of_some(
-    estimator: Any, pairs: Pairs, k: int
+    estimator: Any, pairs: TestedPairs, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     lists = _lists(estimator, pairs, k)
     name = f"{type(estimator).__name__}.recommend"
@@ -512,7 +512,7 @@ def _ranks_of_some(
     return ranks.reindex(sought, fill_value=np.inf).to_numpy(), n_listed
 
 
-def _lists(estimator: Any, pairs: Pairs, k: int) -> pd.DataFrame:
+def _lists(estimator: Any, pairs: TestedPairs, k: int) -> pd.DataFrame:
     """Users and items of lists, the rows of each user best first."""
     name = f"{type(estimator).__name__}.recommend"
     keywords = {
