@@ -26,7 +26,7 @@ from .context import ValuePenalties
 from .graphs import MIN_STEPS, WARM_UP_STEPS, GraphedSteps, tensor_cores
 from .implicit import PENALTY as IMPLICIT_PENALTY
 from .implicit import ImplicitShares
-from .losses import CURVATURES, LOSSES, RELATIVE_CURVATURE
+from .losses import CURVATURES, LOSSES, RELATIVE_CURVATURE, weighted_slopes
 from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF
 from .samples import Part, Sampler, Samples
 from .slopes import Residuals, update_slopes
@@ -510,9 +510,10 @@ class _Trainer:
         # Weights may be too small for single precision.
         weight = self.share.sum(batch.weight.sum())
         weight = weight.clamp_min(torch.finfo(torch.float32).tiny)
+        parts = batch.weight / weight
         self.forget_gradients()
-        loss = (accumulate or self.accumulate)(batch, weight)
-        loss = self.add_penalty(batch, len(rows), weight, loss)
+        loss = (accumulate or self.accumulate)(batch, parts)
+        loss = self.add_penalty(batch, len(rows), parts, loss)
         self.optimizer.step()
         return torch.stack([loss, weight])
 
@@ -521,12 +522,12 @@ class _Trainer:
         for parameter in self.trained:
             parameter.grad = None
 
-    def accumulate_in_parts(self, batch: Samples, weight: Tensor) -> Tensor:
+    def accumulate_in_parts(self, batch: Samples, parts: Tensor) -> Tensor:
         """As `accumulate`, in more parts where the memory does not suffice."""
         state = self.generator.get_state() if self.options.dropout else None
         while True:
             try:
-                return self.accumulate(batch, weight)
+                return self.accumulate(batch, parts)
             except torch.OutOfMemoryError:
                 if self.n_parts >= len(batch):
                     raise
@@ -542,17 +543,24 @@ class _Trainer:
                 if state is not None:
                     self.generator.set_state(state)
 
-    def accumulate(self, batch: Samples, weight: Tensor) -> Tensor:
-        """Add the gradients of a mean loss, part by part. Returns the sum of losses."""
-        losses, seed = [], weight.reciprocal()
+    def accumulate(self, batch: Samples, parts: Tensor) -> Tensor:
+        """Add the gradients of a mean loss, tile by tile. Returns the sum of losses.
+
+        `parts` are those of the pairs in the weight of the batch.
+        """
+        losses = []
         # A process may have no sample of a batch, and its gradients are zero then.
         n_samples = max(len(batch), 1)
-        part_size = math.ceil(n_samples / self.n_parts)
-        for start in range(0, n_samples, part_size):
-            part = batch[start : start + part_size]
-            part_loss = self.losses(part).sum()
-            part_loss.backward(seed)
-            losses.append(part_loss.detach())
+        tile_size, name = math.ceil(n_samples / self.n_parts), self.options.loss
+        for start in range(0, n_samples, tile_size):
+            rows = slice(start, start + tile_size)
+            score, target = self.scores(batch[rows]), batch.target[rows, :, None]
+            # Closed forms, since a graph of many small operations takes longer.
+            with torch.no_grad():
+                loss = LOSSES[name](score, target) * batch.weight[rows, :, None]
+                slope = weighted_slopes(name, score, target, parts[rows, :, None])
+            score.backward(slope)
+            losses.append(loss.sum())
         self.network.split_gradients()
         constants = self.network.constants() if self.options.loss == "bpr" else []
         if constants:
@@ -561,7 +569,7 @@ class _Trainer:
         return reduce(add, losses)
 
     def add_penalty(
-        self, batch: Samples, n_samples: int, weight: Tensor, loss: Tensor
+        self, batch: Samples, n_samples: int, parts: Tensor, loss: Tensor
     ) -> Tensor:
         """Add up the gradients of all processes, and add those of the penalty.
 
@@ -571,7 +579,7 @@ class _Trainer:
         is_scaled = self.options.optimizer == "sgd"
         shares = {}
         if self.options.reg or self.anchors or is_scaled:
-            shares = self.shares(batch, weight)
+            shares = self.shares(batch, parts)
         if not self.share.has_all:
             gradients = [_gradient(parameter) for parameter in self.added]
             others = [side for side in shares if side != "user"]
@@ -590,28 +598,25 @@ class _Trainer:
             self.precondition(shares, n_samples)
         return loss
 
-    def losses(self, batch: Samples) -> Tensor:
-        """Weighted losses of shape (n, 1 + n_negatives, n_members)."""
+    def scores(self, batch: Samples) -> Tensor:
+        """Scores of shape (n, 1 + n_negatives, n_members), with dropout."""
         dropout = self.options.dropout
-        score = self.network(
+        return self.network(
             batch.users, batch.items, batch.context, dropout, self.generator
         )
-        loss = LOSSES[self.options.loss](score, batch.target[..., None])
-        return loss * batch.weight[..., None]
 
-    def shares(self, batch: Samples, weight: Tensor) -> dict[str, Tensor]:
+    def shares(self, batch: Samples, parts: Tensor) -> dict[str, Tensor]:
         """Share of each user, item and value in the weight of a batch."""
         sizes = [len(penalties) for penalties in self.penalties.values()]
-        total = torch.zeros(sum(sizes), device=self.device, dtype=weight.dtype)
-        parts = dict(zip(self.penalties, total.split(sizes), strict=True))
-        has_negatives = batch.weight.shape[1] > 1
-        of_pairs = batch.weight.sum(1) if has_negatives else batch.weight[:, 0]
-        parts["user"].index_add_(0, batch.users, of_pairs)
-        parts["item"].index_add_(0, batch.items.flatten(), batch.weight.flatten())
-        if "value" in parts:
+        total = torch.zeros(sum(sizes), device=self.device, dtype=parts.dtype)
+        shares = dict(zip(self.penalties, total.split(sizes), strict=True))
+        of_users = parts.sum(1) if parts.shape[1] > 1 else parts[:, 0]
+        shares["user"].index_add_(0, batch.users, of_users)
+        shares["item"].index_add_(0, batch.items.flatten(), parts.flatten())
+        if "value" in shares:
             for rows in self.network.value_rows(batch.context).unbind(-1):
-                parts["value"].index_add_(0, rows, of_pairs)
-        return dict(zip(self.penalties, (total / weight).split(sizes), strict=True))
+                shares["value"].index_add_(0, rows, of_users)
+        return shares
 
     @torch.no_grad()
     def add_penalty_gradients(self, shares: dict[str, Tensor]) -> None:
@@ -674,8 +679,10 @@ class _Trainer:
     def residuals_of(self, part: Samples) -> tuple[Samples, Tensor, Tensor]:
         """Samples with the weights and the descents of their scores."""
         score = self.network(part.users, part.items, part.context)
-        descent = self.loss_slopes(score, part, part.weight).mean(-1)
-        weight, descent = part.weight, descent / (-2 * self.curvature)
+        slope = weighted_slopes(
+            self.options.loss, score, part.target[..., None], part.weight[..., None]
+        ).mean(-1)
+        weight, descent = part.weight, slope / (-2 * self.curvature)
         if self.options.loss == "absolute_error":
             # No parabola of one curvature is above this loss near its kink.
             curvature = CURVATURES["absolute_error"](score, part.target[..., None])
@@ -695,15 +702,6 @@ class _Trainer:
         sums = self.share.add_up(sums)
         return float(sums[0] / sums[1])
 
-    def loss_slopes(self, score: Tensor, batch: Samples, weight: Tensor) -> Tensor:
-        """Derivatives of weighted losses by scores without a graph."""
-        with torch.enable_grad():
-            score = score.detach().requires_grad_()
-            loss = LOSSES[self.options.loss](score, batch.target[..., None])
-            total = (loss * weight[..., None]).sum()
-            (slope,) = torch.autograd.grad(total, score)
-        return slope
-
     @torch.no_grad()
     def noise(self, batch: Samples) -> Tensor:
         """Half of the root mean square of the slopes of losses by scores.
@@ -711,7 +709,8 @@ class _Trainer:
         For the squared error it is the deviation of the residuals.
         """
         score = self.network(batch.users, batch.items, batch.context)
-        slope = self.loss_slopes(score, batch, torch.ones_like(batch.weight))
+        target, one = batch.target[..., None], torch.ones_like(batch.weight)[..., None]
+        slope = weighted_slopes(self.options.loss, score, target, one)
         weight = batch.weight[..., None].expand(slope.shape)
         sums = [(weight * slope.square()).sum(), weight.sum()]
         square, total = self.share.add_up(sums)
