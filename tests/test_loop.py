@@ -12,11 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from skrec._gradient.loop import (
-    OPTIMIZERS,
-    TrainingOptions,
-    train,
-)
+from skrec._gradient.loop import OPTIMIZERS, train
 from skrec._gradient.losses import LOSSES, RELATIVE_CURVATURE
 from skrec._gradient.network import (
     ITEM_TABLES,
@@ -25,6 +21,7 @@ from skrec._gradient.network import (
     Shape,
     initial_weights,
 )
+from skrec._gradient.objective import TrainingOptions
 from skrec._gradient.samples import Part, Samples
 
 TABLES = USER_TABLES + ITEM_TABLES

@@ -13,8 +13,9 @@ from helpers import NEEDS_SIMULATION, as_problem, unconverged
 from skrec import MFRegressor, NCFRegressor, _settings
 from skrec._alternating.start import spectral_start
 from skrec._alternating.sweep import als, gibbs, vb
-from skrec._gradient.loop import OPTIMIZERS, TrainingOptions, _Trainer
+from skrec._gradient.loop import OPTIMIZERS, _Trainer
 from skrec._gradient.network import NeuMF, Shape, initial_weights
+from skrec._gradient.objective import TrainingOptions
 from skrec._gradient.samples import Sampler, Samples
 from skrec._topk import inner_products_of_tiles, top_k
 from skrec.datasets import make_ratings

@@ -36,7 +36,7 @@ from .implicit import (
     is_clearly_informative,
     is_informative,
 )
-from .loop import Epoch, TrainingOptions, own_penalty, train
+from .loop import Epoch, train
 from .losses import RELATIVE_CURVATURE
 from .network import (
     ALL_TABLES,
@@ -55,6 +55,7 @@ from .network import (
     slope_weights,
 )
 from .noise import penalty_multiple
+from .objective import TrainingOptions, own_penalty
 from .row_features import RowFeatures
 from .samples import Part, Samples, numbers_of_range
 from .terms import FoldInProblem, Pairs
@@ -134,7 +135,7 @@ class Numbering:
 
 @dataclass(frozen=True)
 class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
-    """Gradients of mini-batches (see `loop.TrainingOptions` for the objective).
+    """Gradients of mini-batches (see `TrainingOptions` for the objective).
 
     Attributes
     ----------
