@@ -818,7 +818,7 @@ def test_the_objective_is_that_of_its_formula_and_that_of_alike_rows(loss, n_neg
 
     first = penalty()
     (epoch,) = train(network, samples, options, generator, seen=seen)
-    end, alike = epoch.objective()
+    end, alike, first_batch = epoch.objective()
     assert end == pytest.approx(epoch.loss + penalty(), rel=1e-5)
     if loss == "bpr":
         of_pairs = n_negatives * (weight @ target) * math.log(2)
@@ -828,3 +828,5 @@ def test_the_objective_is_that_of_its_formula_and_that_of_alike_rows(loss, n_neg
         of_pairs += n_negatives * weight.sum() * FORMULAS[loss](zero, zero)[0]
     expected = float(of_pairs / ((1 + n_negatives) * weight.sum()))
     assert alike == pytest.approx(expected + first, rel=1e-5)
+    # The only batch is scored before its step.
+    assert first_batch == pytest.approx(epoch.loss + first, rel=1e-5)

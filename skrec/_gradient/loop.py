@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from operator import add
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +54,23 @@ TILE_SIZE = 2**14
 CONSTANT_TILE_SIZE = 2**20
 
 
+class Objectives(NamedTuple):
+    """Objective of an epoch, and others to compare it with.
+
+    Attributes
+    ----------
+    end : float
+    alike : float
+        That where all rows are alike, with the penalty of the start.
+    first : float
+        That of the first batch of the training, before the first step.
+    """
+
+    end: float
+    alike: float
+    first: float
+
+
 @dataclass(frozen=True)
 class Epoch:
     """Record of an epoch.
@@ -66,14 +84,13 @@ class Epoch:
     seconds : float
         Training time, without validation.
     objective : callable
-        Returns the objective and, for comparison, that where all rows are alike with
-        the penalty of the start, until the next epoch.
+        Returns the `Objectives`, until the next epoch.
     """
 
     loss: float
     validation_score: float | None
     seconds: float
-    objective: Callable[[], tuple[float, float]]
+    objective: Callable[[], Objectives]
 
 
 def train(
@@ -156,6 +173,7 @@ class _Trainer:
         total = self.share.sum(self.samples.weight.sum())
         self.prior = Prior(network, weights, (1 + options.n_negatives) * total, options)
         self.first_penalty, self.epoch_weight = self.prior.penalty(), 0.0
+        self.first_loss: Tensor | None = None
         implicit = [w for shares in self.prior.implicit for w in shares.weights]
         if implicit:
             self.implicit_optimizer = _optimizer(options, implicit, self.device)
@@ -210,7 +228,10 @@ class _Trainer:
         with tensor_cores(device):
             for group in self._groups(list(order.tensor_split(self.n_batches))):
                 for rows in group:
-                    total += self.update(rows)
+                    loss_and_weight = self.update(rows)
+                    total += loss_and_weight
+                    if self.first_loss is None:
+                        self.first_loss = loss_and_weight
                 self._update_implicit(len(group))
         self.share.complete(*(table.detach() for table in self.rows["user"]))
         if self.prior.value_penalties.multiples:
@@ -225,9 +246,15 @@ class _Trainer:
         loss, self.epoch_weight = total.tolist()
         return loss / (self.epoch_weight * self.network.shape.n_members)
 
-    def objective(self, loss: float) -> tuple[float, float]:
-        """Objective by the loss of an epoch, and that of alike rows at the start."""
-        return loss + self.prior.penalty(), self.loss_of_constant() + self.first_penalty
+    def objective(self, loss: float) -> Objectives:
+        """Objective by the loss of an epoch, beside those of the start."""
+        assert self.first_loss is not None
+        first, weight = self.first_loss.tolist()
+        return Objectives(
+            loss + self.prior.penalty(),
+            self.loss_of_constant() + self.first_penalty,
+            first / (weight * self.network.shape.n_members) + self.first_penalty,
+        )
 
     @torch.no_grad()
     def loss_of_constant(self) -> float:
