@@ -155,6 +155,12 @@ def test_a_training_that_ends_worse_than_it_began_says_so(name):
     if name == "long rows":
         assert estimator.loss_curve_[-1] < 1
     assert not outcome(estimator.set_params(learning_rate_init=None), X, y)
+    # A continued fit begins with rows that are good, or far from new ratings.
+    estimator.set_params(warm_start=True)
+    assert not outcome(estimator, X, y.max() + y.min() - y)
+    assert not outcome(estimator, X, y)
+    (message,) = outcome(estimator.set_params(learning_rate_init=rate), X, y)
+    assert "Lower learning_rate_init" in message
 
 
 @pytest.mark.parametrize("params", [{}, {"max_iter": 1}, {"early_stopping": True}])

@@ -12,11 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from skrec._gradient.loop import (
-    OPTIMIZERS,
-    TrainingOptions,
-    train,
-)
+from skrec._gradient.loop import OPTIMIZERS, train
 from skrec._gradient.losses import LOSSES, RELATIVE_CURVATURE
 from skrec._gradient.network import (
     ITEM_TABLES,
@@ -25,6 +21,7 @@ from skrec._gradient.network import (
     Shape,
     initial_weights,
 )
+from skrec._gradient.objective import TrainingOptions
 from skrec._gradient.samples import Part, Samples
 
 TABLES = USER_TABLES + ITEM_TABLES
@@ -821,7 +818,7 @@ def test_the_objective_is_that_of_its_formula_and_that_of_alike_rows(loss, n_neg
 
     first = penalty()
     (epoch,) = train(network, samples, options, generator, seen=seen)
-    end, alike = epoch.objective()
+    end, alike, first_batch = epoch.objective()
     assert end == pytest.approx(epoch.loss + penalty(), rel=1e-5)
     if loss == "bpr":
         of_pairs = n_negatives * (weight @ target) * math.log(2)
@@ -831,3 +828,5 @@ def test_the_objective_is_that_of_its_formula_and_that_of_alike_rows(loss, n_neg
         of_pairs += n_negatives * weight.sum() * FORMULAS[loss](zero, zero)[0]
     expected = float(of_pairs / ((1 + n_negatives) * weight.sum()))
     assert alike == pytest.approx(expected + first, rel=1e-5)
+    # The only batch is scored before its step.
+    assert first_batch == pytest.approx(epoch.loss + first, rel=1e-5)

@@ -5,7 +5,7 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.special import expit
 
-from skrec._gradient.losses import CURVATURES, LOSSES, SLOPES
+from skrec._gradient.losses import CURVATURES, LOSSES, SLOPES, weighted_slopes
 
 
 @pytest.mark.parametrize("loss", SLOPES)
@@ -21,3 +21,18 @@ def test_slopes_are_derivatives_and_curvatures_positive(loss):
         if loss == "log_loss":
             p = expit(score.detach().numpy())
             assert_allclose(curvature, p * (1 - p))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weighted_slopes_are_derivatives_of_weighted_losses(loss):
+    generator = torch.Generator().manual_seed(0)
+    score, target, weight = (
+        torch.rand(size, generator=generator, dtype=torch.float64)
+        for size in ((5, 4, 3), (5, 4, 1), (5, 4, 1))
+    )
+    target[:, 1:], weight[::2, 2] = 0, 0
+    score.requires_grad_()
+    value = (weight * LOSSES[loss](score, target)).sum()
+    (expected,) = torch.autograd.grad(value, score)
+    found = weighted_slopes(loss, score.detach(), target, weight)
+    assert_allclose(found, expected, atol=1e-12)

@@ -40,12 +40,12 @@ class FirstLayer(torch.autograd.Function):
         users: Tensor,
         items: Tensor,
     ) -> Tensor:
-        user = _Lookup(users, len(user_table))
-        item = _Lookup(items.flatten(), len(item_table))
+        user = _Lookup(users, user_table.shape[0])
+        item = _Lookup(items.flatten(), item_table.shape[0])
         user_rows, item_rows = user.rows_of(user_table), item.rows_of(item_table)
         ctx.save_for_backward(user_rows, user_weight, item_rows, item_weight)
         ctx.lookups, ctx.pairs = (user, item), items.shape
-        n_users, (members, _, n_out) = len(user_rows), user_weight.shape
+        n_users, (members, _, n_out) = user_rows.shape[0], user_weight.shape
         if user.bags is None and item.bags is None and items.shape[1] == 1:
             # Not a view, so that an activation can work in place.
             hidden = user_rows.new_empty(n_users, members * n_out)
@@ -53,7 +53,7 @@ class FirstLayer(torch.autograd.Function):
             _dense(item_rows, item_weight, bias, out)
             _dense(user_rows, user_weight, out.transpose(0, 1), out)
             return hidden
-        products = user_rows.new_empty(n_users + len(item_rows), members, n_out)
+        products = user_rows.new_empty(n_users + item_rows.shape[0], members, n_out)
         _dense(user_rows, user_weight, None, products[:n_users])
         _dense(item_rows, item_weight, bias, products[n_users:])
         of_users, of_items = user.places()[:, None], item.places() + n_users
@@ -83,16 +83,19 @@ class _Lookup:
 
     Attributes
     ----------
+    lookups : Tensor of shape (n_lookups,)
     numbers : Tensor of shape (n_distinct,)
+        Sorted if there are bags, else those of all lookups.
     n_rows : int
     bags : SparseRows or None
         Lookups of each distinct row; None for those of all lookups.
     """
 
     def __init__(self, numbers: Tensor, n_rows: int) -> None:
-        self.numbers, self.n_rows = numbers, n_rows
+        self.lookups = self.numbers = numbers
+        self.n_rows = n_rows
         self.bags: SparseRows | None = None
-        if len(numbers) > MIN_LOOKUPS * n_rows:
+        if numbers.shape[0] > MIN_LOOKUPS * n_rows:
             order = sorting_order(numbers, n_rows)
             ordered = numbers.numpy()[order]
             starts = np.flatnonzero(np.diff(ordered, prepend=-1))
@@ -102,18 +105,16 @@ class _Lookup:
 
     def places(self) -> Tensor:
         """Place of each lookup among the rows."""
-        rows = torch.arange(len(self.numbers))
+        rows = torch.arange(self.numbers.shape[0])
         if self.bags is None:
             return rows
-        order, lengths = self.bags.others, self.bags.lengths
-        return torch.empty_like(order).index_copy_(
-            0, order, rows.repeat_interleave(lengths, output_size=len(order))
-        )
+        place_of_row = rows.new_empty(self.n_rows).index_copy_(0, self.numbers, rows)
+        return place_of_row.index_select(0, self.lookups)
 
     def rows_of(self, table: Tensor) -> Tensor:
         """Rows that enter the layer."""
         rows = table.flatten(1).index_select(0, self.numbers)
-        return rows.view(len(rows), *table.shape[1:])
+        return rows.view(-1, *table.shape[1:])
 
     def sums(self, slope: Tensor) -> Tensor:
         """Σ slope over the lookups of each row."""
@@ -124,7 +125,7 @@ class _Lookup:
     ) -> tuple[Tensor, Tensor]:
         """Gradients of the table and of the weight by those of distinct rows."""
         members, n_in, n_out = weight.shape
-        slope = slope.view(len(rows), members, n_out).transpose(0, 1)
+        slope = slope.view(-1, members, n_out).transpose(0, 1)
         of_weight = torch.bmm(rows.permute(1, 2, 0), slope)
         of_rows = torch.bmm(slope, weight.transpose(1, 2)).transpose(0, 1)
         table = rows.new_zeros(self.n_rows, members * n_in)

@@ -12,22 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial, reduce
 from operator import add
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn import functional as F
 
-from .._data.units import mean_factors
 from .._share import ALL_ROWS, Share
 from .._threads import torch_threads
 from .._warn import warn
-from .context import ValuePenalties
 from .graphs import MIN_STEPS, WARM_UP_STEPS, GraphedSteps, tensor_cores
-from .implicit import PENALTY as IMPLICIT_PENALTY
-from .implicit import ImplicitShares
-from .losses import CURVATURES, LOSSES, RELATIVE_CURVATURE
-from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF
+from .losses import CURVATURES, LOSSES, weighted_slopes
+from .network import ROW_TABLES, TABLES, NeuMF
+from .objective import Prior, TrainingOptions, gradient_of
 from .samples import Part, Sampler, Samples
 from .slopes import Residuals, update_slopes
 
@@ -49,9 +47,6 @@ MAX_GRADIENT = 10.0
 # Updates of the rows of counterparts in an epoch.
 UPDATES_PER_EPOCH = 5
 
-# Growth of the penalty of a row's own part by features of each kind.
-DESCRIBED_SHARE, IMPLICIT_SHARE = 0.3, 0.8
-
 # Samples scored at once in validation.
 TILE_SIZE = 2**14
 
@@ -59,60 +54,21 @@ TILE_SIZE = 2**14
 CONSTANT_TILE_SIZE = 2**20
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Objective and optimizer of a training.
-
-    With W the total weight of all pairs and W_r that of the pairs of row or weight r,
-    the objective is::
-
-        (1 / W) (Σ w loss(score, target) + reg Σ_r √W_r ‖r‖²)
-
-    Negatives enter W_r with their expected number, whether seen or not. Rows with many
-    pairs are penalised less than by a penalty of each pair, and more than by one of
-    each row. Weights of layers are shared by all pairs and penalised alike; biases of
-    layers are not penalised.
-
-    Factors of values of context have a penalty that is larger by the square of what
-    noise needs (see `context.ValuePenalties`), so that products with them are nothing
-    where a column says nothing.
-
-    If a side has features, r is the deviation of a row from its prediction by the
-    features. After every epoch, feature weights are a ridge regression of the rows, and
-    rows move with their predictions by the share of the penalty in their curvature.
-    With implicit features it is the deviation from the share of the counterparts, too,
-    whose rows take a step for every fifth of an epoch.
+class Objectives(NamedTuple):
+    """Objective of an epoch, and others to compare it with.
 
     Attributes
     ----------
-    loss : str
-        A key of LOSSES.
-    n_negatives : int
-        Negatives drawn for each sample.
-    optimizer : str
-        A key of OPTIMIZERS.
-    learning_rate : float
-        The maximum. It rises linearly for a tenth of the steps, then falls as a cosine.
-    batch_size : int
-        Samples of a step, negatives not counted.
-    n_epochs : int
-    reg : float
-    dropout : float
-    mean : float
-        Mean rating without biases, 0 for others. Rows are penalised around a row of
-        each side with this product: products of rows near zero are a saddle, and where
-        ratings are few the least of penalties.
+    end : float
+    alike : float
+        That where all rows are alike, with the penalty of the start.
+    first : float
+        That of the first batch of the training, before the first step.
     """
 
-    loss: str
-    n_negatives: int
-    optimizer: str
-    learning_rate: float
-    batch_size: int
-    n_epochs: int
-    reg: float
-    dropout: float = 0.0
-    mean: float = 0.0
+    end: float
+    alike: float
+    first: float
 
 
 @dataclass(frozen=True)
@@ -128,14 +84,13 @@ class Epoch:
     seconds : float
         Training time, without validation.
     objective : callable
-        Returns the objective and, for comparison, that where all rows are alike with
-        the penalty of the start, until the next epoch.
+        Returns the `Objectives`, until the next epoch.
     """
 
     loss: float
     validation_score: float | None
     seconds: float
-    objective: Callable[[], tuple[float, float]]
+    objective: Callable[[], Objectives]
 
 
 def train(
@@ -211,61 +166,29 @@ class _Trainer:
         self.trained = self.rows["user"] + self.added
         self.optimizer = _optimizer(options, self.trained, self.device)
         self.n_batches = math.ceil(sampler.n_all / options.batch_size)
+        self.n_steps = options.n_epochs * self.n_batches
         self.step, self.n_parts = 0, 1
-        self.graphs: GraphedSteps | None = None
-        n_steps = options.n_epochs * self.n_batches
-        if self.device.type == "cuda" and n_steps >= MIN_STEPS and self.share.has_all:
-            self.graphs = GraphedSteps(self.step_of, self.generator)
+        self.graphs = self._graphs()
+        weights = self._row_weights()
+        total = self.share.sum(self.samples.weight.sum())
+        self.prior = Prior(network, weights, (1 + options.n_negatives) * total, options)
+        self.first_penalty, self.epoch_weight = self.prior.penalty(), 0.0
+        self.first_loss: Tensor | None = None
+        implicit = [w for shares in self.prior.implicit for w in shares.weights]
+        if implicit:
+            self.implicit_optimizer = _optimizer(options, implicit, self.device)
 
-        # A pair of weight w has w / √W_r of the penalty of row r.
-        self.curvature = RELATIVE_CURVATURE[options.loss]
-        self.row_weights = self._row_weights()
-        self.penalties = {
-            side: self._reg_of_rows(side) * _inverse_root(weight)
-            for side, weight in self.row_weights.items()
-        }
-        self.slopes = {side: 2 * penalty for side, penalty in self.penalties.items()}
-        total = (1 + options.n_negatives) * self._total_weight()
-        dense_penalty = float(options.reg * _inverse_root(total))
-        self.dense: list[Tensor] = list(network.dense())
-        self.dense_penalty = dense_penalty
-        self.shared_penalties = dict.fromkeys(network.shared(), 0.0)
-        self.shared_penalties |= dict.fromkeys(network.dense(), dense_penalty)
-
-        # Drawn items differ between epochs, which do not learn their noise.
-        curvature = 1.0 if options.n_negatives else self.curvature
-        self.value_penalties = ValuePenalties(network, self.row_weights, curvature)
-
-        # Parts of rows that features predict, of given ones by table; 0 for the row of
-        # the unseen. Rows are penalised by the distance from them.
-        self.anchors: dict[Tensor, Tensor] = {}
-        for side in TABLES:
-            if side in network.features or network.counterparts is not None:
-                self._anchor_at_zero(side)
-        self.predictions: dict[Tensor, Tensor] = {}
-        self.leverages: dict[str, Tensor] = {}
-        for side in network.features:
-            self.leverages[side] = self._leverages(side)
-            for table, weights in network.described_tables(side):
-                predicted = self.predicted_rows(side, weights)
-                self.predictions[table] = predicted
-                self.anchors[table][:-1] = predicted
-        if options.mean:
-            for side, centre in mean_factors(options.mean)._asdict().items():
-                if network.rows(side)[0] not in self.anchors:
-                    self._anchor_at_zero(side)
-                (table,) = network.tables([f"{side}_factors"])
-                self.anchors[table][..., 0] += centre
-        self.implicit = self._implicit_shares(total)
-        self.first_penalty, self.epoch_weight = self.penalty(), 0.0
-        implicit_weights = [w for shares in self.implicit for w in shares.weights]
-        if implicit_weights:
-            self.implicit_optimizer = _optimizer(options, implicit_weights, self.device)
+    def _graphs(self) -> GraphedSteps | None:
+        """Graphs of steps, on devices that have them and where they are worth it."""
+        are_many = self.device.type == "cuda" and self.n_steps >= MIN_STEPS
+        if are_many and self.share.has_all:
+            return GraphedSteps(self.step_of, self.generator)
+        return None
 
     @property
     def rate(self) -> float:
         """Learning rate of the present step."""
-        progress = self.step / (self.options.n_epochs * self.n_batches + 1)
+        progress = self.step / (self.n_steps + 1)
         return self.options.learning_rate * _schedule(progress)
 
     @property
@@ -277,52 +200,6 @@ class _Trainer:
         width = shape.n_factors + shape.n_embedding + sum(shape.hidden_layer_sizes)
         size = n_pairs * shape.n_members * width
         return max(1, min(torch.get_num_threads(), size // MIN_NUMBERS_PER_THREAD))
-
-    def _reg_of_rows(self, side: str) -> float:
-        is_described = side in self.network.features
-        has_implicit = side != "value" and self.network.shape.implicit_features
-        return self.options.reg * own_penalty(is_described, has_implicit)
-
-    def _anchor_at_zero(self, side: str) -> None:
-        """Anchors of the tables of a side, which are views where these are."""
-        for table in self.rows[side]:
-            self.anchors[table] = torch.zeros_like(table, requires_grad=False)
-        if side in self.network.joined:
-            tables = self.tables[side]
-            whole = self.anchors[self.network.joined[side]]
-            parts = whole.split([table[0].numel() for table in tables], dim=1)
-            for table, part in zip(tables, parts, strict=True):
-                self.anchors[table] = part.view(table.shape)
-
-    @torch.no_grad()
-    def _leverages(self, side: str) -> Tensor:
-        weight = self.row_weights[side][:-1].sqrt()
-        return self.network.row_features(side).leverages(weight)[:, None]
-
-    def _implicit_shares(self, total: Tensor) -> list[ImplicitShares]:
-        """Shares of the rows of each side from their counterparts, at their start."""
-        counterparts = self.network.counterparts
-        reg, implicit = IMPLICIT_PENALTY * self.options.reg, []
-        if counterparts is None:
-            return []
-        for side in TABLES:
-            tables = self.network.tables(PLAIN_TABLES[side])
-            row_weight = self.row_weights[side][:-1]
-            shares = ImplicitShares(
-                counterparts,
-                side,
-                tables,
-                self.network.implicit_weights(side),
-                float(reg * row_weight.sqrt().mean() / total),
-                self.curvature * row_weight / total,
-            )
-            for table, part in zip(tables, shares.show(None), strict=True):
-                self.anchors[table][:-1] += part
-            implicit.append(shares)
-        return implicit
-
-    def _total_weight(self) -> Tensor:
-        return self.share.sum(self.samples.weight.sum())
 
     def _row_weights(self) -> dict[str, Tensor]:
         """W_r of users, of items and of values; the last row, of the unseen, has 0."""
@@ -351,40 +228,33 @@ class _Trainer:
         with tensor_cores(device):
             for group in self._groups(list(order.tensor_split(self.n_batches))):
                 for rows in group:
-                    total += self.update(rows)
+                    loss_and_weight = self.update(rows)
+                    total += loss_and_weight
+                    if self.first_loss is None:
+                        self.first_loss = loss_and_weight
                 self._update_implicit(len(group))
         self.share.complete(*(table.detach() for table in self.rows["user"]))
-        if self.value_penalties.multiples:
+        if self.prior.value_penalties.multiples:
             batch = self.sampler.batch(rows)
             part = batch[: math.ceil(len(batch) / self.n_parts)]
-            self.value_penalties.adapt(self.noise(part))
-        self._show_shares(None)
+            self.prior.value_penalties.adapt(self.noise(part))
+        self.prior.show_shares(None)
         if self.network.has_slopes:
             self.update_slopes()
         for side in self.network.features:
-            self.update_feature_weights(side)
+            self.prior.update_feature_weights(side)
         loss, self.epoch_weight = total.tolist()
         return loss / (self.epoch_weight * self.network.shape.n_members)
 
-    def objective(self, loss: float) -> tuple[float, float]:
-        """Objective by the loss of an epoch, and that of alike rows at the start."""
-        return loss + self.penalty(), self.loss_of_constant() + self.first_penalty
-
-    @torch.no_grad()
-    def penalty(self) -> float:
-        """Penalty of rows and of weights of layers, as a mean of the members."""
-        total = torch.zeros((), device=self.device)
-        for side, penalty in self.penalties.items():
-            of_side = penalty * self.row_weights[side]
-            for table in self.rows[side]:
-                anchor = self.anchors.get(table)
-                away = table if anchor is None else table - anchor
-                squares = away.flatten(1).square().sum(1)
-                total += self.value_penalties.of(table, of_side) @ squares
-        total /= self.row_weights["user"].sum()
-        for weight in self.dense:
-            total += self.dense_penalty * weight.square().sum()
-        return float(total) / self.network.shape.n_members
+    def objective(self, loss: float) -> Objectives:
+        """Objective by the loss of an epoch, beside those of the start."""
+        assert self.first_loss is not None
+        first, weight = self.first_loss.tolist()
+        return Objectives(
+            loss + self.prior.penalty(),
+            self.loss_of_constant() + self.first_penalty,
+            first / (weight * self.network.shape.n_members) + self.first_penalty,
+        )
 
     @torch.no_grad()
     def loss_of_constant(self) -> float:
@@ -414,79 +284,20 @@ class _Trainer:
         for start in range(0, len(batches), size):
             group = batches[start : start + size]
             own, _ = self.sampler.own(torch.cat(group))
-            self._show_shares(counterparts.without(own))
+            self.prior.show_shares(counterparts.without(own))
             yield group
-
-    @torch.no_grad()
-    def _show_shares(self, kept: Tensor | None) -> None:
-        """Move rows with their shares by the pairs that are kept."""
-        for shares in self.implicit:
-            changes = shares.show(kept)
-            for table, change in zip(shares.tables, changes, strict=True):
-                table[:-1] += change
-                self.anchors[table][:-1] += change
 
     def _update_implicit(self, n_steps: int) -> None:
         """Step of the rows of counterparts, by the gradients of the last steps."""
-        if not self.implicit:
+        if not self.prior.implicit:
             return
-        for shares in self.implicit:
+        for shares in self.prior.implicit:
             shares.set_gradients(n_steps)
             if self.options.optimizer == "sgd":
                 shares.precondition()
-                _clip([_gradient(weight) for weight in shares.weights])
+                _clip([gradient_of(weight) for weight in shares.weights])
         _set_rate(self.implicit_optimizer, self.rate)
         self.implicit_optimizer.step()
-
-    @torch.no_grad()
-    def update_feature_weights(self, side: str) -> None:
-        """Fit feature weights to the rows, and move rows with their predictions."""
-        described = self.network.described_tables(side)
-        row_weight = self.row_weights[side][:-1]
-        # Without their shares from counterparts.
-        rows = [
-            table[:-1] - self.anchors[table][:-1] + self.predictions[table]
-            for table, _ in described
-        ]
-        fitted = self.network.row_features(side).ridge(
-            torch.cat([part.flatten(1) for part in rows], dim=1),
-            row_weight.sqrt(),
-            torch.cat([weights.flatten(1) for _, weights in described], dim=1),
-        )
-        # Share of the penalty in the curvature of a row.
-        penalty = self.penalties[side][:-1]
-        share = torch.where(row_weight > 0, penalty / (self.curvature + penalty), 1)
-        sizes = [weights[0].numel() for _, weights in described]
-        for (table, weights), part, own in zip(
-            described, fitted.split(sizes, dim=1), rows, strict=True
-        ):
-            weights.copy_(part.view(weights.shape))
-            predicted = self.predicted_rows(side, weights, own)
-            change = predicted - self.predictions[table]
-            table[:-1].flatten(1).addcmul_(share[:, None], change.flatten(1))
-            self.anchors[table][:-1] += change
-            self.predictions[table] = predicted
-
-    @torch.no_grad()
-    def predicted_rows(
-        self, side: str, weights: Tensor, rows: Tensor | None = None
-    ) -> Tensor:
-        """Rows of a table predicted from features, by the weights of other `rows`.
-
-        They are zero on average, as the prior mean of rows without features. Where
-        features are many, a ridge regression reproduces a row by features of its own,
-        so that its penalty would be for nothing. The prediction of others than
-        itself follows from its leverage.
-        """
-        share = self.row_weights[side][:-1].sqrt()
-        share = (share / share.sum())[:, None]
-        predicted = self.network.row_features(side).times(weights.flatten(1))
-        if rows is not None:
-            rows, leverage = rows.flatten(1), self.leverages[side]
-            away = rows - (share * rows).sum(0)
-            predicted = (predicted - leverage * away) / (1 - leverage)
-        predicted -= (share * predicted).sum(0)
-        return predicted.view(-1, *weights.shape[1:])
 
     def update(self, rows: Tensor) -> Tensor:
         """Step of the optimizer. Returns the sums of losses and of weights."""
@@ -510,9 +321,10 @@ class _Trainer:
         # Weights may be too small for single precision.
         weight = self.share.sum(batch.weight.sum())
         weight = weight.clamp_min(torch.finfo(torch.float32).tiny)
+        parts = batch.weight / weight
         self.forget_gradients()
-        loss = (accumulate or self.accumulate)(batch, weight)
-        loss = self.add_penalty(batch, len(rows), weight, loss)
+        loss = (accumulate or self.accumulate)(batch, parts)
+        loss = self.add_penalty(batch, len(rows), parts, loss)
         self.optimizer.step()
         return torch.stack([loss, weight])
 
@@ -521,12 +333,12 @@ class _Trainer:
         for parameter in self.trained:
             parameter.grad = None
 
-    def accumulate_in_parts(self, batch: Samples, weight: Tensor) -> Tensor:
+    def accumulate_in_parts(self, batch: Samples, parts: Tensor) -> Tensor:
         """As `accumulate`, in more parts where the memory does not suffice."""
         state = self.generator.get_state() if self.options.dropout else None
         while True:
             try:
-                return self.accumulate(batch, weight)
+                return self.accumulate(batch, parts)
             except torch.OutOfMemoryError:
                 if self.n_parts >= len(batch):
                     raise
@@ -542,26 +354,33 @@ class _Trainer:
                 if state is not None:
                     self.generator.set_state(state)
 
-    def accumulate(self, batch: Samples, weight: Tensor) -> Tensor:
-        """Add the gradients of a mean loss, part by part. Returns the sum of losses."""
-        losses, seed = [], weight.reciprocal()
+    def accumulate(self, batch: Samples, parts: Tensor) -> Tensor:
+        """Add the gradients of a mean loss, tile by tile. Returns the sum of losses.
+
+        `parts` are those of the pairs in the weight of the batch.
+        """
+        losses = []
         # A process may have no sample of a batch, and its gradients are zero then.
         n_samples = max(len(batch), 1)
-        part_size = math.ceil(n_samples / self.n_parts)
-        for start in range(0, n_samples, part_size):
-            part = batch[start : start + part_size]
-            part_loss = self.losses(part).sum()
-            part_loss.backward(seed)
-            losses.append(part_loss.detach())
+        tile_size, name = math.ceil(n_samples / self.n_parts), self.options.loss
+        for start in range(0, n_samples, tile_size):
+            rows = slice(start, start + tile_size)
+            score, target = self.scores(batch[rows]), batch.target[rows, :, None]
+            # Closed forms, since a graph of many small operations takes longer.
+            with torch.no_grad():
+                loss = LOSSES[name](score, target) * batch.weight[rows, :, None]
+                slope = weighted_slopes(name, score, target, parts[rows, :, None])
+            score.backward(slope)
+            losses.append(loss.sum())
         self.network.split_gradients()
         constants = self.network.constants() if self.options.loss == "bpr" else []
         if constants:
             # Differences of scores leave rounding errors, which "adam" would scale up.
-            torch._foreach_zero_([_gradient(parameter) for parameter in constants])
+            torch._foreach_zero_([gradient_of(parameter) for parameter in constants])
         return reduce(add, losses)
 
     def add_penalty(
-        self, batch: Samples, n_samples: int, weight: Tensor, loss: Tensor
+        self, batch: Samples, n_samples: int, parts: Tensor, loss: Tensor
     ) -> Tensor:
         """Add up the gradients of all processes, and add those of the penalty.
 
@@ -570,10 +389,10 @@ class _Trainer:
         """
         is_scaled = self.options.optimizer == "sgd"
         shares = {}
-        if self.options.reg or self.anchors or is_scaled:
-            shares = self.shares(batch, weight)
+        if self.options.reg or self.prior.anchors or is_scaled:
+            shares = self.shares(batch, parts)
         if not self.share.has_all:
-            gradients = [_gradient(parameter) for parameter in self.added]
+            gradients = [gradient_of(parameter) for parameter in self.added]
             others = [side for side in shares if side != "user"]
             of_others = [shares[side] for side in others]
             loss, *sums = self.share.add_up([loss, *gradients, *of_others])
@@ -581,51 +400,34 @@ class _Trainer:
                 parameter.grad = gradient
             shares |= zip(others, sums[len(gradients) :], strict=True)
             self.network.split_gradients()
-        for shares_of_side in self.implicit:
+        for shares_of_side in self.prior.implicit:
             rows = self.rows[shares_of_side.side]
-            shares_of_side.accumulate([_gradient(table)[:-1] for table in rows])
+            shares_of_side.accumulate([gradient_of(table)[:-1] for table in rows])
         if shares:
-            self.add_penalty_gradients(shares)
+            self.prior.add_gradients(shares)
         if is_scaled:
             self.precondition(shares, n_samples)
         return loss
 
-    def losses(self, batch: Samples) -> Tensor:
-        """Weighted losses of shape (n, 1 + n_negatives, n_members)."""
+    def scores(self, batch: Samples) -> Tensor:
+        """Scores of shape (n, 1 + n_negatives, n_members), with dropout."""
         dropout = self.options.dropout
-        score = self.network(
+        return self.network(
             batch.users, batch.items, batch.context, dropout, self.generator
         )
-        loss = LOSSES[self.options.loss](score, batch.target[..., None])
-        return loss * batch.weight[..., None]
 
-    def shares(self, batch: Samples, weight: Tensor) -> dict[str, Tensor]:
+    def shares(self, batch: Samples, parts: Tensor) -> dict[str, Tensor]:
         """Share of each user, item and value in the weight of a batch."""
-        sizes = [len(penalties) for penalties in self.penalties.values()]
-        total = torch.zeros(sum(sizes), device=self.device, dtype=weight.dtype)
-        parts = dict(zip(self.penalties, total.split(sizes), strict=True))
-        has_negatives = batch.weight.shape[1] > 1
-        of_pairs = batch.weight.sum(1) if has_negatives else batch.weight[:, 0]
-        parts["user"].index_add_(0, batch.users, of_pairs)
-        parts["item"].index_add_(0, batch.items.flatten(), batch.weight.flatten())
-        if "value" in parts:
+        sizes = [len(penalties) for penalties in self.prior.penalties.values()]
+        total = torch.zeros(sum(sizes), device=self.device, dtype=parts.dtype)
+        shares = dict(zip(self.prior.penalties, total.split(sizes), strict=True))
+        of_users = parts.sum(1) if parts.shape[1] > 1 else parts[:, 0]
+        shares["user"].index_add_(0, batch.users, of_users)
+        shares["item"].index_add_(0, batch.items.flatten(), parts.flatten())
+        if "value" in shares:
             for rows in self.network.value_rows(batch.context).unbind(-1):
-                parts["value"].index_add_(0, rows, of_pairs)
-        return dict(zip(self.penalties, (total / weight).split(sizes), strict=True))
-
-    @torch.no_grad()
-    def add_penalty_gradients(self, shares: dict[str, Tensor]) -> None:
-        """Add the gradient of the penalty of all rows and weights of a batch."""
-        for side, share in shares.items():
-            of_side = share * self.slopes[side]
-            for table in self.rows[side]:
-                anchor = self.anchors.get(table)
-                away = table if anchor is None else table - anchor
-                slope = self.value_penalties.of(table, of_side)[:, None]
-                _gradient(table).flatten(1).addcmul_(slope, away.flatten(1))
-        if self.dense:
-            gradients = [_gradient(parameter) for parameter in self.dense]
-            torch._foreach_add_(gradients, self.dense, alpha=2 * self.dense_penalty)
+                shares["value"].index_add_(0, rows, of_users)
+        return shares
 
     @torch.no_grad()
     def precondition(self, shares: dict[str, Tensor], n_samples: int) -> None:
@@ -635,35 +437,36 @@ class _Trainer:
         batch, of which a row has a small share. Divided by that share it is the mean
         over its pairs, and rows learn at the rate of shared weights.
         """
+        prior = self.prior
         for side, share in shares.items():
             # A pair with less than the mean weight of a batch moves a row by less.
             share = share.clamp_min(1 / n_samples)
-            of_side = share * (self.curvature + self.penalties[side])
+            of_side = share * (prior.curvature + prior.penalties[side])
             for table in self.rows[side]:
                 curvature = of_side
-                if table in self.value_penalties.multiples:
-                    own = self.value_penalties.of(table, self.penalties[side])
-                    curvature = share * (self.curvature + own)
-                _gradient(table).flatten(1).div_(curvature[:, None])
-        shared = [_gradient(parameter) for parameter in self.shared_penalties]
+                if table in prior.value_penalties.multiples:
+                    own = prior.value_penalties.of(table, prior.penalties[side])
+                    curvature = share * (prior.curvature + own)
+                gradient_of(table).flatten(1).div_(curvature[:, None])
+        shared = [gradient_of(parameter) for parameter in prior.shared_penalties]
         if shared:
-            penalties = self.shared_penalties.values()
-            torch._foreach_div_(shared, [self.curvature + p for p in penalties])
-        of_rows = (_gradient(x) for side in shares for x in self.tables[side])
+            penalties = prior.shared_penalties.values()
+            torch._foreach_div_(shared, [prior.curvature + p for p in penalties])
+        of_rows = (gradient_of(x) for side in shares for x in self.tables[side])
         _clip([*of_rows, *shared])
 
     def update_slopes(self) -> None:
         """Step of the slopes of rows in numbers of context, by all residuals."""
-        penalties = {}
+        prior, penalties = self.prior, {}
         for side in TABLES:
             if side == "item" or self.options.loss != "bpr":
-                weight = self.row_weights[side][:-1].double()
-                penalty = self.penalties[side][:-1] * weight / self.curvature
+                weight = prior.row_weights[side][:-1].double()
+                penalty = prior.penalties[side][:-1] * weight / prior.curvature
                 if self.options.loss == "bpr":
                     penalty /= self.mean_target
                 is_biased = self.network.shape.biased
                 penalties[side] = penalty if is_biased else penalty + torch.inf
-        update_slopes(self.network, self.residuals(), penalties, self.anchors)
+        update_slopes(self.network, self.residuals(), penalties, prior.anchors)
 
     @torch.no_grad()
     def residuals(self) -> Residuals:
@@ -674,12 +477,14 @@ class _Trainer:
     def residuals_of(self, part: Samples) -> tuple[Samples, Tensor, Tensor]:
         """Samples with the weights and the descents of their scores."""
         score = self.network(part.users, part.items, part.context)
-        descent = self.loss_slopes(score, part, part.weight).mean(-1)
-        weight, descent = part.weight, descent / (-2 * self.curvature)
+        slope = weighted_slopes(
+            self.options.loss, score, part.target[..., None], part.weight[..., None]
+        ).mean(-1)
+        weight, descent = part.weight, slope / (-2 * self.prior.curvature)
         if self.options.loss == "absolute_error":
             # No parabola of one curvature is above this loss near its kink.
             curvature = CURVATURES["absolute_error"](score, part.target[..., None])
-            weight = weight * curvature.mean(-1) / (2 * self.curvature)
+            weight = weight * curvature.mean(-1) / (2 * self.prior.curvature)
         if self.options.loss == "bpr":
             # An item is compared with each drawn one, as its target weighs it.
             of_drawn = weight[:, 1:] * part.target[:, :1] / self.mean_target
@@ -695,15 +500,6 @@ class _Trainer:
         sums = self.share.add_up(sums)
         return float(sums[0] / sums[1])
 
-    def loss_slopes(self, score: Tensor, batch: Samples, weight: Tensor) -> Tensor:
-        """Derivatives of weighted losses by scores without a graph."""
-        with torch.enable_grad():
-            score = score.detach().requires_grad_()
-            loss = LOSSES[self.options.loss](score, batch.target[..., None])
-            total = (loss * weight[..., None]).sum()
-            (slope,) = torch.autograd.grad(total, score)
-        return slope
-
     @torch.no_grad()
     def noise(self, batch: Samples) -> Tensor:
         """Half of the root mean square of the slopes of losses by scores.
@@ -711,7 +507,8 @@ class _Trainer:
         For the squared error it is the deviation of the residuals.
         """
         score = self.network(batch.users, batch.items, batch.context)
-        slope = self.loss_slopes(score, batch, torch.ones_like(batch.weight))
+        target, one = batch.target[..., None], torch.ones_like(batch.weight)[..., None]
+        slope = weighted_slopes(self.options.loss, score, target, one)
         weight = batch.weight[..., None].expand(slope.shape)
         sums = [(weight * slope.square()).sum(), weight.sum()]
         square, total = self.share.add_up(sums)
@@ -750,24 +547,11 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def own_penalty(is_described: bool, has_implicit: bool) -> float:
-    """Penalty of the rows' own parts, relative to that of rows without features.
-
-    Features add to the variance that is expected of rows, which their own parts lose.
-    """
-    return 1 + DESCRIBED_SHARE * is_described + IMPLICIT_SHARE * has_implicit
-
-
 def _schedule(progress: float) -> float:
     """Learning rate relative to its maximum, after a share of the steps."""
     if progress < WARM_UP:
         return progress / WARM_UP
     return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
 
 
 def _clip(gradients: list[Tensor]) -> None:
@@ -779,7 +563,3 @@ def _clip(gradients: list[Tensor]) -> None:
     torch._foreach_clamp_max_(factors, 1.0)
     for x, factor in zip(vectors, factors, strict=True):
         x *= factor
-
-
-def _inverse_root(weight: Tensor) -> Tensor:
-    return torch.where(weight > 0, weight.rsqrt(), 0)

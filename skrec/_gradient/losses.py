@@ -74,3 +74,12 @@ EXPECTED_CURVATURES: dict[str, Callable[[Tensor], Tensor]] = {
     "huber": torch.ones_like,
     "log_loss": _logistic_curvature,
 }
+
+
+def weighted_slopes(loss: str, score: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Derivatives of Σ weight · loss by the scores, for shapes as in LOSSES."""
+    if loss != "bpr":
+        return weight * SLOPES[loss](score, target)
+    weight = weight[:, 1:] * target[:, :1]
+    of_drawn = weight * torch.sigmoid(score[:, 1:] - score[:, :1])
+    return torch.cat([-of_drawn.sum(1, keepdim=True), of_drawn], dim=1)

@@ -36,7 +36,7 @@ from .implicit import (
     is_clearly_informative,
     is_informative,
 )
-from .loop import Epoch, TrainingOptions, own_penalty, train
+from .loop import Epoch, Objectives, train
 from .losses import RELATIVE_CURVATURE
 from .network import (
     ALL_TABLES,
@@ -55,6 +55,7 @@ from .network import (
     slope_weights,
 )
 from .noise import penalty_multiple
+from .objective import TrainingOptions, own_penalty
 from .row_features import RowFeatures
 from .samples import Part, Samples, numbers_of_range
 from .terms import FoldInProblem, Pairs
@@ -71,8 +72,10 @@ ROBUST_LOSSES = ("absolute_error", "huber")
 ROBUST_RANGE = 3.0
 
 # A training has failed if its objective ends above so many times that of its start,
-# and by a share of the variance of the ratings. Noise after one epoch has 1.2.
+# and by a share of the variance of the ratings. Noise after one epoch has 1.2. The
+# start of a continued fit, which may be far from new ratings, is known of one batch.
 FAILED_RATIO, LEAST_EXCESS = 1.3, 1e-2
+FAILED_RATIO_CONTINUED = 2.0
 
 # Default of batch_size: steps per epoch, and the bounds of their rows.
 STEPS_PER_EPOCH = 40
@@ -134,7 +137,7 @@ class Numbering:
 
 @dataclass(frozen=True)
 class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
-    """Gradients of mini-batches (see `loop.TrainingOptions` for the objective).
+    """Gradients of mini-batches (see `TrainingOptions` for the objective).
 
     Attributes
     ----------
@@ -267,9 +270,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 weights(), shape, data, units, self.objective, rating_range
             )
 
-        # A last fit may be as far from new ratings as it likes.
-        excess = LEAST_EXCESS if start is None else np.inf
-        return self._reports(epochs, network, model, excess)
+        return self._reports(epochs, network, model, start is not None)
 
     def _penalty(self, data: Interactions, units: Units, is_robust: bool) -> float:
         """Multiple of `reg` by the noise of plain ratings."""
@@ -502,15 +503,15 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         epochs: Iterator[Epoch],
         network: NeuMF,
         model: Callable[[Callable[[], Weights]], NetworkModel],
-        excess: float,
+        is_continued: bool,
     ) -> Iterator[Iteration]:
         tol = DEFAULT_TOL if self.tol is None else self.tol
         scores: list[float] = []
         best, n_worse = -np.inf, 0
         best_weights: Weights = {}
-        best_objective = np.inf, np.inf
+        best_objective = Objectives(np.inf, np.inf, np.inf)
 
-        def objective_of_best() -> tuple[float, float]:
+        def objective_of_best() -> Objectives:
             return best_objective
 
         for number, epoch in enumerate(epochs, 1):
@@ -533,7 +534,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 progress,
                 n_worse >= self.n_iter_no_change,
                 partial(model, weights),
-                partial(self._warning, objective, excess),
+                partial(self._warning, objective, is_continued),
                 curves={"validation_scores_": scores.copy()} if scores else {},
             )
 
@@ -549,13 +550,16 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
 
     def _warning(
         self,
-        objective: Callable[[], tuple[float, float]],
-        excess: float,
+        objective: Callable[[], Objectives],
+        is_continued: bool,
         model: NetworkModel,
     ) -> str:
         """Warning of an objective above that of the start, or an empty string."""
-        end, start = objective()
-        if end <= max(FAILED_RATIO * start, start + excess):
+        end, start, first = objective()
+        most = max(FAILED_RATIO * start, start + LEAST_EXCESS)
+        if is_continued:
+            most = max(most, FAILED_RATIO_CONTINUED * first)
+        if end <= most:
             return ""
         return (
             f"Training has failed: its objective is {end:.3g}, above the {start:.3g} "

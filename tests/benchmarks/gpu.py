@@ -27,8 +27,9 @@ from skrec._alternating.problem import Problem, RatingArrays
 from skrec._alternating.start import spectral_start
 from skrec._alternating.state import State
 from skrec._alternating.sweep import als, vb
-from skrec._gradient.loop import TrainingOptions, train
+from skrec._gradient.loop import train
 from skrec._gradient.network import NeuMF, Shape, initial_weights
+from skrec._gradient.objective import TrainingOptions
 from skrec._gradient.samples import Samples
 from skrec._topk import inner_products_of_tiles, top_k
 

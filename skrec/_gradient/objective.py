@@ -1,0 +1,311 @@
+"""Objective of a training: options, and the penalties and anchors of weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._data.units import mean_factors
+from .context import ValuePenalties
+from .implicit import PENALTY as IMPLICIT_PENALTY
+from .implicit import ImplicitShares
+from .losses import RELATIVE_CURVATURE
+from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF
+
+# Growth of the penalty of a row's own part by features of each kind.
+DESCRIBED_SHARE, IMPLICIT_SHARE = 0.3, 0.8
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Objective and optimizer of a training.
+
+    With W the total weight of all pairs and W_r that of the pairs of row or weight r,
+    the objective is::
+
+        (1 / W) (Σ w loss(score, target) + reg Σ_r √W_r ‖r‖²)
+
+    Negatives enter W_r with their expected number, whether seen or not. Rows with many
+    pairs are penalised less than by a penalty of each pair, and more than by one of
+    each row. Weights of layers are shared by all pairs and penalised alike; biases of
+    layers are not penalised.
+
+    Factors of values of context have a penalty that is larger by the square of what
+    noise needs (see `context.ValuePenalties`), so that products with them are nothing
+    where a column says nothing.
+
+    If a side has features, r is the deviation of a row from its prediction by the
+    features. After every epoch, feature weights are a ridge regression of the rows, and
+    rows move with their predictions by the share of the penalty in their curvature.
+    With implicit features it is the deviation from the share of the counterparts, too,
+    whose rows take a step for every fifth of an epoch.
+
+    Attributes
+    ----------
+    loss : str
+        A key of LOSSES.
+    n_negatives : int
+        Negatives drawn for each sample.
+    optimizer : str
+        A key of OPTIMIZERS.
+    learning_rate : float
+        The maximum. It rises linearly for a tenth of the steps, then falls as a cosine.
+    batch_size : int
+        Samples of a step, negatives not counted.
+    n_epochs : int
+    reg : float
+    dropout : float
+    mean : float
+        Mean rating without biases, 0 for others. Rows are penalised around a row of
+        each side with this product: products of rows near zero are a saddle, and where
+        ratings are few the least of penalties.
+    """
+
+    loss: str
+    n_negatives: int
+    optimizer: str
+    learning_rate: float
+    batch_size: int
+    n_epochs: int
+    reg: float
+    dropout: float = 0.0
+    mean: float = 0.0
+
+
+class Prior:
+    """Penalties of rows and of weights of layers, as `TrainingOptions` states them.
+
+    Rows are penalised by their distance from anchors: predictions of given features,
+    shares of counterparts, and rows whose product is the mean rating.
+
+    Parameters
+    ----------
+    network : NeuMF
+    row_weights : dict of str to Tensor
+        W_r of users, items and values; 0 in the last row, that of the unseen.
+    total : Tensor
+        W.
+    options : TrainingOptions
+
+    Attributes
+    ----------
+    penalties : dict of str to Tensor of shape (n_rows + 1,)
+        Penalty of a row for each unit of the weight of its pairs, by side.
+    anchors : dict of Tensor to Tensor
+        By table; tables that are not there have anchors at zero.
+    curvature : float
+        That of the loss, relative to the squared error.
+    shared_penalties : dict of Parameter to float
+        Penalties of the weights that all pairs share.
+    value_penalties : ValuePenalties
+    implicit : list of ImplicitShares
+        Of users and of items, if the network has counterparts.
+    """
+
+    def __init__(
+        self,
+        network: NeuMF,
+        row_weights: dict[str, Tensor],
+        total: Tensor,
+        options: TrainingOptions,
+    ) -> None:
+        self.network, self.options = network, options
+        self.row_weights = row_weights
+        self.tables = {side: network.tables(ROW_TABLES[side]) for side in ROW_TABLES}
+        self.rows = {side: network.rows(side) for side in ROW_TABLES}
+        self.curvature = RELATIVE_CURVATURE[options.loss]
+        # A pair of weight w has w / √W_r of the penalty of row r.
+        self.penalties = {
+            side: self._reg_of_rows(side) * _inverse_root(weight)
+            for side, weight in row_weights.items()
+        }
+        self.slopes = {side: 2 * penalty for side, penalty in self.penalties.items()}
+        self.dense: list[Tensor] = list(network.dense())
+        self.dense_penalty = float(options.reg * _inverse_root(total))
+        self.shared_penalties = dict.fromkeys(network.shared(), 0.0)
+        self.shared_penalties |= dict.fromkeys(network.dense(), self.dense_penalty)
+        # Drawn items differ between epochs, which do not learn their noise.
+        curvature = 1.0 if options.n_negatives else self.curvature
+        self.value_penalties = ValuePenalties(network, row_weights, curvature)
+
+        self.anchors: dict[Tensor, Tensor] = {}
+        # Parts of anchors by given features, by table.
+        self.predictions: dict[Tensor, Tensor] = {}
+        self.leverages: dict[str, Tensor] = {}
+        self._anchor_at_features()
+        if options.mean:
+            self._anchor_at_mean()
+        self.implicit = self._implicit_shares(total)
+
+    @torch.no_grad()
+    def penalty(self) -> float:
+        """Penalty of rows and of weights of layers, as a mean of the members."""
+        total = torch.zeros((), device=self.row_weights["user"].device)
+        for side, penalty in self.penalties.items():
+            of_side = penalty * self.row_weights[side]
+            for table in self.rows[side]:
+                anchor = self.anchors.get(table)
+                away = table if anchor is None else table - anchor
+                squares = away.flatten(1).square().sum(1)
+                total += self.value_penalties.of(table, of_side) @ squares
+        total /= self.row_weights["user"].sum()
+        for weight in self.dense:
+            total += self.dense_penalty * weight.square().sum()
+        return float(total) / self.network.shape.n_members
+
+    @torch.no_grad()
+    def add_gradients(self, shares: dict[str, Tensor]) -> None:
+        """Add the gradient of the penalty of all rows and weights of a batch."""
+        for side, share in shares.items():
+            of_side = share * self.slopes[side]
+            for table in self.rows[side]:
+                anchor = self.anchors.get(table)
+                away = table if anchor is None else table - anchor
+                slope = self.value_penalties.of(table, of_side)[:, None]
+                gradient_of(table).flatten(1).addcmul_(slope, away.flatten(1))
+        if self.dense:
+            gradients = [gradient_of(parameter) for parameter in self.dense]
+            torch._foreach_add_(gradients, self.dense, alpha=2 * self.dense_penalty)
+
+    @torch.no_grad()
+    def show_shares(self, kept: Tensor | None) -> None:
+        """Move rows with their shares by the pairs that are kept."""
+        for shares in self.implicit:
+            changes = shares.show(kept)
+            for table, change in zip(shares.tables, changes, strict=True):
+                table[:-1] += change
+                self.anchors[table][:-1] += change
+
+    @torch.no_grad()
+    def update_feature_weights(self, side: str) -> None:
+        """Fit feature weights to the rows, and move rows with their predictions."""
+        described = self.network.described_tables(side)
+        row_weight = self.row_weights[side][:-1]
+        # Without their shares from counterparts.
+        rows = [
+            table[:-1] - self.anchors[table][:-1] + self.predictions[table]
+            for table, _ in described
+        ]
+        fitted = self.network.row_features(side).ridge(
+            torch.cat([part.flatten(1) for part in rows], dim=1),
+            row_weight.sqrt(),
+            torch.cat([weights.flatten(1) for _, weights in described], dim=1),
+        )
+        # Share of the penalty in the curvature of a row.
+        penalty = self.penalties[side][:-1]
+        share = torch.where(row_weight > 0, penalty / (self.curvature + penalty), 1)
+        sizes = [weights[0].numel() for _, weights in described]
+        for (table, weights), part, own in zip(
+            described, fitted.split(sizes, dim=1), rows, strict=True
+        ):
+            weights.copy_(part.view(weights.shape))
+            predicted = self.predicted_rows(side, weights, own)
+            change = predicted - self.predictions[table]
+            table[:-1].flatten(1).addcmul_(share[:, None], change.flatten(1))
+            self.anchors[table][:-1] += change
+            self.predictions[table] = predicted
+
+    @torch.no_grad()
+    def predicted_rows(
+        self, side: str, weights: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """Rows of a table predicted from features, by the weights of other `rows`.
+
+        They are zero on average, as the prior mean of rows without features. Where
+        features are many, a ridge regression reproduces a row by features of its own,
+        so that its penalty would be for nothing. The prediction of others than
+        itself follows from its leverage.
+        """
+        share = self.row_weights[side][:-1].sqrt()
+        share = (share / share.sum())[:, None]
+        predicted = self.network.row_features(side).times(weights.flatten(1))
+        if rows is not None:
+            rows, leverage = rows.flatten(1), self.leverages[side]
+            away = rows - (share * rows).sum(0)
+            predicted = (predicted - leverage * away) / (1 - leverage)
+        predicted -= (share * predicted).sum(0)
+        return predicted.view(-1, *weights.shape[1:])
+
+    def _reg_of_rows(self, side: str) -> float:
+        is_described = side in self.network.features
+        has_implicit = side != "value" and self.network.shape.implicit_features
+        return self.options.reg * own_penalty(is_described, has_implicit)
+
+    def _anchor_at_features(self) -> None:
+        """Anchors of sides with features, at the predictions of given ones."""
+        network = self.network
+        for side in TABLES:
+            if side in network.features or network.counterparts is not None:
+                self._anchor_at_zero(side)
+        for side in network.features:
+            self.leverages[side] = self._leverages(side)
+            for table, weights in network.described_tables(side):
+                predicted = self.predicted_rows(side, weights)
+                self.predictions[table] = predicted
+                self.anchors[table][:-1] = predicted
+
+    def _anchor_at_mean(self) -> None:
+        """Add rows with the product `options.mean` to the anchors of factors."""
+        for side, centre in mean_factors(self.options.mean)._asdict().items():
+            if self.rows[side][0] not in self.anchors:
+                self._anchor_at_zero(side)
+            (table,) = self.network.tables([f"{side}_factors"])
+            self.anchors[table][..., 0] += centre
+
+    def _anchor_at_zero(self, side: str) -> None:
+        """Anchors of the tables of a side, which are views where these are."""
+        for table in self.rows[side]:
+            self.anchors[table] = torch.zeros_like(table, requires_grad=False)
+        if side in self.network.joined:
+            tables = self.tables[side]
+            whole = self.anchors[self.network.joined[side]]
+            parts = whole.split([table[0].numel() for table in tables], dim=1)
+            for table, part in zip(tables, parts, strict=True):
+                self.anchors[table] = part.view(table.shape)
+
+    @torch.no_grad()
+    def _leverages(self, side: str) -> Tensor:
+        weight = self.row_weights[side][:-1].sqrt()
+        return self.network.row_features(side).leverages(weight)[:, None]
+
+    def _implicit_shares(self, total: Tensor) -> list[ImplicitShares]:
+        """Shares of the rows of each side from their counterparts, at their start."""
+        counterparts = self.network.counterparts
+        reg, implicit = IMPLICIT_PENALTY * self.options.reg, []
+        if counterparts is None:
+            return []
+        for side in TABLES:
+            tables = self.network.tables(PLAIN_TABLES[side])
+            row_weight = self.row_weights[side][:-1]
+            shares = ImplicitShares(
+                counterparts,
+                side,
+                tables,
+                self.network.implicit_weights(side),
+                float(reg * row_weight.sqrt().mean() / total),
+                self.curvature * row_weight / total,
+            )
+            for table, part in zip(tables, shares.show(None), strict=True):
+                self.anchors[table][:-1] += part
+            implicit.append(shares)
+        return implicit
+
+
+def own_penalty(is_described: bool, has_implicit: bool) -> float:
+    """Penalty of the rows' own parts, relative to that of rows without features.
+
+    Features add to the variance that is expected of rows, which their own parts lose.
+    """
+    return 1 + DESCRIBED_SHARE * is_described + IMPLICIT_SHARE * has_implicit
+
+
+def _inverse_root(weight: Tensor) -> Tensor:
+    return torch.where(weight > 0, weight.rsqrt(), 0)
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    """The gradient of a backward pass that has been made."""
+    assert parameter.grad is not None
+    return parameter.grad
