@@ -203,3 +203,16 @@ def test_factors_of_ratings_almost_without_noise_are_kept(noise):
     model = MFRegressor(rank_by="rating").fit(X[:1400], y[:1400])
     assert model.n_factors_ >= 3
     assert rmse(model, X[1400:], y[1400:]) < 0.04 * y.std()
+
+
+@pytest.mark.parametrize(("rate", "seed"), [(0.005, 0), (0.005, 1), (0.02, 2)])
+def test_rare_events_that_factors_reproduce_are_fitted_by_biases(rate, seed):
+    rng = np.random.default_rng(seed)
+    places = rng.permutation(400 * 200)[:16000]
+    X = np.column_stack(np.divmod(places, 200))
+    P, Q = rng.normal(size=(400, 3)), rng.normal(size=(200, 3))
+    scores = np.exp((P[X[:, 0]] * Q[X[:, 1]]).sum(1))
+    y = (rng.random(16000) < rate * scores / scores.mean()).astype(float)
+    (X, X_test), (y, y_test) = np.split(X, 2), np.split(y, 2)
+    model, biases = (MFRegressor(k, rank_by="rating").fit(X, y) for k in ("auto", 0))
+    assert rmse(model, X_test, y_test) < 1.01 * rmse(biases, X_test, y_test)

@@ -3,7 +3,8 @@
 `ALSRule` takes the mode, `VBRule` mean and covariance, and `GibbsRule` a draw.
 `AxisVBRule` takes mean and variances along axes that all rows share, and leads `VBRule`
 in its first sweeps. `UpdateRule` takes mean and covariance under priors of single rows,
-and `CovarianceRule` the covariance alone.
+and `CovarianceRule` the covariance alone. `ConditionalRule` is that of "vb" for rows
+whose priors stay.
 """
 
 from __future__ import annotations
@@ -345,6 +346,15 @@ class AxisVBRule(VBRule):
 
     def is_along_axes(self, layout: Layout) -> bool:
         return True
+
+
+class ConditionalRule(Rule):
+    """Rule of "vb" with all of its priors and weights held: mean and covariance."""
+
+    has_covariance, is_certain = True, False
+
+    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
+        return conditional.moments()
 
 
 @dataclass(frozen=True)

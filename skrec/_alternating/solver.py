@@ -89,7 +89,7 @@ CHANGE_PER_TOL = 2.0
 # The first sweeps of vb do with variances along axes, which takes a fraction of the
 # time: from so many factors on, in a share of all sweeps at most, until one lowers the
 # objective by less than this.
-WARM_UP_FACTORS, WARM_UP_SHARE, WARM_UP_FALL = 20, 0.5, 4e-3
+WARM_UP_FACTORS, WARM_UP_SHARE, WARM_UP_FALL = 20, 0.5, 2e-3
 
 # Change of predictions by the items in the last sweep over further ratings: root mean
 # square, in standard deviations of the ratings.

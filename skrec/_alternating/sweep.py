@@ -49,6 +49,7 @@ from .rules import (
     OVER_RELAXATION,
     ALSRule,
     AxisVBRule,
+    ConditionalRule,
     CovarianceRule,
     GibbsRule,
     Rule,
@@ -204,12 +205,13 @@ def with_covariance(problem: Problem, state: State) -> State:
     """The same points, with the covariance of each given all others."""
     with parallel_map(problem) as tile_map, torch_threads(1):
         sweep = Sweep(problem, CovarianceRule(), tile_map)
-        state = sweep.update_context(state)
-        rest = _rest(problem, state, None)
-        beta = state.noise_precision
-        users, _ = sweep.update_side(rest.users, state.users, state.items, beta)
-        items, _ = sweep.update_side(rest.items, state.items, state.users, beta)
-        return replace(state, users=users, items=items)
+        return sweep.update_apart(sweep.update_context(state))
+
+
+def given_others(problem: Problem, state: State) -> State:
+    """Rows of "vb" with the moments of their conditionals, given all others as is."""
+    with parallel_map(problem) as tile_map, torch_threads(1):
+        return Sweep(problem, ConditionalRule(), tile_map).update_apart(state)
 
 
 def sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
@@ -275,6 +277,14 @@ class Sweep:
         )
         objective = rule.objective(state, problem, residual)
         return replace(state, objective=objective / problem.weight)
+
+    def update_apart(self, state: State) -> State:
+        """Both sides' rows, each side given the other as it is in `state`."""
+        factor = None if self.rule.is_certain else state.coef_factor
+        rest, beta = _rest(self.problem, state, factor), state.noise_precision
+        users, _ = self.update_side(rest.users, state.users, state.items, beta)
+        items, _ = self.update_side(rest.items, state.items, state.users, beta)
+        return replace(state, users=users, items=items)
 
     def update_context(self, state: State) -> State:
         """Coefficients and terms of rows of the context given both sides' rows."""

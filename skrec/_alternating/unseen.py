@@ -4,20 +4,34 @@ The error is estimated by leave-one-out residuals. Of Gaussian linear models the
 follow from the fit to all rows: a residual r with leverage h is r / (1 − h) without its
 row (Cook and Weisberg, 1982). Here a rating acts on its prediction x·z + c through the
 row x of its user, with the leverage h = β w zᵀA⁻¹z where A⁻¹ is the covariance of x,
-and likewise through the row of its item. Both together, to first order, leave
+and likewise through the row of its item. Both together leave
 
-    r (1 + h_u / (1 − h_u) + h_i / (1 − h_i)).
+    r (1 + h_u / (1 − h_u) / (1 − s_u h_i) + h_i / (1 − h_i) / (1 − s_i h_u)).
 
-Variances along axes that all rows share, as in a warm-up of "vb", do not know a single
-rating: with them, r (1 + h_u + h_i) is left.
+Rows that know nothing but their prior, beside the rating, err apart from each other:
+their s is 0, and the sum of both ratios is exact. A share s of its prior variance is
+what a row has learned from other ratings. The rows that these belong to are uncertain
+too, about as much as the other row of the rating, so that a precision learned from them
+counts 1 − h of what it seems.
+
+Variances along axes that all rows share, as in a warm-up of "vb", do not know a
+single rating: with them, h is in place of h / (1 − h).
 
 It costs one product of a covariance and a vector for each side and rating, so a sample
-of the ratings is enough. Hyperparameters and weights of features are not left out.
+of the ratings is enough. Hyperparameters are not left out.
+
+The rows of a sweep are a step behind each other. That is of no account unless leverages
+are near one, where residuals are small because rows follow their ratings: r / (1 − h)
+then takes both from one fit. So if there are such leverages, and the error is to decide
+which fit is best, rows come from their conditionals given the other side as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,9 +39,12 @@ from torch import Tensor
 from .._threads import torch_threads
 from .conditional import Layout, fitted_values
 from .context import column_moments
+from .feature_weights import Block
 from .problem import Problem
 from .scalars import fetched, total
 from .state import Side, State
+from .sweep import given_others
+from .symmetric import inverse, times
 
 # Ratings that estimate the error of a fit, and so many at once. One block is enough for
 # the curve.
@@ -39,9 +56,9 @@ MEAN_SIZE = 2**16
 # Pairs that show how far predictions move.
 N_PAIRS = 2**11
 
-# A leverage is below one. Near it the estimate multiplies what rows that have not
-# converged leave, so that a fit almost without noise would seem useless.
-MAX_LEVERAGE = 0.999
+# A leverage is below one. Rounding may reach it, and rows that are a step behind each
+# other may pass it. From the second one on the estimate is not theirs alone.
+MAX_LEVERAGE, MAX_SETTLED_LEVERAGE = 0.999, 0.9
 
 
 @dataclass(frozen=True)
@@ -127,43 +144,177 @@ class UnseenSample:
     @torch_threads(1)
     def error(self, state: State) -> float:
         """Root mean squared leave-one-out residual, in rating units."""
-        return self._error(state, self.ratings)
+        is_behind = self._follows_ratings(state)
+        known = given_others(self.problem, state) if is_behind else None
+        return self._error(state, self.ratings, known)
 
-    def _error(self, state: State, places: Tensor) -> float:
-        parts = [self._squares(state, block) for block in places.split(BLOCK_SIZE)]
+    def _follows_ratings(self, state: State) -> bool:
+        """Whether there are leverages near one, of single rows."""
+        if state.users.axes is not None or state.items.axes is not None:
+            return False
+        n_near_one = torch.stack(
+            [
+                (rows.leverage > MAX_SETTLED_LEVERAGE).sum()
+                for places in self.ratings.split(BLOCK_SIZE)
+                for rows in self._rows(state, places)
+            ]
+        )
+        (n_all,) = fetched(self.problem.users.share.sum(n_near_one.sum()))
+        return n_all > 0
+
+    def _error(self, state: State, places: Tensor, known: State | None = None) -> float:
+        blocks = places.split(BLOCK_SIZE)
+        parts = [self._squares(state, block, known) for block in blocks]
         sums = self.problem.users.share.sum(torch.stack(parts).sum(0))
         squares, weight = fetched(*sums)
         return (self.scale**2 * squares / weight + self.repeat_variance) ** 0.5
 
-    def _squares(self, state: State, places: Tensor) -> Tensor:
-        """Weighted sum of squared residuals at some places, and sum of the weights."""
+    def _squares(self, state: State, places: Tensor, known: State | None) -> Tensor:
+        """Weighted sum of squared residuals at some places, and sum of the weights.
+
+        `known` has both sides' rows given the other side of `state`.
+        """
+        problem = self.problem
+        weight = problem.users.weight[places]
+        residual = left_out = _residual(problem, state, places)
+        if state.columns:
+            mean, variance = column_moments(problem.columns, state.columns, places)
+            assert variance is not None
+            residual = residual - mean
+            leverage = self._precision(state, places) * variance
+            left_out = residual / (1 - leverage.clamp_(max=MAX_LEVERAGE))
+        of_users, of_items = self._rows(state, places)
+        if known is None:
+            user, item = of_users.effect(residual), of_items.effect(residual)
+        else:
+            blocks = problem.users.features, problem.items.features
+            user = of_users.effect_by(known.users, blocks[0], residual)
+            item = of_items.effect_by(known.items, blocks[1], residual)
+        left_out = left_out + user.change / (1 - user.learned * item.leverage)
+        left_out += item.change / (1 - item.learned * user.leverage)
+        squares = weight * left_out.square()
+        return torch.stack([total(squares), total(weight)])
+
+    def _precision(self, state: State, places: Tensor) -> Tensor:
+        """β of ratings at some places."""
+        users, items = (
+            self.problem.user_index[places],
+            self.problem.users.others[places],
+        )
+        beta = state.noise_precision * self.problem.users.weight[places]
+        beta *= state.users.relative_precision[users]
+        return beta.mul_(state.items.relative_precision[items])
+
+    def _rows(self, state: State, places: Tensor) -> tuple[_SampledRows, _SampledRows]:
+        """The rows of users and of items at some places."""
         problem, layout = self.problem, self.problem.layout
+        beta = self._precision(state, places)
         users, items = problem.user_index[places], problem.users.others[places]
         x = state.users.mean.index_select(0, users)
         z = state.items.mean.index_select(0, items)
-        weight = problem.users.weight[places]
-        residual = _residual(problem, state, places)
-        beta = state.noise_precision * weight
-        beta = beta * state.users.relative_precision[users]
-        beta *= state.items.relative_precision[items]
-        factor = torch.ones_like(residual)
-        if state.columns:
-            mean, variance = column_moments(problem.columns, state.columns, places)
-            residual -= mean
-            assert variance is not None
-            leverage = (beta * variance).clamp_(max=MAX_LEVERAGE)
-            factor += leverage / (1 - leverage)
-        sides = (state.users, users, z), (state.items, items, x)
-        for side, rows, others in sides:
-            leverage = beta * _variance(side, rows, others, layout)
-            if side.axes is None:
-                leverage.clamp_(max=MAX_LEVERAGE)
-                leverage = leverage / (1 - leverage)
-            # Variances along axes do not know a single rating, so that the ratio is
-            # theirs.
-            factor += leverage
-        squares = weight * (factor * residual).square()
-        return torch.stack([total(squares), total(weight)])
+        return (
+            _SampledRows(state.users, users, z, beta, layout),
+            _SampledRows(state.items, items, x, beta, layout),
+        )
+
+
+class _Effect(NamedTuple):
+    """Effect of a rating through the rows of one side.
+
+    Attributes
+    ----------
+    change : Tensor of shape (n_sampled,)
+        Change of its residual if these rows do without it.
+    leverage : Tensor of shape (n_sampled,)
+    learned : Tensor of shape (n_sampled,)
+        Share of the variance of their prior that other ratings take.
+    """
+
+    change: Tensor
+    leverage: Tensor
+    learned: Tensor
+
+
+class _SampledRows:
+    """Rows of one side that sampled ratings belong to.
+
+    Attributes
+    ----------
+    side : Side
+    rows : Tensor of shape (n_sampled,)
+    others : Tensor of shape (n_sampled, row_size)
+        z, what they meet of the other side.
+    precision : Tensor of shape (n_sampled,)
+        β of the ratings.
+    layout : Layout
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        rows: Tensor,
+        others: Tensor,
+        precision: Tensor,
+        layout: Layout,
+    ) -> None:
+        self.side, self.rows, self.precision, self.layout = (
+            side,
+            rows,
+            precision,
+            layout,
+        )
+        self.others = others.clone()
+        self.others[:, layout.n_factors :] = 1
+
+    @cached_property
+    def leverage(self) -> Tensor:
+        """h = β zᵀA⁻¹z."""
+        if self.side.axes is not None:
+            along = self.side.axes.axes.forms(self.others).square()
+            return self.precision * (along * self.side.axes.variance[self.rows]).sum(1)
+        assert self.side.covariance is not None
+        packed = self.side.covariance.index_select(0, self.rows)
+        return self.precision * self.layout.quadratic_forms(packed, self.others)
+
+    def effect(self, residual: Tensor) -> _Effect:
+        h = self.leverage.clamp(max=MAX_LEVERAGE)
+        # Variances along axes do not know a single rating, so that the ratio is theirs.
+        ratio = h / (1 - h) if self.side.axes is None else self.leverage
+        return _Effect(ratio * residual, h, self._learned(ratio))
+
+    def effect_by(
+        self, known: Side, blocks: Sequence[Block], residual: Tensor
+    ) -> _Effect:
+        """The effect by the conditionals of rows, whose moments `known` has.
+
+        A rating also acts through weights of features. Their leverage is
+        β vᵀΛ (Σ ‖f‖²C) Λv / (1 − h), v = A⁻¹z, among rows without the rating.
+        """
+        assert known.covariance is not None
+        covariance = self.layout.unpack(known.covariance.index_select(0, self.rows))
+        v = times(covariance, self.others)
+        moved = known.mean.index_select(0, self.rows)
+        moved -= self.side.mean.index_select(0, self.rows)
+        free = 1 - self.precision * (v * self.others).sum(1)
+        free.clamp_(min=100 * torch.finfo(v.dtype).eps)
+        pulled, of_weights = v @ known.prior_precision, torch.zeros_like(free)
+        for block, weights in zip(blocks, known.weights, strict=True):
+            form = (pulled @ weights.covariance * pulled).sum(1)
+            of_weights.addcmul_(block.square[self.rows], form)
+        of_weights *= self.precision / free
+        free *= 1 - of_weights.clamp_(max=MAX_LEVERAGE)
+        left_out = (residual - (moved * self.others).sum(1)) / free
+        return _Effect(left_out - residual, 1 - free, self._learned((1 - free) / free))
+
+    def _learned(self, ratio: Tensor) -> Tensor:
+        """Shares of rows' knowledge, by h / (1 − h) for each.
+
+        That ratio is β times the variance without the rating.
+        """
+        covariance = inverse(self.side.prior_precision)
+        prior = self.precision * (self.others @ covariance * self.others).sum(1)
+        prior.clamp_(min=torch.finfo(prior.dtype).tiny)
+        return (1 - ratio / prior).clamp_(min=0)
 
 
 @torch_threads(1)
@@ -221,14 +372,3 @@ def _predictions(x: Tensor, z: Tensor, layout: Layout) -> Tensor:
     """Predictions x·z + c of pairs of rows."""
     k = layout.n_factors
     return (x[:, :k] * z[:, :k]).sum(1) + x[:, k:].sum(1) + z[:, k:].sum(1)
-
-
-def _variance(side: Side, rows: Tensor, others: Tensor, layout: Layout) -> Tensor:
-    """zᵀA⁻¹z of rows, by the other side's rows that they meet."""
-    z = others.clone()
-    z[:, layout.n_factors :] = 1
-    if side.axes is not None:
-        along = side.axes.axes.forms(z)
-        return (along.square() * side.axes.variance[rows]).sum(1)
-    assert side.covariance is not None
-    return layout.quadratic_forms(side.covariance.index_select(0, rows), z)
