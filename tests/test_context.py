@@ -157,7 +157,7 @@ def test_no_sweep_of_als_raises_the_objective(n_values, n_numbers):
     squares = (last.users.mean**2).sum() + (last.items.mean**2).sum()
     penalty = reg * (squares + (last.coef**2).sum())
     for state in last.columns:
-        penalty += reg * (state.values.mean**2).sum()
+        penalty += state.values.precision * (state.values.mean**2).sum()
         for terms in (state.users, state.items):
             assert not terms.levels.mean.any()
             assert not terms.rows.mean.numel() + terms.values.mean.numel()

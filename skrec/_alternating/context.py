@@ -37,16 +37,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .conditional import Gaussians, Layout, SideMoments, fitted_values
+from .conditional import (
+    Gaussians,
+    Layout,
+    NaturalGaussians,
+    SideMoments,
+    fitted_values,
+)
 from .problem import Problem
 from .ratings import Ratings
-from .rules import PRIOR_VARIANCE, Rule, over_relax, precision_evidence
+from .rules import (
+    PRIOR_ROWS,
+    PRIOR_VARIANCE,
+    Rule,
+    over_relax,
+    precision_evidence,
+)
 from .scalars import fetched, total
 from .start import leading_singular_vectors
 from .state import ColumnState, Effects, PairState, Side, State
-from .symmetric import identity
+from .symmetric import identity, times
 from .tiles import SideConditional
-from .value_pairs import PairSums, ValueColumn, ValuePairs
+from .value_pairs import Groups, PairSums, ValueColumn, ValuePairs
 
 # A prior for the variance of slopes, worth one row. Slopes of standardised numbers are
 # smaller than other effects, and each lasts for all ratings of a row, so that where
@@ -76,6 +88,8 @@ N_ROUNDS = 3
 # Mean square, in variances of the ratings, of products that are nothing. They stay as
 # they are, which no bound forbids.
 LEAST_PRODUCT = 1e-6
+
+SIDES = "users", "items"
 
 # A function that updates the rows of a conditional by a rule.
 UpdateRows = Callable[[SideConditional, Rule], tuple[Side, Tensor]]
@@ -217,21 +231,27 @@ def column_layout(n_values: int, like: Tensor) -> Layout:
 def with_columns(problem: Problem, state: State, rule: Rule) -> State:
     """A start beside a factorisation: singular vectors of pairs' residuals.
 
-    Effects and rows begin at zero, and the values' factors at their singular vectors.
+    Effects of values and coefficients begin with what all ratings have in common, those
+    of pairs and rows at zero, and the values' factors at their singular vectors.
     """
     rest = problem.without_context(state.coef, None)
     weight, share = problem.users.weight, problem.users.share
     residual = rest.users.target - fitted_values(
         problem.users, state.users.mean, state.items.mean, problem.layout
     )
-    # What all slopes have in common is no slope.
+    # What all slopes have in common is no slope, and likewise of values.
     x = problem.context
     A = share.sum((x.T * weight) @ x) + identity(len(state.coef), x)
     step = torch.linalg.solve(A, share.sum(x.T @ (weight * residual)))
     residual = residual - x @ step
+    common = []
+    for column in problem.columns:
+        effects = _common_effects(problem, column.values, residual, rule)
+        residual = residual - column.values.spread(effects.mean)
+        common.append(effects)
 
     def start(pairs: ValuePairs) -> PairState:
-        has_values, precision = pairs.numbers is None, rule.start_precision
+        has_values, precision = pairs.numbers is None, 1 / PRIOR_VARIANCE
         if has_values and not rule.keeps_precision:
             return _start_pairs(pairs, weight, residual, precision)
         prior_variance = PRIOR_VARIANCE if has_values else SLOPE_VARIANCE
@@ -241,14 +261,31 @@ def with_columns(problem: Problem, state: State, rule: Rule) -> State:
         return _no_products(pairs, residual, precision, prior_variance)
 
     columns = tuple(
-        ColumnState(
-            _no_effects(len(column.values), residual, rule.start_precision),
-            start(column.users),
-            start(column.items),
-        )
-        for column in problem.columns
+        ColumnState(effects, start(column.users), start(column.items))
+        for column, effects in zip(problem.columns, common, strict=True)
     )
     return replace(state, coef=state.coef + step, columns=columns)
+
+
+def _common_effects(
+    problem: Problem, groups: Groups, residual: Tensor, rule: Rule
+) -> Effects:
+    """Effects of values on all ratings, and their precision, beside nothing else."""
+    weight, rest, n = problem.users.weight, residual, len(groups)
+    if not n:
+        return Effects(residual.new_zeros(0))
+    W, T = groups.sums(weight, weight * residual)
+    precision, noise_variance = 1 / PRIOR_VARIANCE, 1.0
+    for _ in range(N_ROUNDS):
+        square = problem.users.share.sum(total(weight * rest.square()))
+        noise_variance = rule.noise_variance(problem.weight, square)
+        A = W / noise_variance + precision
+        mean = T / noise_variance / A
+        rest = residual - groups.spread(mean)
+        (of_effects,) = fetched(total(mean.square() + 1 / A))
+        precision = (PRIOR_ROWS + n) / (PRIOR_ROWS * PRIOR_VARIANCE + of_effects)
+    unit = noise_variance if rule.keeps_precision else 1.0
+    return Effects(mean, None, unit * precision)
 
 
 def _likeliest_penalty(
@@ -271,10 +308,6 @@ def _likeliest_penalty(
         level, _ = evidence.levels(tau)
         rest = residual - pairs.terms(level[pairs.rows], evidence.effects(level, tau))
     return noise_variance * tau
-
-
-def _no_effects(n_groups: int, like: Tensor, precision: float) -> Effects:
-    return Effects(like.new_zeros(n_groups), None, precision)
 
 
 def _no_levels(n_rows: int, like: Tensor) -> Effects:
@@ -320,40 +353,57 @@ def _start_pairs(
             prior_precision=ROW_PRECISION * identity(size, residual),
         ),
         Side.at(values),
-        _no_effects(len(pairs), residual, precision),
+        Effects(residual.new_zeros(len(pairs)), None, precision),
         _no_levels(n_rows, residual),
         residual.new_zeros(len(pairs)),
     )
 
 
 def with_centred_slopes(problem: Problem, state: State, rule: Rule) -> State:
-    """The state with coefficients of numbers that hold their slopes' common part.
-
-    Only the priors of both depend on a step m of a coefficient w and of its slopes,
-    w + m and δ − m. Without these steps, w and δ creep towards each other.
-    """
+    """The state with coefficients of numbers that hold their slopes' common part."""
     coef, columns = state.coef.clone(), []
     for column, known in zip(problem.columns, state.columns, strict=True):
-        for side in () if column.number is None else ("users", "items"):
+        if column.number is None:
+            columns.append(known)
+            continue
+        place = slice(column.number, column.number + 1)
+        for side in SIDES:
+            common = Effects(coef[place], precision=state.coef_precision)
             terms: PairState = getattr(known, side)
-            effects = terms.effects
-            A = len(effects.mean) * effects.precision + state.coef_precision
-            h = effects.precision * effects.mean.sum()
-            h = h - state.coef_precision * coef[column.number]
-            given = Scalars(torch.full_like(h, A)[None], h[None])
-            step, _, _ = rule.rows(
-                given, rule.auxiliary(torch.zeros_like(h)[None, None])
+            common, effects = _centred(
+                common, getattr(column, side), terms.effects, rule
             )
-            coef[column.number] += step[0, 0]
-            terms = replace(
-                terms, effects=replace(effects, mean=effects.mean - step[0, 0])
-            )
-            if side == "users":
-                known = replace(known, users=terms)
-            else:
-                known = replace(known, items=terms)
+            coef[place] = common.mean
+            known = _with_pairs(known, side, replace(terms, effects=effects))
         columns.append(known)
     return replace(state, coef=coef, columns=tuple(columns))
+
+
+def _with_pairs(column: ColumnState, side: str, terms: PairState) -> ColumnState:
+    if side == "users":
+        return replace(column, users=terms)
+    return replace(column, items=terms)
+
+
+def _centred(
+    common: Effects, pairs: ValuePairs, effects: Effects, rule: Rule
+) -> tuple[Effects, Effects]:
+    """Effects of values that hold the common part of the effects of their pairs.
+
+    Only the priors of both depend on a step m of an effect e and of its pairs, e + m
+    and δ − m. Without these steps, e and δ creep towards each other.
+    """
+    sums = pairs.by_value.sum_values(effects.mean[pairs.to_values])
+    counts = pairs.by_value.offsets.diff().to(sums)
+    given = Scalars(
+        counts * effects.precision + common.precision,
+        sums * effects.precision - common.mean * common.precision,
+    )
+    step, _, _ = rule.rows(given, rule.auxiliary(torch.zeros_like(sums)[:, None]))
+    return (
+        replace(common, mean=common.mean + step[:, 0]),
+        replace(effects, mean=effects.mean - step[pairs.values, 0]),
+    )
 
 
 def column_moments(
@@ -485,6 +535,8 @@ class ColumnSweep:
         """Columns after a sweep over their terms, by residuals and their weights."""
         columns = []
         for column, known in zip(self.problem.columns, states, strict=True):
+            if column.number is None:
+                known = self._centred(column, known, weight)
             values = known.values
             if len(column.values):
                 W, T = column.values.sums(weight, weight * residual)
@@ -496,6 +548,50 @@ class ColumnSweep:
             users, residual = self._pairs(column.users, known.users, weight, residual)
             columns.append(ColumnState(values, users, items))
         return tuple(columns)
+
+    def _centred(
+        self, column: ValueColumn, state: ColumnState, weight: Tensor
+    ) -> ColumnState:
+        """The same terms, where effects of values hold the common part of the rest."""
+        for side in SIDES:
+            pairs: ValuePairs = getattr(column, side)
+            terms: PairState = getattr(state, side)
+            values, effects = _centred(state.values, pairs, terms.effects, self.rule)
+            terms = replace(terms, effects=effects)
+            if self._has_products(terms):
+                values, terms = self._centred_rows(values, pairs, terms, weight)
+            state = _with_pairs(replace(state, values=values), side, terms)
+        return state
+
+    def _centred_rows(
+        self, common: Effects, pairs: ValuePairs, state: PairState, weight: Tensor
+    ) -> tuple[Effects, PairState]:
+        """Effects of values that hold the common part m·r of products.
+
+        A step m leaves all means of ratings, for e + m·r and a − m.
+        """
+        a, r = state.rows.mean, state.values.mean
+        precision, n_rows = state.rows.prior_precision, len(a)
+        A = n_rows * precision + common.precision * (r.T @ r)
+        h = precision @ a.sum(0) - common.precision * (r.T @ common.mean)
+        covariance = state.values.covariance
+        if covariance is not None and not self.rule.is_certain:
+            # The uncertainty of r counts as the length of a.
+            layout = Layout(a.shape[1], False, a.device)
+            T = self.noise_precision * layout.unpack(covariance)
+            (W,) = pairs.sums(weight)
+            W = W[pairs.to_values]
+            sums = pairs.by_value.sum_values(W), pairs.by_value.sum(a, W)
+            A = A + (sums[0][:, None, None] * T).sum(0)
+            h = h + times(T, sums[1]).sum(0)
+        auxiliary = self.rule.auxiliary(torch.zeros_like(h)[None])
+        step, _, _ = self.rule.rows(NaturalGaussians(A[None], h[None]), auxiliary)
+        along = r @ step[0]
+        return replace(common, mean=common.mean + along), replace(
+            state,
+            rows=replace(state.rows, mean=a - step),
+            products=state.products - along[pairs.values],
+        )
 
     def _pairs(
         self, pairs: ValuePairs, state: PairState, weight: Tensor, residual: Tensor

@@ -82,8 +82,6 @@ class Rule(ABC):
         Share in the fall of a row's objective below which its steps end.
     keeps_precision : bool
         Whether effects of context keep the precision that they start with.
-    start_precision : float
-        The precision that effects of values start with.
     """
 
     has_covariance: bool = False
@@ -94,10 +92,6 @@ class Rule(ABC):
     max_steps: int = 20
     least_share: float = 1e-6
     keeps_precision: bool = False
-
-    @property
-    def start_precision(self) -> float:
-        return 1 / PRIOR_VARIANCE
 
     def is_along_axes(self, layout: Layout) -> bool:
         """Whether rows are those of a `PointConditional`."""
@@ -166,9 +160,9 @@ class ALSRule(Rule):
     The objective is
     Σ w (y − ŷ)² + reg (Σ c (x − m − Bᵀf)² + Σ w² + WEIGHT_PENALTY Σ B²), m the centre
     of a side and c a row's count to the power of `exponent` (Rendle et al., 2022; 1 is
-    the weighted-λ regularisation of Zhou et al., 2008). Effects of pairs of context
-    have penalties of their own. There are no products beside them, which would fit
-    noise under `reg`.
+    the weighted-λ regularisation of Zhou et al., 2008). Effects of values of context,
+    and of their pairs, have penalties of their own. There are no products beside them,
+    which would fit noise under `reg`.
     """
 
     steps_weights = True
@@ -200,10 +194,6 @@ class ALSRule(Rule):
 
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         return over_relax(conditional.mean(), auxiliary), None, math.nan
-
-    @property
-    def start_precision(self) -> float:
-        return self.reg
 
     def noise_precision(self, weight: float, residual: Tensor | float) -> float:
         return 1.0
