@@ -18,10 +18,10 @@ on users who are left out of R, of each choice given the others of its user::
 Bun, Bouchaud and Potters (2017) have this for covariances. All directions
 together explain nothing, so those that do not explain have the negative factor −c that
 balances the others. Only differences from it count, (f_k + c) / (1 + c), since c I
-predicts nothing of other items. The weight w is the one by which choices of the users left out,
-hidden one at a time, rank highest among the items that they have not chosen. Where
-choices tell nothing of tastes, the factors are zero, and lists are those of the most
-chosen items.
+predicts nothing of other items. The weight w is the one by which choices of the users
+left out, hidden one at a time, rank highest among the items that they have not chosen.
+Where choices tell nothing of tastes, the factors are zero, and lists are those of the
+most chosen items.
 
 References: Steck (2019). Embarrassingly shallow autoencoders for sparse data. WWW.
 Bun, Bouchaud, Potters (2017). Cleaning large correlation matrices. Physics Reports.
