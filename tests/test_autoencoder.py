@@ -19,12 +19,18 @@ from skrec._choice.autoencoder import (
     N_DEVIATIONS,
     N_FOLDS,
     PRIOR_CHOICES,
+    TASTE_WEIGHTS,
     USER_DAMPING,
     ItemAutoencoder,
+    _Excess,
+    _shrinkage,
+    _taste_weight,
 )
-from skrec._choice.content import places_by_content
+from skrec._choice.content import hashed, places_by_content
 from skrec._data.interactions import Interactions
 from skrec._data.reading import Columns
+from skrec._data.sides import Sides
+from skrec._share import ALL_ROWS
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(80, 50, 1200, random_state=0)
@@ -48,7 +54,7 @@ def of_tastes():
     return rows, rng.integers(1, 6, len(rows))
 
 
-def brute_force(data):
+def brute_force(data, taste_weight):
     """Scores of all pairs, in float64 and by a full eigendecomposition."""
     choices = np.zeros(data.shape)
     choices[data.users, data.items] = 1
@@ -66,7 +72,9 @@ def brute_force(data):
     B = V * f @ V.T
     inputs = (choices - expected) * n_i**-ITEM_DAMPING
     of_tastes = inputs @ B * n_i**ITEM_DAMPING / (1 - np.diag(B))
-    return (n_u[:, None] + PRIOR_CHOICES) * n_i / choices.sum() + of_tastes
+    return (n_u[:, None] + PRIOR_CHOICES) * n_i / choices.sum() + (
+        taste_weight * of_tastes
+    )
 
 
 def factors(gain, damping, n_u, fold):
@@ -91,16 +99,93 @@ def factors(gain, damping, n_u, fold):
     ends = [0, 1]
     while ends[-1] < n_items:
         ends.append(min(math.ceil(ends[-1] * GROUP_GROWTH), n_items))
-    f = []
+    f, of_tastes = [], np.zeros(2)
     for start, end in itertools.pairwise(ends):
         explained, variance, total = sums[:, start:end].sum(1)
-        f.append((explained - N_DEVIATIONS * variance**0.5) / total)
-    return np.repeat(f, np.diff(ends)).clip(0, 1)
+        explained -= N_DEVIATIONS * variance**0.5
+        f.append(explained / total)
+        of_tastes += (explained > 0) * np.array([explained, total])
+    # Sums over all directions are those over all eigenvectors here.
+    least = -of_tastes[0] / (sums[2].sum() - of_tastes[1])
+    return ((np.repeat(f, np.diff(ends)) - least) / (1 - least)).clip(0, 1)
+
+
+def companions(n_users, n_items, seed=0):
+    """Items come in pairs, of which most users who pick one also pick the other."""
+    rng = np.random.default_rng(seed)
+    popularity = np.arange(1, n_items + 1.0) ** -0.7
+    users = np.repeat(np.arange(n_users), 3)
+    items = rng.choice(n_items, len(users), p=popularity / popularity.sum())
+    both = rng.random(len(users)) < 0.6
+    users, items = np.r_[users, users[both]], np.r_[items, items[both] ^ 1]
+    return np.unique(np.column_stack([users, items]), axis=0)
+
+
+@pytest.mark.parametrize("n_items", [40, 100])
+def test_a_companion_comes_first(n_items):
+    rows = companions(1000, n_items)
+    # Users of one choice alone, who are new to the fit.
+    items = np.arange(n_items)
+    model = MFRegressor().fit(rows)
+    model.partial_fit(np.column_stack([2000 + items, items]))
+    first = model.recommend(2000 + items, 1)[:, 0]
+    assert (first == items ^ 1).mean() > 0.95
+
+
+def test_the_rest_of_the_energy_explains_what_tastes_leave():
+    """Pairs of correlation ρ have no shrinkage but that of their least squares."""
+    rho, n = 0.6, 50
+    own = np.ones(2 * n)
+    total = np.repeat([1 + rho, 1 - rho], n)
+    sums = np.stack([total - own, np.zeros(2 * n), total])
+    # All of the first half and none of the second, of which there is one group.
+    f = _shrinkage(sums[:, :n], total.sum())
+    coefficient = f[0] / 2 / (1 - f[0] / 2)
+    assert_allclose(f, f[0])
+    assert_allclose(coefficient, rho, rtol=1e-6)
+
+
+def test_the_taste_weight_is_that_of_the_highest_gain():
+    rng = np.random.default_rng(0)
+    gains = rng.random((500, 1)) + rng.normal(0, 0.1, (500, len(TASTE_WEIGHTS)))
+    # By chance alone none is higher.
+    assert _taste_weight(np.zeros((0, len(TASTE_WEIGHTS))), ALL_ROWS) == 1
+    assert _taste_weight(gains[:, :1] + np.zeros(len(TASTE_WEIGHTS)), ALL_ROWS) == 1
+    gains[:, 7] += 0.1
+    assert _taste_weight(gains, ALL_ROWS) == TASTE_WEIGHTS[7]
+
+
+def test_hidden_choices_gain_by_their_ranks_among_the_others():
+    data = interactions(*of_tastes())
+    seen = data.seen
+    n_choices = np.bincount(seen.items, minlength=seen.n_items)
+    excess = _Excess.of(data, n_choices, (1, 5))
+    rng = np.random.default_rng(0)
+    V = np.linalg.qr(rng.normal(size=(seen.n_items, 6)))[0]
+    f = rng.random(6)
+    keys = Sides(*(hashed(np.arange(n)) for n in data.shape))
+    found = excess.gains_of_hidden(V, f, keys, seen.n_items)
+    damping, share = n_choices**-ITEM_DAMPING, n_choices / len(seen)
+    B = V * f @ V.T
+    expected = []
+    for user in range(seen.n_users):
+        chosen = seen.items[seen.offsets[user] : seen.offsets[user + 1]]
+        gains = []
+        for item in chosen if len(chosen) > 1 else ():
+            x = -(len(chosen) - 1) * share
+            x[np.setdiff1d(chosen, item)] += 1
+            tastes = x * damping @ B / damping / (1 - np.diag(B))
+            scores = TASTE_WEIGHTS[:, None] * tastes + len(chosen) * share
+            rest = np.delete(scores, chosen, axis=1)
+            gains.append(1 / np.log2(2 + (rest > scores[:, [item]]).sum(1)))
+        if gains:
+            expected.append(np.mean(gains, axis=0))
+    assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_scores_are_those_of_the_closed_form():
     data, model = fitted(*of_tastes())
-    expected = brute_force(data)
+    expected = brute_force(data, model.taste_weight)
     users, items = np.indices(data.shape)
     found, _ = model.predict(users.ravel(), items.ravel(), None, False, "cpu")
     assert 2 < model.item_vectors.shape[1] < 40

@@ -6,7 +6,7 @@ by items, divided by powers of the numbers of choices of its user and of its ite
 A less the same of these expected choices, and V are the leading eigenvectors of RᵀR.
 The score of user u and item j is::
 
-    s_uj = (n_u + 1) n_j / N + Σ_i (x_ui − n_u n_i / N) B_ij / (1 − B_jj),
+    s_uj = (n_u + 1) n_j / N + w Σ_i (x_ui − n_u n_i / N) B_ij / (1 − B_jj),
     B = V diag(f) Vᵀ
 
 with its sum in units of A. The denominator leaves out of a score the choice of the item
@@ -15,8 +15,13 @@ on users who are left out of R, of each choice given the others of its user::
 
     f_k = Σ_u (z_uk² − Σ_i r_ui² v_ik²) / Σ_u z_uk²,    z_uk = Σ_i r_ui v_ik
 
-Bun, Bouchaud and Potters (2017) have this for covariances. Where choices tell nothing
-of tastes, the factors are zero, and lists are those of the most chosen items.
+Bun, Bouchaud and Potters (2017) have this for covariances. All directions
+together explain nothing, so those that do not explain have the negative factor −c that
+balances the others. Only differences from it count, (f_k + c) / (1 + c), since c I
+predicts nothing of other items. The weight w is the one by which choices of the users
+left out, hidden one at a time, rank highest among the items that they have not chosen.
+Where choices tell nothing of tastes, the factors are zero, and lists are those of the
+most chosen items.
 
 References: Steck (2019). Embarrassingly shallow autoencoders for sparse data. WWW.
 Bun, Bouchaud, Potters (2017). Cleaning large correlation matrices. Physics Reports.
@@ -48,7 +53,7 @@ from .._storage import stored
 from .._threads import torch_threads
 from .._topk import Fill, inner_products_of_tiles
 from .._warn import warn
-from .content import places_by_content
+from .content import hashed, places_by_content
 from .gain import gain_of
 
 # Powers of the numbers of choices that those of a user and of an item are divided by.
@@ -59,8 +64,16 @@ USER_DAMPING, ITEM_DAMPING = 1 / 4, 1 / 3
 # One in so many users is left out, in turns until there have been so many.
 N_FOLDS, MIN_LEFT_OUT = 5, 100
 
-# Standard errors that are taken from the squares that other items explain.
+# Standard errors that are taken from the squares that other items explain, and from
+# what a weight of tastes gains.
 N_DEVIATIONS = 1
+
+# Weights of tastes beside popularity, of which left-out users choose one.
+TASTE_WEIGHTS = 2.0 ** (np.arange(-4, 9) / 2)
+
+# Hidden choices, and fewer down to the minimum where the scores of all items by them
+# would be more than so many.
+MIN_HIDDEN, MAX_HIDDEN, MAX_SCORES = 100, 1000, 2**22
 
 # Eigenvectors of like rank share their factor: each group ends at a rank so many times
 # that of the last. Smaller factors than the least change no list.
@@ -103,6 +116,8 @@ class ItemAutoencoder(Model):
         Mean vector of a choice.
     shrinkage, eigenvalues : ndarray of shape (n_factors,), dtype float32
         Factors f, and eigenvalues of RᵀR.
+    taste_weight : float
+        Weight of tastes beside popularity.
     energy : float
         Sum of all eigenvalues.
     new_item : ndarray of shape (1 + n_factors,), dtype float32
@@ -120,6 +135,7 @@ class ItemAutoencoder(Model):
     mean_input: np.ndarray
     shrinkage: np.ndarray
     eigenvalues: np.ndarray
+    taste_weight: float
     energy: float
     new_item: np.ndarray
     seen: SeenItems
@@ -157,24 +173,23 @@ class ItemAutoencoder(Model):
         ratings: RatingSummary,
         share: Share,
     ) -> ItemAutoencoder:
-        shrinkage, basis, n_passes = _shrinkage(excess, places_by_content(seen), share)
-        eigenvalues, V = _eigenvectors(excess, basis, n_passes, share)
-        n_factors = min(len(shrinkage), len(eigenvalues))
-        shrinkage, eigenvalues = shrinkage[:n_factors], eigenvalues[:n_factors]
-        is_kept = (shrinkage >= LEAST_SHRINKAGE) & (
-            eigenvalues > excess.rounding(share)
-        )
+        tastes = _tastes(excess, places_by_content(seen), share)
+        eigenvalues, V = _eigenvectors(excess, tastes.basis, tastes.n_passes, share)
+        n_factors = min(len(tastes.shrinkage), len(eigenvalues))
+        shrinkage, eigenvalues = tastes.shrinkage[:n_factors], eigenvalues[:n_factors]
+        is_kept = (shrinkage > 0) & (eigenvalues > excess.rounding(share))
         shrinkage, eigenvalues = shrinkage[is_kept], eigenvalues[is_kept]
         V = V[:, :n_factors][:, is_kept]
-        scale = _output_scale(V, shrinkage, n_choices)
+        scale = _output_scale(V, shrinkage, excess.of_item)
         shares = (n_choices / len(seen)).astype(np.float32)
         item_vectors = np.column_stack([shares, V * scale[:, None]])
         return cls(
             item_vectors=item_vectors,
-            input_scale=(n_choices**-ITEM_DAMPING / scale).astype(np.float32),
+            input_scale=(excess.of_item / scale).astype(np.float32),
             mean_input=excess.of_items @ V,
             shrinkage=shrinkage,
             eigenvalues=eigenvalues,
+            taste_weight=tastes.weight,
             energy=excess.energy(share),
             new_item=item_vectors[n_choices == n_choices.min()].mean(axis=0),
             seen=seen,
@@ -186,7 +201,7 @@ class ItemAutoencoder(Model):
         """Vectors of numbered users; that of an unknown one has no taste."""
         vectors = self._inputs(users)
         vectors[:, 0] += PRIOR_CHOICES
-        vectors[:, 1:] *= self.shrinkage
+        vectors[:, 1:] *= self.taste_weight * self.shrinkage
         return vectors
 
     def _inputs(
@@ -218,7 +233,7 @@ class ItemAutoencoder(Model):
         inputs = np.zeros((len(seen) + 1, self.item_vectors.shape[1]), np.float32)
         inputs[:-1] = self.input_scale[seen, None] * self.item_vectors[seen]
         inputs[:-1, 1:] -= self.mean_input
-        inputs[:, 1:] *= self.shrinkage
+        inputs[:, 1:] *= self.taste_weight * self.shrinkage
         inputs[:-1, 0], inputs[-1, 0] = 1, PRIOR_CHOICES
         return seen, self.item_vectors[items] @ inputs.T
 
@@ -321,10 +336,11 @@ class ItemAutoencoder(Model):
         chosen_by = sparse.csr_array((np.ones(len(users)), (position, place)), shape)
         n_choices = np.bincount(position, minlength=len(items))
         V = (chosen_by @ inputs) / self.eigenvalues
-        V *= n_choices[:, None] ** -ITEM_DAMPING
-        scale = _output_scale(V, self.shrinkage, n_choices)
+        of_item = n_choices**-ITEM_DAMPING
+        V *= of_item[:, None]
+        scale = _output_scale(V, self.shrinkage, of_item)
         self.item_vectors[items, 1:] = V * scale[:, None]
-        self.input_scale[items] = n_choices**-ITEM_DAMPING / scale
+        self.input_scale[items] = of_item / scale
 
 
 @dataclass(frozen=True)
@@ -466,16 +482,15 @@ class _Excess:
 
     def without(self, is_out: np.ndarray, share: Share) -> tuple[_Excess, _Excess]:
         """That of users who are not left out, and of those by the former's counts."""
-        others, out = self.damped[~is_out], self.damped[is_out]
-        n_items = self.damped.shape[1]
-        counts = share.sum(np.bincount(others.indices, minlength=n_items))
+        others, n_items = self.of_rows(~is_out), self.damped.shape[1]
+        counts = share.sum(np.bincount(others.damped.indices, minlength=n_items))
         of_items = counts * (self.of_item / max(counts.sum(), 1))
         of_items = of_items.astype(np.float32)
-        counted = replace(self, of_items=of_items)
-        return (
-            replace(counted, damped=others, of_users=self.of_users[~is_out]),
-            replace(counted, damped=out, of_users=self.of_users[is_out]),
-        )
+        left_out = replace(self.of_rows(is_out), of_items=of_items)
+        return replace(others, of_items=of_items), left_out
+
+    def of_rows(self, rows: np.ndarray) -> _Excess:
+        return replace(self, damped=self.damped[rows], of_users=self.of_users[rows])
 
     def explained(self, V: np.ndarray, share: Share) -> np.ndarray:
         """Along columns of V: squares that other items explain, their variance, all.
@@ -489,6 +504,42 @@ class _Excess:
         n_users = share.sum(float(of_users.sum())) ** 2
         n_users /= max(share.sum(float(of_users @ of_users)), TINY)
         return np.stack([total - own, 2 * own**2 / max(n_users, TINY), total])
+
+    def gains_of_hidden(
+        self,
+        V: np.ndarray,
+        shrinkage: np.ndarray,
+        keys: Sides[np.ndarray],
+        n_hidden: int,
+    ) -> np.ndarray:
+        """Mean discounted gain of hidden choices of each user, by each taste weight.
+
+        Each choice is hidden alone, and ranked among all items not chosen. Of a user
+        with more choices than `n_hidden`, those are hidden that come first by keys.
+        """
+        n_choices = np.diff(self.damped.indptr)
+        row = np.repeat(np.arange(len(n_choices)), n_choices)
+        order = np.lexsort(
+            (hashed(keys.user[row] + keys.item[self.damped.indices]), row)
+        )
+        place = np.arange(len(row)) - self.damped.indptr[row]
+        order = order[(place < n_hidden) & (n_choices[row] > 1)]
+        row, hidden = row[order], self.damped.indices[order]
+        chosen, n_others = self.damped[row], n_choices[row, None] - 1
+        chosen.data = np.ones_like(chosen.data)
+        inputs = V * self.of_item[:, None]
+        vectors = chosen @ inputs - inputs[hidden] - n_others * (self.of_items @ V)
+        outputs = V * _output_scale(V, shrinkage, self.of_item)[:, None]
+        tastes = (vectors * shrinkage) @ outputs.T
+        popularity = self.of_items / self.of_item
+        tastes -= np.take_along_axis(tastes, hidden[:, None], axis=1)
+        tastes[chosen.nonzero()] = -np.inf
+        lag = (n_others + PRIOR_CHOICES) * (popularity[hidden, None] - popularity)
+        ranks = [1 + np.count_nonzero(w * tastes > lag, axis=1) for w in TASTE_WEIGHTS]
+        gains = 1 / np.log2(1 + np.stack(ranks, axis=1))
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        n_hidden_of = np.diff(starts, append=len(row))[:, None]
+        return np.add.reduceat(gains, starts) / n_hidden_of if len(row) else gains
 
     def rounding(self, share: Share) -> float:
         """Largest eigenvalue that is an error of rounding."""
@@ -515,43 +566,113 @@ class _Excess:
         return share.sum(product)
 
 
-def _shrinkage(
-    excess: _Excess, places: Sides[np.ndarray], share: Share
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Factors of the leading eigenvectors, by users who are left out of them.
+@dataclass(frozen=True)
+class _Tastes:
+    """What users who are left out tell of tastes.
 
-    Besides, a basis and the number of passes from there to the eigenvectors. By the
-    places of users, each fold has as many of every number of choices.
+    Attributes
+    ----------
+    shrinkage : ndarray of shape (n_factors,), dtype float32
+        Factors of the leading eigenvectors.
+    weight : float
+        Weight of tastes beside popularity.
+    basis : ndarray of shape (n_items, n), dtype float32
+    n_passes : int
+        Passes from this basis to the eigenvectors.
+    """
+
+    shrinkage: np.ndarray
+    weight: float
+    basis: np.ndarray
+    n_passes: int
+
+
+def _tastes(excess: _Excess, places: Sides[np.ndarray], share: Share) -> _Tastes:
+    """By users who are left out in turns.
+
+    By the places of users, each fold has as many of every number of choices.
     """
     n_users, n_items = map(len, places)
     n_factors = int(np.clip(TABLE_SIZE // n_items, MIN_FACTORS, MAX_FACTORS))
     size = min(n_factors + OVERSAMPLING, n_items, n_users)
     normal = np.random.RandomState(0).standard_normal((n_items, size))
     start = basis = normal.astype(np.float32)[places.item]
-    fold = places.user[share.rows(n_users)] % N_FOLDS
+    place = places.user[share.rows(n_users)]
     n_turns = min(N_FOLDS, math.ceil(MIN_LEFT_OUT * N_FOLDS / n_users))
-    sums = np.zeros((3, size))
+    n_left_out = n_users * n_turns / N_FOLDS
+    n_hidden = int(np.clip(MAX_SCORES // n_items, MIN_HIDDEN, MAX_HIDDEN))
+    step = math.ceil(n_left_out / n_hidden)
+    sums, energy, turns = np.zeros((3, size)), 0.0, []
     for turn in range(min(n_turns, n_users) if n_users > 1 else 0):
-        others, left_out = excess.without(fold == turn, share)
+        is_out = place % N_FOLDS == turn
+        others, left_out = excess.without(is_out, share)
         _, basis = _eigenvectors(others, start, N_PASSES, share)
         sums[:, : basis.shape[1]] += left_out.explained(basis, share)
+        energy += left_out.energy(share)
+        out = place[is_out]
+        is_asked = out // N_FOLDS % step == 0
+        turns.append((left_out.of_rows(is_asked), basis, out[is_asked]))
+    shrinkage = _shrinkage(sums, energy)[:n_factors]
+    weight = 1.0
+    if shrinkage.any():
+        gains = [
+            asked.gains_of_hidden(
+                basis[:, :n_factors],
+                shrinkage[: basis.shape[1]],
+                Sides(hashed(place_of), hashed(places.item)),
+                math.ceil(n_hidden * step / n_left_out),
+            )
+            for asked, basis, place_of in turns
+        ]
+        weight = _taste_weight(np.concatenate(gains), share)
+    # Eigenvectors without a fifth of the users are near those of all.
+    basis, n_passes = (basis, 1) if n_turns == 1 else (start, N_PASSES + 1)
+    return _Tastes(shrinkage, weight, basis, n_passes)
+
+
+def _shrinkage(sums: np.ndarray, energy: float) -> np.ndarray:
+    """Factors of eigenvectors, by sums of what is explained along each.
+
+    The rest of the energy, along no eigenvector that explains anything, has the factor
+    that is left for it, below zero, since the sum over all directions is zero. Factors
+    are made zero there: B + c (I − B) predicts as B does without its diagonal.
+    """
+    size = sums.shape[1]
     ends = [0, 1]
     while ends[-1] < size:
         ends.append(min(math.ceil(ends[-1] * GROUP_GROWTH), size))
     explained, variance, total = np.add.reduceat(sums, ends[:-1], axis=1)
     explained -= N_DEVIATIONS * np.sqrt(variance)
-    factors = (explained / np.maximum(total, TINY)).clip(0, 1)
-    factors = np.repeat(factors, np.diff(ends))[:n_factors].astype(np.float32)
-    # Eigenvectors without a fifth of the users are near those of all.
-    return (factors, basis, 1) if n_turns == 1 else (factors, start, N_PASSES + 1)
+    is_taste = explained > 0
+    rest = max(energy - total[is_taste].sum(), TINY)
+    least = -explained[is_taste].sum() / rest
+    factors = explained / np.maximum(total, TINY)
+    factors = ((factors - least) / (1 - least)).clip(0, 1)
+    factors[factors < LEAST_SHRINKAGE] = 0
+    return np.repeat(factors, np.diff(ends)).astype(np.float32)
+
+
+def _taste_weight(gains: np.ndarray, share: Share) -> float:
+    """The weight of tastes by which hidden choices of users gain most.
+
+    One other than 1 has to gain more than chance may give.
+    """
+    gains = gains - gains[:, TASTE_WEIGHTS == 1]
+    n = max(share.sum(len(gains)), 1)
+    mean = share.sum(gains.sum(axis=0)) / n
+    variance = share.sum(np.square(gains).sum(axis=0)) / n - np.square(mean)
+    error = np.sqrt(variance.clip(0) / n)
+    mean -= N_DEVIATIONS * error
+    best = np.argmax(mean)
+    return float(TASTE_WEIGHTS[best]) if mean[best] > 0 else 1.0
 
 
 def _output_scale(
-    V: np.ndarray, shrinkage: np.ndarray, n_choices: np.ndarray
+    V: np.ndarray, shrinkage: np.ndarray, of_item: np.ndarray
 ) -> np.ndarray:
     """Factor of each item's row of V in scores: back from A, without its own choice."""
     own_share = np.minimum(np.square(V) @ shrinkage, MAX_OWN_SHARE)
-    return (n_choices**ITEM_DAMPING / (1 - own_share)).astype(np.float32)
+    return (1 / (of_item * (1 - own_share))).astype(np.float32)
 
 
 def _eigenvectors(

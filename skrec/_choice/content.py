@@ -24,13 +24,13 @@ def places_by_content(seen: SeenItems) -> Sides[np.ndarray]:
     """Places of users and of items; those of equal content are in their own order."""
     starts, lengths = seen.offsets[:-1], np.diff(seen.offsets)
     n_users = np.bincount(seen.items, minlength=seen.n_items)
-    of_items = _hashed(n_users)
+    of_items = hashed(n_users)
     for _ in range(N_ROUNDS):
         # Sums of integers modulo 2⁶⁴, which have no order.
-        of_users = _hashed(np.add.reduceat(of_items[seen.items], starts))
+        of_users = hashed(np.add.reduceat(of_items[seen.items], starts))
         sums = np.zeros_like(of_items)
         np.add.at(sums, seen.items, np.repeat(of_users, lengths))
-        of_items = _hashed(sums)
+        of_items = hashed(sums)
     return Sides(_places(lengths, of_users), _places(n_users, of_items))
 
 
@@ -41,7 +41,7 @@ def _places(counts: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     return places
 
 
-def _hashed(values: np.ndarray) -> np.ndarray:
+def hashed(values: np.ndarray) -> np.ndarray:
     """Hashes of integers, by the finaliser of SplitMix64 (Steele et al., 2014)."""
     mixed = values.astype(np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
