@@ -103,8 +103,8 @@ class ListsMixin(ExplainMixin):
         exclude : array-like of shape (n_rows, 2 or more), default=None
             Rows of user and item to leave out besides, such as items in a basket.
         never_exclude : array-like of shape (n_rows, 2 or more), default=None
-            Rows of user and item to keep nevertheless, such as training rows on which
-            the model is scored.
+            Rows of user and item that `exclude_seen` keeps, such as training rows on
+            which the model is scored. Those in `exclude` are left out all the same.
         candidates : array-like of shape (n_candidates,) or (n_rows, 2), default=None
             Raw item ids to choose from; None is all items, in the order of `item_ids_`.
             Rows of user and item, such as those that another model has retrieved, are

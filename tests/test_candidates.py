@@ -165,3 +165,20 @@ def test_lists_of_no_candidates_are_empty(model, context):
             lists = model.recommend([1, 999], 3, candidates=none, **asked)
             assert lists.shape == (2, 3)
             assert pd.isna(lists).all()
+
+
+@pytest.mark.parametrize("method", ["recommend", "similar_items", "predict"])
+def test_a_mask_in_place_of_ids_is_refused(method):
+    X = np.random.default_rng(0).integers((20, 5), size=(80, 2))
+    y = np.random.default_rng(1).normal(size=80)
+    model = MFRegressor(2).fit(X, y)
+    calls = {
+        "recommend": lambda: model.recommend([0], 3, candidates=[False, True, True]),
+        "similar_items": lambda: model.similar_items(np.array([True, False])),
+        "predict": lambda: model.predict(X > 3),
+    }
+    with pytest.raises(TypeError, match=r"True and False, .* item_ids_\[mask\]"):
+        calls[method]()
+    flags = MFRegressor(2).fit(np.column_stack([X[:, 0] % 2 == 0, X[:, 1] > 2]), y)
+    assert flags.recommend([True], 1, exclude_seen=False)[0][0] in (True, False)
+    assert (flags.recommend([1], 1) == flags.recommend([True], 1)).all()

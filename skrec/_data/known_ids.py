@@ -92,7 +92,7 @@ class KnownIds:
         -1 is an id of which nothing is known, and -2 - j one that has row j of the
         features. `n_rows` is the length of X, where ids come from one.
         """
-        rows = ids.numbered_in(self.ids)
+        rows = self._numbered(ids)
         unknown = np.flatnonzero(rows < 0)
         self.check_features(features)
         if self.described is None or not (self.feature_names and len(unknown)):
@@ -113,7 +113,7 @@ class KnownIds:
     def known_rows(self, values: Any) -> np.ndarray:
         """Row numbers of ids given as an argument, which must all have ratings."""
         ids = read_ids(values, f"{self.side}s")
-        rows = ids.numbered_in(self.ids)
+        rows = self._numbered(ids)
         self.refuse_unknown(ids, rows < 0)
         return rows
 
@@ -123,13 +123,25 @@ class KnownIds:
         Those of which the model has side features alone have no row number.
         """
         ids = read_ids(values, f"{self.side}s")
-        rows = ids.numbered_in(self.ids)
+        rows = self._numbered(ids)
         places, distinct = ids.numbered()
         is_unknown = rows < 0
         if self.described is not None:
             is_unknown &= ~self.described.have(distinct)[places]
         self.refuse_unknown(ids, is_unknown)
         return rows[rows >= 0], distinct
+
+    def _numbered(self, ids: Ids) -> np.ndarray:
+        """Row numbers of ids, -1 where unknown. A mask is refused, which is no ids."""
+        known = self.ids
+        is_mask = len(ids) and ids.distinct.dtype.kind == "b"
+        if is_mask and len(known) and known.dtype.kind in "iuf" and known[-1] > 1:
+            raise TypeError(
+                f"{ids.where} holds True and False, which would be the ids 1 and 0, "
+                f"but this model was fitted on ids such as {shown(known[-1])}. Take "
+                f"ids by a mask first, as in {self.side}_ids_[mask]."
+            )
+        return ids.numbered_in(known)
 
     def refuse_unknown(self, ids: Ids, is_unknown: np.ndarray) -> None:
         """Refuse ids given as an argument if some are unknown."""
