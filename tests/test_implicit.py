@@ -663,7 +663,9 @@ def unknown_counterpart(model, side, rows, weight, said=None):
         ratios.append(variance_ratio(liking, w))
         selection += (w * liking).sum(1) / n_draws
     ratio = np.mean(ratios)
-    return predicted + ratio * selection / (1 + ratio * w.sum(1))
+    # As many shares of the mean as the row has squares of the noise.
+    mean = selection / np.where(w.any(1), w.sum(1), 1)
+    return predicted + ratio * mine.count * mean / (1 + ratio * mine.count)
 
 
 def variance_ratio(liking, w):

@@ -94,6 +94,8 @@ def test_an_interrupt_leaves_the_old_model_and_all_settings(name, method):
         predicted, lists = model.predict(X), model.recommend(n_items=3)
         before, settings = vars(model).copy(), settings_of_process()
         other = clone(model).fit(X, Y)
+        # Its part of choices is fitted with the first list.
+        other.recommend(n_items=3)
         for place in places(lambda: call(other)):
             with pytest.raises(KeyboardInterrupt), Interrupter(place):
                 call(model)
@@ -113,6 +115,7 @@ def test_an_interrupt_of_a_question_leaves_all_settings(method):
     model = MFRegressor(2).fit(X, Y)
     asked = {"predict": X, "recommend": [0, 1], "similar_items": [0, 1]}[method]
     settings = settings_of_process()
+    getattr(model, method)(asked)
     for place in places(lambda: getattr(model, method)(asked)):
         with pytest.raises(KeyboardInterrupt), Interrupter(place):
             getattr(model, method)(asked)

@@ -315,19 +315,22 @@ def _selection(
     x[:, layout.n_factors :] = 1
     sums = ratings.sum(of_others, weight)
     total = (sums * x).sum(1)
-    squares_of_weight = ratings.sum_values(weight.square())
-    ratings.share.complete(squares_of_weight)
+    sums_of_weight = torch.stack(
+        [ratings.sum_values(weight), ratings.sum_values(weight.square())], 1
+    )
+    ratings.share.complete(sums_of_weight)
     # The mean square of one share of a row, over counterparts drawn at random.
     S = of_others.T @ (of_others * counts[:, None]) / counts.sum()
-    parts = total, (x @ S * x).sum(1), squares_of_weight, ratings.count
-    selection, square, w2, w = array(torch.stack(parts).double())
+    parts = total, (x @ S * x).sum(1), *sums_of_weight.T, ratings.count
+    selection, square, w, w2, count = array(torch.stack(parts).double())
     drawn = (square > 0) & (w > 0)
     between = selection[drawn] ** 2 / (w[drawn] * square[drawn])
     excess = between.sum() - (w2[drawn] / w[drawn]).sum()
     within = w[drawn].sum() - between.sum()
     # One counterpart tells no more than itself.
     ratio = excess / max(within, excess) if excess > 0 else 0.0
-    return selection, float(ratio)
+    # Rows know their count alone.
+    return selection * count / np.where(w > 0, w, 1), float(ratio)
 
 
 def _rows_in_rating_units(
