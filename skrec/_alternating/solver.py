@@ -310,10 +310,8 @@ class AlternatingSolver(Solver[Posterior]):
 
     def _rows(self, data: Interactions) -> FitRows:
         """The rows of a fit, in units of their own."""
-        rating_range, sample = (
-            self._rating_range(data.rating_range),
-            FittedRows.of(data),
-        )
+        rating_range = self._rating_range(data.rating_range)
+        sample = FittedRows.of(data)
         has_zeros, repeat_variance = bool(self.unobserved_weight), 0.0
         if self.learns_noise:
             data, repeat_variance = data.merged()

@@ -197,11 +197,9 @@ class UnseenSample:
 
     def _precision(self, state: State, places: Tensor) -> Tensor:
         """β of ratings at some places."""
-        users, items = (
-            self.problem.user_index[places],
-            self.problem.users.others[places],
-        )
-        beta = state.noise_precision * self.problem.users.weight[places]
+        ratings = self.problem.users
+        users, items = self.problem.user_index[places], ratings.others[places]
+        beta = state.noise_precision * ratings.weight[places]
         beta *= state.users.relative_precision[users]
         return beta.mul_(state.items.relative_precision[items])
 
@@ -257,12 +255,8 @@ class _SampledRows:
         precision: Tensor,
         layout: Layout,
     ) -> None:
-        self.side, self.rows, self.precision, self.layout = (
-            side,
-            rows,
-            precision,
-            layout,
-        )
+        self.side, self.rows = side, rows
+        self.precision, self.layout = precision, layout
         self.others = others.clone()
         self.others[:, layout.n_factors :] = 1
 

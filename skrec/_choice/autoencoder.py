@@ -156,8 +156,7 @@ class ItemAutoencoder(Model):
         Several processes fit at once, since all of them take part.
         """
         seen, share = data.seen, data.shares.user
-        n_choices = np.bincount(seen.items, minlength=seen.n_items)
-        ratings = RatingSummary.of(data)
+        n_choices, ratings = seen.counts.item, RatingSummary.of(data)
         excess = _Excess.of(data, n_choices, ratings.range)
         fit = Deferred(partial(cls._fit, excess, n_choices, seen, ratings, share))
         if not share.has_all:
@@ -293,13 +292,15 @@ class ItemAutoencoder(Model):
 
     def without(self, forgotten: ForgottenRows) -> ItemAutoencoder:
         items = forgotten.kept.item
-        return replace(
+        model = replace(
             self,
             item_vectors=self.item_vectors[items],
             input_scale=self.input_scale[items],
             is_placed=self.is_placed[items],
             seen=forgotten.seen_after,
-        )._counted()
+        )
+        model._count()
+        return model
 
     def updated(self, further: FurtherRows) -> ItemAutoencoder:
         """With further choices; a new item is where those who chose it put it."""
@@ -313,14 +314,12 @@ class ItemAutoencoder(Model):
             ratings=ratings.with_further(further.data.rating, further.data.weight),
         )
         model._place(items.given[model.is_placed[items.given]])
-        return model._counted()
+        model._count()
+        return model
 
-    def _counted(self) -> ItemAutoencoder:
-        """With the shares of items in all choices."""
-        n_choices = np.bincount(self.seen.items, minlength=self.seen.n_items)
-        item_vectors = self.item_vectors.copy()
-        item_vectors[:, 0] = n_choices / max(len(self.seen), 1)
-        return replace(self, item_vectors=item_vectors)
+    def _count(self) -> None:
+        """Set the shares of items in all choices."""
+        self.item_vectors[:, 0] = self.seen.counts.item / max(len(self.seen), 1)
 
     def _place(self, items: np.ndarray) -> None:
         """Put items where the fitted items of those who chose them do.

@@ -23,7 +23,7 @@ N_ROUNDS = 2
 def places_by_content(seen: SeenItems) -> Sides[np.ndarray]:
     """Places of users and of items; those of equal content are in their own order."""
     starts, lengths = seen.offsets[:-1], np.diff(seen.offsets)
-    n_users = np.bincount(seen.items, minlength=seen.n_items)
+    n_users = seen.counts.item
     of_items = hashed(n_users)
     for _ in range(N_ROUNDS):
         # Sums of integers modulo 2⁶⁴, which have no order.
