@@ -126,6 +126,20 @@ def test_all_sources_are_the_same_rows(tmp_path):
         assert_array_equal(y, expected[1])
 
 
+def test_folders_are_named_by_values_of_columns(tmp_path):
+    table = log()
+    parquet.write_to_dataset(table, tmp_path / "log", partition_cols=["item"])
+    X, y = from_arrow(tmp_path / "log", context=["hour"])
+    names = ["user", "item", "hour"]
+    expected, rating = from_arrow(table, context=["hour"])
+    assert_frame_equal(
+        X.assign(y=y).sort_values([*names, "y"], ignore_index=True),
+        expected.assign(y=rating).sort_values([*names, "y"], ignore_index=True),
+        check_categorical=False,
+        check_dtype=False,
+    )
+
+
 def test_columns_are_chosen_by_name():
     table = log().rename_columns(["stars", "customer", "product", "hour", "n"])
     X, y, weight = from_arrow(

@@ -587,7 +587,9 @@ def test_dict_of_dicts():
     assert y.dtype == np.float64
 
 
-@pytest.mark.parametrize("kind", ["csr_array", "csc_array", "coo_array", "csr_matrix"])
+@pytest.mark.parametrize(
+    "kind", ["csr_array", "csc_array", "coo_array", "dok_array", "csr_matrix"]
+)
 def test_sparse_entries_are_ratings_even_zeros(kind):
     matrix = sparse.coo_array(([3, 0, 5], ([2, 0, 2], [0, 1, 3])), shape=(4, 4))
     X, y = from_matrix(getattr(sparse, kind)(matrix))

@@ -46,7 +46,8 @@ def from_arrow(
     Parameters
     ----------
     source : str, path, Dataset, ParquetFile, Table, callable or iterable
-        - a Parquet file, or a folder of Parquet files;
+        - a Parquet file, or a folder of Parquet files, whose folders may be named
+          by values of columns, as in `country=fr`;
         - a ``pyarrow.dataset.Dataset``, which may select rows and read other formats,
           or a ``pyarrow.parquet.ParquetFile``;
         - a table of Arrow, or an iterable of record batches or tables that can be
@@ -354,7 +355,7 @@ def _reader(source: Any) -> Callable[[list[str]], Iterator[Any]]:
             "from_arrow reads by pyarrow, which is not installed: pip install pyarrow."
         ) from error
     if isinstance(source, str | PathLike):
-        source = dataset.dataset(source, format="parquet")
+        source = dataset.dataset(source, format="parquet", partitioning="hive")
     if isinstance(source, pa.Table | pa.RecordBatch):
         source = [source]
     if isinstance(source, dataset.Dataset):

@@ -101,10 +101,11 @@ def from_matrix(
             "missing must be a number, such as 0 for a table that is filled up with "
             f"zeros, got {missing!r}."
         )
-    if isinstance(matrix, Mapping):
-        users, items, ratings = _from_mapping(matrix)
-    elif sparse.issparse(matrix):
+    # A sparse matrix of one format is a mapping, from places.
+    if sparse.issparse(matrix):
         users, items, ratings = _from_sparse(matrix)
+    elif isinstance(matrix, Mapping):
+        users, items, ratings = _from_mapping(matrix)
     else:
         users, items, ratings = _from_dense(matrix)
 
@@ -125,7 +126,7 @@ def from_matrix(
     X = pd.DataFrame({"user": users[rated], "item": items[rated]})
     repeated = X.duplicated()
     if repeated.any():
-        user, item = X[repeated].iloc[0]
+        user, item = next(X[repeated].itertuples(index=False))
         raise ValueError(
             f"matrix holds two ratings of user {user!r} for item {item!r}."
         )
