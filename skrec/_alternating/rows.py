@@ -374,7 +374,7 @@ class Rows:
     residual_covariance : ndarray of shape (n_draws, row_size, row_size)
         Λ⁻¹, the covariance of rows about their prior means Bᵀf + m.
     count : ndarray of shape (n_rows,)
-        Total weight of the ratings of each row.
+        Squares of the noise that the ratings of each row hold.
     relative_variance : ndarray of shape (n_rows,)
         E[1 / α], the factor of the noise variance of a row's ratings.
     concentration : float
