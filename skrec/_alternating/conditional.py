@@ -164,8 +164,11 @@ class Layout:
         if parallel_map is map:
             return max(1, min(n_rows, ALONE_TILE_SIZE // self.n_packed))
         least = max(MIN_TILE_ROWS, MIN_TILE_SIZE // self.n_packed)
-        share = max(least, -(-n_rows // MIN_TILES))
-        return max(1, min(share, TILE_SIZE // self.n_packed))
+        most = max(1, TILE_SIZE // self.n_packed)
+        n_tiles = max(min(MIN_TILES, n_rows // least), -(-n_rows // most))
+        # An even number, of tiles of the same length.
+        n_tiles += n_tiles > 1 and n_tiles % 2
+        return max(1, -(-n_rows // max(1, n_tiles)))
 
     def block_rows(self, n_rows: int, parallel_map: ParallelMap) -> int:
         """Number of rows whose sums over ratings are formed at once.

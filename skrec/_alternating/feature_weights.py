@@ -292,16 +292,14 @@ def step_weights(
     pulled = shift @ Lambda
     follows, trace = torch.empty_like(shift), shift.new_empty(len(shift))
     squares = _stacked([block.square for block in blocks]).T
-    spreads = _stacked([d.weights.covariance for d in directions])
-    spreads = (Lambda @ spreads @ Lambda).flatten(1)
+    spreads = [Lambda @ d.weights.covariance @ Lambda for d in directions]
 
     def follow(tile: slice) -> Tensor:
         V = layout.unpack(rows.covariance[tile])
         stays = shift[tile] - times(V, pulled[tile], out=follows[tile])
         held = total(rows.weighted(pulled[tile], tile) * stays)
         if with_covariance:
-            Q = (squares[tile] @ spreads).view_as(V)
-            S = _inflated(V, Q, Lambda, trace[tile])
+            S = _inflated(V, squares[tile], spreads, Lambda, trace[tile])
             # Last, since it must not be done twice.
             layout.pack(S, out=rows.covariance[tile])
         return held
@@ -382,9 +380,19 @@ class _Direction:
         return replace(self.weights, mean=mean)
 
 
-def _inflated(V: Tensor, Q: Tensor, Lambda: Tensor, trace: Tensor) -> Tensor:
-    """Covariances S = V + VQV for Q = Λ (Σ ‖f‖² C) Λ, and tr(βGS) into `trace`."""
-    VQ = V @ Q
+def _inflated(
+    V: Tensor,
+    squares: Tensor,
+    spreads: Sequence[Tensor],
+    Lambda: Tensor,
+    trace: Tensor,
+) -> Tensor:
+    """Covariances S = V + VQV for Q = Σ ‖f‖² ΛCΛ, and tr(βGS) into `trace`.
+
+    `squares` has ‖f‖² of each row and block, and `spreads` ΛCΛ of each block.
+    """
+    factors = squares[:, :, None, None].unbind(1)
+    VQ = reduce(add, [V @ M * f for M, f in zip(spreads, factors, strict=True)])
     S = torch.baddbmm(V, VQ, V)
     # βGS = I + QV − ΛS.
     traces = VQ.diagonal(dim1=1, dim2=2).add_(1).sum(1)

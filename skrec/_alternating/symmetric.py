@@ -24,7 +24,7 @@ MAX_LAPACK_SIZE = 24
 
 # So many matrices of at most this size are inverted all at once, since LAPACK, which
 # has them one by one, takes longer to begin with one than to invert it.
-MAX_ELIMINATED_SIZE, MIN_ELIMINATED = 9, 512
+MAX_ELIMINATED_SIZE, MIN_ELIMINATED = 19, 400
 
 
 def identity(size: int, like: Tensor) -> Tensor:
