@@ -188,7 +188,7 @@ def test_the_order_of_rows_changes_nothing(fit, seed):
     np.testing.assert_allclose(other, one, rtol=1e-6, atol=1e-6 * np.ptp(y))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_fifty_ratings_and_a_category(seed):
     rng = np.random.RandomState(seed)
     X = pd.DataFrame(
@@ -198,7 +198,7 @@ def test_fifty_ratings_and_a_category(seed):
     check(MFRegressor().fit(X, rng.randint(1, 6, 50), item_features=genre), X)
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(5))
 def test_forty_ratings_of_two_users(seed):
     rng = np.random.RandomState(seed)
     X = pd.DataFrame(
