@@ -18,6 +18,9 @@ from sklearn.model_selection import train_test_split
 from skrec import MFRegressor, NCFRegressor
 from skrec.datasets import fetch_movielens, make_ratings
 
+# What they run is covered by the tests of its parts.
+pytestmark = pytest.mark.no_cover
+
 RATING_LOSSES = "squared_error", "absolute_error", "huber"
 CHOICE_LOSSES = "log_loss", "bpr", *RATING_LOSSES
 SOLVERS = "adam", "sgd"
@@ -42,17 +45,19 @@ MODELS |= {
 }
 
 
-def pairwise(losses):
-    """A loss and an estimator: networks take the solvers by turns.
+def by_turns(losses):
+    """Estimators and losses: a network has the solvers by turns.
 
-    Each loss meets each architecture and each solver, and each architecture meets
-    each solver.
+    Each loss meets each architecture and each solver, and each architecture meets each
+    solver.
     """
-    for n, loss in enumerate(losses):
-        for m, (name, make) in enumerate(MODELS.items()):
-            row, solver = divmod(m, len(SOLVERS))
-            if row == 0 or (row + n) % len(SOLVERS) == solver:
-                yield pytest.param(make, loss, id=f"{name}-{loss}")
+    n_solvers = len(SOLVERS)
+    return [
+        pytest.param(make, loss, id=f"{name}-{loss}")
+        for turn, loss in enumerate(losses)
+        for number, (name, make) in enumerate(MODELS.items())
+        if number < n_solvers or (number // n_solvers + number + turn) % n_solvers == 0
+    ]
 
 
 def split(X, y):
@@ -87,7 +92,7 @@ def assert_no_worse_than_biases(model, data, loss):
     assert metric(y_test, predicted) < 1.01 * metric(y_test, of_biases)
 
 
-@pytest.mark.parametrize(("make", "loss"), pairwise(RATING_LOSSES))
+@pytest.mark.parametrize(("make", "loss"), by_turns(RATING_LOSSES))
 def test_ratings_are_predicted_no_worse_than_by_biases(make, loss, real):
     assert_no_worse_than_biases(make(loss=loss, rank_by="rating"), real, loss)
 
@@ -167,7 +172,7 @@ def assert_lists_are_personal(model, choices, at_least=1.3):
     assert len({tuple(items) for items in lists.tolist()}) > 0.9 * len(lists)
 
 
-@pytest.mark.parametrize(("make", "loss"), pairwise(CHOICE_LOSSES))
+@pytest.mark.parametrize(("make", "loss"), by_turns(CHOICE_LOSSES))
 def test_lists_of_choices_are_better_than_the_popular(make, loss, choices):
     # The median of what is drawn beside a choice is that nothing is chosen.
     at_least = 0.9 if loss == "absolute_error" else 1.3

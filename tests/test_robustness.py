@@ -17,6 +17,9 @@ from sklearn.exceptions import ConvergenceWarning
 from skrec import MFRegressor
 from skrec.datasets import make_ratings
 
+# What they run is covered by the tests of its parts.
+pytestmark = pytest.mark.no_cover
+
 N_FITS = int(os.environ.get("SKREC_N_FITS", "40"))
 MANY = settings(
     max_examples=N_FITS,
