@@ -170,7 +170,7 @@ def test_many_sweeps_break_nothing(fit):
 
 
 @given(fit=fits(), solver=st.sampled_from(["vb", "als"]))
-@settings(MANY, max_examples=max(5, N_FITS // 8))
+@settings(MANY, max_examples=max(5, N_FITS // 4))
 def test_a_dozen_warm_starts_break_nothing(fit, solver):
     X, y, arguments = fit
     mf = MFRegressor(4, solver=solver, warm_start=True, max_iter=5)
