@@ -13,6 +13,9 @@ from sklearn.utils.fixes import parse_version
 
 from skrec import MFRegressor, NCFRegressor
 
+# What they run is covered by the tests of its parts.
+pytestmark = pytest.mark.no_cover
+
 # As many as the releases of scikit-learn have at least; 1.9 has 59.
 N_CHECKS = 58
 

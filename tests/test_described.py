@@ -58,6 +58,12 @@ X, Y, USERS, ITEMS = world()
 FEATURES = {"user_features": USERS, "item_features": ITEMS}
 COLD = (X["user"] >= 120).to_numpy()
 COLD_ITEMS = (X["item"] >= 48).to_numpy()
+LEFT_OUT = {
+    "nothing": np.zeros(len(X), bool),
+    "users": COLD,
+    "items": COLD_ITEMS,
+    "users and items": COLD | COLD_ITEMS,
+}
 
 MODELS = {
     "vb": MFRegressor(4, rank_by="rating"),
@@ -90,6 +96,10 @@ MODELS = {
 }
 
 
+# For what does not depend on how far a fit has come.
+SHORT = {"max_iter": 3, "tol": 1e9}
+
+
 @pytest.fixture(params=MODELS.keys())
 def name(request):
     return request.param
@@ -101,15 +111,15 @@ def model(name):
 
 
 @cache
-def _told(name, n_users):
-    users = USERS[:n_users]
-    model = clone(MODELS[name])
-    return model.fit(X[~COLD], Y[~COLD], user_features=users, item_features=ITEMS)
+def _told(name, without, n_users, n_items):
+    kept, tables = ~LEFT_OUT[without], (USERS[:n_users], ITEMS[:n_items])
+    features = dict(zip(FEATURES, tables, strict=True))
+    return clone(MODELS[name]).fit(X[kept], Y[kept], **features)
 
 
-def told(name, n_users=N_USERS):
-    """A fit without the ratings of cold users, to features of the first users."""
-    return copied(_told(name, n_users))
+def told(name, n_users=N_USERS, n_items=N_ITEMS, *, without="users"):
+    """A fit without the ratings of cold ids, to features of the first ids."""
+    return copied(_told(name, without, n_users, n_items))
 
 
 def error(model, rows, **features):
@@ -117,12 +127,11 @@ def error(model, rows, **features):
 
 
 def test_cold_users_and_items_are_predicted_from_their_features(name, model):
-    plain = clone(model).fit(X[~COLD], Y[~COLD])
-    assert error(told(name), COLD) < 0.9 * error(plain, COLD)
-    for cold in (COLD_ITEMS, COLD | COLD_ITEMS):
-        plain = clone(model).fit(X[~cold], Y[~cold])
-        model.fit(X[~cold], Y[~cold], **FEATURES)
-        assert error(model, cold) < 0.9 * error(plain, cold)
+    kept = ~LEFT_OUT["users and items"]
+    plain = model.fit(X[kept], Y[kept])
+    of_features = told(name, without="users and items")
+    for cold in (COLD & ~COLD_ITEMS, COLD_ITEMS & ~COLD, COLD & COLD_ITEMS):
+        assert error(of_features, cold) < 0.9 * error(plain, cold)
 
 
 def test_features_of_cold_users_can_be_given_when_they_are_asked_about(name):
@@ -146,7 +155,7 @@ def test_known_users_stay_what_their_ratings_say(name):
 
 
 def test_the_order_of_a_frame_and_its_columns_does_not_matter(model):
-    model.fit(X, Y, **FEATURES)
+    model.set_params(**SHORT).fit(X, Y, **FEATURES)
     other = clone(model).fit(
         X,
         Y,
@@ -192,8 +201,8 @@ def test_cold_users_get_what_they_are_predicted_to_like(name):
     assert loud[1] > 0.7
 
 
-def test_items_without_ratings_can_be_candidates(model):
-    model.fit(X[~COLD_ITEMS], Y[~COLD_ITEMS], **FEATURES)
+def test_items_without_ratings_can_be_candidates(name):
+    model = told(name, without="items")
     assert model.recommend([3], 48, exclude_seen=False).max() < 48
     candidates = [50, 3, 55, 55, 9]
     items, scores = model.recommend(
@@ -262,7 +271,7 @@ def test_a_matrix_by_row_number_says_what_a_frame_does(solver):
 
 def test_constant_and_collinear_features_are_no_error(model):
     users = USERS.assign(constant=3.0, twice=2 * USERS["age"], same="a")
-    model.fit(X, Y, user_features=users, item_features=ITEMS)
+    model.set_params(**SHORT).fit(X, Y, user_features=users, item_features=ITEMS)
     assert np.isfinite(model.predict(X)).all()
     nothing = pd.DataFrame({"constant": 1.5}, index=USERS.index)
     model.fit(X, Y, user_features=nothing)
@@ -297,12 +306,12 @@ def test_a_warm_start_goes_on_with_features(name):
         model.fit(X[~COLD], Y[~COLD], **FEATURES)
     assert root_mean_squared_error(expected, model.predict(X[~COLD])) < 0.1
     more = USERS.assign(height=np.arange(N_USERS) % 7)
-    model.set_params(max_iter=50).fit(X, Y, user_features=more)
+    model.set_params(**SHORT).fit(X, Y, user_features=more)
     assert np.isfinite(model.predict(X)).all()
 
 
 def test_a_pickle_knows_what_was_said(name):
-    model = _told(name, N_USERS)
+    model = told(name)
     again = copied(model)
     assert_array_equal(again.predict(X), model.predict(X))
 
@@ -422,9 +431,10 @@ READ = {
 @pytest.mark.parametrize("rows", [X, pl.from_pandas(X)], ids=["pandas", "polars"])
 def test_the_same_table_has_the_same_effects_however_it_was_read(rows):
     shuffled = ITEMS.sample(frac=1, random_state=0)
-    expected = MFRegressor(2, tol=0.01).fit(X, Y, item_features=ITEMS)
+    small = MFRegressor(2, **SHORT)
+    expected = clone(small).fit(X, Y, item_features=ITEMS)
     for name, read in READ.items():
-        model = MFRegressor(2, tol=0.01).fit(rows, Y, item_features=read(shuffled))
+        model = clone(small).fit(rows, Y, item_features=read(shuffled))
         assert_frame_equal(
             model.feature_effects(), expected.feature_effects(), obj=name
         )
@@ -553,7 +563,7 @@ def effects_of(model):
 @pytest.mark.parametrize("name", INTERPRETED)
 def test_effects_are_differences_of_predictions(name):
     """Of users without ratings, of an average item."""
-    model = clone(MODELS[name]).set_params(clip=False).fit(X, Y, **FEATURES)
+    model = told(name, without="nothing").set_params(clip=False)
     effects, together = effects_of(model)
     ages = 40, 40 + USERS["age"].std(ddof=0)
     older = pd.DataFrame({"group": "north", "age": ages}, index=[1000, 1001])
@@ -572,8 +582,7 @@ def test_effects_are_differences_of_predictions(name):
 
 @pytest.mark.parametrize("name", ["vb", "vb without implicit features", "gibbs"])
 def test_effects_are_those_that_ratings_follow(name):
-    model = clone(MODELS[name]).fit(X, Y, **FEATURES)
-    effects, together = effects_of(model)
+    effects, together = effects_of(told(name, without="nothing"))
     assert_allclose(
         effects.effect[["group_north", "group_south", "group_west", "year"]],
         [0.8, -0.8, 0, 0],
@@ -604,11 +613,11 @@ def test_the_uncertainty_of_effects_covers_their_error():
 
 @pytest.mark.parametrize("name", INTERPRETED)
 def test_weights_in_factor_space_are_what_rows_are_expected_to_be(name):
-    model = clone(MODELS[name]).fit(X, Y, **FEATURES)
+    model = told(name, without="nothing")
     assert model.user_feature_coef_.shape == (4, 5)
     assert model.item_feature_coef_.shape == (2, 5)
-    told = pd.DataFrame({"group": ["north", "south"], "age": 40.0}, index=[1000, 1001])
-    first, second = model.user_index_vectors([1000, 1001], user_features=told)
+    new = pd.DataFrame({"group": ["north", "south"], "age": 40.0}, index=[1000, 1001])
+    first, second = model.user_index_vectors([1000, 1001], user_features=new)
     if name != "gibbs":
         expected = model.user_feature_coef_[0] - model.user_feature_coef_[1]
         assert_allclose(first - second, [*expected, 0], atol=1e-5)
@@ -616,7 +625,7 @@ def test_weights_in_factor_space_are_what_rows_are_expected_to_be(name):
 
 def test_points_have_effects_without_uncertainty():
     for name in ("als", "adam"):
-        effects, together = effects_of(clone(MODELS[name]).fit(X, Y, **FEATURES))
+        effects, together = effects_of(told(name, without="nothing"))
         assert effects["std"].isna().all()
         assert together["std"].isna().all()
 
@@ -787,16 +796,17 @@ def test_similar_ones_of_described_ids_have_like_scores(name, side, cold, table)
 
 @pytest.mark.parametrize(("side", "cold", "table"), SIDES, ids=["users", "items"])
 def test_features_of_similar_ones_can_be_given_when_they_are_asked_for(
-    model, side, cold, table
+    name, side, cold, table
 ):
-    name = f"{side}_features"
-    full = clone(model).fit(X[~cold], Y[~cold], **{name: table})
+    without = f"{side}s"
+    full = told(name, without=without)
     known = getattr(full, f"{side}_ids_")
-    model.fit(X[~cold], Y[~cold], **{name: table.loc[known]})
+    model = told(name, **{f"n_{side}s": len(known)}, without=without)
+    features = {f"{side}_features": table}
     new = table.index.difference(known)[:3]
     asked, candidates = [*new[:2], known[0]], [*new[1:], *known[:5]]
     found, scores = getattr(model, f"similar_{side}s")(
-        asked, 5, candidates=candidates, return_scores=True, **{name: table}
+        asked, 5, candidates=candidates, return_scores=True, **features
     )
     expected, cosines = getattr(full, f"similar_{side}s")(
         asked, 5, candidates=candidates, return_scores=True

@@ -163,6 +163,14 @@ IDLE_CASES = {
 }
 
 
+WARM_UP = {"n_factors": 21, "implicit_features": True, "rank_by": "rating"}
+
+
+def many_rows():
+    """Rows that support the factors of a warm-up."""
+    return make_ratings(130, 120, 13_500, random_state=0)
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, rows):
     """Estimators of each process by case."""
@@ -179,6 +187,7 @@ def together(tmp_path_factory, rows):
     for name, (shards, kind, params, width) in IDLE_CASES.items():
         case = {"params": params, "kind": kind, "shards": shards(X.iloc[:, :width], y)}
         cases[f"idle {name}"] = case
+    cases["warm-up"] = {"params": WARM_UP, "shards": cut(*many_rows(), None)}
     results = launched(tmp_path_factory.mktemp("processes"), list(cases.values()))
     return {name: models for name, *models in zip(cases, *results, strict=True)}
 
@@ -206,13 +215,10 @@ def test_processes_fit_as_one(case, together, rows):
         assert np.isfinite(model.predict(further)).all()
 
 
-def test_processes_warm_up_together(tmp_path):
-    X, y = make_ratings(130, 120, 13_500, random_state=0)
-    params = {"n_factors": 21, "implicit_features": True, "rank_by": "rating"}
-    shards = cut(X, y, None)
-    results = launched(tmp_path, [{"params": params, "shards": shards}])
-    (first,), (second,) = results
-    one = MFRegressor(**params).fit(X, y)
+def test_processes_warm_up_together(together):
+    X, y = many_rows()
+    first, second = together["warm-up"]
+    one = MFRegressor(**WARM_UP).fit(X, y)
     assert (first.predict(X) == second.predict(X)).all()
     assert first.n_iter_ == one.n_iter_
     assert first.loss_curve_ == pytest.approx(one.loss_curve_, rel=1e-5)

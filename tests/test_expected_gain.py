@@ -14,15 +14,17 @@ X, Y = make_ratings(80, 50, 1200, random_state=0)
 
 
 @pytest.mark.parametrize("rank_by", ["both", "choice"])
-@pytest.mark.parametrize(("scale", "shift"), [(50, -300), (1e-3, 1e6), (1, 1e9)])
-@pytest.mark.parametrize("estimator", [MFRegressor(2), NCFRegressor(2, n_members=1)])
-def test_lists_do_not_depend_on_the_units_of_ratings(estimator, rank_by, scale, shift):
+@pytest.mark.parametrize(
+    "estimator", [MFRegressor(2), NCFRegressor(2, n_members=1, max_iter=10)]
+)
+def test_lists_do_not_depend_on_the_units_of_ratings(estimator, rank_by):
     model = estimator.set_params(rank_by=rank_by, random_state=0)
     expected, scores = model.fit(X, Y).recommend(range(20), return_scores=True)
-    moved = model.fit(X, scale * Y + shift)
-    found, moved = moved.recommend(range(20), return_scores=True)
-    assert_allclose(moved, scores, rtol=2e-3)
-    assert (found == expected).mean() > 0.95
+    for scale, shift in ((50, -300), (1e-3, 1e6), (1, 1e9)):
+        moved = model.fit(X, scale * Y + shift)
+        found, moved = moved.recommend(range(20), return_scores=True)
+        assert_allclose(moved, scores, rtol=2e-3)
+        assert (found == expected).mean() > 0.95
 
 
 def test_equal_ratings_rank_as_choices_do():

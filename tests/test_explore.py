@@ -45,10 +45,10 @@ def moments(model, user):
 
 @pytest.mark.parametrize("model", [VB, GIBBS], ids=["vb", "gibbs"])
 def test_draws_have_the_moments_of_the_posterior(model):
-    draws = np.array([table(model, [4], "sample", seed)[0] for seed in range(1500)])
+    draws = np.array([table(model, [4], "sample", seed)[0] for seed in range(600)])
     mean, variance = moments(model, 4)
     std = np.sqrt(variance)
-    assert (np.abs(draws.mean(axis=0) - mean) < 5 * std / np.sqrt(1500)).all()
+    assert (np.abs(draws.mean(axis=0) - mean) < 5 * std / np.sqrt(600)).all()
     assert_allclose(draws.std(axis=0), std, rtol=0.12)
 
 
@@ -71,9 +71,9 @@ def test_an_item_is_first_as_often_as_it_is_best_in_the_posterior():
         VB.recommend(
             [7], 1, strategy="sample", random_state=seed, exclude_seen=False
         ).item()
-        for seed in range(1500)
+        for seed in range(600)
     ]
-    frequency = np.bincount(first, minlength=30) / 1500
+    frequency = np.bincount(first, minlength=30) / 600
     assert np.count_nonzero(expected > 0.02) >= 3
     assert_allclose(frequency, expected, atol=0.06)
 

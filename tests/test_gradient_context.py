@@ -217,9 +217,8 @@ def test_further_rows_are_folded_in_given_their_context(fitted):
     assert_allclose(less.predict(asked), grown.predict(asked), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["adam", "ncf"])
-def test_a_warm_start_knows_the_values_by_name(name):
-    model = model_of(name).fit(X[TRAIN], Y[TRAIN])
+def test_a_warm_start_knows_the_values_by_name(fitted):
+    model = copied(fitted)
     cold = model.loss_curve_[0]
     kept = X[TRAIN][X[TRAIN]["season"] != "spring"].replace("autumn", "zephyr")
     model.set_params(warm_start=True, max_iter=1)

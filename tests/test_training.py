@@ -44,15 +44,16 @@ NEW = ((X["user"] >= 34) & (X["item"] >= 18)).to_numpy()
 OLD = ((X["user"] < 34) & (X["item"] < 26)).to_numpy()
 
 
-def grown(estimator):
+@pytest.fixture(scope="module", params=ESTIMATORS.values(), ids=list(ESTIMATORS.keys()))
+def grown(request):
     """A fit to the old rows, and the same after partial_fit of the new ones."""
-    before = clone(estimator).fit(X[OLD], Y[OLD])
+    before = clone(request.param).fit(X[OLD], Y[OLD])
     after = copied(before).partial_fit(X[NEW], Y[NEW])
     return before, after
 
 
-def test_partial_fit_learns_new_users_and_items(estimator):
-    before, after = grown(estimator)
+def test_partial_fit_learns_new_users_and_items(grown):
+    before, after = grown
     assert_array_equal(after.user_ids_, np.unique(X["user"][OLD | NEW]))
     assert_array_equal(after.item_ids_, np.unique(X["item"][OLD | NEW]))
     error, error_before = (
@@ -62,8 +63,8 @@ def test_partial_fit_learns_new_users_and_items(estimator):
     assert error < error_before - 0.02
 
 
-def test_partial_fit_leaves_the_others_as_they_were(estimator):
-    before, after = grown(estimator)
+def test_partial_fit_leaves_the_others_as_they_were(grown):
+    before, after = grown
     untouched = X[OLD & (X["item"] < 18)]
     assert_allclose(after.predict(untouched), before.predict(untouched), rtol=1e-6)
     touched = X[OLD & (X["item"] >= 18)]
@@ -71,8 +72,8 @@ def test_partial_fit_leaves_the_others_as_they_were(estimator):
     assert 0 < moved.mean() < 0.2
 
 
-def test_partial_fit_goes_on_counting(estimator):
-    before, after = grown(estimator)
+def test_partial_fit_goes_on_counting(grown):
+    before, after = grown
     assert before.n_iter_ == len(before.loss_curve_) == 8
     assert 8 < after.n_iter_ == len(after.loss_curve_) <= 16
     assert after.loss_curve_[:8] == before.loss_curve_
