@@ -532,21 +532,24 @@ class _Excess:
         place = np.arange(len(row)) - self.damped.indptr[row]
         order = order[(place < n_hidden) & (n_choices[row] > 1)]
         row, hidden = row[order], self.damped.indices[order]
+        chosen, n_others = self.damped[row], n_choices[row, None] - 1
         users, place = np.unique(row, return_inverse=True)
-        chosen, n_others = self.damped[users], n_choices[row, None] - 1
-        chosen.data = np.ones_like(chosen.data)
         inputs = V * self.of_item[:, None].astype(V.dtype)
-        vectors = (chosen @ inputs)[place] - inputs[hidden]
+        of_users = self.damped[users]
+        of_users.data = np.ones_like(of_users.data)
+        vectors = (of_users @ inputs)[place] - inputs[hidden]
         vectors -= n_others * (self.of_items @ V)
         vectors *= shrinkage
         outputs = V * _output_scale(V, shrinkage, self.of_item)[:, None]
         popularity = (self.of_items / self.of_item).astype(V.dtype)
+        position = np.repeat(np.arange(len(row)), np.diff(chosen.indptr))
         ranks = np.empty((len(row), len(TASTE_WEIGHTS)))
         for start in range(0, len(row), step := max(1, MAX_RANKED // len(V))):
-            some = slice(start, start + step)
+            some = slice(start, min(start + step, len(row)))
             tastes = _product(vectors[some], outputs.T)
             tastes -= np.take_along_axis(tastes, hidden[some, None], axis=1)
-            tastes[chosen[place[some]].nonzero()] = -np.inf
+            pairs = slice(chosen.indptr[start], chosen.indptr[some.stop])
+            tastes[position[pairs] - start, chosen.indices[pairs]] = -np.inf
             lag = popularity[hidden[some], None] - popularity
             lag *= n_others[some] + PRIOR_CHOICES
             ranks[some] = _ranks(tastes, lag)
@@ -738,9 +741,9 @@ def _ranks(tastes: np.ndarray, lag: np.ndarray) -> np.ndarray:
     for column, weight in enumerate(TASTE_WEIGHTS.tolist()):
         np.multiply(tastes, weight, out=weighted)
         np.greater(weighted, lag, out=is_before)
-        # numpy counts a row at a time many times as fast as along an axis.
-        ranks[:, column] = [1 + np.count_nonzero(row) for row in is_before]
-    return ranks
+        # As numbers, which numpy counts several times as fast as truth values.
+        ranks[:, column] = is_before.view(np.uint8).sum(axis=1, dtype=np.uint32)
+    return 1 + ranks
 
 
 def _output_scale(
