@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from skrec import DummyRecommender, MFRegressor, NCFRegressor
 from skrec._choice.autoencoder import (
+    FIRST_FACTORS,
     GROUP_GROWTH,
     ITEM_DAMPING,
     LEAST_SHRINKAGE,
@@ -132,6 +133,33 @@ def test_a_companion_comes_first(n_items):
     assert (first == items ^ 1).mean() > 0.95
 
 
+def test_lists_of_many_bundles_are_as_good_as_those_of_neighbours():
+    """There are more pairs of companions than eigenvectors that are found first."""
+    n_users, n_items = 6000, 1000
+    rows = companions(n_users, n_items)
+    is_test = np.random.default_rng(1).random(len(rows)) < 0.2
+    chosen, hidden = np.zeros((2, n_users, n_items))
+    chosen[tuple(rows[~is_test].T)] = 1
+    hidden[tuple(rows[is_test].T)] = 1
+    together = chosen.T @ chosen
+    n_choices = together.diagonal().copy()
+    np.fill_diagonal(together, 0)
+    # Cosines less for few choices, and counts where there are no neighbours.
+    scores = chosen @ (together / (np.sqrt(np.outer(n_choices, n_choices)) + 10))
+    scores += 1e-9 * n_choices
+    scores[chosen > 0] = -np.inf
+    neighbours = np.argsort(-scores, axis=1)[:, :10]
+    model = MFRegressor().fit(rows[~is_test])
+    assert len(model._model.shrinkage) > FIRST_FACTORS
+    users = np.flatnonzero(chosen.any(axis=1) & hidden.any(axis=1))
+    discount = 1 / np.log2(2 + np.arange(10))
+    ours, theirs = (
+        hidden[users[:, None], lists] @ discount
+        for lists in (model.recommend(users), neighbours[users])
+    )
+    assert ours.mean() > 0.98 * theirs.mean()
+
+
 def test_the_rest_of_the_energy_explains_what_tastes_leave():
     """Pairs of correlation ρ have no shrinkage but that of their least squares."""
     rho, n = 0.6, 50
@@ -204,7 +232,7 @@ def test_lists_do_not_depend_on_the_names_of_ids(has_ratings):
     assert len((model._autoencoder or model._model).shrinkage) > 2
     model.fit(renamed, y)
     found, moved = model.recommend(users, 5, return_scores=True)
-    assert_allclose(moved, scores, rtol=1e-4, atol=1e-6)
+    assert_allclose(moved, scores, rtol=1e-4, atol=1e-5)
     assert (found == items[lists]).mean() > 0.99
 
 

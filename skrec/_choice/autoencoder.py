@@ -80,15 +80,23 @@ MIN_HIDDEN, MAX_HIDDEN, MAX_SCORES = 100, 1000, 2**22
 GROUP_GROWTH, LEAST_SHRINKAGE = 1.4, 0.05
 
 # Eigenvectors at most: as many as leave this many numbers in the table of items, which
-# one list reads as a whole, within these limits.
-TABLE_SIZE, MIN_FACTORS, MAX_FACTORS = 2**21, 64, 256
+# one list reads as a whole, within these limits. Beyond the first so many they are
+# computed where all of these explain something.
+TABLE_SIZE, MIN_FACTORS, MAX_FACTORS = 2**21, 64, 1024
+FIRST_FACTORS = 256
 OVERSAMPLING, N_PASSES = 16, 2
+
+# Items per eigenvector up to which all are found at once, from RᵀR itself.
+MAX_ITEMS_PER_FACTOR = 2
 
 # Rows of a tall matrix that are squared at once, in double precision.
 BLOCK_ROWS = 2**13
 
 # Smallest pivot of a scaled Cholesky root at which columns count as independent.
 MIN_PIVOT = 1e-3
+
+# Scores that are ranked at once, and stay in the cache.
+MAX_RANKED = 2**16
 
 # Keeps quotients of zeros finite.
 TINY = float(np.finfo(np.float32).tiny)
@@ -173,7 +181,7 @@ class ItemAutoencoder(Model):
         share: Share,
     ) -> ItemAutoencoder:
         tastes = _tastes(excess, places_by_content(seen), share)
-        eigenvalues, V = _eigenvectors(excess, tastes.basis, tastes.n_passes, share)
+        eigenvalues, V = _eigenvectors(excess, tastes.basis, share)
         n_factors = min(len(tastes.shrinkage), len(eigenvalues))
         shrinkage, eigenvalues = tastes.shrinkage[:n_factors], eigenvalues[:n_factors]
         is_kept = (shrinkage > 0) & (eigenvalues > excess.rounding(share))
@@ -525,17 +533,27 @@ class _Excess:
         order = order[(place < n_hidden) & (n_choices[row] > 1)]
         row, hidden = row[order], self.damped.indices[order]
         chosen, n_others = self.damped[row], n_choices[row, None] - 1
-        chosen.data = np.ones_like(chosen.data)
-        inputs = V * self.of_item[:, None]
-        vectors = chosen @ inputs - inputs[hidden] - n_others * (self.of_items @ V)
+        users, place = np.unique(row, return_inverse=True)
+        inputs = V * self.of_item[:, None].astype(V.dtype)
+        of_users = self.damped[users]
+        of_users.data = np.ones_like(of_users.data)
+        vectors = (of_users @ inputs)[place] - inputs[hidden]
+        vectors -= n_others * (self.of_items @ V)
+        vectors *= shrinkage
         outputs = V * _output_scale(V, shrinkage, self.of_item)[:, None]
-        tastes = (vectors * shrinkage) @ outputs.T
-        popularity = self.of_items / self.of_item
-        tastes -= np.take_along_axis(tastes, hidden[:, None], axis=1)
-        tastes[chosen.nonzero()] = -np.inf
-        lag = (n_others + PRIOR_CHOICES) * (popularity[hidden, None] - popularity)
-        ranks = [1 + np.count_nonzero(w * tastes > lag, axis=1) for w in TASTE_WEIGHTS]
-        gains = 1 / np.log2(1 + np.stack(ranks, axis=1))
+        popularity = (self.of_items / self.of_item).astype(V.dtype)
+        position = np.repeat(np.arange(len(row)), np.diff(chosen.indptr))
+        ranks = np.empty((len(row), len(TASTE_WEIGHTS)))
+        for start in range(0, len(row), step := max(1, MAX_RANKED // len(V))):
+            some = slice(start, min(start + step, len(row)))
+            tastes = _product(vectors[some], outputs.T)
+            tastes -= np.take_along_axis(tastes, hidden[some, None], axis=1)
+            pairs = slice(chosen.indptr[start], chosen.indptr[some.stop])
+            tastes[position[pairs] - start, chosen.indices[pairs]] = -np.inf
+            lag = popularity[hidden[some], None] - popularity
+            lag *= n_others[some] + PRIOR_CHOICES
+            ranks[some] = _ranks(tastes, lag)
+        gains = 1 / np.log2(1 + ranks)
         starts = np.flatnonzero(np.diff(row, prepend=-1))
         n_hidden_of = np.diff(starts, append=len(row))[:, None]
         return np.add.reduceat(gains, starts) / n_hidden_of if len(row) else gains
@@ -556,12 +574,24 @@ class _Excess:
         return self.damped.power(2).sum(axis=0) + self.of_items * expected
 
     def __matmul__(self, Q: np.ndarray) -> np.ndarray:
-        return self.damped @ Q - self.of_users[:, None] * (self.of_items @ Q)
+        product = self.damped @ Q
+        product -= self.of_users[:, None] * (self.of_items @ Q)
+        return product
 
-    def squared(self, Q: np.ndarray, share: Share) -> np.ndarray:
-        """RᵀR Q."""
-        Y = self @ Q
-        product = self.damped.T @ Y - self.of_items[:, None] * (self.of_users @ Y)
+    def projected(self, Y: np.ndarray, share: Share) -> np.ndarray:
+        """RᵀY."""
+        product = self.damped.T @ Y
+        product -= self.of_items[:, None] * (self.of_users @ Y)
+        return share.sum(product)
+
+    def square(self, share: Share) -> np.ndarray:
+        """RᵀR."""
+        product = (self.damped.T @ self.damped).toarray()
+        squared = float(self.of_users @ self.of_users)
+        mixed = self.of_users @ self.damped - squared / 2 * self.of_items
+        mixed = np.outer(mixed, self.of_items)
+        product -= mixed
+        product -= mixed.T
         return share.sum(product)
 
 
@@ -576,14 +606,21 @@ class _Tastes:
     weight : float
         Weight of tastes beside popularity.
     basis : ndarray of shape (n_items, n), dtype float32
-    n_passes : int
-        Passes from this basis to the eigenvectors.
+        That from which passes come to the eigenvectors.
     """
 
     shrinkage: np.ndarray
     weight: float
     basis: np.ndarray
-    n_passes: int
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Users who are left out, with their places, and the others."""
+
+    others: _Excess
+    left_out: _Excess
+    places: np.ndarray
 
 
 def _tastes(excess: _Excess, places: Sides[np.ndarray], share: Share) -> _Tastes:
@@ -592,41 +629,72 @@ def _tastes(excess: _Excess, places: Sides[np.ndarray], share: Share) -> _Tastes
     By the places of users, each fold has as many of every number of choices.
     """
     n_users, n_items = map(len, places)
-    n_factors = int(np.clip(TABLE_SIZE // n_items, MIN_FACTORS, MAX_FACTORS))
-    size = min(n_factors + OVERSAMPLING, n_items, n_users)
-    normal = np.random.RandomState(0).standard_normal((n_items, size))
-    start = basis = normal.astype(np.float32)[places.item]
-    place = places.user[share.rows(n_users)]
-    n_turns = min(N_FOLDS, math.ceil(MIN_LEFT_OUT * N_FOLDS / n_users))
-    n_left_out = n_users * n_turns / N_FOLDS
-    n_hidden = int(np.clip(MAX_SCORES // n_items, MIN_HIDDEN, MAX_HIDDEN))
-    step = math.ceil(n_left_out / n_hidden)
-    sums, energy, turns = np.zeros((3, size)), 0.0, []
-    for turn in range(min(n_turns, n_users) if n_users > 1 else 0):
-        is_out = place % N_FOLDS == turn
-        others, left_out = excess.without(is_out, share)
-        _, basis = _eigenvectors(others, start, N_PASSES, share)
-        sums[:, : basis.shape[1]] += left_out.explained(basis, share)
-        energy += left_out.energy(share)
-        out = place[is_out]
-        is_asked = out // N_FOLDS % step == 0
-        turns.append((left_out.of_rows(is_asked), basis, out[is_asked]))
-    shrinkage = _shrinkage(sums, energy)[:n_factors]
+    turns = _turns(excess, places.user, share)
+    n_most = int(np.clip(TABLE_SIZE // n_items, MIN_FACTORS, MAX_FACTORS))
+    n_factors = min(FIRST_FACTORS, n_most)
+    while True:
+        size = min(n_factors + OVERSAMPLING, n_items, n_users)
+        normal = np.random.RandomState(0).standard_normal((n_items, size))
+        start = normal.astype(np.float32)[places.item]
+        bases = [_eigenvectors(t.others, start, share)[1] for t in turns]
+        sums, energy = np.zeros((3, size)), 0.0
+        for turn, basis in zip(turns, bases, strict=True):
+            sums[:, : basis.shape[1]] += turn.left_out.explained(basis, share)
+            energy += turn.left_out.energy(share)
+        shrinkage = np.trim_zeros(_shrinkage(sums, energy)[:n_factors], "b")
+        if len(shrinkage) < n_factors or n_factors == n_most:
+            break
+        n_factors = n_most
+    bases = [basis[:, : len(shrinkage) + OVERSAMPLING] for basis in bases]
     weight = 1.0
-    if shrinkage.any():
-        gains = [
-            asked.gains_of_hidden(
-                basis[:, :n_factors],
-                shrinkage[: basis.shape[1]],
-                Sides(hashed(place_of), hashed(places.item)),
+    if len(shrinkage):
+        weight = _taste_weight(_gains(turns, bases, shrinkage, places), share)
+    # Eigenvectors without a fifth of the users are near those of all.
+    return _Tastes(shrinkage, weight, bases[0] if bases else start)
+
+
+def _turns(excess: _Excess, places: np.ndarray, share: Share) -> list[_Turn]:
+    """Folds of users by their places; more than one where these are few."""
+    n_users = len(places)
+    places = places[share.rows(n_users)]
+    n_turns = min(N_FOLDS, math.ceil(MIN_LEFT_OUT * N_FOLDS / n_users), n_users)
+    turns = []
+    for turn in range(n_turns if n_users > 1 else 0):
+        is_out = places % N_FOLDS == turn
+        others, left_out = excess.without(is_out, share)
+        turns.append(_Turn(others, left_out, places[is_out]))
+    return turns
+
+
+def _gains(
+    turns: list[_Turn],
+    bases: list[np.ndarray],
+    shrinkage: np.ndarray,
+    places: Sides[np.ndarray],
+) -> np.ndarray:
+    """Gains of hidden choices of users left out, by each taste weight.
+
+    So many users are asked, evenly by their places, and so many choices of each, that
+    the scores are few.
+    """
+    n_users, n_items = map(len, places)
+    n_hidden = int(np.clip(MAX_SCORES // n_items, MIN_HIDDEN, MAX_HIDDEN))
+    n_left_out = n_users * len(turns) / N_FOLDS
+    step = math.ceil(n_left_out / n_hidden)
+    is_taste = shrinkage > 0
+    gains = []
+    for turn, basis in zip(turns, bases, strict=True):
+        is_asked = turn.places // N_FOLDS % step == 0
+        kept = is_taste[: basis.shape[1]]
+        gains.append(
+            turn.left_out.of_rows(is_asked).gains_of_hidden(
+                basis[:, : len(kept)][:, kept],
+                shrinkage[: len(kept)][kept],
+                Sides(hashed(turn.places[is_asked]), hashed(places.item)),
                 math.ceil(n_hidden * step / n_left_out),
             )
-            for asked, basis, place_of in turns
-        ]
-        weight = _taste_weight(np.concatenate(gains), share)
-    # Eigenvectors without a fifth of the users are near those of all.
-    basis, n_passes = (basis, 1) if n_turns == 1 else (start, N_PASSES + 1)
-    return _Tastes(shrinkage, weight, basis, n_passes)
+        )
+    return np.concatenate(gains)
 
 
 def _shrinkage(sums: np.ndarray, energy: float) -> np.ndarray:
@@ -666,6 +734,18 @@ def _taste_weight(gains: np.ndarray, share: Share) -> float:
     return float(TASTE_WEIGHTS[best]) if mean[best] > 0 else 1.0
 
 
+def _ranks(tastes: np.ndarray, lag: np.ndarray) -> np.ndarray:
+    """Rank of each row among columns whose tastes exceed the lag, by taste weight."""
+    ranks = np.empty((len(tastes), len(TASTE_WEIGHTS)))
+    weighted, is_before = np.empty_like(tastes), np.empty(tastes.shape, dtype=bool)
+    for column, weight in enumerate(TASTE_WEIGHTS.tolist()):
+        np.multiply(tastes, weight, out=weighted)
+        np.greater(weighted, lag, out=is_before)
+        # As numbers, which numpy counts several times as fast as truth values.
+        ranks[:, column] = is_before.view(np.uint8).sum(axis=1, dtype=np.uint32)
+    return 1 + ranks
+
+
 def _output_scale(
     V: np.ndarray, shrinkage: np.ndarray, of_item: np.ndarray
 ) -> np.ndarray:
@@ -675,26 +755,36 @@ def _output_scale(
 
 
 def _eigenvectors(
-    excess: _Excess, basis: np.ndarray, n_passes: int, share: Share
+    excess: _Excess, basis: np.ndarray, share: Share
 ) -> tuple[np.ndarray, np.ndarray]:
     """Leading eigenvalues of RᵀR, largest first, and their eigenvectors.
 
-    By block power iteration from a basis (Halko et al., 2011).
+    By block power iteration from a basis (Halko et al., 2011), or from RᵀR itself where
+    that is small, or where they are not few among all.
     """
-    for _ in range(n_passes):
-        basis = _orthonormal(excess.squared(basis, share))
-    eigenvalues, W = _eigen(excess @ basis, share)
-    return eigenvalues.astype(np.float32), _product(basis, W.astype(np.float32))
+    size = basis.shape[1]
+    if len(basis) <= MAX_ITEMS_PER_FACTOR * max(size, FIRST_FACTORS):
+        values, V = _decomposed(torch.from_numpy(excess.square(share)))
+        return values[:size], np.ascontiguousarray(V[:, :size])
+    for _ in range(N_PASSES - 1):
+        basis = _orthonormal(excess.projected(excess @ basis, share))
+    # The last pass is by half steps, of which the second gives the eigenvectors.
+    U = _orthonormal(excess @ basis, share)
+    Y = excess.projected(U, share)
+    eigenvalues, W = _eigen(Y)
+    W /= np.sqrt(eigenvalues.clip(TINY))
+    return eigenvalues.astype(np.float32), _product(Y, W.astype(np.float32))
 
 
-def _orthonormal(Y: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the columns of a tall matrix."""
+def _orthonormal(Y: np.ndarray, share: Share = ALL_ROWS) -> np.ndarray:
+    """An orthonormal basis of the columns of a tall matrix, of the rows of a share."""
     # By YᵀY, since Householder's method takes many times as long, and in double
     # precision, since the condition of YᵀY is the square of that of Y.
-    basis = _by_root(Y)
+    square = share.sum(_square(Y))
+    basis = _by_root(Y, square)
     if basis is not None:
         return basis
-    squares, W = _eigen(Y)
+    squares, W = _decomposed(square)
     least = (len(squares) * np.finfo(Y.dtype).eps) ** 2 * squares[0]
     squares = squares.clip(TINY)
     is_kept = squares >= max(least, TINY)
@@ -702,22 +792,23 @@ def _orthonormal(Y: np.ndarray) -> np.ndarray:
     return _product(Y, (W[:, is_kept] / np.sqrt(squares[is_kept])).astype(Y.dtype))
 
 
+def _eigen(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of YᵀY, largest first, and its eigenvectors, in double precision."""
+    return _decomposed(_square(Y))
+
+
 # One thread: these products are short, and numpy's threads wait for each other where
 # others compete for the cores.
 @torch_threads(1)
-def _eigen(Y: np.ndarray, share: Share = ALL_ROWS) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of YᵀY, largest first, and its eigenvectors, in double precision.
-
-    Y has the rows of a share.
-    """
-    values, W = torch.linalg.eigh(share.sum(_square(Y)))
+def _decomposed(square: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, largest first, and eigenvectors."""
+    values, W = torch.linalg.eigh(square)
     return values.flip(0).numpy(), W.flip(1).numpy()
 
 
 @torch_threads(1)
-def _by_root(Y: np.ndarray) -> np.ndarray | None:
+def _by_root(Y: np.ndarray, square: torch.Tensor) -> np.ndarray | None:
     """An orthonormal basis by a Cholesky root; None where columns are dependent."""
-    square = _square(Y)
     scale = square.diagonal().clamp(min=torch.finfo(square.dtype).tiny).rsqrt()
     root, failure = torch.linalg.cholesky_ex(scale[:, None] * square * scale)
     if failure or root.diagonal().min() < MIN_PIVOT:
@@ -728,6 +819,7 @@ def _by_root(Y: np.ndarray) -> np.ndarray | None:
     return _product(Y, (scale[:, None] * inverse).numpy().astype(Y.dtype))
 
 
+@torch_threads(1)
 def _square(Y: np.ndarray) -> torch.Tensor:
     """YᵀY in double precision."""
     square = torch.zeros(Y.shape[1], Y.shape[1], dtype=torch.float64)
