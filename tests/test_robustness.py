@@ -5,6 +5,7 @@
 
 import os
 import warnings
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from skrec import MFRegressor
+from skrec._alternating.sweep import tempered_vb
 from skrec.datasets import make_ratings
 
 # What they run is covered by the tests of its parts.
@@ -120,7 +122,11 @@ def fitted(model, X, y, arguments):
         # Of what the data are, or of sweeps that run out.
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(X, y, **arguments)
+        with patch("skrec._alternating.solver.tempered_vb", wraps=tempered_vb) as spy:
+            model.fit(X, y, **arguments)
+    # The objective of a tempered fit changes with the kurtosis of the noise.
+    model.may_rise = spy.called
+    return model
 
 
 def check(model, X):
@@ -132,7 +138,8 @@ def check(model, X):
         assert np.isfinite(std).all()
         assert (std >= 0).all()
     # Squares that a penalty of 1e-8 holds are beyond rounding.
-    if model.solver == "vb" or (model.solver == "als" and model.reg != 1e-8):
+    falls = model.solver == "als" and model.reg != 1e-8
+    if falls or (model.solver == "vb" and not getattr(model, "may_rise", False)):
         curve = np.array(model.loss_curve_)
         rise = np.diff(curve, prepend=np.inf).max()
         assert rise <= 1e-6 * max(1, np.abs(curve).max())

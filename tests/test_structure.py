@@ -5,15 +5,20 @@ from itertools import islice
 import numpy as np
 import pytest
 from helpers import rmse, unconverged
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from skrec import MFRegressor
+from skrec._alternating.rules import CONCENTRATION_BOUNDS
 from skrec._alternating.structure import (
     Alternative,
     best_fit,
     least_error,
     suitable_n_factors,
 )
+from skrec._alternating.sweep import tempered_vb
 from skrec._data.interactions import ONE_PROCESS, Interactions
 from skrec._interfaces import Iteration
 from skrec.datasets import make_ratings
@@ -216,3 +221,49 @@ def test_rare_events_that_factors_reproduce_are_fitted_by_biases(rate, seed):
     (X, X_test), (y, y_test) = np.split(X, 2), np.split(y, 2)
     model, biases = (MFRegressor(k, rank_by="rating").fit(X, y) for k in ("auto", 0))
     assert rmse(model, X_test, y_test) < 1.01 * rmse(biases, X_test, y_test)
+
+
+def rare_events(seed, n_rows, shape, rate):
+    """Whether an event is in each of some pairs, by a logit of biases."""
+    rng = np.random.default_rng(seed)
+    X = np.column_stack(np.divmod(rng.permutation(np.prod(shape))[:n_rows], shape[1]))
+    logit = rng.normal(0, 2, shape[0])[X[:, 0]] + rng.normal(0, 1.5, shape[1])[X[:, 1]]
+    logit += rng.logistic(size=n_rows)
+    return X, (logit > np.quantile(logit, 1 - rate)).astype(float)
+
+
+@pytest.mark.parametrize(("rate", "seed"), [(0.05, 10), (0.05, 11), (0.1, 12)])
+def test_errors_on_rare_events_are_about_those_of_a_ridge_regression(rate, seed):
+    """Though many rows are without an event, and so seem to be without noise."""
+    X, y = rare_events(seed, 3000, (120, 100), rate)
+    (X, X_test), (y, y_test) = np.split(X, [2400]), np.split(y, [2400])
+    one_hot = OneHotEncoder(handle_unknown="ignore")
+    ridge = make_pipeline(one_hot, Ridge(10.0)).fit(X, y)
+    model = MFRegressor(rank_by="rating").fit(X, y)
+    constant = np.sqrt(np.mean((y_test - y.mean()) ** 2))
+    error = rmse(model, X_test, y_test)
+    assert error < min(0.98 * constant, 1.01 * rmse(ridge, X_test, y_test))
+
+
+def test_a_fit_is_tempered_where_the_kurtosis_of_its_noise_is_high(monkeypatch):
+    tried = []
+
+    def tempered(problem, start):
+        tried.append(problem)
+        return tempered_vb(problem, start)
+
+    monkeypatch.setattr("skrec._alternating.solver.tempered_vb", tempered)
+    X, y = make_ratings(100, 60, 3000, random_state=0)
+    MFRegressor(rank_by="rating").fit(X, y)
+    assert not tried
+    X, y = rare_events(10, 3000, (120, 100), 0.05)
+    model = MFRegressor(0, implicit_features=False, rank_by="rating").fit(X, y)
+    assert len(tried) == 1
+    # The relative precisions of rows with and without events are nearly equal.
+    concentration = model._model.users.concentration
+    assert concentration > 5 * CONCENTRATION_BOUNDS[0]
+    assert len(model.loss_curve_) == len(model.loo_curve_) == model.n_iter_
+    model.partial_fit(X[:20], y[:20])
+    assert model._model.users.concentration == concentration
+    model.forget(users=[X[0, 0]])
+    assert model._model.users.concentration == concentration

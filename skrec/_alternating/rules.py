@@ -2,9 +2,9 @@
 
 `ALSRule` takes the mode, `VBRule` mean and covariance, and `GibbsRule` a draw.
 `AxisVBRule` takes mean and variances along axes that all rows share, and leads `VBRule`
-in its first sweeps. `UpdateRule` takes mean and covariance under priors of single rows,
-and `CovarianceRule` the covariance alone. `ConditionalRule` is that of "vb" for rows
-whose priors stay.
+in its first sweeps. `TemperedVBRule` is for noise that is not Gaussian. `UpdateRule`
+takes mean and covariance under priors of single rows, and `CovarianceRule` the
+covariance alone. `ConditionalRule` is that of "vb" for rows whose priors stay.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class Rule(ABC):
         Share in the fall of a row's objective below which its steps end.
     keeps_precision : bool
         Whether effects of context keep the precision that they start with.
+    is_tempered : bool
+        Whether squares of residuals count by their kurtosis.
     """
 
     has_covariance: bool = False
@@ -92,6 +94,7 @@ class Rule(ABC):
     max_steps: int = 20
     least_share: float = 1e-6
     keeps_precision: bool = False
+    is_tempered: bool = False
 
     def is_along_axes(self, layout: Layout) -> bool:
         """Whether rows are those of a `PointConditional`."""
@@ -246,7 +249,8 @@ class VBRule(Rule):
         for w in side.weights:
             matrices += [w.mean.T @ w.mean, w.covariance, w.response]
         ties, prior = given.ratings.ties, _prior_shape(side, given.ratings)
-        shape, rate = prior + given.ratings.half_count, prior + rate
+        shape = side.square_worth * (prior + given.ratings.half_count)
+        rate = side.square_worth * (prior + rate)
         alpha, log_rate = shape / rate, rate.log()
         sums = PriorSums(
             total(shape),
@@ -273,12 +277,13 @@ class VBRule(Rule):
         return replace(side, prior_precision=_precision(scatter, len(side.mean)))
 
     def finish(self, side: Side, residual: Tensor) -> tuple[Side, Tensor | float]:
-        sums, n_rows, before = side.sums, len(side.mean), side.concentration
+        sums, n_rows, worth = side.sums, len(side.mean), side.square_worth
         assert sums is not None
         found = fetched_arrays(residual, *sums.tensors)
         *numbers, log_det = map(float, found[:6])
         residual_of_alpha, shape, alpha, log_alpha, rest = numbers
         ties, tied_alpha = (0.0, 0.0) if sums.tied is None else map(float, found.pop())
+        before = side.concentration
         c = _exchange(
             before * alpha + tied_alpha, before * n_rows + ties, sums.noise_precision
         )
@@ -287,16 +292,16 @@ class VBRule(Rule):
         # Twice the share of all α in the bound. The terms of a rating that are linear
         # in log α are those of the shape beyond a.
         evidence = 2 * n_rows * (a * math.log(a) - math.lgamma(a))
-        evidence += 2 * (a * (log_alpha - alpha) - before * log_alpha)
-        evidence += 2 * (rest + shape - shape * math.log(c) - tied_alpha / c)
+        evidence += 2 * (a * (log_alpha - alpha) - worth * before * log_alpha)
+        evidence += 2 * (rest + shape - shape * math.log(c) - worth * tied_alpha / c)
         priors, of_priors = _host_priors(side, found[6:])
         side = replace(
             side,
-            concentration=a,
+            concentration=a / worth,
             relative_precision=side.relative_precision / c,
             log_det=log_det,
             priors=priors,
-            evidence=evidence + of_priors + log_det,
+            evidence=evidence / worth + of_priors + log_det,
             sums=None,
         )
         return side, residual_of_alpha / c
@@ -336,6 +341,15 @@ class AxisVBRule(VBRule):
 
     def is_along_axes(self, layout: Layout) -> bool:
         return True
+
+
+class TemperedVBRule(VBRule):
+    """Rule of "vb" for noise that is not Gaussian.
+
+    The mean of n squares of kurtosis κ varies as that of 2n / (κ − 1) Gaussian ones.
+    """
+
+    is_tempered = True
 
 
 class ConditionalRule(Rule):

@@ -32,6 +32,7 @@ from .convert import (
 )
 from .posterior import Posterior
 from .problem import Problem, RatingArrays
+from .residuals import mean_residual, pair_variance, square_worth
 from .retract import retracted
 from .start import decomposed_start, goes_on, spectral_start
 from .state import State
@@ -45,9 +46,17 @@ from .structure import (
     suitable_n_factors,
     supported_n_factors,
 )
-from .sweep import als, as_map_estimate, gibbs, update, vb, with_covariance
+from .sweep import (
+    als,
+    as_map_estimate,
+    gibbs,
+    tempered_vb,
+    update,
+    vb,
+    with_covariance,
+)
 from .tiles import parallel_map
-from .unseen import UnseenSample, mean_residual, pair_variance
+from .unseen import UnseenSample
 
 # Up to this number of ratings the time of sweeps in double precision is negligible, and
 # residuals of small data can be far smaller than the ratings.
@@ -90,6 +99,14 @@ CHANGE_PER_TOL = 2.0
 # time: from so many factors on, in a share of all sweeps at most, until one lowers the
 # objective by less than this.
 WARM_UP_FACTORS, WARM_UP_SHARE, WARM_UP_FALL = 20, 0.5, 2e-3
+
+# There is a tempered fit too where squares of residuals are worth no more than this:
+# from a kurtosis of 4 on. Stars have less, and would pay for a fit that is no better.
+MAX_TEMPERED_WORTH = 2 / 3
+
+# Share of what the fit to a rating takes off its squared error that is added to the
+# estimate by which fits are compared, where noise is far from Gaussian.
+OPTIMISM = 0.25
 
 # Change of predictions by the items in the last sweep over further ratings: root mean
 # square, in standard deviations of the ratings.
@@ -390,7 +407,9 @@ class AlternatingSolver(Solver[Posterior]):
                 Iteration(
                     state.objective,
                     f"a fall of {fall:.2g}{against}",
-                    self.converges and not state.is_warm_up and fall < self.tolerance,
+                    self.converges
+                    and not state.is_warm_up
+                    and abs(fall) < self.tolerance,
                     model,
                     self._warning(run, state),
                     is_warm_up=state.is_warm_up,
@@ -674,11 +693,35 @@ class VBSolver(AlternatingSolver):
     def _reports(
         self, run: Run, states: Iterator[State]
     ) -> Iterator[tuple[State, Iteration]]:
-        reports = super()._reports(run, states)
-        return reports if self.unobserved_weight else self._with_errors(run, reports)
+        if self.unobserved_weight:
+            yield from super()._reports(run, states)
+            return
+        for state, report in self._with_errors(run, states):
+            if report.converged:
+                report = self._perhaps_tempered(run, state, report)
+            yield state, report
+            del state, report
+
+    def _perhaps_tempered(self, run: Run, state: State, report: Iteration) -> Iteration:
+        """The end of a fit, or that of a tempered one if it errs less.
+
+        Rows that happen to be without a rare event seem to be without noise, and a fit
+        is too near to them. A tempered one is not, but where the noise of rows does
+        differ, it follows the noisy ones too far. So the estimated errors decide.
+        """
+        if square_worth(run.problem, state) > MAX_TEMPERED_WORTH:
+            return report
+
+        def tempered() -> Iterator[Iteration]:
+            states = tempered_vb(run.problem, self._start(run.problem))
+            return map(itemgetter(1), self._with_errors(run, states))
+
+        alternative = Alternative("tempered", tempered)
+        *_, best = best_fit(iter([report]), [alternative], self.max_iter)
+        return best
 
     def _with_errors(
-        self, run: Run, reports: Iterator[tuple[State, Iteration]]
+        self, run: Run, states: Iterator[State]
     ) -> Iterator[tuple[State, Iteration]]:
         """Reports with estimates of the error, that end where predictions do."""
         sample = UnseenSample.of(
@@ -686,7 +729,7 @@ class VBSolver(AlternatingSolver):
         )
         errors: list[float] = []
         previous: Tensor | None = None
-        for state, report in reports:
+        for state, report in super()._reports(run, states):
             error, predictions = sample.after_sweep(state)
             errors.append(error)
             change = np.inf
@@ -695,7 +738,7 @@ class VBSolver(AlternatingSolver):
             previous = predictions
             stands_still = change < CHANGE_PER_TOL * self.tolerance
             stands_still &= not state.is_warm_up
-            final_error = OfState(sample.error, state)
+            final_error = OfState(partial(sample.error, optimism=OPTIMISM), state)
             yield (
                 state,
                 replace(

@@ -86,6 +86,9 @@ class Side:
         Shape of the Gamma posterior with mean `relative_precision`; None for points.
     concentration : float
         a.
+    square_worth : float
+        How many squares of Gaussian noise tell as much of α as one of a residual. "vb"
+        counts the divergence of the α from their prior 1 / `square_worth` times.
     covariance : Tensor of shape (n_rows, row_size (row_size + 1) / 2) or None
         Packed posterior covariances; None where the rule has none.
     axes : AxisVariances or None
@@ -119,6 +122,7 @@ class Side:
     relative_precision: Tensor
     relative_shape: Tensor | None = None
     concentration: float = INITIAL_CONCENTRATION
+    square_worth: float = 1.0
     covariance: Tensor | None = None
     axes: AxisVariances | None = None
     log_det: Tensor | float = 0.0
@@ -302,6 +306,14 @@ class State:
         if self.coef_factor is None:
             return self.coef.new_zeros(len(self.coef), len(self.coef))
         return self.coef_factor.T @ self.coef_factor
+
+    def with_square_worth(self, worth: float) -> State:
+        """The same state, where squares of residuals tell more or less of the noise."""
+        return replace(
+            self,
+            users=replace(self.users, square_worth=worth),
+            items=replace(self.items, square_worth=worth),
+        )
 
     def taste_ratio(self, n_factors: int) -> float:
         """Variance of scores within items between users, over that between items.

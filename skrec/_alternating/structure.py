@@ -149,7 +149,7 @@ def _end(iterations: Iterator[Iteration]) -> Iteration:
         losses.append(iteration.objective)
         if iteration.converged:
             break
-    return replace(iteration, curves=iteration.curves | {"loss_curve_": losses})
+    return replace(iteration, curves={"loss_curve_": losses} | iteration.curves)
 
 
 def _error(iteration: Iteration) -> float:

@@ -45,6 +45,7 @@ from .context import (
 from .feature_weights import RowsGivenWeights, step_weights
 from .problem import Problem
 from .ratings import Ratings
+from .residuals import square_worth
 from .rules import (
     OVER_RELAXATION,
     ALSRule,
@@ -53,6 +54,7 @@ from .rules import (
     CovarianceRule,
     GibbsRule,
     Rule,
+    TemperedVBRule,
     UpdateRule,
     VBRule,
 )
@@ -61,6 +63,9 @@ from .start import with_centres
 from .state import Side, State
 from .symmetric import cholesky, identity, inverse, times
 from .tiles import SideConditional, parallel_map
+
+# Sweeps by which relative precisions find the differences between rows.
+SETTLING_SWEEPS = 5
 
 
 def als(
@@ -111,6 +116,21 @@ def vb(
     # A sweep needs the memory of the start.
     del start
     yield from states
+
+
+def tempered_vb(problem: Problem, start: State) -> Iterator[State]:
+    """Variational Bayes for noise that is not Gaussian: endless sweeps from `start`.
+
+    A square of a residual counts by the kurtosis of the noise (see `TemperedVBRule`),
+    which every sweep measures anew after some of `vb`, marked as warm-up: differences
+    between rows that these find are not taken for kurtosis.
+    """
+    for state in islice(vb(problem, start), SETTLING_SWEEPS):
+        start = state
+        yield replace(state, is_warm_up=True)
+        del state
+    start = start.with_square_worth(square_worth(problem, start))
+    yield from sweeps(problem, start, TemperedVBRule())
 
 
 def gibbs(
@@ -231,6 +251,8 @@ def sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
             state = replace(state, users=replace(state.users, covariance=None))
             with torch_threads(1):
                 state = sweep(state)
+            if rule.is_tempered:
+                state = state.with_square_worth(square_worth(problem, state))
             yield state
 
 

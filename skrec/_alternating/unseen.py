@@ -37,10 +37,11 @@ import torch
 from torch import Tensor
 
 from .._threads import torch_threads
-from .conditional import Layout, fitted_values
+from .conditional import Layout
 from .context import column_moments
 from .feature_weights import Block
 from .problem import Problem
+from .residuals import predictions, relative_precisions, residuals, square_worth
 from .scalars import fetched, total
 from .state import Side, State
 from .sweep import given_others
@@ -49,9 +50,6 @@ from .symmetric import inverse, times
 # Ratings that estimate the error of a fit, and so many at once. One block is enough for
 # the curve.
 SAMPLE_SIZE, BLOCK_SIZE = 2**13, 2**10
-
-# So many random ratings have nearly the mean residual of all.
-MEAN_SIZE = 2**16
 
 # Pairs that show how far predictions move.
 N_PAIRS = 2**11
@@ -123,12 +121,13 @@ class UnseenSample:
         users, items = self.pairs
         x = state.users.mean.index_select(0, users)
         z = state.items.mean.index_select(0, items)
-        predictions = _predictions(x, z, self.problem.layout)
+        of_pairs = predictions(x, z, self.problem.layout)
         if state.columns:
             of_columns = self.problem.columns, state.columns
             mean, _ = column_moments(*of_columns, self.ratings[: self.n_first])
-            predictions = torch.cat([predictions, mean])
-        return self._error(state, self.ratings[: self.n_first]), predictions
+            of_pairs = torch.cat([of_pairs, mean])
+        left_out, _ = self._mean_squares(state, self.ratings[: self.n_first])
+        return self._of_ratings(left_out), of_pairs
 
     def change(self, before: Tensor, after: Tensor) -> float:
         """Root mean squared change of predictions, those of all processes."""
@@ -142,11 +141,25 @@ class UnseenSample:
         return ((squares + of_pairs) / (n_own + n_pairs)) ** 0.5
 
     @torch_threads(1)
-    def error(self, state: State) -> float:
-        """Root mean squared leave-one-out residual, in rating units."""
+    def error(self, state: State, optimism: float = 0.0) -> float:
+        """Root mean squared leave-one-out residual, in rating units.
+
+        Factors that follow ratings far from the rest do so by many rows at once, and
+        the leverages of a rating's own rows do not show all of it. So the error has a
+        share of what the fit to a rating takes off its square added: `optimism`, where
+        the noise is as far from Gaussian as it can be.
+        """
         is_behind = self._follows_ratings(state)
         known = given_others(self.problem, state) if is_behind else None
-        return self._error(state, self.ratings, known)
+        left_out, fitted = self._mean_squares(state, self.ratings, known)
+        if optimism:
+            share = optimism * (1 - square_worth(self.problem, state))
+            left_out += share * max(0.0, left_out - fitted)
+        return self._of_ratings(left_out)
+
+    def _of_ratings(self, mean_square: float) -> float:
+        """Root mean square of single ratings in their units."""
+        return (self.scale**2 * mean_square + self.repeat_variance) ** 0.5
 
     def _follows_ratings(self, state: State) -> bool:
         """Whether there are leverages near one, of single rows."""
@@ -162,21 +175,25 @@ class UnseenSample:
         (n_all,) = fetched(self.problem.users.share.sum(n_near_one.sum()))
         return n_all > 0
 
-    def _error(self, state: State, places: Tensor, known: State | None = None) -> float:
+    def _mean_squares(
+        self, state: State, places: Tensor, known: State | None = None
+    ) -> tuple[float, float]:
+        """Weighted means of squared left-out residuals and of squared residuals."""
         blocks = places.split(BLOCK_SIZE)
         parts = [self._squares(state, block, known) for block in blocks]
         sums = self.problem.users.share.sum(torch.stack(parts).sum(0))
-        squares, weight = fetched(*sums)
-        return (self.scale**2 * squares / weight + self.repeat_variance) ** 0.5
+        left_out, fitted, weight = fetched(*sums)
+        return left_out / weight, fitted / weight
 
     def _squares(self, state: State, places: Tensor, known: State | None) -> Tensor:
-        """Weighted sum of squared residuals at some places, and sum of the weights.
+        """Weighted sums of squares at some places, and sum of the weights.
 
+        The squares are of left-out residuals, and of residuals.
         `known` has both sides' rows given the other side of `state`.
         """
         problem = self.problem
         weight = problem.users.weight[places]
-        residual = left_out = _residual(problem, state, places)
+        residual = left_out = residuals(problem, state, places)
         if state.columns:
             mean, variance = column_moments(problem.columns, state.columns, places)
             assert variance is not None
@@ -192,16 +209,12 @@ class UnseenSample:
             item = of_items.effect_by(known.items, blocks[1], residual)
         left_out = left_out + user.change / (1 - user.learned * item.leverage)
         left_out += item.change / (1 - item.learned * user.leverage)
-        squares = weight * left_out.square()
-        return torch.stack([total(squares), total(weight)])
+        sums = weight * left_out.square(), weight * residual.square(), weight
+        return torch.stack([total(values) for values in sums])
 
     def _precision(self, state: State, places: Tensor) -> Tensor:
         """β of ratings at some places."""
-        ratings = self.problem.users
-        users, items = self.problem.user_index[places], ratings.others[places]
-        beta = state.noise_precision * ratings.weight[places]
-        beta *= state.users.relative_precision[users]
-        return beta.mul_(state.items.relative_precision[items])
+        return state.noise_precision * relative_precisions(self.problem, state, places)
 
     def _rows(self, state: State, places: Tensor) -> tuple[_SampledRows, _SampledRows]:
         """The rows of users and of items at some places."""
@@ -309,60 +322,3 @@ class _SampledRows:
         prior = self.precision * (self.others @ covariance * self.others).sum(1)
         prior.clamp_(min=torch.finfo(prior.dtype).tiny)
         return (1 - ratio / prior).clamp_(min=0)
-
-
-@torch_threads(1)
-def mean_residual(problem: Problem, state: State) -> float:
-    """Mean residual of the ratings, or of many of them, in standard units."""
-    n_ratings, device = len(problem.target), problem.target.device
-    places = torch.arange(n_ratings)
-    if n_ratings > MEAN_SIZE:
-        generator = torch.Generator().manual_seed(0)
-        places = torch.randint(n_ratings, (MEAN_SIZE,), generator=generator)
-    places = places.to(device)
-    # A process stands for all of its rows.
-    weight = problem.users.weight[places] * (n_ratings / max(1, len(places)))
-    residual = _residual(problem, state, places)
-    if state.columns:
-        residual -= column_moments(problem.columns, state.columns, places)[0]
-    residual *= weight
-    sums = problem.users.share.sum(torch.stack([total(residual), total(weight)]))
-    of_residual, of_weight = fetched(*sums)
-    return of_residual / of_weight
-
-
-@torch_threads(1)
-def pair_variance(problem: Problem, state: State) -> float:
-    """Variance of ratings of a pair about their mean, beside terms of context."""
-    ratings = problem.users
-    if ratings.pair is None:
-        return 0.0
-    residual = _residuals(problem, state)
-    sums = total(ratings.scatter(residual, ratings.weight)), total(ratings.weight)
-    scatter, weight = fetched(*ratings.share.sum(torch.stack(sums)))
-    return scatter / weight
-
-
-def _residuals(problem: Problem, state: State) -> Tensor:
-    """Residuals of all ratings."""
-    rows = state.users.mean, state.items.mean, problem.layout
-    residual = problem.target - fitted_values(problem.users, *rows)
-    residual -= problem.context @ state.coef
-    if state.columns:
-        residual -= column_moments(problem.columns, state.columns)[0]
-    return residual
-
-
-def _residual(problem: Problem, state: State, places: Tensor) -> Tensor:
-    """Residuals of the ratings at some places, beside terms of columns."""
-    users, items = problem.user_index[places], problem.users.others[places]
-    x = state.users.mean.index_select(0, users)
-    z = state.items.mean.index_select(0, items)
-    residual = problem.target[places] - _predictions(x, z, problem.layout)
-    return residual - problem.context[places] @ state.coef
-
-
-def _predictions(x: Tensor, z: Tensor, layout: Layout) -> Tensor:
-    """Predictions x·z + c of pairs of rows."""
-    k = layout.n_factors
-    return (x[:, :k] * z[:, :k]).sum(1) + x[:, k:].sum(1) + z[:, k:].sum(1)
