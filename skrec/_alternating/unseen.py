@@ -126,7 +126,8 @@ class UnseenSample:
             of_columns = self.problem.columns, state.columns
             mean, _ = column_moments(*of_columns, self.ratings[: self.n_first])
             of_pairs = torch.cat([of_pairs, mean])
-        left_out, _ = self._mean_squares(state, self.ratings[: self.n_first])
+        first = self._sampled(state, self.ratings[: self.n_first])
+        left_out, _ = self._mean_squares(state, first)
         return self._of_ratings(left_out), of_pairs
 
     def change(self, before: Tensor, after: Tensor) -> float:
@@ -149,9 +150,10 @@ class UnseenSample:
         share of what the fit to a rating takes off its square added: `optimism`, where
         the noise is as far from Gaussian as it can be.
         """
-        is_behind = self._follows_ratings(state)
+        sampled = self._sampled(state, self.ratings)
+        is_behind = self._follows_ratings(state, sampled)
         known = given_others(self.problem, state) if is_behind else None
-        left_out, fitted = self._mean_squares(state, self.ratings, known)
+        left_out, fitted = self._mean_squares(state, sampled, known)
         if optimism:
             share = optimism * (1 - square_worth(self.problem, state))
             left_out += share * max(0.0, left_out - fitted)
@@ -161,37 +163,36 @@ class UnseenSample:
         """Root mean square of single ratings in their units."""
         return (self.scale**2 * mean_square + self.repeat_variance) ** 0.5
 
-    def _follows_ratings(self, state: State) -> bool:
+    def _follows_ratings(self, state: State, sampled: Sequence[_Sampled]) -> bool:
         """Whether there are leverages near one, of single rows."""
         if state.users.axes is not None or state.items.axes is not None:
             return False
         n_near_one = torch.stack(
             [
                 (rows.leverage > MAX_SETTLED_LEVERAGE).sum()
-                for places in self.ratings.split(BLOCK_SIZE)
-                for rows in self._rows(state, places)
+                for block in sampled
+                for rows in (block.users, block.items)
             ]
         )
         (n_all,) = fetched(self.problem.users.share.sum(n_near_one.sum()))
         return n_all > 0
 
     def _mean_squares(
-        self, state: State, places: Tensor, known: State | None = None
+        self, state: State, sampled: Sequence[_Sampled], known: State | None = None
     ) -> tuple[float, float]:
         """Weighted means of squared left-out residuals and of squared residuals."""
-        blocks = places.split(BLOCK_SIZE)
-        parts = [self._squares(state, block, known) for block in blocks]
+        parts = [self._squares(state, block, known) for block in sampled]
         sums = self.problem.users.share.sum(torch.stack(parts).sum(0))
         left_out, fitted, weight = fetched(*sums)
         return left_out / weight, fitted / weight
 
-    def _squares(self, state: State, places: Tensor, known: State | None) -> Tensor:
-        """Weighted sums of squares at some places, and sum of the weights.
+    def _squares(self, state: State, block: _Sampled, known: State | None) -> Tensor:
+        """Weighted sums of squares of some ratings, and sum of the weights.
 
         The squares are of left-out residuals, and of residuals.
         `known` has both sides' rows given the other side of `state`.
         """
-        problem = self.problem
+        problem, (places, of_users, of_items) = self.problem, block
         weight = problem.users.weight[places]
         residual = left_out = residuals(problem, state, places)
         if state.columns:
@@ -200,7 +201,6 @@ class UnseenSample:
             residual = residual - mean
             leverage = self._precision(state, places) * variance
             left_out = residual / (1 - leverage.clamp_(max=MAX_LEVERAGE))
-        of_users, of_items = self._rows(state, places)
         if known is None:
             user, item = of_users.effect(residual), of_items.effect(residual)
         else:
@@ -216,17 +216,30 @@ class UnseenSample:
         """β of ratings at some places."""
         return state.noise_precision * relative_precisions(self.problem, state, places)
 
-    def _rows(self, state: State, places: Tensor) -> tuple[_SampledRows, _SampledRows]:
-        """The rows of users and of items at some places."""
+    def _sampled(self, state: State, places: Tensor) -> list[_Sampled]:
+        """Blocks of ratings at some places, with the rows of users and of items."""
         problem, layout = self.problem, self.problem.layout
-        beta = self._precision(state, places)
-        users, items = problem.user_index[places], problem.users.others[places]
-        x = state.users.mean.index_select(0, users)
-        z = state.items.mean.index_select(0, items)
-        return (
-            _SampledRows(state.users, users, z, beta, layout),
-            _SampledRows(state.items, items, x, beta, layout),
+        of_user, of_item = (
+            inverse(side.prior_precision) for side in (state.users, state.items)
         )
+        sampled = []
+        for block in places.split(BLOCK_SIZE):
+            beta = self._precision(state, block)
+            users, items = problem.user_index[block], problem.users.others[block]
+            x = state.users.mean.index_select(0, users)
+            z = state.items.mean.index_select(0, items)
+            of_users = _SampledRows(state.users, of_user, users, z, beta, layout)
+            of_items = _SampledRows(state.items, of_item, items, x, beta, layout)
+            sampled.append(_Sampled(block, of_users, of_items))
+        return sampled
+
+
+class _Sampled(NamedTuple):
+    """Ratings at some places, and the rows of users and of items there."""
+
+    places: Tensor
+    users: _SampledRows
+    items: _SampledRows
 
 
 class _Effect(NamedTuple):
@@ -252,6 +265,7 @@ class _SampledRows:
     Attributes
     ----------
     side : Side
+    prior_covariance : Tensor of shape (row_size, row_size)
     rows : Tensor of shape (n_sampled,)
     others : Tensor of shape (n_sampled, row_size)
         z, what they meet of the other side.
@@ -263,12 +277,13 @@ class _SampledRows:
     def __init__(
         self,
         side: Side,
+        prior_covariance: Tensor,
         rows: Tensor,
         others: Tensor,
         precision: Tensor,
         layout: Layout,
     ) -> None:
-        self.side, self.rows = side, rows
+        self.side, self.prior_covariance, self.rows = side, prior_covariance, rows
         self.precision, self.layout = precision, layout
         self.others = others.clone()
         self.others[:, layout.n_factors :] = 1
@@ -318,7 +333,7 @@ class _SampledRows:
 
         That ratio is β times the variance without the rating.
         """
-        covariance = inverse(self.side.prior_precision)
-        prior = self.precision * (self.others @ covariance * self.others).sum(1)
+        prior = (self.others @ self.prior_covariance * self.others).sum(1)
+        prior *= self.precision
         prior.clamp_(min=torch.finfo(prior.dtype).tiny)
         return (1 - ratio / prior).clamp_(min=0)
