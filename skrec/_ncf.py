@@ -94,7 +94,8 @@ class NCFRegressor(BaseRecommender):
         with "absolute_error" and "huber", which have half the curvature), 0.3 for
         labels ("log_loss" with `n_negatives=0`), and 0.1 for choices (`n_negatives`
         above 0). For ratings and labels it is up to ten times as large where there is
-        little to learn from them (see the user guide).
+        little to learn from them. For ratings by "squared_error" and "huber" it falls
+        where residuals are small (see the user guide).
     solver : {"adam", "sgd"}, default="adam"
         Adam, or stochastic gradient descent with Nesterov's momentum.
     learning_rate_init : float, default=None
@@ -105,7 +106,7 @@ class NCFRegressor(BaseRecommender):
         all pairs, since the rate is too high, gives a warning.
     batch_size : int, default=None
         Rows of X in a step, not counting drawn items. None takes forty steps an epoch,
-        with 16 to 8192 rows each.
+        with 4 to 8192 rows each.
     max_iter : int, default=None
         Number of epochs. None is 10, and 20 for architecture "mlp", whose layers have
         to learn a product, and for "sgd" if items are drawn.

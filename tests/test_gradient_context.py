@@ -160,6 +160,21 @@ def test_noise_costs_almost_nothing(name):
     assert error < 1.005 * rmse(bare, IDS[TEST], Y[TEST])
 
 
+@pytest.mark.parametrize(
+    ("model", "ratio"),
+    [
+        (MFRegressor(solver="adam"), 1.45),
+        (MFRegressor(solver="sgd"), 1.45),
+        (NCFRegressor(n_members=2), 1.45),
+    ],
+)
+def test_seasons_of_items_are_learned_by_default(model, ratio):
+    model.set_params(rank_by="rating", random_state=0).fit(X[TRAIN], Y[TRAIN])
+    best = MFRegressor(rank_by="rating").fit(X[TRAIN], Y[TRAIN])
+    found, least = (rmse(m, X[TEST], Y[TEST]) for m in (model, best))
+    assert found < ratio * least
+
+
 def test_users_have_seasons_too():
     rng = np.random.default_rng(1)
     season = np.searchsorted(SEASONS, X["season"])

@@ -111,3 +111,55 @@ def test_new_users_of_noise_are_near_the_mean():
         for m in (model, plain)
     ]
     assert away[0] < 0.5 * away[1]
+
+
+def low_rank(n_users, n_items, noise, share, seed):
+    """Pairs drawn from a table of rank two, with whether they are to be held out."""
+    rng = np.random.default_rng(seed)
+    P, Q = rng.normal(size=(n_users, 2)), rng.normal(size=(n_items, 2))
+    pairs = rng.permutation(n_users * n_items)
+    pairs = pairs[: int(share * len(pairs))]
+    u, i = pairs // n_items, pairs % n_items
+    y = (P @ Q.T)[u, i] + noise * rng.normal(size=len(pairs))
+    return np.column_stack([u, i]), y, np.arange(len(y)) % 5 == 0
+
+
+@pytest.mark.parametrize("n_items", [5, 20])
+def test_it_is_one_for_small_dense_tables_of_low_rank(n_items):
+    found = [multiple(*low_rank(100, n_items, 0.3, 1.0, s)[:2]) for s in range(5)]
+    assert np.median(found) == 1
+
+
+@pytest.mark.parametrize("n_items", [20, 40])
+def test_it_is_large_for_small_dense_tables_of_noise(n_items):
+    found = [multiple(*drawn(60, n_items, 60 * n_items, seed=s)) for s in range(5)]
+    assert np.median(found) > MAX_MULTIPLE / 2
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        NCFRegressor(n_members=2),
+        MFRegressor(solver="adam"),
+        MFRegressor(solver="sgd"),
+        MFRegressor(solver="adam", loss="huber"),
+    ],
+)
+def test_nearly_exact_ratings_of_low_rank_are_predicted(model):
+    errors = []
+    for seed in range(2):
+        X, y, is_test = low_rank(100, 20, 0.1, 0.8, seed)
+        model.set_params(rank_by="rating", random_state=0).fit(X[~is_test], y[~is_test])
+        errors.append(rmse(model, X[is_test], y[is_test]) / y[is_test].std())
+    assert np.mean(errors) < 0.25
+
+
+def test_rows_of_further_ratings_have_the_penalty_of_the_end():
+    X, y, _ = low_rank(100, 20, 0.05, 0.8, 0)
+    new = np.column_stack([np.full(3, 100), np.arange(3)])
+    model = MFRegressor(solver="adam", rank_by="rating", random_state=0, clip=False)
+    of_three = []
+    for reg in (None, 1.0):
+        fitted = model.set_params(reg=reg).fit(X, y).partial_fit(new, [8.0] * 3)
+        of_three.append(fitted.predict(new).mean())
+    assert of_three[0] > 1.1 * of_three[1]

@@ -47,6 +47,9 @@ MAX_GRADIENT = 10.0
 # Updates of the rows of counterparts in an epoch.
 UPDATES_PER_EPOCH = 5
 
+# Samples of an epoch whose residuals tell the noise; fewer say little.
+MIN_NOISE_SAMPLES = 2**10
+
 # Samples scored at once in validation.
 TILE_SIZE = 2**14
 
@@ -83,6 +86,8 @@ class Epoch:
         Negative loss of the mean of the members on the held-out samples.
     seconds : float
         Training time, without validation.
+    penalty : float
+        Multiple of the penalty by the noise.
     objective : callable
         Returns the `Objectives`, until the next epoch.
     """
@@ -90,6 +95,7 @@ class Epoch:
     loss: float
     validation_score: float | None
     seconds: float
+    penalty: float
     objective: Callable[[], Objectives]
 
 
@@ -141,7 +147,8 @@ def train(
             loss = trainer.run_epoch()
         seconds = time.perf_counter() - start
         score = None if validation is None else -trainer.loss_of_mean(validation)
-        yield Epoch(loss, score, seconds, partial(trainer.objective, loss))
+        objective = partial(trainer.objective, loss)
+        yield Epoch(loss, score, seconds, trainer.prior.multiple, objective)
 
 
 class _Trainer:
@@ -234,10 +241,10 @@ class _Trainer:
                         self.first_loss = loss_and_weight
                 self._update_implicit(len(group))
         self.share.complete(*(table.detach() for table in self.rows["user"]))
-        if self.prior.value_penalties.multiples:
-            batch = self.sampler.batch(rows)
+        if self.options.follows_noise or self.prior.value_penalties.multiples:
+            batch = self.sampler.batch(order[-max(len(rows), MIN_NOISE_SAMPLES) :])
             part = batch[: math.ceil(len(batch) / self.n_parts)]
-            self.prior.value_penalties.adapt(self.noise(part))
+            self.prior.adapt(self.noise(part))
         self.prior.show_shares(None)
         if self.network.has_slopes:
             self.update_slopes()

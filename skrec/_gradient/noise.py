@@ -3,8 +3,10 @@
 A penalty that suits ratings with much to learn lets a network learn the noise of
 others, and predict worse than their mean. How much there is to learn of users and of
 items alone is seen from biases, each rating without its own part in them. Whether there
-is more to learn, of both together, is seen from the largest singular value of what
-biases leave, beside that of the same residuals with random signs.
+is more to learn, of both together, is seen from the first singular vectors of what
+biases leave: by the singular value, beside that of the same residuals with random
+signs, and by the residuals of pairs that had no part in the vectors. The first sees
+less in few columns, whose random signs share the signal, and the second in few pairs.
 """
 
 from __future__ import annotations
@@ -24,7 +26,16 @@ LEAST_RATIO, CLEAR_RATIO = 1.03, 1.15
 # Largest multiple of the penalty, where biases predict no better than the mean.
 MAX_MULTIPLE = 10.0
 
+# Standard errors above zero of the products of pairs left out at which it may, and can.
+LEAST_SCORE, CLEAR_SCORE = 2.0, 3.5
+
 N_MULTIPLICATIONS = 20
+N_FOLDS, N_MULTIPLICATIONS_OF_FOLD = 20, 10
+
+# Pairs up to which some are left out; of more, the singular values tell enough.
+MAX_LEFT_OUT = 10**4
+
+TINY = np.finfo(np.float64).tiny
 
 
 def penalty_multiple(data: Interactions, rating: np.ndarray) -> float:
@@ -58,13 +69,38 @@ def penalty_multiple(data: Interactions, rating: np.ndarray) -> float:
         return 1.0
 
     n_before = share.n_before(len(weight))
-    n_all = n_before + len(weight)
-    signs = np.random.RandomState(0).randint(0, 2, n_all)[n_before:] * 2.0 - 1
+    n_all = int(share.sum(float(len(weight))))
+    own = slice(n_before, n_before + len(weight))
+    rng = np.random.RandomState(0)
+    signs = rng.randint(0, 2, n_all)[own] * 2.0 - 1
+    fold = rng.randint(N_FOLDS, size=n_all)[own]
     matrix = _Scaled(data, users, items, weight)
     values = [matrix.largest_singular_value(x * residual) for x in (1.0, signs)]
-    excess = values[0] / values[1] - LEAST_RATIO
-    clearness = np.clip(excess / (CLEAR_RATIO - LEAST_RATIO), 0, 1)
-    return float(multiple ** (1 - clearness))
+    excess = (values[0] / values[1] - LEAST_RATIO) / (CLEAR_RATIO - LEAST_RATIO)
+    if excess < 1 and n_all <= MAX_LEFT_OUT:
+        score = _score_of_left_out(matrix, rating, fold)
+        excess = max(excess, (score - LEAST_SCORE) / (CLEAR_SCORE - LEAST_SCORE))
+    return float(multiple ** (1 - np.clip(excess, 0, 1)))
+
+
+def _score_of_left_out(matrix: _Scaled, rating: np.ndarray, fold: np.ndarray) -> float:
+    """What biases leave of each fold, times its predictions by the other folds.
+
+    The sum, relative to its standard deviation if the signs of the first were random.
+    Biases are those of the other folds, since residuals of common ones depend on one
+    another.
+    """
+    sums = np.zeros(2)
+    for number in range(N_FOLDS):
+        is_out = fold == number
+        residual = matrix.loo_residuals(rating, np.where(is_out, 0.0, matrix.weight))
+        rest = np.where(is_out, 0, residual)
+        left, right = matrix.first_vectors(rest, N_MULTIPLICATIONS_OF_FOLD)
+        users, items = (places[is_out] for places in matrix.places)
+        product = left[users] * right[items] * (matrix.scale * residual)[is_out]
+        sums += product.sum(), product @ product
+    of_products, of_squares = matrix.share.sum(sums)
+    return float(of_products / max(math.sqrt(of_squares), TINY))
 
 
 class _Scaled:
@@ -77,7 +113,8 @@ class _Scaled:
         items: np.ndarray,
         weight: np.ndarray,
     ) -> None:
-        self.share = data.shares.user
+        self.share, self.weight = data.shares.user, weight
+        self.pairs = users, items, data.shape
         n_users, n_items = data.shape
         own = self.share.rows(n_users)
         self.places = users - own.start, items
@@ -89,16 +126,24 @@ class _Scaled:
         left, right = left + total / n_users, right + total / n_items
         self.scale = weight / np.sqrt(left[self.places[0]] * right[items])
 
+    def loo_residuals(self, rating: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        return loo_residuals(*self.pairs, rating, weight, self.share)
+
     def largest_singular_value(self, values: np.ndarray) -> float:
         """About the largest singular value of a matrix with these values of pairs."""
+        left, _ = self.first_vectors(values, N_MULTIPLICATIONS)
+        return math.sqrt(self.share.sum(float(left @ left)))
+
+    def first_vectors(
+        self, values: np.ndarray, n_multiplications: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """About the first singular vectors, the left one times the singular value."""
         entries = self.scale * values
         matrix = sparse.csr_array((entries, self.places), self.shape)
         transposed = sparse.csr_array(matrix.T)
         vector = np.random.RandomState(0).standard_normal(self.shape[1])
-        found = 0.0
-        for _ in range(N_MULTIPLICATIONS):
-            vector /= max(np.linalg.norm(vector), np.finfo(np.float64).tiny)
-            product = matrix @ vector
-            found = math.sqrt(self.share.sum(float(product @ product)))
-            vector = self.share.sum(transposed @ product)
-        return found
+        vector /= np.linalg.norm(vector)
+        for _ in range(n_multiplications - 1):
+            vector = self.share.sum(transposed @ (matrix @ vector))
+            vector /= max(np.linalg.norm(vector), TINY)
+        return matrix @ vector, vector

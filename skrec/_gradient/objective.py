@@ -14,6 +14,14 @@ from .implicit import ImplicitShares
 from .losses import RELATIVE_CURVATURE
 from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF
 
+# Deviation of residuals, in standard units, below which a penalty follows the noise.
+# Residuals of a training are too small where it learns noise, and more so with less
+# penalty.
+LARGE_NOISE = 0.5
+
+# Least multiple of a penalty that follows the noise, where ratings are exact.
+LEAST_MULTIPLE = 0.05
+
 # Growth of the penalty of a row's own part by features of each kind.
 DESCRIBED_SHARE, IMPLICIT_SHARE = 0.3, 0.8
 
@@ -61,6 +69,9 @@ class TrainingOptions:
         Mean rating without biases, 0 for others. Rows are penalised around a row of
         each side with this product: products of rows near zero are a saddle, and where
         ratings are few the least of penalties.
+    follows_noise : bool
+        Whether the penalty is smaller than `reg` where residuals are small (see
+        `Prior.adapt`).
     """
 
     loss: str
@@ -72,6 +83,7 @@ class TrainingOptions:
     reg: float
     dropout: float = 0.0
     mean: float = 0.0
+    follows_noise: bool = False
 
 
 class Prior:
@@ -95,6 +107,8 @@ class Prior:
         Penalty of a row for each unit of the weight of its pairs, by side.
     anchors : dict of Tensor to Tensor
         By table; tables that are not there have anchors at zero.
+    multiple : float
+        Multiple of all penalties by the noise, 1 before `adapt`.
     curvature : float
         That of the loss, relative to the squared error.
     shared_penalties : dict of Parameter to float
@@ -115,7 +129,7 @@ class Prior:
         self.row_weights = row_weights
         self.tables = {side: network.tables(ROW_TABLES[side]) for side in ROW_TABLES}
         self.rows = {side: network.rows(side) for side in ROW_TABLES}
-        self.curvature = RELATIVE_CURVATURE[options.loss]
+        self.curvature, self.multiple = RELATIVE_CURVATURE[options.loss], 1.0
         # A pair of weight w has w / √W_r of the penalty of row r.
         self.penalties = {
             side: self._reg_of_rows(side) * _inverse_root(weight)
@@ -124,6 +138,11 @@ class Prior:
         self.slopes = {side: 2 * penalty for side, penalty in self.penalties.items()}
         self.dense: list[Tensor] = list(network.dense())
         self.dense_penalty = float(options.reg * _inverse_root(total))
+        # Of the sizes of the weights, for one kernel that recorded steps can repeat.
+        self.dense_slopes = [
+            torch.full_like(weight, 2 * self.dense_penalty, requires_grad=False)
+            for weight in self.dense
+        ]
         self.shared_penalties = dict.fromkeys(network.shared(), 0.0)
         self.shared_penalties |= dict.fromkeys(network.dense(), self.dense_penalty)
         # Drawn items differ between epochs, which do not learn their noise.
@@ -167,7 +186,27 @@ class Prior:
                 gradient_of(table).flatten(1).addcmul_(slope, away.flatten(1))
         if self.dense:
             gradients = [gradient_of(parameter) for parameter in self.dense]
-            torch._foreach_add_(gradients, self.dense, alpha=2 * self.dense_penalty)
+            torch._foreach_addcmul_(gradients, self.dense, self.dense_slopes)
+
+    @torch.no_grad()
+    def adapt(self, noise: Tensor) -> None:
+        """Penalties by the deviation of the noise.
+
+        The penalty of a Gaussian prior is in proportion to the variance of the noise,
+        and a larger one shrinks rows of nearly exact ratings for nothing.
+        """
+        if self.options.follows_noise:
+            relative = float(noise) / (self.curvature * LARGE_NOISE)
+            multiple = min(max(relative**2, LEAST_MULTIPLE), 1.0)
+            # In place, where recorded steps read them.
+            tables = [*self.penalties.values(), *self.slopes.values()]
+            change = multiple / self.multiple
+            torch._foreach_mul_([*tables, *self.dense_slopes], change)
+            self.dense_penalty *= change
+            for shares in self.implicit:
+                shares.penalty *= change
+            self.multiple = multiple
+        self.value_penalties.adapt(noise / self.multiple)
 
     @torch.no_grad()
     def show_shares(self, kept: Tensor | None) -> None:

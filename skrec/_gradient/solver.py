@@ -68,6 +68,9 @@ DEFAULT_TOL = 1e-4
 # Losses that take gross outliers, for which the units do not depend on them.
 ROBUST_LOSSES = ("absolute_error", "huber")
 
+# Losses with slopes that grow with residuals, by which a penalty can follow the noise.
+LOSSES_OF_NOISE = ("squared_error", "huber")
+
 # Distances from the centre, in standard deviations, that count in their noise.
 ROBUST_RANGE = 3.0
 
@@ -79,7 +82,7 @@ FAILED_RATIO_CONTINUED = 2.0
 
 # Default of batch_size: steps per epoch, and the bounds of their rows.
 STEPS_PER_EPOCH = 40
-MIN_BATCH_SIZE, MAX_BATCH_SIZE = 16, 8192
+MIN_BATCH_SIZE, MAX_BATCH_SIZE = 4, 8192
 
 
 def objective_of(loss: str, n_negatives: int | None) -> Objective:
@@ -151,7 +154,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     reg : float
     noise_share : float
         Multiple of `reg` that ratings with as much noise as signal need, by which the
-        penalty follows the noise; `reg` is the least. 0 for `reg` in any case.
+        penalty follows the noise. 0 for `reg` in any case.
     learning_rate, batch_size, tol : float, int and float, or None for the default
     dropout : float
     implicit_features : bool or None
@@ -254,6 +257,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 samples.users, samples.items, *data.shape, share
             )
         options = self._training_options(int(share.sum(float(len(samples)))))
+        if self.noise_share and is_scaled and self.objective.loss in LOSSES_OF_NOISE:
+            options = replace(options, follows_noise=True)
         epochs = train(
             network,
             samples,
@@ -265,9 +270,10 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         )
         rating_range = self._rating_range(data)
 
-        def model(weights: Callable[[], Weights]) -> NetworkModel:
+        def model(weights: Callable[[], Weights], penalty: float) -> NetworkModel:
+            of_end = replace(units, penalty=penalty * units.penalty)
             return self.conversion.model(
-                weights(), shape, data, units, self.objective, rating_range
+                weights(), shape, data, of_end, self.objective, rating_range
             )
 
         return self._reports(epochs, network, model, start is not None)
@@ -502,12 +508,12 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         self,
         epochs: Iterator[Epoch],
         network: NeuMF,
-        model: Callable[[Callable[[], Weights]], NetworkModel],
+        model: Callable[[Callable[[], Weights], float], NetworkModel],
         is_continued: bool,
     ) -> Iterator[Iteration]:
         tol = DEFAULT_TOL if self.tol is None else self.tol
         scores: list[float] = []
-        best, n_worse = -np.inf, 0
+        best, best_penalty, n_worse = -np.inf, 1.0, 0
         best_weights: Weights = {}
         best_objective = Objectives(np.inf, np.inf, np.inf)
 
@@ -518,22 +524,22 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             self._check_convergence(number, epoch, network)
             progress = f"{epoch.seconds:.2f} s"
             weights: Callable[[], Weights] = partial(_exported, network)
-            objective = epoch.objective
+            objective, penalty = epoch.objective, epoch.penalty
             if epoch.validation_score is not None:
                 score = epoch.validation_score
                 scores.append(score)
                 n_worse = 0 if score > best + tol else n_worse + 1
                 if score > best:
                     best, best_weights = score, _exported(network)
-                    best_objective = epoch.objective()
+                    best_objective, best_penalty = epoch.objective(), penalty
                 progress += f", validation score {score:.6f}"
                 weights = partial(dict, best_weights)
-                objective = objective_of_best
+                objective, penalty = objective_of_best, best_penalty
             yield Iteration(
                 epoch.loss,
                 progress,
                 n_worse >= self.n_iter_no_change,
-                partial(model, weights),
+                partial(model, weights, penalty),
                 partial(self._warning, objective, is_continued),
                 curves={"validation_scores_": scores.copy()} if scores else {},
             )
