@@ -101,14 +101,15 @@ class MFRegressor(BaseRecommender):
         Length of p_u and q_i. With 0 the model has biases only. "auto" lets "vb" and
         "gibbs" have as many factors as the ratings support: the pairs with ratings are
         two for each number in factors and biases, within bounds of 2 and 32, or 36
-        where ratings would support 45; and "vb" leaves all factors out where biases
-        alone have a lower estimated error (`loo_curve_`). It is 16 for other solvers,
-        and with `unobserved_weight`.
+        where ratings would support 45; and to leave all factors out where biases alone
+        have a lower estimated error (`loo_curve_`). It is 16 for other solvers, and
+        with `unobserved_weight`.
     solver : {"vb", "gibbs", "als", "adam", "sgd"}, default="vb"
         - "vb": variational Bayes [1]_. Deterministic; nothing to tune.
-        - "gibbs": posterior sampling [2]_, started from "vb". About as accurate as
-          "vb", and more accurate where ratings are few and noisy and implicit features
-          are off. Takes many times as long, and keeps every draw in memory.
+        - "gibbs": posterior sampling [2]_, from the end of a fit by "vb", with its
+          structure. About as accurate as "vb", and more accurate where ratings are few
+          and noisy and implicit features are off. Takes many times as long, and keeps
+          every draw in memory.
         - "als": alternating least squares with a penalty. Has a penalty `reg` to set
           and one noise variance, and no standard deviations of predictions.
         - "adam", "sgd": mini-batch gradients, for other losses, with another penalty
@@ -139,8 +140,8 @@ class MFRegressor(BaseRecommender):
         Use the items that a user has rated as features of the user, and the users that
         have rated an item as features of the item: f is 1 / √n for each of n. None is
         True for "vb" and "gibbs" without `unobserved_weight`, else False; but where
-        biases alone have a lower estimated error, "vb" is fitted without them too, and
-        keeps the better fit. Not used by "adam" and "sgd".
+        biases alone have a lower estimated error, there is a fit of "vb" without them
+        too, and the better one is kept. Not used by "adam" and "sgd".
     unobserved_weight : float, default=0.0
         Above 0, every pair of a user and an item counts as a rating of 0 with this
         weight, in addition to its own ratings [6]_. For implicit feedback: leave out y,

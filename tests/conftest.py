@@ -77,7 +77,7 @@ def ml_100k_fold(ml_100k):
 def short_chains():
     """Chains of "gibbs" begin after one sweep, and drop one draw."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("VB_SWEEPS", "BURN_IN"):
+        for name in ("VB_SWEEPS", "MAX_VB_SWEEPS", "BURN_IN"):
             patch.setattr(f"skrec._alternating.solver.{name}", 1)
         yield
 

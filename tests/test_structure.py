@@ -232,14 +232,19 @@ def rare_events(seed, n_rows, shape, rate):
     return X, (logit > np.quantile(logit, 1 - rate)).astype(float)
 
 
-@pytest.mark.parametrize(("rate", "seed"), [(0.05, 10), (0.05, 11), (0.1, 12)])
-def test_errors_on_rare_events_are_about_those_of_a_ridge_regression(rate, seed):
+@pytest.mark.parametrize(
+    ("solver", "rate", "seed"),
+    [("vb", 0.05, 10), ("vb", 0.05, 11), ("vb", 0.1, 12), ("gibbs", 0.05, 10)],
+)
+def test_errors_on_rare_events_are_about_those_of_a_ridge_regression(
+    solver, rate, seed
+):
     """Though many rows are without an event, and so seem to be without noise."""
     X, y = rare_events(seed, 3000, (120, 100), rate)
     (X, X_test), (y, y_test) = np.split(X, [2400]), np.split(y, [2400])
     one_hot = OneHotEncoder(handle_unknown="ignore")
     ridge = make_pipeline(one_hot, Ridge(10.0)).fit(X, y)
-    model = MFRegressor(rank_by="rating").fit(X, y)
+    model = MFRegressor(solver=solver, rank_by="rating", random_state=0).fit(X, y)
     constant = np.sqrt(np.mean((y_test - y.mean()) ** 2))
     error = rmse(model, X_test, y_test)
     assert error < min(0.98 * constant, 1.01 * rmse(ridge, X_test, y_test))

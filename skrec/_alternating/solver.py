@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from typing import ClassVar, Generic, Self, TypeVar
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from .._data.context import NO_CONTEXT, KnownContext
 from .._data.forgotten import ForgottenRows
-from .._data.interactions import FurtherRows, Interactions
+from .._data.interactions import FurtherRows, Interactions, SideFeatures
 from .._data.messages import shown
 from .._data.sides import Sides
 from .._data.units import Units
@@ -34,6 +35,7 @@ from .posterior import Posterior
 from .problem import Problem, RatingArrays
 from .residuals import mean_residual, pair_variance, square_worth
 from .retract import retracted
+from .rows import IMPLICIT
 from .start import decomposed_start, goes_on, spectral_start
 from .state import State
 from .structure import (
@@ -70,8 +72,9 @@ NO_FACTORS = (
     "items."
 )
 
-# Sweeps of vb before a chain starts, and number of its first draws that are dropped.
-VB_SWEEPS = 10
+# Sweeps of vb at most before a chain starts, those where a last fit cannot go on, and
+# number of its first draws that are dropped.
+MAX_VB_SWEEPS, VB_SWEEPS = 200, 10
 BURN_IN = 10
 
 # Share of the factors that would be taken now with which a last fit is continued.
@@ -760,7 +763,15 @@ class VBSolver(AlternatingSolver):
 
 @dataclass(frozen=True)
 class GibbsSolver(AlternatingSolver):
-    """Gibbs sampling from a start by vb. The model averages the draws."""
+    """Gibbs sampling from the end of "vb". The model averages the draws.
+
+    Attributes
+    ----------
+    is_begun : bool
+        Whether the chain begins where a fit of "vb" has ended, with its structure.
+    """
+
+    is_begun: bool = False
 
     name: ClassVar[str] = "gibbs"
 
@@ -775,15 +786,56 @@ class GibbsSolver(AlternatingSolver):
         device: torch.device,
     ) -> Iterator[Iteration]:
         # Chains of one seed part where a sum is rounded in another way.
-        with fixed_order():
-            reports = super().iterations(data, start, random_state, device)
-        return _in_fixed_order(reports)
+        return _in_fixed_order(self._draws(data, start, random_state, device))
+
+    def _draws(
+        self,
+        data: Interactions,
+        start: Start[Posterior] | None,
+        random_state: np.random.RandomState,
+        device: torch.device,
+    ) -> Iterator[Iteration]:
+        chain = self
+        if start is None:
+            last = self._vb_fit(data, random_state, device)
+            chain = replace(
+                self,
+                n_factors=last.n_factors,
+                implicit_features=IMPLICIT in last.users.links,
+                is_begun=True,
+            )
+            start = Start(
+                last,
+                np.arange(data.shape[0]),
+                np.arange(data.shape[1]),
+                Sides(*map(_columns, data.side_features)),
+                np.arange(sum(map(len, data.known_context.vocabularies))),
+            )
+        yield from super(GibbsSolver, chain).iterations(
+            data, start, random_state, device
+        )
+
+    def _vb_fit(
+        self,
+        data: Interactions,
+        random_state: np.random.RandomState,
+        device: torch.device,
+    ) -> Posterior:
+        options = {f.name: getattr(self, f.name) for f in fields(AlternatingSolver)}
+        options |= {"max_iter": MAX_VB_SWEEPS, "tol": None, "store_covariance": True}
+        fit = VBSolver(**options).iterations(data, None, random_state, device)
+        for last in islice(fit, MAX_VB_SWEEPS):
+            if last.converged:
+                break
+        model = last.model()
+        assert isinstance(model, Posterior)
+        return model
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
         arguments = run.problem, start, run.random_state
         if not run.is_continued:
             states = gibbs(*arguments, vb_sweeps=VB_SWEEPS, burn_in=BURN_IN)
-        elif run.problem.columns:
+        elif self.is_begun or run.problem.columns:
             # Terms of context begin anew.
             states = gibbs(*arguments, burn_in=BURN_IN)
         else:
@@ -804,6 +856,10 @@ class GibbsSolver(AlternatingSolver):
             draws.append(self._posterior(run, state))
             residuals.append(mean_residual(run.problem, state))
             yield state, model
+
+
+def _columns(features: SideFeatures | None) -> np.ndarray:
+    return np.arange(0 if features is None else len(features.names))
 
 
 def _in_fixed_order(reports: Iterator[Iteration]) -> Iterator[Iteration]:
