@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import os
 import threading
+from _thread import allocate_lock, start_new_thread
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+# Seconds within which a new thread runs, unless it finds no memory.
+PATIENCE = 10
 
 _lock = threading.Lock()
 _is_forked = False
@@ -51,29 +55,34 @@ def _restore(n_threads: int) -> None:
 
 def set_own_threads(n_threads: int) -> int:
     """Set the number of the calling thread; return the default of new threads."""
-    read, is_set = threading.Event(), threading.Event()
-    default = n_threads
+    # `Thread.start` would wait for ever for a thread that finds no memory.
+    read, is_set, is_kept = locks = [allocate_lock() for _ in range(3)]
+    for lock in locks:
+        lock.acquire()
+    default, is_running = n_threads, False
 
     def keep() -> None:
         nonlocal default
         default = torch.get_num_threads()
-        read.set()
-        is_set.wait()
+        read.release()
+        is_set.acquire()
         torch.set_num_threads(default)
+        is_kept.release()
 
     with _lock:
         # Its first look would set the number of a thread to the default, also later.
         torch.get_num_threads()
         # A new thread starts with the default.
-        keeper = threading.Thread(target=keep, daemon=True)
+        start_new_thread(keep, ())
         try:
-            keeper.start()
-            read.wait()
+            is_running = read.acquire(timeout=PATIENCE)
+            if not is_running:
+                raise RuntimeError("can't start new thread")
             torch.set_num_threads(n_threads)
         finally:
-            is_set.set()
-            if keeper.ident is not None:
-                keeper.join()
+            is_set.release()
+            if is_running:
+                is_kept.acquire(timeout=PATIENCE)
     return default
 
 

@@ -100,5 +100,6 @@ def test_a_limit_of_memory(code):
         text=True,
         check=False,
         env=environment,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr

@@ -78,15 +78,23 @@ def test_an_interrupt_while_threads_are_set_leaves_nothing(n_threads, monkeypatc
     assert calls == [n_threads, 3]
 
 
-def test_the_number_of_threads_is_restored_where_no_thread_can_start(monkeypatch):
+def no_thread(function, arguments):
+    raise RuntimeError("can't start new thread")
+
+
+def thread_without_memory(function, arguments):
+    """It ends before it runs a line."""
+
+
+@pytest.mark.parametrize("start", [no_thread, thread_without_memory])
+def test_the_number_of_threads_is_restored_where_no_thread_can_start(
+    start, monkeypatch
+):
     """Such as where no memory is left."""
-
-    def start(self):
-        raise RuntimeError("can't start new thread")
-
     with default_threads(3):
         with torch_threads(1):
-            monkeypatch.setattr(threading.Thread, "start", start)
+            monkeypatch.setattr(_threads, "start_new_thread", start)
+            monkeypatch.setattr(_threads, "PATIENCE", 0.01)
         assert torch.get_num_threads() == 3
         with pytest.raises(RuntimeError, match="new thread"), torch_threads(1):
             pytest.fail("a block must not run with other threads")
