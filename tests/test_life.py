@@ -65,7 +65,13 @@ REFUSALS = [
         "must be known, but",
         "handle_unknown='error' refuses",
     ),
-    *("needs ratings between 0 and 1", "leaves no choices", "no vectors to compare"),
+    *(
+        "needs ratings between 0 and 1",
+        "leaves no choices",
+        "no vectors to compare",
+        "choices of this fit tell of none",
+        "needs a fit with it",
+    ),
     *("had n_factors=", "had another network", "is not fitted yet"),
 ]
 PARAMETERS = {

@@ -249,8 +249,9 @@ class VBRule(Rule):
         for w in side.weights:
             matrices += [w.mean.T @ w.mean, w.covariance, w.response]
         ties, prior = given.ratings.ties, _prior_shape(side, given.ratings)
-        shape = side.square_worth * (prior + given.ratings.half_count)
-        rate = side.square_worth * (prior + rate)
+        shape, rate = prior + given.ratings.half_count, prior + rate
+        if side.square_worth < 1:
+            shape, rate = side.square_worth * shape, side.square_worth * rate
         alpha, log_rate = shape / rate, rate.log()
         sums = PriorSums(
             total(shape),

@@ -405,14 +405,14 @@ class AlternatingSolver(Solver[Posterior]):
         previous = np.inf
         for state, model in self._models(run, states):
             fall, previous = previous - state.objective, state.objective
+            # The objective of a tempered fit changes, and may rise.
+            change = abs(fall) if state.users.square_worth < 1 else fall
             yield (
                 state,
                 Iteration(
                     state.objective,
                     f"a fall of {fall:.2g}{against}",
-                    self.converges
-                    and not state.is_warm_up
-                    and abs(fall) < self.tolerance,
+                    self.converges and not state.is_warm_up and change < self.tolerance,
                     model,
                     self._warning(run, state),
                     is_warm_up=state.is_warm_up,
