@@ -72,8 +72,8 @@ NO_FACTORS = (
     "items."
 )
 
-# Sweeps of vb at most before a chain starts, those where a last fit cannot go on, and
-# number of its first draws that are dropped.
+# Sweeps of vb at most before a chain starts, those where no fit can go on as it is, and
+# the number of first draws that are dropped.
 MAX_VB_SWEEPS, VB_SWEEPS = 200, 10
 BURN_IN = 10
 
@@ -833,13 +833,12 @@ class GibbsSolver(AlternatingSolver):
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
         arguments = run.problem, start, run.random_state
-        if not run.is_continued:
-            states = gibbs(*arguments, vb_sweeps=VB_SWEEPS, burn_in=BURN_IN)
-        elif self.is_begun or run.problem.columns:
-            # Terms of context begin anew.
-            states = gibbs(*arguments, burn_in=BURN_IN)
-        else:
+        # Terms of context begin anew.
+        is_new = not run.is_continued or bool(run.problem.columns)
+        if not is_new and not self.is_begun:
             return gibbs(*arguments)
+        vb_sweeps = VB_SWEEPS if is_new else 0
+        states = gibbs(*arguments, vb_sweeps=vb_sweeps, burn_in=BURN_IN)
         return (state for state in states if not state.is_warm_up)
 
     def _models(
