@@ -291,7 +291,7 @@ def step_weights(
     shift = reduce(add, [direction.shift for direction in directions])
     pulled = shift @ Lambda
     follows, trace = torch.empty_like(shift), shift.new_empty(len(shift))
-    squares = _stacked([block.square for block in blocks]).T
+    squares = [block.square for block in blocks]
     spreads = [Lambda @ d.weights.covariance @ Lambda for d in directions]
 
     def follow(tile: slice) -> Tensor:
@@ -299,7 +299,8 @@ def step_weights(
         stays = shift[tile] - times(V, pulled[tile], out=follows[tile])
         held = total(rows.weighted(pulled[tile], tile) * stays)
         if with_covariance:
-            S = _inflated(V, squares[tile], spreads, Lambda, trace[tile])
+            of_tile = [square[tile] for square in squares]
+            S = _inflated(V, of_tile, spreads, Lambda, trace[tile])
             # Last, since it must not be done twice.
             layout.pack(S, out=rows.covariance[tile])
         return held
@@ -382,27 +383,22 @@ class _Direction:
 
 def _inflated(
     V: Tensor,
-    squares: Tensor,
+    squares: Sequence[Tensor],
     spreads: Sequence[Tensor],
     Lambda: Tensor,
     trace: Tensor,
 ) -> Tensor:
     """Covariances S = V + VQV for Q = Σ ‖f‖² ΛCΛ, and tr(βGS) into `trace`.
 
-    `squares` has ‖f‖² of each row and block, and `spreads` ΛCΛ of each block.
+    `squares` has ‖f‖² of each row, and `spreads` ΛCΛ, of each block.
     """
-    factors = squares[:, :, None, None].unbind(1)
-    VQ = reduce(add, [V @ M * f for M, f in zip(spreads, factors, strict=True)])
+    parts = zip(squares, spreads, strict=True)
+    VQ = reduce(add, [V @ M * square[:, None, None] for square, M in parts])
     S = torch.baddbmm(V, VQ, V)
     # βGS = I + QV − ΛS.
     traces = VQ.diagonal(dim1=1, dim2=2).add_(1).sum(1)
     torch.addmv(traces, S.flatten(1), Lambda.flatten(), alpha=-1, out=trace)
     return S
-
-
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors along a new first axis; without a copy if there is one."""
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def draw_weights(

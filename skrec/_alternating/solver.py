@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import partial, wraps
 from itertools import islice
 from operator import itemgetter
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from .structure import (
     MAX_WARM_SUPPORT,
     Alternative,
     best_fit,
+    end_of,
     least_error,
     suitable_n_factors,
     supported_n_factors,
@@ -761,6 +762,23 @@ class VBSolver(AlternatingSolver):
         return super()._warning(run, state)
 
 
+def in_fixed_order(
+    iterations: Callable[..., Iterator[Iteration]],
+) -> Callable[..., Iterator[Iteration]]:
+    """Iterations whose sums are in one order, also beside fits that are not."""
+
+    @wraps(iterations)
+    def ordered(*arguments: Any) -> Iterator[Iteration]:
+        reports = iterations(*arguments)
+        del arguments
+        while True:
+            with fixed_order():
+                report = next(reports)
+            yield report
+
+    return ordered
+
+
 @dataclass(frozen=True)
 class GibbsSolver(AlternatingSolver):
     """Gibbs sampling from the end of "vb". The model averages the draws.
@@ -778,17 +796,9 @@ class GibbsSolver(AlternatingSolver):
     def check_retraction(self, model: Posterior) -> None:
         Solver.check_retraction(self, model)
 
+    # Chains of one seed part where a sum is rounded in another way.
+    @in_fixed_order
     def iterations(
-        self,
-        data: Interactions,
-        start: Start[Posterior] | None,
-        random_state: np.random.RandomState,
-        device: torch.device,
-    ) -> Iterator[Iteration]:
-        # Chains of one seed part where a sum is rounded in another way.
-        return _in_fixed_order(self._draws(data, start, random_state, device))
-
-    def _draws(
         self,
         data: Interactions,
         start: Start[Posterior] | None,
@@ -797,39 +807,35 @@ class GibbsSolver(AlternatingSolver):
     ) -> Iterator[Iteration]:
         chain = self
         if start is None:
-            last = self._vb_fit(data, random_state, device)
-            chain = replace(
-                self,
-                n_factors=last.n_factors,
-                implicit_features=IMPLICIT in last.users.links,
-                is_begun=True,
-            )
-            start = Start(
-                last,
-                np.arange(data.shape[0]),
-                np.arange(data.shape[1]),
-                Sides(*map(_columns, data.side_features)),
-                np.arange(sum(map(len, data.known_context.vocabularies))),
-            )
-        yield from super(GibbsSolver, chain).iterations(
+            chain, start = self._begun(data, random_state, device)
+        reports = super(GibbsSolver, chain).iterations(
             data, start, random_state, device
         )
+        # They need the memory of the rows and of the start.
+        del data, start
+        yield from reports
 
-    def _vb_fit(
+    def _begun(
         self,
         data: Interactions,
         random_state: np.random.RandomState,
         device: torch.device,
-    ) -> Posterior:
+    ) -> tuple[Self, Start[Posterior]]:
+        """The solver with the structure of a fit of "vb", and the end of that fit."""
         options = {f.name: getattr(self, f.name) for f in fields(AlternatingSolver)}
         options |= {"max_iter": MAX_VB_SWEEPS, "tol": None, "store_covariance": True}
-        fit = VBSolver(**options).iterations(data, None, random_state, device)
-        for last in islice(fit, MAX_VB_SWEEPS):
-            if last.converged:
-                break
-        model = last.model()
-        assert isinstance(model, Posterior)
-        return model
+        sweeps = VBSolver(**options).iterations(data, None, random_state, device)
+        last = end_of(islice(sweeps, MAX_VB_SWEEPS)).model()
+        assert isinstance(last, Posterior)
+        begun = replace(
+            self,
+            n_factors=last.n_factors,
+            implicit_features=IMPLICIT in last.users.links,
+            is_begun=True,
+        )
+        users, items = map(np.arange, data.shape)
+        columns = Sides(*map(_columns, data.side_features))
+        return begun, Start(last, users, items, columns)
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
         arguments = run.problem, start, run.random_state
@@ -859,13 +865,6 @@ class GibbsSolver(AlternatingSolver):
 
 def _columns(features: SideFeatures | None) -> np.ndarray:
     return np.arange(0 if features is None else len(features.names))
-
-
-def _in_fixed_order(reports: Iterator[Iteration]) -> Iterator[Iteration]:
-    while True:
-        with fixed_order():
-            report = next(reports)
-        yield report
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def best_fit(
             break
         if number > 1 and errors[2] < errors[1]:
             break
-        other = _end(islice(alternative.fit(), max_iter))
+        other = end_of(islice(alternative.fit(), max_iter))
         error = _error(other)
         errors.append(error)
         if error < lowest and not alternative.is_probe:
@@ -142,7 +142,7 @@ def best_fit(
     yield best
 
 
-def _end(iterations: Iterator[Iteration]) -> Iteration:
+def end_of(iterations: Iterator[Iteration]) -> Iteration:
     """The iteration that ends a fit, with the curve of its objective."""
     losses = []
     for iteration in iterations:
