@@ -82,7 +82,7 @@ def factors(gain, damping, n_u, fold):
     """Share that the other items of users left out explain, by a group of ranks."""
     n_users, n_items = gain.shape
     sums = np.zeros((3, n_items))
-    for turn in range(-(-MIN_LEFT_OUT * N_FOLDS // n_users)):
+    for turn in range(min(N_FOLDS, -(-MIN_LEFT_OUT * N_FOLDS // n_users))):
         is_in = fold != turn
         chosen = (gain[is_in] > 0).sum(0)
         R = (gain - np.outer(n_u, chosen / chosen.sum())) * damping

@@ -62,7 +62,7 @@ from .gain import gain_of
 USER_DAMPING, ITEM_DAMPING = 1 / 4, 1 / 3
 
 # One in so many users is left out, in turns until there have been so many.
-N_FOLDS, MIN_LEFT_OUT = 5, 100
+N_FOLDS, MIN_LEFT_OUT = 5, 1000
 
 # Standard errors that are taken from the squares that other items explain, and from
 # what a weight of tastes gains.
