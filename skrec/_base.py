@@ -19,7 +19,8 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import Tags, check_random_state
 
-from ._choice.autoencoder import ChoiceSolver, ItemAutoencoder
+from ._choice.autoencoder import ItemAutoencoder
+from ._choice.solver import ChoiceSolver
 from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import Collect, Interactions
 from ._data.known_ids import further_rows, handle_unknown, with_side_features

@@ -8,7 +8,8 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ._choice.autoencoder import ChoiceSolver, ItemAutoencoder
+from ._choice.autoencoder import ItemAutoencoder
+from ._choice.solver import ChoiceSolver
 from ._data.containers import ArrayLike
 from ._data.forgotten import ForgottenRows
 from ._data.interactions import Interactions

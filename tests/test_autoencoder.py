@@ -10,28 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skrec import DummyRecommender, MFRegressor, NCFRegressor
-from skrec._choice.autoencoder import (
+from skrec import DummyRecommender, MFRegressor
+from skrec._choice.autoencoder import ItemAutoencoder
+from skrec._choice.content import places_by_content
+from skrec._choice.excess import ITEM_DAMPING, USER_DAMPING
+from skrec._choice.tastes import (
     FIRST_FACTORS,
     GROUP_GROWTH,
-    ITEM_DAMPING,
     LEAST_SHRINKAGE,
     MIN_LEFT_OUT,
     N_DEVIATIONS,
     N_FOLDS,
     PRIOR_CHOICES,
-    TASTE_WEIGHTS,
-    USER_DAMPING,
-    ItemAutoencoder,
-    _Excess,
-    _shrinkage,
-    _taste_weight,
 )
-from skrec._choice.content import hashed, places_by_content
 from skrec._data.interactions import Interactions
 from skrec._data.reading import Columns
-from skrec._data.sides import Sides
-from skrec._share import ALL_ROWS
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(80, 50, 1200, random_state=0)
@@ -160,57 +153,6 @@ def test_lists_of_many_bundles_are_as_good_as_those_of_neighbours():
     assert ours.mean() > 0.98 * theirs.mean()
 
 
-def test_the_rest_of_the_energy_explains_what_tastes_leave():
-    """Pairs of correlation ρ have no shrinkage but that of their least squares."""
-    rho, n = 0.6, 50
-    own = np.ones(2 * n)
-    total = np.repeat([1 + rho, 1 - rho], n)
-    sums = np.stack([total - own, np.zeros(2 * n), total])
-    # All of the first half and none of the second, of which there is one group.
-    f = _shrinkage(sums[:, :n], total.sum())
-    coefficient = f[0] / 2 / (1 - f[0] / 2)
-    assert_allclose(f, f[0])
-    assert_allclose(coefficient, rho, rtol=1e-6)
-
-
-def test_the_taste_weight_is_that_of_the_highest_gain():
-    rng = np.random.default_rng(0)
-    gains = rng.random((500, 1)) + rng.normal(0, 0.1, (500, len(TASTE_WEIGHTS)))
-    # By chance alone none is higher.
-    assert _taste_weight(np.zeros((0, len(TASTE_WEIGHTS))), ALL_ROWS) == 1
-    assert _taste_weight(gains[:, :1] + np.zeros(len(TASTE_WEIGHTS)), ALL_ROWS) == 1
-    gains[:, 7] += 0.1
-    assert _taste_weight(gains, ALL_ROWS) == TASTE_WEIGHTS[7]
-
-
-def test_hidden_choices_gain_by_their_ranks_among_the_others():
-    data = interactions(*of_tastes())
-    seen = data.seen
-    n_choices = np.bincount(seen.items, minlength=seen.n_items)
-    excess = _Excess.of(data, n_choices, (1, 5))
-    rng = np.random.default_rng(0)
-    V = np.linalg.qr(rng.normal(size=(seen.n_items, 6)))[0]
-    f = rng.random(6)
-    keys = Sides(*(hashed(np.arange(n)) for n in data.shape))
-    found = excess.gains_of_hidden(V, f, keys, seen.n_items)
-    damping, share = n_choices**-ITEM_DAMPING, n_choices / len(seen)
-    B = V * f @ V.T
-    expected = []
-    for user in range(seen.n_users):
-        chosen = seen.items[seen.offsets[user] : seen.offsets[user + 1]]
-        gains = []
-        for item in chosen if len(chosen) > 1 else ():
-            x = -(len(chosen) - 1) * share
-            x[np.setdiff1d(chosen, item)] += 1
-            tastes = x * damping @ B / damping / (1 - np.diag(B))
-            scores = TASTE_WEIGHTS[:, None] * tastes + len(chosen) * share
-            rest = np.delete(scores, chosen, axis=1)
-            gains.append(1 / np.log2(2 + (rest > scores[:, [item]]).sum(1)))
-        if gains:
-            expected.append(np.mean(gains, axis=0))
-    assert_allclose(found, expected, rtol=1e-6)
-
-
 def test_scores_are_those_of_the_closed_form():
     data, model = fitted(*of_tastes())
     expected = brute_force(data, model.taste_weight)
@@ -295,21 +237,6 @@ def test_an_unknown_item_is_like_those_with_the_fewest_choices():
     assert unknown_last[0, -1] == 10**6
 
 
-def test_side_features_of_choices_alone_are_warned_of():
-    ages = pd.DataFrame({"age": range(80)})
-    with pytest.warns(
-        UserWarning, match=r"does not use side features. Set unobserved_weight"
-    ):
-        model = MFRegressor().fit(X, user_features=ages)
-    with pytest.raises(AttributeError, match="not fitted to ratings with"):
-        model.feature_effects()
-    with pytest.raises(AttributeError, match="coef_' after a fit of choices without y"):
-        model.coef_  # noqa: B018
-    new = pd.DataFrame({"age": [30]}, index=[999])
-    with pytest.raises(ValueError, match="no profile of users without rows"):
-        model.similar_users([999], user_features=new)
-
-
 def test_repeated_rows_of_a_pair_are_one_choice_of_their_mean_rating():
     again = np.flatnonzero(Y == Y)[:200]
     rows = pd.concat([X, X.iloc[again]], ignore_index=True)
@@ -349,25 +276,6 @@ def test_choices_need_no_ratings_and_no_parameter():
         model.predict(X, return_std=True)
     with pytest.raises(AttributeError, match="user_factors_"):
         model.user_factors_  # noqa: B018
-
-
-@pytest.mark.parametrize(
-    "vain",
-    [
-        {"choice_threshold": 4.0},
-        {"max_iter": 500},
-        {"tol": 1e-9},
-        {"warm_start": True},
-        {"max_iter": 2, "n_factors": 3},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("kind", [MFRegressor, NCFRegressor])
-def test_choices_alone_warn_of_every_parameter_without_effect(kind, vain):
-    names = ", ".join(f"{name}={value!r}" for name, value in vain.items())
-    with pytest.warns(UserWarning, match=f"nothing has come of {names}") as caught:
-        kind(**vain, device="cpu", random_state=0).fit(X)
-    assert len(caught) == 1
 
 
 def test_further_choices_move_lists_as_a_refit_does():
@@ -465,21 +373,6 @@ def test_what_becomes_popular_is_listed():
     left = model._model
     n_choices = np.bincount(left.seen.items, minlength=30)
     assert_allclose(left.item_vectors[:, 0], n_choices / len(left.seen), rtol=1e-6)
-
-
-def test_parts_that_do_not_match_are_refused_in_words():
-    model = MFRegressor(2).fit(X, Y)
-    with pytest.raises(ValueError, match="as the last fit had them, but y is None"):
-        model.partial_fit(X[:3])
-
-
-@pytest.mark.parametrize("model", [MFRegressor(), NCFRegressor()])
-def test_numbers_tell_nothing_about_choices_alone(model):
-    rows = X.assign(amount=np.arange(len(X)) % 7)
-    message = r"Columns of numbers in X \('amount'\) tell nothing about choices"
-    with pytest.warns(UserWarning, match=message):
-        found = model.fit(rows).predict(rows)
-    assert_array_equal(found, model.fit(X).predict(X))
 
 
 def test_choices_without_tastes_have_lists_and_no_similarity():
