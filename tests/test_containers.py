@@ -1,5 +1,7 @@
 """Every container of ids gives one model, and every meta-estimator takes it."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -130,30 +132,34 @@ CONTAINERS = {
         {"user": pa.array(names(USERS)).dictionary_encode(), "item": ITEMS}
     ),
 }
-CONTAINER = pytest.mark.parametrize(
-    "container", CONTAINERS.values(), ids=CONTAINERS.keys()
-)
+CONTAINER = pytest.mark.parametrize("name", CONTAINERS)
+
+
+@functools.cache
+def fitted(name):
+    return small().fit(CONTAINERS[name], Y)
 
 
 @CONTAINER
-def test_a_container_gives_the_predictions_of_the_int_array(container, baseline):
-    model = small().fit(container, Y)
-    assert_array_equal(model.predict(container), baseline.predict(X))
+def test_a_container_gives_the_predictions_of_the_int_array(name, baseline):
+    model = fitted(name)
+    assert_array_equal(model.predict(CONTAINERS[name]), baseline.predict(X))
     assert_array_equal(model.item_factors_, baseline.item_factors_)
 
 
 @CONTAINER
-def test_a_network_does_not_see_the_container(container, ncf_baseline, ncf_updated):
+def test_a_network_does_not_see_the_container(name, ncf_baseline, ncf_updated):
+    container = CONTAINERS[name]
     model = small_ncf().fit(container, Y)
     assert_array_equal(model.predict(container), ncf_baseline.predict(X))
     model.partial_fit(container[:20], Y[:20])
     assert_array_equal(model.predict(container), ncf_updated.predict(X))
-    assert model.user_ids_.dtype == small().fit(container, Y).user_ids_.dtype
+    assert model.user_ids_.dtype == fitted(name).user_ids_.dtype
 
 
 @CONTAINER
-def test_recommendations_are_the_ids_of_the_container(container, baseline):
-    model = small().fit(container, Y)
+def test_recommendations_are_the_ids_of_the_container(name, baseline):
+    model = fitted(name)
     numbers = baseline.recommend(n_items=3)
     found = model.recommend(n_items=3)
     position = np.searchsorted(baseline.item_ids_, numbers)
@@ -203,7 +209,7 @@ def test_each_column_of_a_list_keeps_its_kind():
     ],
 )
 def test_users_can_be_asked_for_in_any_container(container, users, baseline):
-    model = small().fit(CONTAINERS[container], Y)
+    model = fitted(container)
     _, expected = baseline.recommend([2, 1], 3, return_scores=True)
     _, scores = model.recommend(users, 3, return_scores=True)
     assert_array_equal(scores, expected)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import re
 from dataclasses import replace
 from io import BytesIO
@@ -106,6 +107,15 @@ UPDATED = [name for name in MODELS if not name.startswith("gibbs")]
 EVERY = pytest.mark.parametrize("name", MODELS)
 OF_RATINGS = pytest.mark.parametrize("name", RATINGS)
 EVERY_UPDATED = pytest.mark.parametrize("name", UPDATED)
+
+
+def by_turns(argument, **values):
+    """Every estimator with one of the values, of which no solver knows."""
+    params = [
+        pytest.param(name, values[key], id=f"{name}-{key}")
+        for name, key in zip(MODELS, itertools.cycle(values), strict=False)
+    ]
+    return pytest.mark.parametrize(("name", argument), params)
 
 
 def unfitted(name, **params):
@@ -292,8 +302,7 @@ def through_joblib(model):
     return joblib.load(file)
 
 
-@pytest.mark.parametrize("copied", [copied, through_joblib, copy.deepcopy])
-@EVERY
+@by_turns("copied", pickle=copied, joblib=through_joblib, deepcopy=copy.deepcopy)
 def test_a_copy_answers_as_the_original_and_holds_nothing_of_torch(name, copied):
     # A pickle shows which objects are one, and a copy has some that were two.
     model = fitted(name)
@@ -337,16 +346,12 @@ def test_only_the_seed_is_random(name):
         assert_array_equal(*(model.predict(X) for model in fits))
 
 
-@EVERY
-@pytest.mark.parametrize(
+@by_turns(
     "container",
-    [
-        pd.DataFrame.to_numpy,
-        lambda frame: frame.to_numpy().tolist(),
-        pl.DataFrame,
-        lambda frame: frame.astype("category"),
-    ],
-    ids=["array", "list", "polars", "categories"],
+    array=pd.DataFrame.to_numpy,
+    list=lambda frame: frame.to_numpy().tolist(),
+    polars=pl.DataFrame,
+    categories=lambda frame: frame.astype("category"),
 )
 def test_the_container_does_not_matter(name, container):
     model = unfitted(name).fit(container(X), target(name, Y))

@@ -97,9 +97,9 @@ def test_ratings_are_predicted_no_worse_than_by_biases(make, loss, real):
     assert_no_worse_than_biases(make(loss=loss, rank_by="rating"), real, loss)
 
 
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
-def test_synthetic_ratings_are_predicted_no_worse_than_by_biases(make, synthetic):
-    assert_no_worse_than_biases(make(rank_by="rating"), synthetic, "squared_error")
+@pytest.mark.parametrize(("make", "loss"), by_turns(RATING_LOSSES[:1]))
+def test_synthetic_ratings_are_predicted_no_worse_than_by_biases(make, loss, synthetic):
+    assert_no_worse_than_biases(make(loss=loss, rank_by="rating"), synthetic, loss)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_sgd_never_diverges(seed):
     X, y, weight = lopsided(seed)
     for model in (
         MFRegressor(solver="sgd", clip=False, random_state=0),
-        NCFRegressor(solver="sgd", n_members=2, clip=False, random_state=0),
+        NCFRegressor(solver="sgd", n_members=1, clip=False, random_state=0),
     ):
         predicted = model.fit(X, y, weight).predict(X)
         assert np.abs(predicted - y.mean()).max() < 10 * (np.ptp(y) + 1e-9)
@@ -291,11 +291,15 @@ def effect(model, seed=0):
     return np.polyfit(flag[cold], mean, 1)[0]
 
 
-DESCRIBED = {
-    "als": MFRegressor(solver="als", clip=False),
-    "gibbs": MFRegressor(solver="gibbs", max_iter=20, clip=False, random_state=0),
-    **{name: make(clip=False) for name, make in MODELS.items()},
-}
+DESCRIBED = [
+    pytest.param(partial(MFRegressor, solver="als"), "squared_error", id="als"),
+    pytest.param(
+        partial(MFRegressor, solver="gibbs", max_iter=20, random_state=0),
+        "squared_error",
+        id="gibbs",
+    ),
+    *by_turns(RATING_LOSSES[:1]),
+]
 
 
 @pytest.fixture(scope="module")
@@ -303,10 +307,11 @@ def effects_of_vb():
     return [effect(MFRegressor(clip=False), seed) for seed in range(2)]
 
 
-@pytest.mark.parametrize("model", DESCRIBED.values(), ids=DESCRIBED.keys())
-def test_cold_items_show_the_whole_effect_of_a_feature(model, effects_of_vb):
+@pytest.mark.parametrize(("make", "loss"), DESCRIBED)
+def test_cold_items_show_the_whole_effect_of_a_feature(make, loss, effects_of_vb):
     """On average of two draws of items, which differ by chance themselves."""
     assert 0.9 < np.mean(effects_of_vb) < 1.1
+    model = make(loss=loss, clip=False)
     found = [effect(model, seed) for seed in range(2)]
     assert 0.9 < np.mean(found) < 1.1
     np.testing.assert_allclose(found, effects_of_vb, atol=0.12)
