@@ -244,10 +244,6 @@ class NeuMF(nn.Module):
         weights = self.tables(map(feature_name, TABLES[side]))
         return list(zip(self.tables(TABLES[side]), weights, strict=True))
 
-    def implicit_weights(self, side: str) -> list[nn.Parameter]:
-        """Rows of the counterparts of a side, for each of its tables."""
-        return self.tables(map(implicit_name, PLAIN_TABLES[side]))
-
     def shared(self) -> list[nn.Parameter]:
         """Weights shared by all pairs."""
         return [

@@ -14,7 +14,7 @@ from .context import ValuePenalties
 from .implicit import PENALTY as IMPLICIT_PENALTY
 from .implicit import ImplicitTerm
 from .losses import LOSSES
-from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF
+from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF, implicit_name
 from .samples import Samples
 from .tables import side_by_side, split_like
 
@@ -284,7 +284,8 @@ class Prior:
             if side in network.features or network.counterparts is not None:
                 self._anchor_at_zero(side)
         for side in network.features:
-            self.leverages[side] = self._leverages(side)
+            weight = self.row_weights[side][:-1].sqrt()
+            self.leverages[side] = network.row_features(side).leverages(weight)[:, None]
             for table, weights in network.described_tables(side):
                 predicted = self.predicted_rows(side, weights)
                 self.predictions[table] = predicted
@@ -307,11 +308,6 @@ class Prior:
             whole = self.anchors[self.network.joined[side]]
             self.anchors |= zip(tables, split_like(whole, tables), strict=True)
 
-    @torch.no_grad()
-    def _leverages(self, side: str) -> Tensor:
-        weight = self.row_weights[side][:-1].sqrt()
-        return self.network.row_features(side).leverages(weight)[:, None]
-
     def _implicit_terms(self, total: Tensor) -> list[ImplicitTerm]:
         """Terms of the rows of each side by their counterparts, at their start."""
         counterparts = self.network.counterparts
@@ -325,7 +321,7 @@ class Prior:
                 counterparts,
                 side,
                 tables,
-                self.network.implicit_weights(side),
+                self.network.tables(map(implicit_name, PLAIN_TABLES[side])),
                 float(reg * row_weight.sqrt().mean() / total),
                 self.curvature * row_weight / total,
             )
