@@ -43,9 +43,10 @@ from ._lists import ListsMixin
 from ._rows import (
     check_choices,
     read_columns,
+    warn_of_equal_ratings,
     warn_of_growth,
     warn_of_ids,
-    warn_of_ratings,
+    warn_of_target,
 )
 from ._saving import SavingMixin
 from ._settings import own_settings, torch_device
@@ -557,9 +558,9 @@ class BaseRecommender(
             data = with_selected_context(data)
             if rating is not given:
                 check_choices(data, given[weight > 0], threshold)
-            names = getattr(self, "feature_names_in_", None)
-            others_count = objective.counts_unobserved or self._ranks_by_choice
-            warn_of_ratings(columns, rating, data, names, others_count)
+            warn_of_target(columns, rating, getattr(self, "feature_names_in_", None))
+            if not (objective.counts_unobserved or self._ranks_by_choice):
+                warn_of_equal_ratings(data)
         return columns, data
 
     def _start(self, data: Interactions) -> Start | None:

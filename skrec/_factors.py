@@ -109,3 +109,13 @@ def seen_of(columns: Columns | None, known: Sides[KnownIds]) -> SeenItems:
     users, items = numbers
     order = np.lexsort((items, users))
     return SeenItems.of_pairs(users[order], items[order], *shape)
+
+
+def fix_params(params: dict[str, Any], **fixed: Any) -> None:
+    """Set parameters that follow from factors, and refuse other values of them."""
+    for name, value in fixed.items():
+        if params.setdefault(name, value) != value:
+            raise ValueError(
+                f"from_factors sets {name}={value!r} for these factors, got "
+                f"{name}={params[name]!r}. Leave it out."
+            )

@@ -1,4 +1,4 @@
-"""MFRegressor: parameters, docstring, and its solver."""
+"""MFRegressor: parameters, its solver, and attributes and effects of its factors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ._alternating.convert import as_posterior, as_weights
 from ._alternating.factors import posterior_of_factors
 from ._alternating.posterior import Posterior
 from ._alternating.rows import DESCRIBED, FittedLinkMatrix
@@ -20,26 +19,19 @@ from ._alternating.solver import (
     GibbsSolver,
     VBSolver,
 )
-from ._alternating.value_factors import (
-    are_of_network,
-    fitted_columns,
-    network_weights,
-)
 from ._alternating.value_terms import FittedColumn
 from ._base import BaseRecommender
+from ._conversion import PosteriorConversion
 from ._data.containers import ArrayLike
-from ._data.interactions import FurtherRows, Interactions
 from ._data.known_ids import KnownIds
 from ._data.side_features import Encoder
-from ._data.sides import SideName, Sides
+from ._data.sides import SideName, Sides, check_side
 from ._data.units import Units
 from ._data.weights import Weighting
 from ._effects import check_by, check_effects, context_effects
-from ._factors import read_factors, seen_of
-from ._gradient.fitted import Conversion, Weights
+from ._factors import fix_params, read_factors, seen_of
 from ._gradient.loop import OPTIMIZERS
 from ._gradient.network import Shape
-from ._gradient.solver import GradientSolver, default_reg, objective_of
 from ._interfaces import CURVES, Objective, Solver
 from ._parameters import (
     GRADIENT_CONSTRAINTS,
@@ -47,6 +39,8 @@ from ._parameters import (
     MAX_EXPONENT,
     MAX_WEIGHT,
     MIN_WEIGHT,
+    gradient_solver,
+    objective_of,
 )
 from ._sklearn import AvailableIf, Interval, StrOptions
 from ._snapshot import fitted_attribute, reads_one_fit
@@ -401,23 +395,15 @@ class MFRegressor(BaseRecommender):
                 f"(unobserved_weight={self.unobserved_weight}); it draws some of "
                 "them (n_negatives). Use it, or another solver."
             )
-        objective = objective_of(self.loss, self.n_negatives)
-        reg = default_reg(objective, DEFAULT_REG) if self.reg is None else self.reg
         n_factors = DEFAULT_N_FACTORS if self.n_factors == "auto" else self.n_factors
-        return GradientSolver(
-            objective,
+        return gradient_solver(
+            self,
+            objective_of(self.loss, self.n_negatives),
             Shape(0, 0, 0, n_factors=int(n_factors), biased=self.biased),
             PosteriorConversion(),
-            self.solver,
+            DEFAULT_REG,
+            NOISE_SHARE,
             max_iter=self._max_iter(),
-            reg=float(reg),
-            noise_share=NOISE_SHARE if self.reg is None else 0.0,
-            learning_rate=self.learning_rate_init,
-            batch_size=self.batch_size,
-            tol=self.tol,
-            early_stopping=self.early_stopping,
-            validation_fraction=self.validation_fraction,
-            n_iter_no_change=self.n_iter_no_change,
         )
 
     def _max_iter(self) -> int:
@@ -504,14 +490,9 @@ class MFRegressor(BaseRecommender):
         )
         biased = user_biases is not None or item_biases is not None
         n_factors = given.user.rows.shape[1] - biased
-        fixed = {"n_factors": n_factors, "biased": biased}
-        fixed |= {"solver": "als", "rank_by": "rating"}
-        for name, value in fixed.items():
-            if params.setdefault(name, value) != value:
-                raise ValueError(
-                    f"from_factors sets {name}={value!r} for these factors, got "
-                    f"{name}={params[name]!r}. Leave it out."
-                )
+        fix_params(
+            params, n_factors=n_factors, biased=biased, solver="als", rank_by="rating"
+        )
         model = cls(**params)
         model._validate_params()
         solver = model._solver()
@@ -643,8 +624,7 @@ class MFRegressor(BaseRecommender):
         >>> mf.factors_frame("item", ["Heat", "Alien"]).shape
         (2, 3)
         """
-        if side not in ("user", "item"):
-            raise ValueError(f"side must be 'user' or 'item', got {side!r}.")
+        check_side(side, "side")
         if not isinstance(self._model, Posterior):
             raise AttributeError(
                 f"This {type(self).__name__} has no factors after a fit of choices "
@@ -831,95 +811,3 @@ class MFRegressor(BaseRecommender):
     def _feature_coef(self, side: SideName) -> np.ndarray:
         _, link = self._link(side)
         return link.scale * link.mean.mean(axis=0)
-
-
-class PosteriorConversion(Conversion[Posterior]):
-    """Conversion between a posterior and a network of factors and biases."""
-
-    def shape(self, model: Posterior) -> Shape:
-        return Shape(
-            model.users.mean.shape[1],
-            model.items.mean.shape[1],
-            len(model.coef),
-            n_factors=model.n_factors,
-            biased=model.row_size > model.n_factors,
-            n_values=tuple(
-                len(column.weight)
-                for column in model.columns
-                if column.number is None and are_of_network(model.columns)
-            ),
-        )
-
-    def weights(
-        self, model: Posterior, users: np.ndarray, items: np.ndarray
-    ) -> Weights:
-        weights = as_weights(model.take(users, items), model.units)
-        return weights | network_weights(model.columns, users, items, model.units)
-
-    def model(
-        self,
-        weights: Weights,
-        shape: Shape,
-        data: Interactions,
-        units: Units,
-        objective: Objective,
-        rating_range: tuple[float, float],
-    ) -> Posterior:
-        columns = fitted_columns(weights, units, data.value_weights)
-        posterior = replace(as_posterior(weights, units), columns=columns)
-        noise_variance = np.nan
-        if not objective.is_of_choices:
-            predicted = posterior.mean(data.users, data.items, data.context)
-            square = data.weight @ (data.rating - predicted) ** 2
-            total, share = data.weight.sum(), data.shares.user
-            noise_variance = share.sum(float(square)) / share.sum(float(total))
-        return replace(
-            posterior,
-            noise_variance=noise_variance,
-            objective=objective,
-            rating_range=rating_range,
-        )
-
-    def rest(self, model: Posterior, further: FurtherRows) -> FurtherRows:
-        if are_of_network(model.columns):
-            return further
-        data = further.data
-        where = further.users[data.users], further.items[data.items], data.context
-        rating = data.rating - model.column_means(*where)
-        return replace(further, data=replace(data.without_values(), rating=rating))
-
-    def updated(
-        self,
-        model: Posterior,
-        tables: dict[str, Weights],
-        further: FurtherRows,
-        objective: Objective,
-        rating_range: tuple[float, float],
-    ) -> Posterior:
-        nobody = np.empty(0, dtype=np.int64)
-        shared = self.weights(model, nobody, nobody)
-        # The last row of a table is that of unseen users or items.
-        with_unseen = {
-            name: np.concatenate([rows, shared[name]])
-            for of_side in tables.values()
-            for name, rows in of_side.items()
-        }
-        units, data = model.units, further.data
-        columns: tuple[FittedColumn, ...] = ()
-        if are_of_network(model.columns):
-            value_weights = [c.weight for c in model.columns if c.number is None]
-            columns = fitted_columns(shared | with_unseen, units, value_weights)
-        updated = replace(as_posterior(shared | with_unseen, units), columns=columns)
-        # Noise variance over all ratings; past ones have a weight of 1.
-        weight, n_past = data.weight / units.mean_weight, len(further.seen.items)
-        predicted = updated.mean(data.users, data.items, data.context)
-        squares = weight @ (data.rating - predicted) ** 2
-        noise_variance = (n_past * model.noise_variance + squares) / (
-            n_past + weight.sum()
-        )
-        return replace(
-            model.with_updates(updated, *further.growths),
-            noise_variance=noise_variance,
-            objective=objective,
-            rating_range=rating_range,
-        )

@@ -13,14 +13,20 @@ from ._base import BaseRecommender
 from ._effects import check_by, check_effects, context_effects, no_effects
 from ._gradient.fitted import FittedNetwork, NetworkConversion
 from ._gradient.network import ACTIVATIONS, Shape
-from ._gradient.solver import GradientSolver, default_reg, objective_of
 from ._interfaces import Solver
-from ._parameters import GRADIENT_CONSTRAINTS, MAX_COUNT, MAX_WEIGHT
+from ._parameters import (
+    GRADIENT_CONSTRAINTS,
+    MAX_COUNT,
+    MAX_WEIGHT,
+    gradient_solver,
+    objective_of,
+)
 from ._sklearn import Interval, StrOptions
 from ._snapshot import reads_one_fit
 from ._storage import stored
 
-DEFAULT_REG = 0.7
+# The penalty of ratings with as much noise as signal (see `GradientSolver`).
+DEFAULT_REG, NOISE_SHARE = 0.7, 1.0
 DEFAULT_MAX_ITER, SLOW_MAX_ITER = 10, 20
 
 
@@ -344,29 +350,22 @@ class NCFRegressor(BaseRecommender):
 
     def _solver(self) -> Solver:
         objective = objective_of(self.loss, self.n_negatives)
-        reg = default_reg(objective, DEFAULT_REG) if self.reg is None else self.reg
         draws_with_sgd = self.solver == "sgd" and objective.counts_unobserved
         is_slow = draws_with_sgd or self.architecture == "mlp"
         max_iter = self.max_iter or (SLOW_MAX_ITER if is_slow else DEFAULT_MAX_ITER)
         implicit_features = self.implicit_features
         if implicit_features is None and objective.counts_unobserved:
             implicit_features = False
-        return GradientSolver(
+        return gradient_solver(
+            self,
             objective,
             self._sizes(),
             NetworkConversion(),
-            self.solver,
+            DEFAULT_REG,
+            NOISE_SHARE,
             max_iter=int(max_iter),
-            reg=float(reg),
-            noise_share=1.0 if self.reg is None else 0.0,
-            learning_rate=self.learning_rate_init,
-            batch_size=self.batch_size,
-            tol=self.tol,
             dropout=self.dropout,
             implicit_features=implicit_features,
-            early_stopping=self.early_stopping,
-            validation_fraction=self.validation_fraction,
-            n_iter_no_change=self.n_iter_no_change,
         )
 
     def _sizes(self) -> Shape:

@@ -106,20 +106,7 @@ def warn_of_ids(columns: Columns, *fitted: np.ndarray, named: bool) -> None:
         )
 
 
-def warn_of_ratings(
-    columns: Columns,
-    rating: np.ndarray,
-    data: Interactions,
-    names: Sequence[str] | None,
-    others_count: bool,
-) -> None:
-    """Warn of ratings that follow from a column, or that do not differ."""
-    _warn_of_target(columns, rating, names)
-    if not others_count:
-        _warn_of_equal_ratings(data)
-
-
-def _warn_of_target(
+def warn_of_target(
     columns: Columns, rating: np.ndarray, names: Sequence[str] | None
 ) -> None:
     """Warn of context columns of which the ratings are a linear function."""
@@ -164,8 +151,8 @@ def check_choices(data: Interactions, rating: np.ndarray, threshold: float) -> N
         )
 
 
-def _warn_of_equal_ratings(data: Interactions) -> None:
-    """Warn of ratings that do not differ, where no other pairs count."""
+def warn_of_equal_ratings(data: Interactions) -> None:
+    """Warn of ratings that do not differ."""
     low, high = data.rating_range
     n_rows = data.n_rows
     if n_rows > 1 and low == high:

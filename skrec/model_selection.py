@@ -21,6 +21,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from ._data.containers import as_array, object_array
 from ._data.messages import counted
 from ._data.reading import check_int, describe_column, read_id_column, read_table
+from ._data.sides import check_side
 from ._data.times import read_times
 from ._warn import warn
 
@@ -468,8 +469,7 @@ class ColdStartKFold(_Splitter):
         random_state: int | np.random.RandomState | None = None,
     ):
         check_int(n_splits, "n_splits", 2)
-        if by not in ("user", "item"):
-            raise ValueError(f"by must be 'user' or 'item', got {by!r}.")
+        check_side(by, "by")
         if not isinstance(shuffle, bool):
             raise ValueError(f"shuffle must be True or False, got {shuffle!r}.")
         if not shuffle and random_state is not None:

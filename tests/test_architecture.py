@@ -18,8 +18,9 @@ GROUND |= {"_deferred", "_device", "_share", "_sparse", "_storage", "_topk", "_w
 MAY_IMPORT = {
     "__init__": {"_dummy", "_mf", "_ncf", "_saving"},
     "_dummy": {"_base", *GROUND},
-    "_mf": {"_alternating", "_base", "_effects", "_factors", "_gradient"}
-    | {"_parameters", *GROUND},
+    "_mf": {"_alternating", "_base", "_conversion", "_effects", "_factors"}
+    | {"_gradient", "_parameters", *GROUND},
+    "_conversion": {"_alternating", "_gradient", *GROUND},
     "_factors": GROUND,
     "_effects": {"_data", "_interfaces"},
     "_ncf": {"_base", "_effects", "_gradient", "_parameters", *GROUND},
@@ -35,7 +36,7 @@ MAY_IMPORT = {
     "_explore": GROUND,
     "_choice": GROUND,
     "_rows": GROUND,
-    "_parameters": {"_gradient", "_sklearn"},
+    "_parameters": {"_gradient", "_interfaces", "_sklearn"},
     "_alternating": GROUND,
     "_gradient": GROUND,
     "_interfaces": {"_data", "_storage", "_topk"},
@@ -59,9 +60,13 @@ TESTED_BY = {
     "_base": "contract",  # all that estimators share
     "_parameters": "bad_input",  # constraints alone
     "_iterations": "callbacks",
+    "_conversion": "fold_in",  # further rows of posteriors
     "_effects": "context",  # tables of effects of context
     "_share": "distributed",  # all rows, unless processes share them
     "_ranks": "distributed",  # needs several processes
+    "_gradient/further": "partial_fit",  # weights of known and of new rows
+    "_gradient/measures": "loop",  # losses of a training
+    "_gradient/tables": "network",  # forms of its tables
     "_data/sides": "interactions",  # a pair, of which rows are made
     "datasets/_matrix": "datasets",  # one folder, read as one topic
     "datasets/_movielens": "datasets",

@@ -82,9 +82,7 @@ def test_an_update_inserts_new_rows_and_leaves_the_others(model):
         for side, growth in (("user", users), ("item", items))
     }
     further = FurtherRows(None, None, None, (None, None), (users, items), None)
-    updated = NetworkConversion().updated(
-        model, tables, further, model.objective, (0.0, 9.0)
-    )
+    updated = NetworkConversion().updated(model, tables, further, (0.0, 9.0))
     assert (updated.shape.n_users, updated.shape.n_items) == (31, 20)
     assert updated.rating_range == (0.0, 9.0)
     for side, growth in (("user", users), ("item", items)):

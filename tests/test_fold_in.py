@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from sklearn.base import clone
 
 from skrec import MFRegressor, NCFRegressor
-from skrec._mf import PosteriorConversion
+from skrec._conversion import PosteriorConversion
 from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 

@@ -17,7 +17,8 @@ from skrec import NCFRegressor
 from skrec._data.interactions import Interactions
 from skrec._data.sides import Sides
 from skrec._gradient.fold_in import FoldIn
-from skrec._gradient.implicit import Counterparts, ImplicitShares, is_informative
+from skrec._gradient.implicit import Counterparts, ImplicitTerm
+from skrec._gradient.noise import is_informative
 from skrec.datasets import make_ratings
 
 SIDES = ("user", "item")
@@ -64,13 +65,13 @@ def test_shares_are_those_of_the_dense_factors(side, seed, n_left_out):
     rng = np.random.default_rng(seed)
     weights = rng.normal(size=(factors.shape[1], 3))
     rows = rng.normal(size=(factors.shape[0], 3))
-    found = counterparts.shares(side, torch.as_tensor(weights).float(), kept)
+    found = counterparts.terms(side, torch.as_tensor(weights).float(), kept)
     assert_allclose(found, factors @ weights - mean @ weights, atol=1e-5)
     found = counterparts.transposed(side, torch.as_tensor(rows).float(), kept)
     assert_allclose(found, factors.T @ rows, atol=1e-5)
     assert_allclose(counterparts.mean(side), mean, atol=1e-6)
     if not n_left_out:
-        of_all = counterparts.shares(side, torch.as_tensor(weights).float())
+        of_all = counterparts.terms(side, torch.as_tensor(weights).float())
         assert_allclose(of_all.mean(dim=0), 0, atol=1e-6)
 
 
@@ -91,15 +92,13 @@ def test_gradients_of_counterparts_are_those_of_the_rows_that_they_add_to(side):
         for size in ((3,), ())
     ]
     counterparts = counterparts_of(users, items, shape)
-    shares = ImplicitShares(
-        counterparts, side, tables, weights, 0.25, torch.ones(n_rows)
-    )
-    shares.show(counterparts.without(torch.as_tensor(left_out)))
+    term = ImplicitTerm(counterparts, side, tables, weights, 0.25, torch.ones(n_rows))
+    term.update(counterparts.without(torch.as_tensor(left_out)))
     # Two steps, whose objectives are linear functions of the tables.
     slopes = [[torch.randn_like(table) for table in tables] for _ in range(2)]
     for step in slopes:
-        shares.accumulate([slope[:-1] for slope in step])
-    shares.set_gradients(2)
+        term.accumulate([slope[:-1] for slope in step])
+    term.set_gradients(2)
     dense = [w.detach().double().requires_grad_() for w in weights]
     objective = 0.25 * sum(w.square().sum() for w in dense)
     for step in slopes:
@@ -176,7 +175,7 @@ def fitted():
 def test_rows_of_new_users_follow_from_their_items_at_once(fitted, monkeypatch):
     # No step of any optimizer.
     monkeypatch.setattr(FoldIn, "sweep", lambda self: (0.0, True))
-    monkeypatch.setattr(FoldIn, "_prior", lambda self, side, past, described: None)
+    monkeypatch.setattr(FoldIn, "_prior", lambda self, side, past: None)
     weights, rated = fitted._model.weights, [1, 3, 5, 9, 11]
     rows = pd.DataFrame({"user": 999, "item": rated})
     visited = pd.DataFrame({"user": [1000], "item": [4000]})

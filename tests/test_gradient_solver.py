@@ -9,8 +9,9 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 
 from skrec import MFRegressor
-from skrec._gradient.solver import GradientSolver, objective_of
+from skrec._gradient.solver import GradientSolver
 from skrec._interfaces import Objective
+from skrec._parameters import objective_of
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(40, 30, 600, random_state=0)
@@ -60,9 +61,11 @@ def test_a_comparison_needs_an_item_to_compare_with(estimator):
 def test_a_share_of_the_rows_is_held_out(estimator, fraction, n_left, monkeypatch):
     sizes = []
 
-    def options(self, n_samples, options=GradientSolver._training_options):
+    training_options = GradientSolver._training_options
+
+    def options(self, n_samples, *others):
         sizes.append(n_samples)
-        return options(self, n_samples)
+        return training_options(self, n_samples, *others)
 
     monkeypatch.setattr(GradientSolver, "_training_options", options)
     estimator.set_params(early_stopping=True, validation_fraction=fraction, max_iter=2)
@@ -78,9 +81,12 @@ def test_a_share_of_the_rows_is_held_out(estimator, fraction, n_left, monkeypatc
 def test_an_epoch_of_default_batches_is_about_forty_steps(estimator, monkeypatch):
     sizes = []
 
-    def options(self, n_samples, options=GradientSolver._training_options):
-        sizes.append(options(self, n_samples).batch_size)
-        return options(self, n_samples)
+    training_options = GradientSolver._training_options
+
+    def options(*args):
+        options = training_options(*args)
+        sizes.append(options.batch_size)
+        return options
 
     monkeypatch.setattr(GradientSolver, "_training_options", options)
     model = estimator.set_params(batch_size=None, max_iter=1)

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from skrec._gradient.loop import OPTIMIZERS, train
-from skrec._gradient.losses import LOSSES, RELATIVE_CURVATURE
+from skrec._gradient.losses import LOSSES
 from skrec._gradient.network import (
-    ITEM_TABLES,
-    USER_TABLES,
+    PLAIN_TABLES,
     NeuMF,
     Shape,
     initial_weights,
@@ -24,6 +23,7 @@ from skrec._gradient.network import (
 from skrec._gradient.objective import TrainingOptions
 from skrec._gradient.samples import Part, Samples
 
+USER_TABLES, ITEM_TABLES = PLAIN_TABLES.values()
 TABLES = USER_TABLES + ITEM_TABLES
 
 SHAPE = Shape(
@@ -201,7 +201,8 @@ def brute_force_gradient(network, samples, options):
 
 def curvatures_of(network, samples, options):
     """Curvatures of the objective of a batch of all samples, by name of the weights."""
-    weight, curvature = samples.weight.double(), RELATIVE_CURVATURE[options.loss]
+    weight = samples.weight.double()
+    curvature = LOSSES[options.loss].relative_curvature
     total = weight.sum()
     curvatures = {}
     for names, rows, n_rows in (
@@ -580,7 +581,7 @@ def test_short_trainings_have_positive_learning_rates(n_epochs, steps):
 def test_validation_scores_the_mean_of_members(
     monkeypatch, loss, n_negatives, tile_size
 ):
-    monkeypatch.setattr("skrec._gradient.loop.TILE_SIZE", tile_size)
+    monkeypatch.setattr("skrec._gradient.measures.TILE_SIZE", tile_size)
     rows = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     samples, held_out = (make_samples()[part.sort().values] for part in rows.split(14))
     seen = keys_of(make_samples().users, make_samples().items)

@@ -16,8 +16,7 @@ from skrec._gradient.network import (
     INITIAL_EMBEDDING_SCALE,
     INITIAL_LAST_SCALE,
     INITIAL_SCALE,
-    ITEM_TABLES,
-    USER_TABLES,
+    PLAIN_TABLES,
     NeuMF,
     Shape,
     feature_weights,
@@ -26,6 +25,7 @@ from skrec._gradient.network import (
 )
 from skrec._gradient.row_features import RowFeatures
 
+USER_TABLES, ITEM_TABLES = PLAIN_TABLES.values()
 TABLES = USER_TABLES + ITEM_TABLES
 
 NEUMF = Shape(

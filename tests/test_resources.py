@@ -89,8 +89,8 @@ def test_the_sample_is_of_ids_of_the_larger_side():
             return seen["data"]
 
         weight = np.where(np.arange(len(Y)) < 50, 0.0, 2.0)
-        arguments = rows, Y, weight, NO_FEATURES, Clock(*[1.0] * 9), 1, collect
-        _resources._begun(model, *arguments)
+        arguments = rows, Y, weight, NO_FEATURES
+        _resources._begun(model, arguments, Clock(*[1.0] * 9), 1, collect)
         data = seen["data"]
         n_users, n_items = data.shape if kept == "item" else data.shape[::-1]
         assert n_users == pytest.approx(60, abs=2)

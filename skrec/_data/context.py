@@ -56,9 +56,7 @@ class KnownContext:
 
     @property
     def _places(self) -> list[int]:
-        of_numbers = [j for j, values in enumerate(self.values) if values is None]
-        of_values = [j for j, values in enumerate(self.values) if values is not None]
-        in_array = of_numbers + of_values
+        in_array = sorted(range(len(self.values)), key=self.are_values.__getitem__)
         if self.selection is None:
             return in_array
         return [in_array[place] for place in self.selection]

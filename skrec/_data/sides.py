@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 SideName: TypeAlias = Literal["user", "item"]
 Value = TypeVar("Value")
@@ -13,3 +13,9 @@ class Sides(NamedTuple, Generic[Value]):
 
     user: Value
     item: Value
+
+
+def check_side(value: Any, name: str) -> None:
+    """Refuse a side that is neither users nor items."""
+    if value not in Sides._fields:
+        raise ValueError(f"{name} must be 'user' or 'item', got {value!r}.")

@@ -26,7 +26,7 @@ from .._topk import Fill
 from .context import network_context
 from .network import (
     KEPT_TABLES,
-    SLOPES,
+    SLOPE_TABLES,
     TABLES,
     NeuMF,
     Shape,
@@ -84,7 +84,6 @@ class Conversion(ABC, Generic[NetworkModel]):
         model: NetworkModel,
         tables: dict[str, Weights],
         further: FurtherRows,
-        objective: Objective,
         rating_range: tuple[float, float],
     ) -> NetworkModel:
         """Model with updated rows in the tables of a "user" and of an "item"."""
@@ -135,7 +134,7 @@ class FittedNetwork(StandardisedModel):
                 weights[name] = np.concatenate(
                     [table[:-1], cold.astype(table.dtype), table[-1:]]
                 )
-            for name in weights.keys() & {SLOPES[side]}:
+            for name in weights.keys() & {SLOPE_TABLES[side]}:
                 table = weights[name]
                 # Features do not predict slopes.
                 weights[name] = np.insert(table, [-1] * matrix.shape[0], 0, axis=0)
@@ -143,14 +142,8 @@ class FittedNetwork(StandardisedModel):
         return replace(self, weights=weights, shape=shape)
 
     def without(self, forgotten: ForgottenRows) -> FittedNetwork:
-        weights, kept = self.weights.copy(), forgotten.kept
-        for side, rows in (("user", kept.user), ("item", kept.item)):
-            for name in weights.keys() & set(KEPT_TABLES[side]):
-                # The row of unseen users or items stays the last.
-                weights[name] = weights[name][np.append(rows, -1)]
-        for side, counterparts in (("user", kept.item), ("item", kept.user)):
-            for name in _of_counterparts(weights, side):
-                weights[name] = weights[name][counterparts]
+        kept = forgotten.kept
+        weights = _of_rows(self.weights, kept.user, kept.item)
         shape = replace(self.shape, n_users=len(kept.user), n_items=len(kept.item))
         return replace(self, weights=weights, shape=shape)
 
@@ -425,15 +418,7 @@ class NetworkConversion(Conversion[FittedNetwork]):
     def weights(
         self, model: FittedNetwork, users: np.ndarray, items: np.ndarray
     ) -> Weights:
-        weights = model.weights.copy()
-        for side, rows in (("user", users), ("item", items)):
-            for name in weights.keys() & set(KEPT_TABLES[side]):
-                weights[name] = weights[name][np.append(rows, -1)]
-        for side, counterparts in (("user", items), ("item", users)):
-            for name in _of_counterparts(weights, side):
-                weights[name] = weights[name][np.maximum(counterparts, 0)]
-                weights[name][counterparts < 0] = 0
-        return weights
+        return _of_rows(model.weights, users, items)
 
     def model(
         self,
@@ -454,7 +439,6 @@ class NetworkConversion(Conversion[FittedNetwork]):
         model: FittedNetwork,
         tables: dict[str, Weights],
         further: FurtherRows,
-        objective: Objective,
         rating_range: tuple[float, float],
     ) -> FittedNetwork:
         weights = model.weights.copy()
@@ -472,9 +456,23 @@ class NetworkConversion(Conversion[FittedNetwork]):
             model,
             shape=shape,
             weights=weights,
-            objective=objective,
             rating_range=rating_range,
         )
+
+
+def _of_rows(weights: Weights, users: np.ndarray, items: np.ndarray) -> Weights:
+    """Weights whose tables have the numbered rows, then the unseen row.
+
+    Counterparts are of the same numbers; those below 0 have rows of zeros.
+    """
+    taken = weights.copy()
+    for side, rows, counterparts in (("user", users, items), ("item", items, users)):
+        for name in weights.keys() & set(KEPT_TABLES[side]):
+            taken[name] = weights[name][np.append(rows, -1)]
+        for name in _of_counterparts(weights, side):
+            taken[name] = weights[name][np.maximum(counterparts, 0)]
+            taken[name][counterparts < 0] = 0
+    return taken
 
 
 def _of_counterparts(weights: Weights, side: str) -> list[str]:

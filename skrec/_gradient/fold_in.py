@@ -8,7 +8,7 @@ step raises the objective of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .._threads import torch_threads
-from .losses import CURVATURES, EXPECTED_CURVATURES, LOSSES, SLOPES
-from .network import KEPT_TABLES, PLAIN_TABLES, TABLES, NeuMF, Shape
+from .losses import LOSSES
+from .network import KEPT_TABLES, PLAIN_TABLES, TABLES, NeuMF, Shape, is_of_rows
+from .objective import own_penalty
 from .terms import FoldInProblem, Terms, TermSampler
 
 # Epochs with negatives end before rows reach the minimum of their objective. Rows that
@@ -83,15 +84,12 @@ class FoldIn:
         Sizes of the network.
     gather : callable
         Maps numbers of users and of items to weights, whose tables hold these rows and
-        behind them the row of the unseen.
+        behind them the row of the unseen. Those of features tell which sides are
+        described: their known rows shrink to where they are, those of other sides to
+        the row of the unseen.
     problem : FoldInProblem
     rng : RandomState
     device : torch.device
-    described : tuple of str
-        Sides with features. Their known rows shrink to where they are, those of other
-        sides to the row of the unseen.
-    penalty : dict of str to float, optional
-        Penalty of the rows of a side, relative to `problem.reg`.
     """
 
     def __init__(
@@ -101,12 +99,9 @@ class FoldIn:
         problem: FoldInProblem,
         rng: np.random.RandomState,
         device: torch.device,
-        described: tuple[str, ...] = (),
-        penalty: Mapping[str, float] | None = None,
     ) -> None:
         self.shape, self.problem, self.device = shape, problem, device
-        self.penalty = penalty or dict.fromkeys(TABLES, 1.0)
-        self.loss = "log_loss" if problem.is_pairwise else problem.loss
+        self.loss = LOSSES["log_loss" if problem.is_pairwise else problem.loss]
         self.rows = {side: problem.rows(side) for side in TABLES}
         sampler = TermSampler(problem, self.rows, rng)
         new = [sampler.new_terms(side) for side in TABLES]
@@ -116,13 +111,16 @@ class FoldIn:
         terms = [*new, *past]
         users = torch.cat([numbers[0], *(t.users for t in terms)]).unique()
         items = torch.cat([numbers[1], *(t.items.ravel() for t in terms)]).unique()
+        gathered = gather(users.numpy(), items.numpy())
+        self.described = {side: f"{side}_feature_mean" in gathered for side in TABLES}
         self.weights = {
             name: torch.as_tensor(np.require(value, requirements="W"), device=device)
-            for name, value in gather(users.numpy(), items.numpy()).items()
+            for name, value in gathered.items()
+            if not is_of_rows(name)
         }
         self.places = {
-            side: torch.searchsorted(gathered, own).to(device)
-            for side, gathered, own in zip(TABLES, (users, items), numbers, strict=True)
+            side: torch.searchsorted(among, own).to(device)
+            for side, among, own in zip(TABLES, (users, items), numbers, strict=True)
         }
         new, past = (
             [t.renumbered(users, items, device) for t in part] for part in (new, past)
@@ -130,7 +128,7 @@ class FoldIn:
         self.terms = dict(zip(TABLES, new, strict=True))
         self.total = float(self.terms["user"].weight.sum()) or 1.0
         self.priors = {
-            side: self._prior(side, of_past, side in described)
+            side: self._prior(side, of_past)
             for side, of_past in zip(TABLES, past, strict=True)
         }
 
@@ -151,17 +149,18 @@ class FoldIn:
             for name in self.weights.keys() & set(KEPT_TABLES[side])
         }
 
-    def _prior(self, side: str, past: Terms, is_described: bool) -> RowPrior:
+    def _prior(self, side: str, past: Terms) -> RowPrior:
         """Penalty of the rows of a side at their first values."""
         rows, problem = self.rows[side], self.problem
-        reg = self.penalty[side] * problem.reg
+        is_described, implicit = self.described[side], self.shape.implicit_features
+        reg = own_penalty(is_described, implicit) * problem.reg
         if problem.n_negatives:
             reg *= REG_FACTOR_WITH_NEGATIVES
         of_past, of_new = problem.pair_weights(side, rows)
         past_reg = reg * np.sqrt(of_past)
         added_reg = reg * np.sqrt(of_past + of_new) - past_reg
         start = mean = self._read(side)
-        if not is_described:
+        if not (is_described or implicit):
             # New rows start at their prior mean.
             is_new = torch.as_tensor(rows.is_new, device=self.device)
             unseen = self._side_by_side(side, slice(-1, None))
@@ -235,7 +234,7 @@ class FoldIn:
         total = torch.zeros(len(self.places[side]), members, device=self.device)
         for tile in terms.tiles(max(1, TILE_SIZE // (16 * members))):
             score = self._scores(self._network(tile), tile)
-            loss = LOSSES[self.loss](score, tile.target[:, None])
+            loss = self.loss.value(score, tile.target[:, None])
             self._add_by_row(total, tile, tile.weight[:, None] * loss)
         return total
 
@@ -245,11 +244,11 @@ class FoldIn:
         loss, curvature = gradient.new_zeros(gradient.shape[:2]), _squares_of(gradient)
         for tile, score, jacobian in self._linearised(side, terms):
             target, weight = tile.target[:, None], tile.weight[:, None]
-            value = LOSSES[self.loss](score, target)
+            value = self.loss.value(score, target)
             self._add_by_row(loss, tile, weight * value)
-            slope = weight * SLOPES[self.loss](score, target)
-            self._add_by_row(gradient, tile, slope[..., None] * jacobian)
-            weight = weight * CURVATURES[self.loss](score, target)
+            derivative = weight * self.loss.derivative(score, target)
+            self._add_by_row(gradient, tile, derivative[..., None] * jacobian)
+            weight = weight * self.loss.curvature(score, target)
             _add_squares(curvature, tile.row, weight.sqrt()[..., None] * jacobian)
         return loss, gradient, curvature
 
@@ -257,7 +256,7 @@ class FoldIn:
         """Curvature of the losses of rows without knowledge of their targets."""
         curvature = _squares_of(self._read(side))
         for tile, score, jacobian in self._linearised(side, terms):
-            weight = tile.weight[:, None] * EXPECTED_CURVATURES[self.loss](score)
+            weight = tile.weight[:, None] * self.loss.expected_curvature(score)
             _add_squares(curvature, tile.row, weight.sqrt()[..., None] * jacobian)
         return curvature
 

@@ -62,17 +62,17 @@ class FirstLayer(torch.autograd.Function):
         return F.embedding_bag(pairs.view(-1, 2), products.flatten(1), mode="sum")
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         user_rows, user_weight, item_rows, item_weight = ctx.saved_tensors
         user, item = ctx.lookups
-        slope = of_users = slope.contiguous()
+        gradient = of_users = gradient.contiguous()
         if ctx.pairs[1] > 1:
-            of_users = slope.view(*ctx.pairs, slope.shape[1]).sum(1)
-        user_slopes, item_slopes = user.sums(of_users), item.sums(slope)
+            of_users = gradient.view(*ctx.pairs, gradient.shape[1]).sum(1)
+        of_users, of_items = user.sums(of_users), item.sums(gradient)
         return (
-            *user.slopes(user_slopes, user_rows, user_weight),
-            *item.slopes(item_slopes, item_rows, item_weight),
-            item_slopes.sum(0).view(len(item_weight), 1, -1),
+            *user.gradients(of_users, user_rows, user_weight),
+            *item.gradients(of_items, item_rows, item_weight),
+            of_items.sum(0).view(len(item_weight), 1, -1),
             None,
             None,
         )
@@ -116,18 +116,18 @@ class _Lookup:
         rows = table.flatten(1).index_select(0, self.numbers)
         return rows.view(-1, *table.shape[1:])
 
-    def sums(self, slope: Tensor) -> Tensor:
-        """Σ slope over the lookups of each row."""
-        return slope if self.bags is None else self.bags.sum(slope, None)
+    def sums(self, gradient: Tensor) -> Tensor:
+        """Σ gradient over the lookups of each row."""
+        return gradient if self.bags is None else self.bags.sum(gradient, None)
 
-    def slopes(
-        self, slope: Tensor, rows: Tensor, weight: Tensor
+    def gradients(
+        self, gradient: Tensor, rows: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Gradients of the table and of the weight by those of distinct rows."""
         members, n_in, n_out = weight.shape
-        slope = slope.view(-1, members, n_out).transpose(0, 1)
-        of_weight = torch.bmm(rows.permute(1, 2, 0), slope)
-        of_rows = torch.bmm(slope, weight.transpose(1, 2)).transpose(0, 1)
+        gradient = gradient.view(-1, members, n_out).transpose(0, 1)
+        of_weight = torch.bmm(rows.permute(1, 2, 0), gradient)
+        of_rows = torch.bmm(gradient, weight.transpose(1, 2)).transpose(0, 1)
         table = rows.new_zeros(self.n_rows, members * n_in)
         table.index_add_(0, self.numbers, of_rows.flatten(1))
         return table.view(-1, members, n_in), of_weight

@@ -10,24 +10,24 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
+from functools import partial, reduce
 from operator import add
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.nn import functional as F
 
 from .._share import ALL_ROWS, Share
 from .._threads import torch_threads
 from .._warn import warn
 from .graphs import MIN_STEPS, WARM_UP_STEPS, GraphedSteps, tensor_cores
-from .losses import CURVATURES, LOSSES, weighted_slopes
-from .network import ROW_TABLES, TABLES, NeuMF
-from .objective import Prior, TrainingOptions, gradient_of
+from .losses import LOSSES, weighted_derivatives
+from .measures import loss_of_constant, loss_of_mean, noise
+from .network import NeuMF
+from .objective import Prior, TrainingOptions, gradient_of, weights_of_rows
 from .samples import Part, Sampler, Samples
-from .slopes import Residuals, update_slopes
+from .slopes import SlopeStep
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, betas=(0.9, 0.99), fused=True),
@@ -49,12 +49,6 @@ UPDATES_PER_EPOCH = 5
 
 # Samples of an epoch whose residuals tell the noise; fewer say little.
 MIN_NOISE_SAMPLES = 2**10
-
-# Samples scored at once in validation.
-TILE_SIZE = 2**14
-
-# Samples with one score for all at once.
-CONSTANT_TILE_SIZE = 2**20
 
 
 class Objectives(NamedTuple):
@@ -146,7 +140,9 @@ def train(
         with torch_threads(trainer.n_threads):
             loss = trainer.run_epoch()
         seconds = time.perf_counter() - start
-        score = None if validation is None else -trainer.loss_of_mean(validation)
+        score = None
+        if validation is not None:
+            score = -loss_of_mean(network, validation, options.loss, share)
         objective = partial(trainer.objective, loss)
         yield Epoch(loss, score, seconds, trainer.prior.multiple, objective)
 
@@ -166,22 +162,24 @@ class _Trainer:
         self.device = self.samples.users.device
         if self.device.type != "cpu":
             network.join_tables()
-        self.tables = {side: network.tables(ROW_TABLES[side]) for side in ROW_TABLES}
-        self.rows = {side: network.rows(side) for side in ROW_TABLES}
+        weights = weights_of_rows(
+            network, self.samples, options.n_negatives, self.share
+        )
+        total = self.share.sum(self.samples.weight.sum())
+        self.prior = Prior(network, weights, (1 + options.n_negatives) * total, options)
+        self.slope_step = SlopeStep(network, sampler, options.loss, self.prior)
+        rows = self.prior.rows
         # Gradients of a user are those of one process.
-        self.added = self.rows["item"] + self.rows["value"] + network.shared()
-        self.trained = self.rows["user"] + self.added
+        self.added = rows["item"] + rows["value"] + network.shared()
+        self.trained = rows["user"] + self.added
         self.optimizer = _optimizer(options, self.trained, self.device)
         self.n_batches = math.ceil(sampler.n_all / options.batch_size)
         self.n_steps = options.n_epochs * self.n_batches
         self.step, self.n_parts = 0, 1
         self.graphs = self._graphs()
-        weights = self._row_weights()
-        total = self.share.sum(self.samples.weight.sum())
-        self.prior = Prior(network, weights, (1 + options.n_negatives) * total, options)
         self.first_penalty, self.epoch_weight = self.prior.penalty(), 0.0
         self.first_loss: Tensor | None = None
-        implicit = [w for shares in self.prior.implicit for w in shares.weights]
+        implicit = [w for term in self.prior.implicit for w in term.weights]
         if implicit:
             self.implicit_optimizer = _optimizer(options, implicit, self.device)
 
@@ -208,25 +206,6 @@ class _Trainer:
         size = n_pairs * shape.n_members * width
         return max(1, min(torch.get_num_threads(), size // MIN_NUMBERS_PER_THREAD))
 
-    def _row_weights(self) -> dict[str, Tensor]:
-        """W_r of users, of items and of values; the last row, of the unseen, has 0."""
-        samples, n, shape = self.samples, self.options.n_negatives, self.network.shape
-        users = torch.zeros(shape.n_users).to(samples.weight)
-        users.index_add_(0, samples.users, (1 + n) * samples.weight)
-        items = torch.zeros(shape.n_items).to(samples.weight)
-        items += n * samples.weight.sum() / shape.n_items
-        items.index_add_(0, samples.items, samples.weight)
-        weights = {"user": users, "item": items}
-        if shape.n_values:
-            weights["value"] = values = torch.zeros(shape.n_rows("value")).to(users)
-            for rows in self.network.value_rows(samples.context).unbind(-1):
-                values.index_add_(0, rows, (1 + n) * samples.weight)
-        added = self.share.add_up(list(weights.values()))
-        return {
-            side: F.pad(weight, (0, 1))
-            for side, weight in zip(weights, added, strict=True)
-        }
-
     def run_epoch(self) -> float:
         """Mean loss of one pass over the samples, in random order."""
         device = self.device
@@ -240,14 +219,14 @@ class _Trainer:
                     if self.first_loss is None:
                         self.first_loss = loss_and_weight
                 self._update_implicit(len(group))
-        self.share.complete(*(table.detach() for table in self.rows["user"]))
+        self.share.complete(*(table.detach() for table in self.prior.rows["user"]))
         if self.options.follows_noise or self.prior.value_penalties.multiples:
             batch = self.sampler.batch(order[-max(len(rows), MIN_NOISE_SAMPLES) :])
             part = batch[: math.ceil(len(batch) / self.n_parts)]
-            self.prior.adapt(self.noise(part))
-        self.prior.show_shares(None)
+            self.prior.adapt(noise(self.network, part, self.options.loss, self.share))
+        self.prior.update_implicit(None)
         if self.network.has_slopes:
-            self.update_slopes()
+            self.slope_step()
         for side in self.network.features:
             self.prior.update_feature_weights(side)
         loss, self.epoch_weight = total.tolist()
@@ -257,32 +236,17 @@ class _Trainer:
         """Objective by the loss of an epoch, beside those of the start."""
         assert self.first_loss is not None
         first, weight = self.first_loss.tolist()
+        alike = loss_of_constant(
+            self.samples, self.options, self.epoch_weight, self.share
+        )
         return Objectives(
             loss + self.prior.penalty(),
-            self.loss_of_constant() + self.first_penalty,
+            alike + self.first_penalty,
             first / (weight * self.network.shape.n_members) + self.first_penalty,
         )
 
-    @torch.no_grad()
-    def loss_of_constant(self) -> float:
-        """Mean loss of the pairs of the last epoch, if all had the mean score."""
-        samples, n_columns = self.samples, 1 + (self.options.n_negatives > 0)
-        sums = torch.zeros(n_columns + 1, device=self.device)
-        for start in range(0, len(samples), CONSTANT_TILE_SIZE):
-            part = samples[start : start + CONSTANT_TILE_SIZE]
-            target = F.pad(part.target[:, None], (0, n_columns - 1))[..., None]
-            score = torch.full_like(target, self.options.mean)
-            losses = LOSSES[self.options.loss](score, target)[..., 0]
-            sums[:-1] += part.weight @ losses
-            sums[-1] += part.weight.sum()
-        *losses_of_pairs, weight = self.share.sum(sums).tolist()
-        # Drawn items that a user has seen do not count.
-        counts = weight, self.epoch_weight - weight
-        of_pairs = zip(losses_of_pairs, counts, strict=False)
-        return sum(x / weight * count for x, count in of_pairs) / self.epoch_weight
-
     def _groups(self, batches: list[Tensor]) -> Iterator[list[Tensor]]:
-        """Groups of batches, with shares of rows that do not know their pairs."""
+        """Groups of batches, whose rows do not know their pairs."""
         counterparts = self.network.counterparts
         if counterparts is None:
             yield batches
@@ -291,18 +255,18 @@ class _Trainer:
         for start in range(0, len(batches), size):
             group = batches[start : start + size]
             own, _ = self.sampler.own(torch.cat(group))
-            self.prior.show_shares(counterparts.without(own))
+            self.prior.update_implicit(counterparts.without(own))
             yield group
 
     def _update_implicit(self, n_steps: int) -> None:
         """Step of the rows of counterparts, by the gradients of the last steps."""
         if not self.prior.implicit:
             return
-        for shares in self.prior.implicit:
-            shares.set_gradients(n_steps)
+        for term in self.prior.implicit:
+            term.set_gradients(n_steps)
             if self.options.optimizer == "sgd":
-                shares.precondition()
-                _clip([gradient_of(weight) for weight in shares.weights])
+                term.precondition()
+                _clip([gradient_of(weight) for weight in term.weights])
         _set_rate(self.implicit_optimizer, self.rate)
         self.implicit_optimizer.step()
 
@@ -369,15 +333,21 @@ class _Trainer:
         losses = []
         # A process may have no sample of a batch, and its gradients are zero then.
         n_samples = max(len(batch), 1)
-        tile_size, name = math.ceil(n_samples / self.n_parts), self.options.loss
+        tile_size = math.ceil(n_samples / self.n_parts)
+        name, dropout = self.options.loss, self.options.dropout
         for start in range(0, n_samples, tile_size):
             rows = slice(start, start + tile_size)
-            score, target = self.scores(batch[rows]), batch.target[rows, :, None]
+            part, target = batch[rows], batch.target[rows, :, None]
+            score = self.network(
+                part.users, part.items, part.context, dropout, self.generator
+            )
             # Closed forms, since a graph of many small operations takes longer.
             with torch.no_grad():
-                loss = LOSSES[name](score, target) * batch.weight[rows, :, None]
-                slope = weighted_slopes(name, score, target, parts[rows, :, None])
-            score.backward(slope)
+                loss = LOSSES[name].value(score, target) * batch.weight[rows, :, None]
+                gradient = weighted_derivatives(
+                    name, score, target, parts[rows, :, None]
+                )
+            score.backward(gradient)
             losses.append(loss.sum())
         self.network.split_gradients()
         constants = self.network.constants() if self.options.loss == "bpr" else []
@@ -395,49 +365,42 @@ class _Trainer:
         the end of the epoch. Returns the sum of losses of all processes.
         """
         is_scaled = self.options.optimizer == "sgd"
-        shares = {}
+        weights = {}
         if self.options.reg or self.prior.anchors or is_scaled:
-            shares = self.shares(batch, parts)
+            weights = self.weights_in_batch(batch, parts)
         if not self.share.has_all:
             gradients = [gradient_of(parameter) for parameter in self.added]
-            others = [side for side in shares if side != "user"]
-            of_others = [shares[side] for side in others]
+            others = [side for side in weights if side != "user"]
+            of_others = [weights[side] for side in others]
             loss, *sums = self.share.add_up([loss, *gradients, *of_others])
             for parameter, gradient in zip(self.added, sums, strict=False):
                 parameter.grad = gradient
-            shares |= zip(others, sums[len(gradients) :], strict=True)
+            weights |= zip(others, sums[len(gradients) :], strict=True)
             self.network.split_gradients()
-        for shares_of_side in self.prior.implicit:
-            rows = self.rows[shares_of_side.side]
-            shares_of_side.accumulate([gradient_of(table)[:-1] for table in rows])
-        if shares:
-            self.prior.add_gradients(shares)
+        for term in self.prior.implicit:
+            rows = self.prior.rows[term.side]
+            term.accumulate([gradient_of(table)[:-1] for table in rows])
+        if weights:
+            self.prior.add_gradients(weights)
         if is_scaled:
-            self.precondition(shares, n_samples)
+            self.precondition(weights, n_samples)
         return loss
 
-    def scores(self, batch: Samples) -> Tensor:
-        """Scores of shape (n, 1 + n_negatives, n_members), with dropout."""
-        dropout = self.options.dropout
-        return self.network(
-            batch.users, batch.items, batch.context, dropout, self.generator
-        )
-
-    def shares(self, batch: Samples, parts: Tensor) -> dict[str, Tensor]:
-        """Share of each user, item and value in the weight of a batch."""
+    def weights_in_batch(self, batch: Samples, parts: Tensor) -> dict[str, Tensor]:
+        """Weight of each user, item and value in a batch whose pairs add up to one."""
         sizes = [len(penalties) for penalties in self.prior.penalties.values()]
         total = torch.zeros(sum(sizes), device=self.device, dtype=parts.dtype)
-        shares = dict(zip(self.prior.penalties, total.split(sizes), strict=True))
+        weights = dict(zip(self.prior.penalties, total.split(sizes), strict=True))
         of_users = parts.sum(1) if parts.shape[1] > 1 else parts[:, 0]
-        shares["user"].index_add_(0, batch.users, of_users)
-        shares["item"].index_add_(0, batch.items.flatten(), parts.flatten())
-        if "value" in shares:
+        weights["user"].index_add_(0, batch.users, of_users)
+        weights["item"].index_add_(0, batch.items.flatten(), parts.flatten())
+        if "value" in weights:
             for rows in self.network.value_rows(batch.context).unbind(-1):
-                shares["value"].index_add_(0, rows, of_users)
-        return shares
+                weights["value"].index_add_(0, rows, of_users)
+        return weights
 
     @torch.no_grad()
-    def precondition(self, shares: dict[str, Tensor], n_samples: int) -> None:
+    def precondition(self, weights: dict[str, Tensor], n_samples: int) -> None:
         """Divide gradients by approximate curvatures, and clip them.
 
         The gradient of a row is a sum over its pairs divided by the weight of the
@@ -445,94 +408,22 @@ class _Trainer:
         over its pairs, and rows learn at the rate of shared weights.
         """
         prior = self.prior
-        for side, share in shares.items():
+        for side, weight in weights.items():
             # A pair with less than the mean weight of a batch moves a row by less.
-            share = share.clamp_min(1 / n_samples)
-            of_side = share * (prior.curvature + prior.penalties[side])
-            for table in self.rows[side]:
+            weight = weight.clamp_min(1 / n_samples)
+            of_side = weight * (prior.curvature + prior.penalties[side])
+            for table in self.prior.rows[side]:
                 curvature = of_side
                 if table in prior.value_penalties.multiples:
                     own = prior.value_penalties.of(table, prior.penalties[side])
-                    curvature = share * (prior.curvature + own)
+                    curvature = weight * (prior.curvature + own)
                 gradient_of(table).flatten(1).div_(curvature[:, None])
         shared = [gradient_of(parameter) for parameter in prior.shared_penalties]
         if shared:
             penalties = prior.shared_penalties.values()
             torch._foreach_div_(shared, [prior.curvature + p for p in penalties])
-        of_rows = (gradient_of(x) for side in shares for x in self.tables[side])
+        of_rows = (gradient_of(x) for side in weights for x in prior.tables[side])
         _clip([*of_rows, *shared])
-
-    def update_slopes(self) -> None:
-        """Step of the slopes of rows in numbers of context, by all residuals."""
-        prior, penalties = self.prior, {}
-        for side in TABLES:
-            if side == "item" or self.options.loss != "bpr":
-                weight = prior.row_weights[side][:-1].double()
-                penalty = prior.penalties[side][:-1] * weight / prior.curvature
-                if self.options.loss == "bpr":
-                    penalty /= self.mean_target
-                is_biased = self.network.shape.biased
-                penalties[side] = penalty if is_biased else penalty + torch.inf
-        update_slopes(self.network, self.residuals(), penalties, prior.anchors)
-
-    @torch.no_grad()
-    def residuals(self) -> Residuals:
-        """Residuals of all samples of this process, with negatives."""
-        tiles = map(self.residuals_of, self.sampler.tiles(TILE_SIZE))
-        return Residuals.joined(tiles, self.share)
-
-    def residuals_of(self, part: Samples) -> tuple[Samples, Tensor, Tensor]:
-        """Samples with the weights and the descents of their scores."""
-        score = self.network(part.users, part.items, part.context)
-        slope = weighted_slopes(
-            self.options.loss, score, part.target[..., None], part.weight[..., None]
-        ).mean(-1)
-        weight, descent = part.weight, slope / (-2 * self.prior.curvature)
-        if self.options.loss == "absolute_error":
-            # No parabola of one curvature is above this loss near its kink.
-            curvature = CURVATURES["absolute_error"](score, part.target[..., None])
-            weight = weight * curvature.mean(-1) / (2 * self.prior.curvature)
-        if self.options.loss == "bpr":
-            # An item is compared with each drawn one, as its target weighs it.
-            of_drawn = weight[:, 1:] * part.target[:, :1] / self.mean_target
-            weight = torch.cat([of_drawn.sum(1, keepdim=True), of_drawn], dim=1)
-            descent = descent / self.mean_target
-        return part, weight, descent
-
-    @cached_property
-    def mean_target(self) -> float:
-        """Mean target of the samples by their weights."""
-        samples = self.sampler.samples
-        sums = [(samples.weight * samples.target).sum(), samples.weight.sum()]
-        sums = self.share.add_up(sums)
-        return float(sums[0] / sums[1])
-
-    @torch.no_grad()
-    def noise(self, batch: Samples) -> Tensor:
-        """Half of the root mean square of the slopes of losses by scores.
-
-        For the squared error it is the deviation of the residuals.
-        """
-        score = self.network(batch.users, batch.items, batch.context)
-        target, one = batch.target[..., None], torch.ones_like(batch.weight)[..., None]
-        slope = weighted_slopes(self.options.loss, score, target, one)
-        weight = batch.weight[..., None].expand(slope.shape)
-        sums = [(weight * slope.square()).sum(), weight.sum()]
-        square, total = self.share.add_up(sums)
-        return (square / total).sqrt() / 2
-
-    @torch.no_grad()
-    def loss_of_mean(self, samples: Samples) -> float:
-        """Loss of the mean of the members, per unit of weight."""
-        total = 0.0
-        for start in range(0, len(samples), TILE_SIZE):
-            part = samples[start : start + TILE_SIZE]
-            score = self.network(part.users, part.items, part.context)
-            score = score.mean(-1, keepdim=True)
-            loss = LOSSES[self.options.loss](score, part.target[..., None])
-            total += float((loss[..., 0] * part.weight).sum())
-        weight = float(samples.weight.sum())
-        return self.share.sum(total) / self.share.sum(weight)
 
 
 def _optimizer(

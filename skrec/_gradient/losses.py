@@ -1,4 +1,4 @@
-"""Losses of a score and a target, with their slopes and curvatures.
+"""Losses of a score and a target, with their derivatives and curvatures.
 
 A curvature is that of a parabola that touches the loss at a score and lies above it.
 Nonconvex or kinked losses are minimised by steps on such parabolas.
@@ -7,6 +7,7 @@ Nonconvex or kinked losses are minimised by steps on such parabolas.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,56 +31,84 @@ def _logistic_curvature(score: Tensor) -> Tensor:
     return torch.sigmoid(score) * torch.sigmoid(-score)
 
 
-# (score, target) of shape (n, 1 + n_negatives, n_members or 1) to losses of that shape.
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "squared_error": lambda score, target: (score - target).square(),
-    "absolute_error": lambda score, target: (score - target).abs(),
-    "huber": _huber,
-    "log_loss": lambda score, target: torch.addcmul(
-        F.softplus(score), target, score, value=-1
+@dataclass(frozen=True)
+class Loss:
+    """A loss of a score and a target.
+
+    Attributes
+    ----------
+    value : callable
+        (score, target) of shape (n, 1 + n_negatives, n_members or 1) to losses of that
+        shape.
+    derivative, curvature : callable
+        (score, target) to those by the score. A comparison of "bpr" is a "log_loss" of
+        the difference of two scores.
+    expected_curvature : callable
+        Score to the expected curvature when the target is unknown.
+    relative_curvature : float
+        Largest or typical curvature, relative to the squared error.
+    is_robust : bool
+        Whether it takes gross outliers, so that the units must not depend on them.
+    measures_noise : bool
+        Whether derivatives grow with residuals, so that a penalty can follow the noise.
+    """
+
+    value: Callable[[Tensor, Tensor], Tensor]
+    derivative: Callable[[Tensor, Tensor], Tensor]
+    curvature: Callable[[Tensor, Tensor], Tensor]
+    expected_curvature: Callable[[Tensor], Tensor]
+    relative_curvature: float
+    is_robust: bool = False
+    measures_noise: bool = False
+
+
+LOSSES = {
+    "squared_error": Loss(
+        value=lambda score, target: (score - target).square(),
+        derivative=lambda score, target: 2 * (score - target),
+        curvature=lambda score, target: torch.full_like(score, 2.0),
+        expected_curvature=lambda score: torch.full_like(score, 2.0),
+        relative_curvature=1.0,
+        measures_noise=True,
     ),
-    "bpr": _bpr,
-}
-
-# Largest or typical curvature of a loss, relative to the squared error.
-RELATIVE_CURVATURE = {
-    "squared_error": 1.0,
-    "absolute_error": 0.5,
-    "huber": 0.5,
-    "log_loss": 0.25,
-    "bpr": 0.25,
-}
-
-# (score, target) to the derivative by the score, and to the curvature. A comparison of
-# "bpr" is a "log_loss" of the difference of two scores.
-SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "squared_error": lambda score, target: 2 * (score - target),
-    "absolute_error": lambda score, target: (score - target).sign(),
-    "huber": lambda score, target: (score - target).clamp(-1, 1),
-    "log_loss": lambda score, target: torch.sigmoid(score) - target,
-}
-CURVATURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "squared_error": lambda score, target: torch.full_like(score, 2.0),
-    "absolute_error": lambda score, target: (
-        1 / (score - target).abs().clamp_min(MIN_RESIDUAL)
+    "absolute_error": Loss(
+        value=lambda score, target: (score - target).abs(),
+        derivative=lambda score, target: (score - target).sign(),
+        curvature=lambda score, target: (
+            1 / (score - target).abs().clamp_min(MIN_RESIDUAL)
+        ),
+        expected_curvature=torch.ones_like,
+        relative_curvature=0.5,
+        is_robust=True,
     ),
-    "huber": lambda score, target: 1 / (score - target).abs().clamp_min(1),
-    "log_loss": lambda score, target: _logistic_curvature(score),
+    "huber": Loss(
+        value=_huber,
+        derivative=lambda score, target: (score - target).clamp(-1, 1),
+        curvature=lambda score, target: 1 / (score - target).abs().clamp_min(1),
+        expected_curvature=torch.ones_like,
+        relative_curvature=0.5,
+        is_robust=True,
+        measures_noise=True,
+    ),
+    "log_loss": Loss(
+        value=lambda score, target: torch.addcmul(
+            F.softplus(score), target, score, value=-1
+        ),
+        derivative=lambda score, target: torch.sigmoid(score) - target,
+        curvature=lambda score, target: _logistic_curvature(score),
+        expected_curvature=_logistic_curvature,
+        relative_curvature=0.25,
+    ),
 }
-
-# Score to the expected curvature when the target is unknown.
-EXPECTED_CURVATURES: dict[str, Callable[[Tensor], Tensor]] = {
-    "squared_error": lambda score: torch.full_like(score, 2.0),
-    "absolute_error": torch.ones_like,
-    "huber": torch.ones_like,
-    "log_loss": _logistic_curvature,
-}
+LOSSES["bpr"] = replace(LOSSES["log_loss"], value=_bpr)
 
 
-def weighted_slopes(loss: str, score: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Derivatives of Σ weight · loss by the scores, for shapes as in LOSSES."""
+def weighted_derivatives(
+    loss: str, score: Tensor, target: Tensor, weight: Tensor
+) -> Tensor:
+    """Derivatives of Σ weight · loss by the scores, for shapes as in `Loss`."""
     if loss != "bpr":
-        return weight * SLOPES[loss](score, target)
+        return weight * LOSSES[loss].derivative(score, target)
     weight = weight[:, 1:] * target[:, :1]
     of_drawn = weight * torch.sigmoid(score[:, 1:] - score[:, :1])
     return torch.cat([-of_drawn.sum(1, keepdim=True), of_drawn], dim=1)

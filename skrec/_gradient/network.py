@@ -23,6 +23,7 @@ from .implicit import Counterparts
 from .layers import FirstLayer
 from .products import PairProducts, PairRows
 from .row_features import RowFeatures
+from .tables import side_by_side, split_like
 
 # In place where the gradient needs the result only, since memory takes the time.
 ACTIVATIONS = {
@@ -32,29 +33,25 @@ ACTIVATIONS = {
     "silu": nn.functional.silu,
 }
 
-# Tables with a row for each user or item.
-USER_TABLES = ("user_factors", "user_embedding", "user_bias")
-ITEM_TABLES = ("item_factors", "item_embedding", "item_bias")
-
-# Context factors have no share from counterparts, and do not learn from further rows.
-PLAIN_TABLES = {"user": USER_TABLES, "item": ITEM_TABLES}
+# Tables with a row for each user or item, by side. Others of them are context factors,
+# which have no term from counterparts and do not learn from further rows, and slopes in
+# numbers of context, which all members share and which take steps of their own (see
+# `slopes`).
+PLAIN_TABLES = {
+    side: (f"{side}_factors", f"{side}_embedding", f"{side}_bias")
+    for side in ("user", "item")
+}
 TABLES = {side: (*PLAIN_TABLES[side], f"{side}_context") for side in PLAIN_TABLES}
+SLOPE_TABLES = {side: f"{side}_slopes" for side in TABLES}
+KEPT_TABLES = {side: (*TABLES[side], SLOPE_TABLES[side]) for side in TABLES}
 
 # Tables with a row for each value of context: factors that meet the context factors of
-# users and those of items, and effects. All other weights are shared by all pairs.
+# users and those of items, and effects.
 VALUE_TABLES = ("value_users", "value_items", "value_bias")
+
+# Tables that take the steps of an optimizer. All other weights are shared by all pairs.
 ROW_TABLES = {**TABLES, "value": VALUE_TABLES}
 ALL_TABLES = {name for tables in ROW_TABLES.values() for name in tables}
-
-# Tables with the slopes of each user or item in numbers of context, which all members
-# share. They do not take the steps of other tables (see `slopes`).
-SLOPES = {"user": "user_slopes", "item": "item_slopes"}
-
-# Weights with a column for each number of context.
-NUMBER_WEIGHTS = ("coef", "feature_weight", *SLOPES.values())
-
-# All tables with a row for each user or item.
-KEPT_TABLES = {side: (*TABLES[side], SLOPES[side]) for side in TABLES}
 
 # Factors of the context of values, of all columns together.
 N_CONTEXT_FACTORS = 12
@@ -191,9 +188,11 @@ class NeuMF(nn.Module):
         self.joined: dict[str, nn.Parameter] = {}
         for name, value in weights.items():
             # Fused optimizers assume contiguous parameters.
-            parameter = nn.Parameter(value.contiguous(), name not in SLOPES.values())
+            parameter = nn.Parameter(
+                value.contiguous(), name not in SLOPE_TABLES.values()
+            )
             self.register_parameter(name, parameter)
-        self.has_slopes = SLOPES["user"] in weights
+        self.has_slopes = SLOPE_TABLES["user"] in weights
         self.names = {
             side: [name for name in names if name in weights]
             for side, names in TABLES.items()
@@ -207,12 +206,9 @@ class NeuMF(nn.Module):
         """
         for side, names in self.names.items():
             tables = self.tables(names)
-            whole = torch.cat([table.detach().flatten(1) for table in tables], dim=1)
-            sizes = [table[0].numel() for table in tables]
-            for name, table, part in zip(
-                names, tables, whole.split(sizes, dim=1), strict=True
-            ):
-                setattr(self, name, nn.Parameter(part.view(table.shape)))
+            whole = side_by_side(tables).detach()
+            for name, part in zip(names, split_like(whole, tables), strict=True):
+                setattr(self, name, nn.Parameter(part))
             self.joined[side] = nn.Parameter(whole)
 
     def rows(self, side: str) -> list[nn.Parameter]:
@@ -226,9 +222,10 @@ class NeuMF(nn.Module):
         for side, joined in self.joined.items():
             tables = self.tables(TABLES[side])
             assert joined.grad is not None
-            parts = joined.grad.split([table[0].numel() for table in tables], dim=1)
-            for table, part in zip(tables, parts, strict=True):
-                table.grad = part.view(table.shape)
+            for table, part in zip(
+                tables, split_like(joined.grad, tables), strict=True
+            ):
+                table.grad = part
 
     def tables(self, names: Iterable[str]) -> list[nn.Parameter]:
         """Named tables, or other weights, that the network has."""
@@ -246,10 +243,6 @@ class NeuMF(nn.Module):
         """Tables of a side, each with the weights of its features."""
         weights = self.tables(map(feature_name, TABLES[side]))
         return list(zip(self.tables(TABLES[side]), weights, strict=True))
-
-    def implicit_weights(self, side: str) -> list[nn.Parameter]:
-        """Rows of the counterparts of a side, for each of its tables."""
-        return self.tables(map(implicit_name, PLAIN_TABLES[side]))
 
     def shared(self) -> list[nn.Parameter]:
         """Weights shared by all pairs."""
@@ -353,10 +346,9 @@ class NeuMF(nn.Module):
     def _of_values(self, user: SideScores, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Terms of users under values, one of each column, and factors for items."""
         flat = self.table_rows("value", rows.flatten())
-        parts = {name: self.get_parameter(name) for name in VALUE_TABLES}
         of_users, of_items, effects = (
-            part.view(*rows.shape, *part.shape[1:])
-            for part in self._taken("value", parts, flat, False).values()
+            _table_rows(table, flat).view(*rows.shape, *table.shape[1:])
+            for table in map(self.get_parameter, VALUE_TABLES)
         )
         factors = user.context[..., :N_CONTEXT_FACTORS]
         products = (factors * of_users.sum(-3)).sum(-1)
@@ -408,7 +400,7 @@ class NeuMF(nn.Module):
         if "embedding" in parts and not is_changed:
             hidden = self._first_layer(side, hidden)
         if self.has_slopes:
-            slopes = self.get_parameter(SLOPES[side]).index_select(0, flat)
+            slopes = self.get_parameter(SLOPE_TABLES[side]).index_select(0, flat)
             slopes = slopes.view(*rows.shape, 1, slopes.shape[-1])
             slopes = slopes.expand(*rows.shape, shape.n_members, -1)
             context = torch.cat([context, slopes], -1) if shape.n_values else slopes
@@ -419,9 +411,7 @@ class NeuMF(nn.Module):
         names = self.names[side]
         tables: list[Tensor] = [*self.tables(names)]
         if side in self.joined:
-            sizes = [table[0].numel() for table in tables]
-            parts = self.joined[side].split(sizes, dim=1)
-            tables = [p.view(t.shape) for p, t in zip(parts, tables, strict=True)]
+            tables = split_like(self.joined[side], tables)
         return {
             name.removeprefix(f"{side}_"): table
             for name, table in zip(names, tables, strict=True)
@@ -435,13 +425,9 @@ class NeuMF(nn.Module):
             return {name: _table_rows(part, flat) for name, part in parts.items()}
         joined: Tensor = self.joined[side]
         if is_changed:
-            joined = torch.cat([part.flatten(1) for part in parts.values()], dim=1)
-        sizes = [part[0].numel() for part in parts.values()]
-        pieces = joined.index_select(0, flat).split(sizes, dim=1)
-        return {
-            name: piece.view(-1, *part.shape[1:])
-            for (name, part), piece in zip(parts.items(), pieces, strict=True)
-        }
+            joined = side_by_side(parts.values())
+        rows = split_like(joined.index_select(0, flat), [*parts.values()])
+        return dict(zip(parts, rows, strict=True))
 
     def _first_layer(self, side: str, embedding: Tensor) -> Tensor:
         weight = self.get_parameter(f"{side}_weight")
@@ -535,7 +521,12 @@ def initial_weights(shape: Shape, seeds: Iterable[int]) -> dict[str, Tensor]:
         )
         for name in members[0]
     }
-    weights |= value_weights(shape)
+    if shape.n_values:
+        # Values have no effect yet.
+        size = shape.n_rows("value") + 1, shape.n_members
+        weights["value_users"] = torch.zeros(*size, N_CONTEXT_FACTORS)
+        weights["value_items"] = torch.zeros(*size, N_CONTEXT_FACTORS)
+        weights["value_bias"] = torch.zeros(size)
     if shape.implicit_features:
         for side, n_others in (("user", shape.n_items), ("item", shape.n_users)):
             for name in weights.keys() & set(PLAIN_TABLES[side]):
@@ -544,25 +535,13 @@ def initial_weights(shape: Shape, seeds: Iterable[int]) -> dict[str, Tensor]:
     return weights
 
 
-def value_weights(shape: Shape) -> dict[str, Tensor]:
-    """Weights of the values of context before training, which have no effect yet."""
-    if not shape.n_values:
-        return {}
-    size = shape.n_rows("value") + 1, shape.n_members
-    return {
-        "value_users": torch.zeros(*size, N_CONTEXT_FACTORS),
-        "value_items": torch.zeros(*size, N_CONTEXT_FACTORS),
-        "value_bias": torch.zeros(size),
-    }
-
-
 def slope_weights(shape: Shape) -> dict[str, Tensor]:
     """Slopes before training, which have no effect yet."""
     if not shape.n_context:
         return {}
     return {
         name: torch.zeros(shape.n_rows(side) + 1, shape.n_context)
-        for side, name in SLOPES.items()
+        for side, name in SLOPE_TABLES.items()
     }
 
 

@@ -1,17 +1,22 @@
-"""Noise of ratings, by which the penalty of a network follows the data.
+"""How much there is to learn from the rows of a fit, beside noise.
 
 A penalty that suits ratings with much to learn lets a network learn the noise of
-others, and predict worse than their mean. How much there is to learn of users and of
-items alone is seen from biases, each rating without its own part in them. Whether there
-is more to learn, of both together, is seen from the first singular vectors of what
-biases leave: by the singular value, beside that of the same residuals with random
-signs, and by the residuals of pairs that had no part in the vectors. The first sees
-less in few columns, whose random signs share the signal, and the second in few pairs.
+others, and predict worse than their mean, so it follows the noise. How much there is to
+learn of users and of items alone is seen from biases, each rating without its own part
+in them. Whether there is more to learn, of both together, is seen from the first
+singular vectors of what biases leave: by the singular value, beside that of the same
+residuals with random signs, and by the residuals of pairs that had no part in the
+vectors. The first sees less in few columns, whose random signs share the signal, and
+the second in few pairs.
+
+Whether it is at random whom rows have ratings with is seen from the singular values of
+pairs alone.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
@@ -19,6 +24,7 @@ from scipy import sparse
 from .._data.interactions import Interactions
 from .._data.units import ROUNDING
 from .._data.weights import loo_residuals
+from .._share import Share
 
 # Ratio of singular values at which a network may learn, and at which it can learn well.
 LEAST_RATIO, CLEAR_RATIO = 1.03, 1.15
@@ -34,6 +40,10 @@ N_FOLDS, N_MULTIPLICATIONS_OF_FOLD = 20, 10
 
 # Pairs up to which some are left out; of more, the singular values tell enough.
 MAX_LEFT_OUT = 10**4
+
+# Ratio of the singular values of pairs and of shuffled ones below which pairs are as
+# random; and the value of shuffled pairs up to which this can be told.
+LEAST_RATIO_OF_PAIRS, MAX_RANDOM = 1.05, 0.3
 
 TINY = np.finfo(np.float64).tiny
 
@@ -141,9 +151,84 @@ class _Scaled:
         entries = self.scale * values
         matrix = sparse.csr_array((entries, self.places), self.shape)
         transposed = sparse.csr_array(matrix.T)
-        vector = np.random.RandomState(0).standard_normal(self.shape[1])
-        vector /= np.linalg.norm(vector)
-        for _ in range(n_multiplications - 1):
-            vector = self.share.sum(transposed @ (matrix @ vector))
-            vector /= max(np.linalg.norm(vector), TINY)
-        return matrix @ vector, vector
+        return _first_vectors(
+            lambda right: matrix @ right,
+            lambda left: self.share.sum(transposed @ left),
+            self.shape[1],
+            n_multiplications,
+        )
+
+
+def _first_vectors(
+    times: Callable[[np.ndarray], np.ndarray],
+    transposed_times: Callable[[np.ndarray], np.ndarray],
+    n_columns: int,
+    n_multiplications: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """About the first singular vectors, the left one times the singular value."""
+    right = np.random.RandomState(0).standard_normal(n_columns)
+    right /= np.linalg.norm(right)
+    for _ in range(n_multiplications - 1):
+        right = transposed_times(times(right))
+        right /= max(np.linalg.norm(right), TINY)
+    return times(right), right
+
+
+def is_informative(data: Interactions) -> bool:
+    """Whether it is not at random whom rows have ratings with.
+
+    Pairs less their expected number, with rows and columns of about length one, have a
+    largest singular value that is above that of shuffled pairs if rows have
+    counterparts in common. The value of shuffled pairs falls with the number of pairs
+    of a row; where it is large, pairs are too few to tell, and may be.
+    """
+    given, random = _of_given_and_shuffled(data)
+    return random > MAX_RANDOM or given >= LEAST_RATIO_OF_PAIRS * random
+
+
+def is_clearly_informative(data: Interactions) -> bool:
+    """As `is_informative`, of pairs that are enough to tell."""
+    given, random = _of_given_and_shuffled(data)
+    return random <= MAX_RANDOM and given >= LEAST_RATIO_OF_PAIRS * random
+
+
+def _of_given_and_shuffled(data: Interactions) -> tuple[float, float]:
+    """Largest singular values of the pairs, and of shuffled ones."""
+    share, (n_users, n_items) = data.shares.user, data.shape
+    own, n_own = share.rows(n_users), len(data.items)
+    n_before = share.n_before(n_own)
+    shuffled = np.random.RandomState(0).permutation(data.all_items)
+    shuffled = shuffled[n_before : n_before + n_own]
+    rows, shape = data.users - own.start, (own.stop - own.start, n_items)
+    given, random = (
+        _largest_singular_value(rows, items, shape, share)
+        for items in (data.items, shuffled)
+    )
+    return given, random
+
+
+def _largest_singular_value(
+    users: np.ndarray, items: np.ndarray, shape: tuple[int, int], share: Share
+) -> float:
+    """About the largest singular value of the pairs less their expected number.
+
+    The rows are those of a share.
+    """
+    matrix = sparse.csr_array((np.ones(len(users)), (users, items)), shape)
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    of_users, of_items = matrix.sum(axis=1), share.sum(matrix.sum(axis=0))
+    n_pairs = of_items.sum()
+    # The means keep rows of few pairs from having large values by themselves.
+    left = 1 / np.sqrt(of_users + n_pairs / share.sum(float(shape[0])))
+    right = 1 / np.sqrt(of_items + of_items.mean())
+    scaled = sparse.diags_array(left) @ matrix @ sparse.diags_array(right)
+    matrix, transposed = sparse.csr_array(scaled), sparse.csr_array(scaled.T)
+    p, q = left * of_users / n_pairs, right * of_items
+    vector, _ = _first_vectors(
+        lambda right: matrix @ right - p * (q @ right),
+        lambda left: share.sum(transposed @ left) - q * share.sum(float(p @ left)),
+        len(q),
+        N_MULTIPLICATIONS,
+    )
+    return math.sqrt(share.sum(float(vector @ vector)))

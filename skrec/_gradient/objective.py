@@ -6,13 +6,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .._data.units import mean_factors
+from .._share import Share
 from .context import ValuePenalties
 from .implicit import PENALTY as IMPLICIT_PENALTY
-from .implicit import ImplicitShares
-from .losses import RELATIVE_CURVATURE
-from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF
+from .implicit import ImplicitTerm
+from .losses import LOSSES
+from .network import PLAIN_TABLES, ROW_TABLES, TABLES, NeuMF, implicit_name
+from .samples import Samples
+from .tables import side_by_side, split_like
 
 # Deviation of residuals, in standard units, below which a penalty follows the noise.
 # Residuals of a training are too small where it learns noise, and more so with less
@@ -23,7 +27,7 @@ LARGE_NOISE = 0.5
 LEAST_MULTIPLE = 0.05
 
 # Growth of the penalty of a row's own part by features of each kind.
-DESCRIBED_SHARE, IMPLICIT_SHARE = 0.3, 0.8
+DESCRIBED_GROWTH, IMPLICIT_GROWTH = 0.3, 0.8
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class TrainingOptions:
     If a side has features, r is the deviation of a row from its prediction by the
     features. After every epoch, feature weights are a ridge regression of the rows, and
     rows move with their predictions by the share of the penalty in their curvature.
-    With implicit features it is the deviation from the share of the counterparts, too,
+    With implicit features it is the deviation from the term of the counterparts, too,
     whose rows take a step for every fifth of an epoch.
 
     Attributes
@@ -90,7 +94,7 @@ class Prior:
     """Penalties of rows and of weights of layers, as `TrainingOptions` states them.
 
     Rows are penalised by their distance from anchors: predictions of given features,
-    shares of counterparts, and rows whose product is the mean rating.
+    terms of counterparts, and rows whose product is the mean rating.
 
     Parameters
     ----------
@@ -114,7 +118,7 @@ class Prior:
     shared_penalties : dict of Parameter to float
         Penalties of the weights that all pairs share.
     value_penalties : ValuePenalties
-    implicit : list of ImplicitShares
+    implicit : list of ImplicitTerm
         Of users and of items, if the network has counterparts.
     """
 
@@ -129,17 +133,20 @@ class Prior:
         self.row_weights = row_weights
         self.tables = {side: network.tables(ROW_TABLES[side]) for side in ROW_TABLES}
         self.rows = {side: network.rows(side) for side in ROW_TABLES}
-        self.curvature, self.multiple = RELATIVE_CURVATURE[options.loss], 1.0
+        self.curvature = LOSSES[options.loss].relative_curvature
+        self.multiple = 1.0
         # A pair of weight w has w / √W_r of the penalty of row r.
         self.penalties = {
             side: self._reg_of_rows(side) * _inverse_root(weight)
             for side, weight in row_weights.items()
         }
-        self.slopes = {side: 2 * penalty for side, penalty in self.penalties.items()}
+        self.gradient_scales = {
+            side: 2 * penalty for side, penalty in self.penalties.items()
+        }
         self.dense: list[Tensor] = list(network.dense())
         self.dense_penalty = float(options.reg * _inverse_root(total))
         # Of the sizes of the weights, for one kernel that recorded steps can repeat.
-        self.dense_slopes = [
+        self.dense_gradient_scales = [
             torch.full_like(weight, 2 * self.dense_penalty, requires_grad=False)
             for weight in self.dense
         ]
@@ -156,7 +163,7 @@ class Prior:
         self._anchor_at_features()
         if options.mean:
             self._anchor_at_mean()
-        self.implicit = self._implicit_shares(total)
+        self.implicit = self._implicit_terms(total)
 
     @torch.no_grad()
     def penalty(self) -> float:
@@ -175,18 +182,18 @@ class Prior:
         return float(total) / self.network.shape.n_members
 
     @torch.no_grad()
-    def add_gradients(self, shares: dict[str, Tensor]) -> None:
-        """Add the gradient of the penalty of all rows and weights of a batch."""
-        for side, share in shares.items():
-            of_side = share * self.slopes[side]
+    def add_gradients(self, weights: dict[str, Tensor]) -> None:
+        """Add the gradient of the penalty, of rows by their weights in a batch."""
+        for side, weight in weights.items():
+            of_side = weight * self.gradient_scales[side]
             for table in self.rows[side]:
                 anchor = self.anchors.get(table)
                 away = table if anchor is None else table - anchor
-                slope = self.value_penalties.of(table, of_side)[:, None]
-                gradient_of(table).flatten(1).addcmul_(slope, away.flatten(1))
+                scale = self.value_penalties.of(table, of_side)[:, None]
+                gradient_of(table).flatten(1).addcmul_(scale, away.flatten(1))
         if self.dense:
             gradients = [gradient_of(parameter) for parameter in self.dense]
-            torch._foreach_addcmul_(gradients, self.dense, self.dense_slopes)
+            torch._foreach_addcmul_(gradients, self.dense, self.dense_gradient_scales)
 
     @torch.no_grad()
     def adapt(self, noise: Tensor) -> None:
@@ -199,21 +206,21 @@ class Prior:
             relative = float(noise) / (self.curvature * LARGE_NOISE)
             multiple = min(max(relative**2, LEAST_MULTIPLE), 1.0)
             # In place, where recorded steps read them.
-            tables = [*self.penalties.values(), *self.slopes.values()]
+            tables = [*self.penalties.values(), *self.gradient_scales.values()]
             change = multiple / self.multiple
-            torch._foreach_mul_([*tables, *self.dense_slopes], change)
+            torch._foreach_mul_([*tables, *self.dense_gradient_scales], change)
             self.dense_penalty *= change
-            for shares in self.implicit:
-                shares.penalty *= change
+            for term in self.implicit:
+                term.penalty *= change
             self.multiple = multiple
         self.value_penalties.adapt(noise / self.multiple)
 
     @torch.no_grad()
-    def show_shares(self, kept: Tensor | None) -> None:
-        """Move rows with their shares by the pairs that are kept."""
-        for shares in self.implicit:
-            changes = shares.show(kept)
-            for table, change in zip(shares.tables, changes, strict=True):
+    def update_implicit(self, kept: Tensor | None) -> None:
+        """Move rows with their implicit terms by the pairs that are kept."""
+        for term in self.implicit:
+            changes = term.update(kept)
+            for table, change in zip(term.tables, changes, strict=True):
                 table[:-1] += change
                 self.anchors[table][:-1] += change
 
@@ -222,24 +229,22 @@ class Prior:
         """Fit feature weights to the rows, and move rows with their predictions."""
         described = self.network.described_tables(side)
         row_weight = self.row_weights[side][:-1]
-        # Without their shares from counterparts.
+        # Without their implicit terms.
         rows = [
             table[:-1] - self.anchors[table][:-1] + self.predictions[table]
             for table, _ in described
         ]
         fitted = self.network.row_features(side).ridge(
-            torch.cat([part.flatten(1) for part in rows], dim=1),
+            side_by_side(rows),
             row_weight.sqrt(),
-            torch.cat([weights.flatten(1) for _, weights in described], dim=1),
+            side_by_side(weights for _, weights in described),
         )
         # Share of the penalty in the curvature of a row.
         penalty = self.penalties[side][:-1]
         share = torch.where(row_weight > 0, penalty / (self.curvature + penalty), 1)
-        sizes = [weights[0].numel() for _, weights in described]
-        for (table, weights), part, own in zip(
-            described, fitted.split(sizes, dim=1), rows, strict=True
-        ):
-            weights.copy_(part.view(weights.shape))
+        parts = split_like(fitted, [weights for _, weights in described])
+        for (table, weights), part, own in zip(described, parts, rows, strict=True):
+            weights.copy_(part)
             predicted = self.predicted_rows(side, weights, own)
             change = predicted - self.predictions[table]
             table[:-1].flatten(1).addcmul_(share[:, None], change.flatten(1))
@@ -279,7 +284,8 @@ class Prior:
             if side in network.features or network.counterparts is not None:
                 self._anchor_at_zero(side)
         for side in network.features:
-            self.leverages[side] = self._leverages(side)
+            weight = self.row_weights[side][:-1].sqrt()
+            self.leverages[side] = network.row_features(side).leverages(weight)[:, None]
             for table, weights in network.described_tables(side):
                 predicted = self.predicted_rows(side, weights)
                 self.predictions[table] = predicted
@@ -300,17 +306,10 @@ class Prior:
         if side in self.network.joined:
             tables = self.tables[side]
             whole = self.anchors[self.network.joined[side]]
-            parts = whole.split([table[0].numel() for table in tables], dim=1)
-            for table, part in zip(tables, parts, strict=True):
-                self.anchors[table] = part.view(table.shape)
+            self.anchors |= zip(tables, split_like(whole, tables), strict=True)
 
-    @torch.no_grad()
-    def _leverages(self, side: str) -> Tensor:
-        weight = self.row_weights[side][:-1].sqrt()
-        return self.network.row_features(side).leverages(weight)[:, None]
-
-    def _implicit_shares(self, total: Tensor) -> list[ImplicitShares]:
-        """Shares of the rows of each side from their counterparts, at their start."""
+    def _implicit_terms(self, total: Tensor) -> list[ImplicitTerm]:
+        """Terms of the rows of each side by their counterparts, at their start."""
         counterparts = self.network.counterparts
         reg, implicit = IMPLICIT_PENALTY * self.options.reg, []
         if counterparts is None:
@@ -318,18 +317,39 @@ class Prior:
         for side in TABLES:
             tables = self.network.tables(PLAIN_TABLES[side])
             row_weight = self.row_weights[side][:-1]
-            shares = ImplicitShares(
+            term = ImplicitTerm(
                 counterparts,
                 side,
                 tables,
-                self.network.implicit_weights(side),
+                self.network.tables(map(implicit_name, PLAIN_TABLES[side])),
                 float(reg * row_weight.sqrt().mean() / total),
                 self.curvature * row_weight / total,
             )
-            for table, part in zip(tables, shares.show(None), strict=True):
+            for table, part in zip(tables, term.update(None), strict=True):
                 self.anchors[table][:-1] += part
-            implicit.append(shares)
+            implicit.append(term)
         return implicit
+
+
+def weights_of_rows(
+    network: NeuMF, samples: Samples, n_negatives: int, share: Share
+) -> dict[str, Tensor]:
+    """W_r of users, of items and of values; the last row, of the unseen, has 0."""
+    n, shape = n_negatives, network.shape
+    users = torch.zeros(shape.n_users).to(samples.weight)
+    users.index_add_(0, samples.users, (1 + n) * samples.weight)
+    items = torch.zeros(shape.n_items).to(samples.weight)
+    items += n * samples.weight.sum() / shape.n_items
+    items.index_add_(0, samples.items, samples.weight)
+    weights = {"user": users, "item": items}
+    if shape.n_values:
+        weights["value"] = values = torch.zeros(shape.n_rows("value")).to(users)
+        for rows in network.value_rows(samples.context).unbind(-1):
+            values.index_add_(0, rows, (1 + n) * samples.weight)
+    added = share.add_up(list(weights.values()))
+    return {
+        side: F.pad(weight, (0, 1)) for side, weight in zip(weights, added, strict=True)
+    }
 
 
 def own_penalty(is_described: bool, has_implicit: bool) -> float:
@@ -337,7 +357,7 @@ def own_penalty(is_described: bool, has_implicit: bool) -> float:
 
     Features add to the variance that is expected of rows, which their own parts lose.
     """
-    return 1 + DESCRIBED_SHARE * is_described + IMPLICIT_SHARE * has_implicit
+    return 1 + DESCRIBED_GROWTH * is_described + IMPLICIT_GROWTH * has_implicit
 
 
 def _inverse_root(weight: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Inner products of the rows of pairs, without a copy of the rows for each pair.
 
 The pairs of a batch are the entries of a sparse matrix of users by items. Their scores
-are these elements of P Qᵀ, for tables P and Q, and with the matrix of slopes G the
-gradients are G Q and Gᵀ P. Copies of rows would take ten times as long where members
-and factors are many, since a processor waits for memory.
+are these elements of P Qᵀ, for tables P and Q. With the matrix G of the gradients of
+scores, those of the tables are G Q and Gᵀ P. Copies of rows would take ten times as
+long where members and factors are many, since a processor waits for memory.
 """
 
 from __future__ import annotations
@@ -82,13 +82,13 @@ class PairRows:
         products = rows.inner_products(of_users, of_items)
         return torch.empty_like(products).index_copy_(0, order, products)
 
-    def slopes(
-        self, slope: Tensor, of_users: Tensor, of_items: Tensor
+    def gradients(
+        self, gradient: Tensor, of_users: Tensor, of_items: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Gradients of the tables by those of the products of pairs."""
         of_pairs = (self.by_user, of_items), (self.by_item, of_users)
         user, item = (
-            rows.sum(table, slope.index_select(0, order))
+            rows.sum(table, gradient.index_select(0, order))
             for (order, rows), table in of_pairs
         )
         return user, item
@@ -106,8 +106,8 @@ class PairProducts(torch.autograd.Function):
         return pairs.products(of_users, of_items)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:
-        return *ctx.pairs.slopes(slope, *ctx.saved_tensors), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *ctx.pairs.gradients(gradient, *ctx.saved_tensors), None
 
 
 def _sorted(rows: Tensor, n_rows: int, others: Tensor) -> tuple[Tensor, SparseRows]:

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .._share import Share
-from .network import SLOPES, NeuMF
-from .samples import Samples
+from .losses import LOSSES, weighted_derivatives
+from .network import SLOPE_TABLES, TABLES, NeuMF
+from .objective import Prior
+from .samples import Sampler, Samples
 
 # Samples of a tile of residuals.
 TILE_SIZE = 2**14
@@ -67,7 +70,7 @@ class Residuals:
     def joined(
         cls, tiles: Iterable[tuple[Samples, Tensor, Tensor]], share: Share
     ) -> Residuals:
-        """Those of tiles of samples with weights and pulls."""
+        """Those of tiles of samples, with weights and descents."""
         parts = [
             (part.users, part.items.int(), part.context, weight, descent)
             for part, weight, descent in tiles
@@ -89,7 +92,7 @@ class Residuals:
         return (square / weight.clamp_min(tiny)).clamp_min(MIN_NOISE)
 
     def moments(self, side: str, column: int, n_rows: int) -> list[Tensor]:
-        """Σ w, Σ w x, Σ w x², Σ p and Σ p x of each row, for pulls p."""
+        """Σ w, Σ w x, Σ w x², Σ d and Σ d x of each row, for descents d."""
         sums = torch.zeros(n_rows, 5, device=self.weight.device, dtype=torch.float64)
         for tile in self._tiles():
             x = self.numbers[tile, column, None].double()
@@ -192,6 +195,62 @@ class RowRegressions:
         return -self.first * step / self.weight
 
 
+class SlopeStep:
+    """Step of the slopes of rows in numbers of context, by all residuals."""
+
+    def __init__(
+        self, network: NeuMF, sampler: Sampler, loss: str, prior: Prior
+    ) -> None:
+        self.network, self.sampler = network, sampler
+        self.loss, self.prior = loss, prior
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        tiles = map(self._on_parabolas, self.sampler.tiles(TILE_SIZE))
+        residuals = Residuals.joined(tiles, self.sampler.share)
+        update_slopes(self.network, residuals, self._penalties(), self.prior.anchors)
+
+    def _penalties(self) -> dict[str, Tensor]:
+        """Penalties of the biases of each side that has slopes."""
+        prior, penalties = self.prior, {}
+        for side in TABLES:
+            if side == "item" or self.loss != "bpr":
+                weight = prior.row_weights[side][:-1].double()
+                penalty = prior.penalties[side][:-1] * weight / prior.curvature
+                if self.loss == "bpr":
+                    penalty /= self._mean_target
+                is_biased = self.network.shape.biased
+                penalties[side] = penalty if is_biased else penalty + torch.inf
+        return penalties
+
+    def _on_parabolas(self, part: Samples) -> tuple[Samples, Tensor, Tensor]:
+        """Samples with the weights and the descents of their scores."""
+        curvature = self.prior.curvature
+        score = self.network(part.users, part.items, part.context)
+        derivative = weighted_derivatives(
+            self.loss, score, part.target[..., None], part.weight[..., None]
+        ).mean(-1)
+        weight, descent = part.weight, derivative / (-2 * curvature)
+        if self.loss == "absolute_error":
+            # No parabola of one curvature is above this loss near its kink.
+            of_scores = LOSSES[self.loss].curvature(score, part.target[..., None])
+            weight = weight * of_scores.mean(-1) / (2 * curvature)
+        if self.loss == "bpr":
+            # An item is compared with each drawn one, as its target weighs it.
+            of_drawn = weight[:, 1:] * part.target[:, :1] / self._mean_target
+            weight = torch.cat([of_drawn.sum(1, keepdim=True), of_drawn], dim=1)
+            descent = descent / self._mean_target
+        return part, weight, descent
+
+    @cached_property
+    def _mean_target(self) -> float:
+        """Mean target of the samples by their weights."""
+        samples = self.sampler.samples
+        sums = [(samples.weight * samples.target).sum(), samples.weight.sum()]
+        sums = self.sampler.share.add_up(sums)
+        return float(sums[0] / sums[1])
+
+
 @torch.no_grad()
 def update_slopes(
     network: NeuMF,
@@ -215,7 +274,7 @@ def update_slopes(
     noise_variance = residuals.noise_variance()
     for column in range(network.shape.n_context):
         for side, penalty in penalties.items():
-            slopes = network.get_parameter(SLOPES[side])[:-1, column]
+            slopes = network.get_parameter(SLOPE_TABLES[side])[:-1, column]
             biases = network.tables([f"{side}_bias"])
             own = torch.zeros_like(slopes)
             for bias in biases:

@@ -6,72 +6,46 @@ It converts canonical rows to tensors, epochs to iterations, and weights to mode
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .._data.context import KnownContext
 from .._data.interactions import NO_FEATURES, FurtherRows, Interactions
 from .._data.messages import counted
-from .._data.sides import Sides
 from .._data.units import (
     MAX_FURTHER,
     Units,
-    mean_factors,
     median,
     robust_units,
 )
-from .._interfaces import CHOICE_LOSSES, Iteration, Objective, Solver, Start
+from .._interfaces import Iteration, Objective, Solver, Start
 from .._share import Share
 from .context import network_context
 from .fitted import Conversion, NetworkModel, Weights
 from .fold_in import FoldIn
-from .implicit import (
-    Counterparts,
-    factor_changes,
-    is_clearly_informative,
-    is_informative,
-)
+from .further import UpdatedRows
+from .implicit import Counterparts
 from .loop import Epoch, Objectives, train
-from .losses import RELATIVE_CURVATURE
+from .losses import LOSSES
 from .network import (
     ALL_TABLES,
-    NUMBER_WEIGHTS,
-    PLAIN_TABLES,
-    SLOPES,
     TABLES,
     VALUE_TABLES,
     NeuMF,
     Shape,
-    feature_weights,
-    implicit_name,
-    initial_weights,
-    is_of_features,
-    is_of_rows,
-    slope_weights,
 )
-from .noise import penalty_multiple
-from .objective import TrainingOptions, own_penalty
-from .row_features import RowFeatures
+from .noise import is_clearly_informative, is_informative, penalty_multiple
+from .objective import TrainingOptions
 from .samples import Part, Samples, numbers_of_range
+from .start import check_shape, continued_network, random_network
 from .terms import FoldInProblem, Pairs
 
-DEFAULT_N_NEGATIVES = 4
-DEFAULT_REG_CHOICES, DEFAULT_REG_LABELS = 0.1, 0.3
-DEFAULT_LEARNING_RATE = 0.02
-DEFAULT_TOL = 1e-4
-
-# Losses that take gross outliers, for which the units do not depend on them.
-ROBUST_LOSSES = ("absolute_error", "huber")
-
-# Losses with slopes that grow with residuals, by which a penalty can follow the noise.
-LOSSES_OF_NOISE = ("squared_error", "huber")
-
-# Distances from the centre, in standard deviations, that count in their noise.
+# Distances from the centre, in standard deviations, that count in the noise of ratings
+# where the loss is robust.
 ROBUST_RANGE = 3.0
 
 # A training has failed if its objective ends above so many times that of its start,
@@ -83,59 +57,6 @@ FAILED_RATIO_CONTINUED = 2.0
 # Default of batch_size: steps per epoch, and the bounds of their rows.
 STEPS_PER_EPOCH = 40
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 4, 8192
-
-
-def objective_of(loss: str, n_negatives: int | None) -> Objective:
-    """Objective of a loss, with its default number of drawn items for None."""
-    if n_negatives is None:
-        n_negatives = DEFAULT_N_NEGATIVES if loss in CHOICE_LOSSES else 0
-    return Objective(loss, int(n_negatives))
-
-
-def default_reg(objective: Objective, of_ratings: float) -> float:
-    """Penalty of choices, or that of ratings in proportion to the loss's curvature.
-
-    Labels have one of their own, since log odds are not standardised.
-    """
-    if objective.counts_unobserved:
-        return DEFAULT_REG_CHOICES
-    if objective.loss == "log_loss":
-        return DEFAULT_REG_LABELS
-    return of_ratings * RELATIVE_CURVATURE[objective.loss]
-
-
-@dataclass(frozen=True)
-class Numbering:
-    """Consecutive numbers of updated rows, in which new ones follow the known ones.
-
-    Attributes
-    ----------
-    rows : ndarray of shape (n_rows,)
-        Row numbers in the model, negative where new.
-    n_known : int
-        Number of rows of the model.
-    """
-
-    rows: np.ndarray
-    n_known: int
-
-    @property
-    def new(self) -> np.ndarray:
-        """Row numbers of the new rows."""
-        return self.rows[self.rows < 0]
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """Numbers of `rows`."""
-        is_new = self.rows < 0
-        return np.where(is_new, self.n_known + np.cumsum(is_new) - 1, self.rows)
-
-    def rows_of(self, numbers: np.ndarray) -> np.ndarray:
-        """Row numbers in the model of given numbers."""
-        is_new = numbers >= self.n_known
-        rows = numbers.copy()
-        rows[is_new] = self.new[numbers[is_new] - self.n_known]
-        return rows
 
 
 @dataclass(frozen=True)
@@ -151,11 +72,12 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         Conversion between the network and the fitted model.
     optimizer : {"adam", "sgd"}
     max_iter : int
-    reg : float
+    reg, learning_rate, tol : float
     noise_share : float
         Multiple of `reg` that ratings with as much noise as signal need, by which the
         penalty follows the noise. 0 for `reg` in any case.
-    learning_rate, batch_size, tol : float, int and float, or None for the default
+    batch_size : int or None
+        None takes `STEPS_PER_EPOCH` steps, of rows within bounds.
     dropout : float
     implicit_features : bool or None
         None is whether it is not at random whom rows have ratings with.
@@ -170,10 +92,10 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     optimizer: str
     max_iter: int
     reg: float
+    learning_rate: float
+    tol: float
     noise_share: float = 0.0
-    learning_rate: float | None = None
     batch_size: int | None = None
-    tol: float | None = None
     dropout: float = 0.0
     implicit_features: bool | None = False
     early_stopping: bool = False
@@ -214,60 +136,27 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         random_state: np.random.RandomState,
         device: torch.device,
     ) -> Iterator[Iteration]:
-        share, implicit = data.shares.user, self.implicit_features
+        share = data.shares.user
         random_state = share.first(random_state)
-        if implicit is None and start is not None:
-            implicit = self.conversion.shape(start.model).implicit_features
-        elif implicit is None:
-            implicit = is_informative(data)
-        shape = self._shape(data, implicit)
-        is_scaled = not self.objective.is_of_choices
-        units = Units.of(data, centred=is_scaled and shape.biased, scaled=is_scaled)
-        is_robust = is_scaled and self.objective.loss in ROBUST_LOSSES
-        if is_robust:
-            units = robust_units(units, data, centred=shape.biased)
-        units = replace(units, penalty=self._penalty(data, units, is_robust))
-        if units.penalty > 1 and shape.implicit_features:
-            # Whom rows have ratings with is to be learned too.
-            penalty = 1.0 if is_clearly_informative(data) else units.penalty
-            units = replace(units, penalty=penalty)
+        fitted = None if start is None else self.conversion.shape(start.model)
+        shape = self._shape(data, fitted)
+        units = self._units(data, shape)
         mean = 0.0
-        if is_scaled and not shape.biased:
-            mean = _mean_score(data, units, is_robust)
+        if self._is_of_ratings and not shape.biased:
+            mean = _mean_score(data, units, self._is_robust)
         network = self._network(shape, data, mean, start, random_state).to(device)
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
-        tensor = partial(torch.as_tensor, device=device)
-        samples = Samples(
-            users=tensor(data.users).long(),
-            items=tensor(data.items).long(),
-            context=tensor(self._context(data, units)).float(),
-            # A robust loss has the same slope at any outlier.
-            target=tensor(
-                units.standard_ratings(data.rating).clip(-MAX_FURTHER, MAX_FURTHER)
-            ).float(),
-            weight=tensor(data.weight / units.mean_weight).float(),
-        )
-        if device.type != "cpu":
-            samples = samples.joined()
-        held_out = None
+        samples, held_out = self._samples(data, units, device), None
         if self.early_stopping:
             held_out, samples = self._split(samples, share, random_state)
         if shape.implicit_features:
             network.counterparts = Counterparts.of(
                 samples.users, samples.items, *data.shape, share
             )
-        options = self._training_options(int(share.sum(float(len(samples)))))
-        if self.noise_share and is_scaled and self.objective.loss in LOSSES_OF_NOISE:
-            options = replace(options, follows_noise=True)
-        epochs = train(
-            network,
-            samples,
-            replace(options, mean=mean, reg=self.reg * units.penalty),
-            generator,
-            held_out,
-            tensor(data.pairs),
-            share,
-        )
+        n_samples = int(share.sum(float(len(samples))))
+        options = self._training_options(n_samples, mean, self.reg * units.penalty)
+        seen = torch.as_tensor(data.pairs, device=device)
+        epochs = train(network, samples, options, generator, held_out, seen, share)
         rating_range = self._rating_range(data)
 
         def model(weights: Callable[[], Weights], penalty: float) -> NetworkModel:
@@ -278,15 +167,67 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
 
         return self._reports(epochs, network, model, start is not None)
 
-    def _penalty(self, data: Interactions, units: Units, is_robust: bool) -> float:
+    @property
+    def _is_of_ratings(self) -> bool:
+        """Whether scores are standardised ratings."""
+        return not self.objective.is_of_choices
+
+    @property
+    def _is_robust(self) -> bool:
+        return self._is_of_ratings and LOSSES[self.objective.loss].is_robust
+
+    def _units(self, data: Interactions, shape: Shape) -> Units:
+        """Units of ratings and context, with the multiple of `reg` by the noise."""
+        centred = self._is_of_ratings and shape.biased
+        units = Units.of(data, centred=centred, scaled=self._is_of_ratings)
+        if self._is_robust:
+            units = robust_units(units, data, centred=shape.biased)
+        penalty = self._penalty(data, units)
+        if penalty > 1 and shape.implicit_features and is_clearly_informative(data):
+            # Whom rows have ratings with is to be learned too.
+            penalty = 1.0
+        return replace(units, penalty=penalty)
+
+    def _penalty(self, data: Interactions, units: Units) -> float:
         """Multiple of `reg` by the noise of plain ratings."""
         is_plain = not data.context.shape[1] and data.side_features == NO_FEATURES
         if not (self.noise_share and is_plain) or self.objective.counts_unobserved:
             return 1.0
         rating = units.standard_ratings(data.rating)
-        if is_robust:
+        if self._is_robust:
             rating = rating.clip(-ROBUST_RANGE, ROBUST_RANGE)
         return max(1.0, self.noise_share * penalty_multiple(data, rating))
+
+    def _samples(
+        self, data: Interactions, units: Units, device: torch.device
+    ) -> Samples:
+        """Rows in standard units, as tensors."""
+        context = network_context(data.context, units, data.n_values)
+        # A robust loss has the same derivative at any outlier.
+        target = units.standard_ratings(data.rating).clip(-MAX_FURTHER, MAX_FURTHER)
+        weight = data.weight / units.mean_weight
+        tensor = partial(torch.as_tensor, device=device)
+        samples = Samples(
+            *(tensor(numbers).long() for numbers in (data.users, data.items)),
+            *(tensor(values).float() for values in (context, target, weight)),
+        )
+        return samples if device.type == "cpu" else samples.joined()
+
+    def _network(
+        self,
+        shape: Shape,
+        data: Interactions,
+        mean: float,
+        start: Start[NetworkModel] | None,
+        random_state: np.random.RandomState,
+    ) -> NeuMF:
+        seed = random_state.randint(2**31 - shape.n_members)
+        if start is not None:
+            return continued_network(shape, data, start, self.conversion, seed)
+        low, high = data.rating_range
+        # Equal ratings do not distinguish rows, so random starts must not.
+        has_equal_rows = low == high and not self.objective.counts_unobserved
+        return random_network(shape, data, mean, seed, has_equal_rows)
 
     def check_update(self, model: NetworkModel) -> None:
         if model.objective != self.objective:
@@ -310,78 +251,26 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         model.units.check_further(further.data.rating)
         low, high = self._rating_range(further.data)
         further = self.conversion.rest(model, further)
-        implicit = self.implicit_features
-        if implicit is None:
-            implicit = self.conversion.shape(model).implicit_features
-        shape = self._shape(further.data, implicit)
-        self._check_shape(shape, model)
-        known = model.with_cold_rows(*further.cold)
-        users = Numbering(further.users, further.seen.n_users)
-        items = Numbering(further.items, further.seen.n_items)
-
-        changes = self._implicit_changes(known, further, shape.implicit_features)
-
-        def gather(user_numbers: np.ndarray, item_numbers: np.ndarray) -> Weights:
-            weights = self.conversion.weights(
-                known, users.rows_of(user_numbers), items.rows_of(item_numbers)
-            )
-            for side, gathered, given in (
-                ("user", user_numbers, users.numbers),
-                ("item", item_numbers, items.numbers),
-            ):
-                for name, change in changes[side].items():
-                    weights[name][np.searchsorted(gathered, given)] += change
-            return {n: weights[n] for n in weights if not is_of_rows(n)}
-
-        problem = self._fold_in_problem(further, model.units, users, items)
-        nobody = np.empty(0, dtype=np.int64)
-        shared = self.conversion.weights(model, nobody, nobody)
+        fitted = self.conversion.shape(model)
+        shape = self._shape(further.data, fitted)
+        check_shape(shape, fitted)
         implicit = shape.implicit_features
-        described = {side: f"{side}_feature_mean" in shared for side in TABLES}
-        fold_in = FoldIn(
-            shape,
-            gather,
-            problem,
-            random_state,
-            device,
-            tuple(side for side in TABLES if implicit or described[side]),
-            {side: own_penalty(described[side], implicit) for side in TABLES},
-        )
+        rows = UpdatedRows(self.conversion, model, further, implicit)
+        problem = self._fold_in_problem(further, model.units, rows)
+        fold_in = FoldIn(shape, rows.weights, problem, random_state, device)
         self._sweep(fold_in, report)
         tables = {
-            "user": fold_in.updated("user", users.numbers),
-            "item": fold_in.updated("item", items.numbers),
+            side: fold_in.updated(side, numbering.numbers)
+            for side, numbering in rows.numberings.items()
         }
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
-        return self.conversion.updated(
-            model, tables, further, self.objective, rating_range
-        )
-
-    def _implicit_changes(
-        self, model: NetworkModel, further: FurtherRows, implicit_features: bool
-    ) -> dict[str, Weights]:
-        """Changes of rows by their further counterparts, by side and table."""
-        changes: dict[str, Weights] = {side: {} for side in TABLES}
-        if not implicit_features:
-            return changes
-        everyone = [np.arange(n) for n in (further.seen.n_users, further.seen.n_items)]
-        weights = self.conversion.weights(model, *everyone)
-        for side, growth in zip(TABLES, further.growths, strict=True):
-            factors = factor_changes(side, further)
-            for name in weights.keys() & set(PLAIN_TABLES[side]):
-                rows = weights[implicit_name(name)]
-                change = factors @ rows.reshape(len(rows), -1)
-                # New rows are at the mean of all.
-                mean = weights[f"{side}_implicit_mean"] @ rows.reshape(len(rows), -1)
-                change[growth.is_new] -= mean
-                changes[side][name] = change.reshape(-1, *rows.shape[1:]).astype("f4")
-        return changes
+        return self.conversion.updated(model, tables, further, rating_range)
 
     def _fold_in_problem(
-        self, further: FurtherRows, units: Units, users: Numbering, items: Numbering
+        self, further: FurtherRows, units: Units, rows: UpdatedRows
     ) -> FoldInProblem:
         """Further rows in standard units, and the options that a fold-in needs."""
-        data = further.data
+        data, users, items = further.data, *rows.numberings.values()
         return FoldInProblem(
             loss=self.objective.loss,
             n_negatives=self.objective.n_negatives,
@@ -392,15 +281,11 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
                 items=items.numbers[data.items],
                 target=units.standard_ratings(data.rating),
                 weight=data.weight / units.mean_weight,
-                context=self._context(data, units),
+                context=network_context(data.context, units, data.n_values),
             ),
             n_new_items=len(items.new),
             n_columns=len(data.n_values),
         )
-
-    @staticmethod
-    def _context(data: Interactions, units: Units) -> np.ndarray:
-        return network_context(data.context, units, data.n_values)
 
     def _sweep(self, fold_in: FoldIn, report: Callable[[float], None]) -> None:
         """Sweep until convergence, at most `max_iter` times."""
@@ -415,7 +300,11 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             if converged:
                 break
 
-    def _shape(self, data: Interactions, implicit_features: bool) -> Shape:
+    def _shape(self, data: Interactions, fitted: Shape | None) -> Shape:
+        """Sizes of the network, after the last fit if there is one."""
+        implicit = self.implicit_features
+        if implicit is None and fitted is not None:
+            implicit = fitted.implicit_features
         n_users, n_items = data.shape
         return replace(
             self.sizes,
@@ -423,7 +312,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             n_items=n_items,
             n_context=data.numbers.shape[1],
             n_values=tuple(data.n_values),
-            implicit_features=implicit_features,
+            implicit_features=is_informative(data) if implicit is None else implicit,
         )
 
     def _rating_range(self, data: Interactions) -> tuple[float, float]:
@@ -433,77 +322,6 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             return 0.0, 1.0
         return data.rating_range
 
-    def _network(
-        self,
-        shape: Shape,
-        data: Interactions,
-        mean: float,
-        start: Start[NetworkModel] | None,
-        random_state: np.random.RandomState,
-    ) -> NeuMF:
-        """Network with the weights of `start`, or with random ones."""
-        columns: Sides = Sides(None, None) if start is None else start.columns
-        seed = random_state.randint(2**31 - shape.n_members)
-        if start is None:
-            weights = initial_weights(shape, range(seed, seed + shape.n_members))
-            low, high = data.rating_range
-            if low == high and not self.objective.counts_unobserved:
-                # Equal ratings do not distinguish rows, so random starts must not.
-                for name in weights.keys() & ALL_TABLES:
-                    weights[name].zero_()
-            if mean:
-                for side, centre in mean_factors(mean)._asdict().items():
-                    weights[f"{side}_factors"][..., 0] += centre
-        else:
-            # Context that is no more, or is new, changes no size of the network.
-            fitted = self.conversion.shape(start.model)
-            n_values, n_context = fitted.n_values, fitted.n_context
-            alike = replace(shape, n_values=n_values, n_context=n_context)
-            self._check_shape(alike, start.model)
-            weights = {
-                name: torch.tensor(value)
-                for name, value in self.conversion.weights(
-                    start.model, start.users, start.items
-                ).items()
-                if not name.endswith("_implicit_mean")
-            }
-            if start.numbers is not None:
-                weights = _with_numbers(weights, start.numbers)
-            if shape.n_values or fitted.n_values or shape.n_context:
-                initial = initial_weights(shape, range(seed, seed + shape.n_members))
-                weights = _with_values(weights, initial, start.values)
-        weights = slope_weights(shape) | weights
-        of_features = {n: weights.pop(n) for n in list(weights) if is_of_features(n)}
-        features = {}
-        for side, described, places in zip(
-            TABLES, data.side_features, columns, strict=True
-        ):
-            if described is None:
-                continue
-            features[side] = RowFeatures(described.matrix)
-            added = feature_weights(side, len(described.names), weights)
-            for name in added.keys() & of_features.keys():
-                new = np.flatnonzero(places >= 0)
-                added[name][new] = of_features[name][places[new]]
-            weights = weights | added
-        return NeuMF(shape, weights, features)
-
-    def _check_shape(self, shape: Shape, model: NetworkModel) -> None:
-        """Raise a ValueError if the last fit had another network."""
-        fitted = self.conversion.shape(model)
-        changed = [
-            f"{field.name} (was {getattr(fitted, field.name)!r}, now "
-            f"{getattr(shape, field.name)!r})"
-            for field in fields(shape)
-            if field.name not in ("n_users", "n_items")
-            and getattr(shape, field.name) != getattr(fitted, field.name)
-        ]
-        if changed:
-            raise ValueError(
-                f"The last fit had another network: {', '.join(changed)}. Keep "
-                "it, or begin anew by fit with warm_start=False."
-            )
-
     def _reports(
         self,
         epochs: Iterator[Epoch],
@@ -511,15 +329,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         model: Callable[[Callable[[], Weights], float], NetworkModel],
         is_continued: bool,
     ) -> Iterator[Iteration]:
-        tol = DEFAULT_TOL if self.tol is None else self.tol
         scores: list[float] = []
-        best, best_penalty, n_worse = -np.inf, 1.0, 0
-        best_weights: Weights = {}
-        best_objective = Objectives(np.inf, np.inf, np.inf)
-
-        def objective_of_best() -> Objectives:
-            return best_objective
-
+        best, n_worse = -np.inf, 0
+        of_best: tuple[Callable[[], Weights], Callable[[], Objectives], float]
         for number, epoch in enumerate(epochs, 1):
             self._check_convergence(number, epoch, network)
             progress = f"{epoch.seconds:.2f} s"
@@ -528,13 +340,16 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             if epoch.validation_score is not None:
                 score = epoch.validation_score
                 scores.append(score)
-                n_worse = 0 if score > best + tol else n_worse + 1
-                if score > best:
-                    best, best_weights = score, _exported(network)
-                    best_objective, best_penalty = epoch.objective(), penalty
                 progress += f", validation score {score:.6f}"
-                weights = partial(dict, best_weights)
-                objective, penalty = objective_of_best, best_penalty
+                n_worse = 0 if score > best + self.tol else n_worse + 1
+                if score > best:
+                    best = score
+                    of_best = (
+                        partial(dict, weights()),
+                        partial(Objectives, *objective()),
+                        penalty,
+                    )
+                weights, objective, penalty = of_best
             yield Iteration(
                 epoch.loss,
                 progress,
@@ -551,7 +366,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             raise FloatingPointError(
                 f"Training diverged at epoch {number}: its loss is {epoch.loss}, or "
                 "its weights are too large to multiply. Lower learning_rate_init, "
-                f"which was {self._learning_rate}."
+                f"which was {self.learning_rate}."
             )
 
     def _warning(
@@ -570,7 +385,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         return (
             f"Training has failed: its objective is {end:.3g}, above the {start:.3g} "
             "of one prediction for all pairs. Lower learning_rate_init, which was "
-            f"{self._learning_rate}."
+            f"{self.learning_rate}."
         )
 
     def _split(
@@ -593,7 +408,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         )
         return Part(samples.take(held_out), places, n_held_out), samples.take(rest)
 
-    def _training_options(self, n_samples: int) -> TrainingOptions:
+    def _training_options(
+        self, n_samples: int, mean: float, reg: float
+    ) -> TrainingOptions:
         batch_size = self.batch_size
         if batch_size is None:
             batch_size = n_samples // STEPS_PER_EPOCH
@@ -602,44 +419,16 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             loss=self.objective.loss,
             n_negatives=self.objective.n_negatives,
             optimizer=self.optimizer,
-            learning_rate=self._learning_rate,
+            learning_rate=self.learning_rate,
             batch_size=int(batch_size),
             n_epochs=self.max_iter,
-            reg=self.reg,
+            reg=reg,
             dropout=self.dropout,
+            mean=mean,
+            follows_noise=bool(self.noise_share)
+            and self._is_of_ratings
+            and LOSSES[self.objective.loss].measures_noise,
         )
-
-    @property
-    def _learning_rate(self) -> float:
-        if self.learning_rate is None:
-            return DEFAULT_LEARNING_RATE
-        return float(self.learning_rate)
-
-
-def _with_numbers(weights: dict[str, Tensor], numbers: np.ndarray) -> dict[str, Tensor]:
-    """Weights for other columns of numbers, whose places before are given."""
-    of_others = weights.copy()
-    for name in weights.keys() & {*NUMBER_WEIGHTS}:
-        if not len(numbers):
-            del of_others[name]
-            continue
-        # The last column is that of new ones, which have no effect yet.
-        padded = torch.cat([weights[name], 0 * weights[name][:, :1]], dim=1)
-        of_others[name] = padded[:, torch.as_tensor(numbers)]
-    return of_others
-
-
-def _with_values(
-    weights: dict[str, Tensor], initial: dict[str, Tensor], values: np.ndarray
-) -> dict[str, Tensor]:
-    """Weights with tables of other values, whose numbers before are given."""
-    kept = {*initial, *SLOPES.values()}
-    of_others = {n: v for n, v in weights.items() if n in kept or is_of_features(n)}
-    new = np.flatnonzero(values >= 0)
-    for name in weights.keys() & initial.keys() & {*VALUE_TABLES}:
-        of_others[name] = initial[name]
-        of_others[name][new] = weights[name][values[new]]
-    return initial | of_others
 
 
 def _exported(network: NeuMF) -> Weights:

@@ -51,12 +51,6 @@ def n_rated(estimator: Any, side: str) -> np.ndarray:
     return getattr(estimator._seen.counts, side)
 
 
-def check_side(value: Any, name: str) -> None:
-    """Refuse a side that is neither users nor items."""
-    if value not in ("user", "item"):
-        raise ValueError(f"{name} must be 'user' or 'item', got {value!r}.")
-
-
 def read_rows(
     sample_weight: ArrayLike | None, **columns: ArrayLike
 ) -> tuple[list[np.ndarray], np.ndarray]:

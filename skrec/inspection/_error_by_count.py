@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike
 
 from .._data.containers import as_array
 from .._data.reading import read_pairs
+from .._data.sides import check_side
 from ._drawing import (
     axes_for,
-    check_side,
     n_rated,
     name_of,
     pyplot,

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from .._data.reading import check_int
-from ._drawing import axes_for, check_side, n_rated, pyplot, recommender
+from .._data.sides import check_side
+from ._drawing import axes_for, n_rated, pyplot, recommender
 
 # Ids that are tried for a label, as a multiple of the labels.
 TRIES_PER_LABEL = 5

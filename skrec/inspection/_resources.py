@@ -271,14 +271,14 @@ def measured(
     if solver.converges and n_rows <= SAMPLE_ROWS:
         n_begun = n_iter
     before = _reset_peak()
-    trial = _begun(estimator, *rows, clock, n_begun)
+    trial = _begun(estimator, rows, clock, n_begun)
     peak = trial.peak - before
     iterating, n_done = sum(trial.steps), len(trial.steps)
     if trial.converged or n_done == n_iter:
         n_iter = n_done
     elif solver.converges:
         share = max(SAMPLE_SHARE, SAMPLE_ROWS / n_rows)
-        sample = _begun(estimator, *rows, clock, n_iter, _sample_of_ids(share))
+        sample = _begun(estimator, rows, clock, n_iter, _sample_of_ids(share))
         n_iter = max(len(sample.steps), n_done)
         compared = COMPARISONS * sample.compared
         iterating += compared * n_iter * trial.per_step
@@ -298,23 +298,21 @@ def measured(
 
 def _begun(
     estimator: Any,
-    X: ArrayLike,
-    y: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    features: Sides[Any],
+    rows: tuple[Any, ...],
     clock: Callable[[], float],
     n_iter: int,
     collect: Collect = Interactions.from_columns,
 ) -> Trial:
-    """A fit of at most so many iterations after a warm-up."""
-    solver = estimator._solver_for(y)
+    """A fit of at most so many iterations after a warm-up.
+
+    `rows` are X, y, their weights and side features.
+    """
+    solver = estimator._solver_for(rows[1])
     n_warm, steps = 0, list[float]()
     sizes: list[int] = []
     with own_settings():
         start = clock()
-        read, iterations = snapshot(estimator)._begin(
-            X, y, sample_weight, features, solver, collect
-        )
+        read, iterations = snapshot(estimator)._begin(*rows, solver, collect)
         reading = clock() - start
         is_last = False
         while not is_last:
