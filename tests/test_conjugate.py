@@ -177,7 +177,7 @@ def test_the_end_of_the_steps_is_the_mean_given_uncertain_rows(seed, n_factors, 
     items = replace(items, axes=along)
     noisy = rng.uniform(0, 1, len(y))
     ratings = replace(problem.users, target_variance=torch.as_tensor(noisy))
-    given = PointConditional.expected(ratings, users, items, 3.0, layout, map)
+    given = PointConditional.given(ratings, users, items, 3.0, layout, map)
     side, squares = update_points(given, ToTheMean())
 
     covariance = along.covariances(slice(None)).numpy()

@@ -74,8 +74,25 @@ class SharedSums:
     along: Tensor
     square: Tensor
 
-    def of_rows(self, rows: slice) -> SharedSums:
-        """The sums of some rows."""
+    @classmethod
+    def of(
+        cls,
+        share: Tensor | None,
+        packed: Tensor,
+        axes: Axes,
+        diagonal: Tensor | None,
+        layout: Layout,
+    ) -> SharedSums:
+        """Packed sums of e eᵀ; the diagonal of their head is given if it is one."""
+        d, M = layout.row_size, layout.unpack_extended(packed[None])[0]
+        moments = axes.form_matrix(M[:d, :d]) if diagonal is None else diagonal
+        along, square = M.new_zeros(d), M.new_zeros(())
+        if layout.biased:
+            along, square = axes.forms(M[-1, :d]), M[-1, -1]
+        return cls(share, moments, along, square)
+
+    def of_rows(self, rows: slice, ratings: Ratings) -> SharedSums:
+        """The sums of some rows, which have these ratings."""
         return self if self.share is None else replace(self, share=self.share[rows])
 
     @property
@@ -113,17 +130,28 @@ class VarianceSums:
 
     Attributes
     ----------
-    variance : Tensor of shape (n_rows, row_size)
-        Σ w s over the ratings.
+    ratings : Ratings
+    others : Tensor of shape (n_others, row_size)
+        s of the other side's rows.
     forms : Tensor of shape (row_size, row_size)
         H.
     offset : Tensor of shape (row_size,)
         b.
     """
 
-    variance: Tensor
+    ratings: Ratings
+    others: Tensor
     forms: Tensor
     offset: Tensor
+
+    def of_rows(self, rows: slice, ratings: Ratings) -> VarianceSums:
+        """The sums of some rows, which have these ratings."""
+        return replace(self, ratings=ratings)
+
+    @cached_property
+    def variance(self) -> Tensor:
+        """Σ w s over the ratings of each row."""
+        return self.ratings.sum(self.others, self.ratings.weight)
 
     @property
     def diagonal(self) -> Tensor:
@@ -285,11 +313,8 @@ class PointConditional:
         β of each row.
     layout : Layout
     parallel_map : callable
-    shared : tuple of SharedSums
-    other_variance : Tensor of shape (n_others, row_size) or None
-        Variances of the other side's rows along their axes.
-    variance_sums : VarianceSums or None
-        The sums of them, without the numbers of any rows.
+    shared : tuple of SharedSums or VarianceSums
+        Terms beside those of the ratings, of all rows.
     """
 
     ratings: Ratings
@@ -301,9 +326,7 @@ class PointConditional:
     row_precision: Tensor
     layout: Layout
     parallel_map: ParallelMap
-    shared: tuple[SharedSums, ...] = ()
-    other_variance: Tensor | None = None
-    variance_sums: VarianceSums | None = None
+    shared: tuple[SharedSums | VarianceSums, ...]
 
     @classmethod
     def given(
@@ -315,101 +338,49 @@ class PointConditional:
         layout: Layout,
         parallel_map: ParallelMap,
     ) -> PointConditional:
-        """The objective, for points of noise that is the same everywhere."""
-        d = layout.row_size
-        moments = SideMoments.of(
-            other.mean, None, torch.ones_like(other.mean[:, 0]), layout, parallel_map
-        )
-        totals = [
-            (share, layout.unpack_extended(packed[None])[0])
-            for share, packed in unobserved_totals(ratings.unobserved, moments, layout)
-        ]
-        diagonal = None
-        if side.row_priors is not None and side.row_priors.axes is not None:
-            axes = side.row_priors.axes.axes
-        elif totals:
-            axes, diagonal = Axes.of(side.prior_precision, totals[0][1][:d, :d])
-        else:
-            count = torch.bincount(ratings.others, ratings.weight, len(other.mean))
-            count = ratings.share.sum(count)
-            packed = moments.total(count.to(ratings.weight), layout)
-            M = layout.unpack_extended(packed[None])[0]
-            axes, _ = Axes.of(side.prior_precision, M[:d, :d])
-        points = cls._along(
-            axes, ratings, side, other, noise_precision, layout, parallel_map
-        )
-        return replace(
-            points,
-            shared=tuple(
-                _shared_sums(share, M, axes, diagonal, layout) for share, M in totals
-            ),
-        )
+        """The objective, which is expected where the other side has variances.
 
-    @classmethod
-    def expected(
-        cls,
-        ratings: Ratings,
-        side: Side,
-        other: Side,
-        noise_precision: float,
-        layout: Layout,
-        parallel_map: ParallelMap,
-    ) -> PointConditional:
-        """The expected objective, if all pairs have ratings or do not count.
-
-        The axes are those of the prior and of all moments of the other side together.
+        The axes are those of the prior and of all moments of the other side together,
+        or those that rows have from an earlier fit.
         """
-        d, k = layout.row_size, layout.n_factors
-        gamma = other.relative_precision
-        count = torch.bincount(ratings.others, ratings.weight, len(other.mean))
-        count = ratings.share.sum(count).to(gamma) * gamma
-        z = layout.extend(other.mean)[:, :d]
-        M = (z * count[:, None]).T @ z
-        if other.axes is not None:
-            basis, variance = other.axes.axes.basis, other.axes.variance
-            M[:k, :k] += (basis[:k] * (count @ variance)) @ basis[:k].T
-        axes, _ = Axes.of(side.prior_precision, M)
-        weight = ratings.weight * gamma.index_select(0, ratings.others)
-        points = cls._along(
-            axes,
-            replace(ratings, weight=weight),
-            replace(side, prior_weight=1 / side.relative_precision),
-            other,
-            noise_precision,
-            layout,
-            parallel_map,
-        )
-        points = replace(points, side=side)
-        if other.axes is None:
-            return points
-        sums = VarianceSums(
-            variance[:0],
-            axes.basis[:k].T @ basis[:k],
-            basis[k:].sum(0),
-        )
-        return replace(points, other_variance=variance, variance_sums=sums)
-
-    @classmethod
-    def _along(
-        cls,
-        axes: Axes,
-        ratings: Ratings,
-        side: Side,
-        other: Side,
-        noise_precision: float,
-        layout: Layout,
-        parallel_map: ParallelMap,
-    ) -> PointConditional:
-        """The objective along some axes, for the other side's means alone."""
-        d = layout.row_size
+        d, k, prior = layout.row_size, layout.n_factors, side.row_priors
+        z, variances = layout.extend(other.mean)[:, :d], other.axes
+        one = torch.ones_like(other.relative_precision)
+        totals, diagonal = [], None
+        if ratings.unobserved is not None:
+            moments = SideMoments.of(other.mean, None, one, layout, parallel_map)
+            totals = unobserved_totals(ratings.unobserved, moments, layout)
+        if prior is not None and prior.axes is not None:
+            axes = prior.axes.axes
+        elif totals:
+            M = layout.unpack_extended(totals[0][1][None])[0]
+            axes, diagonal = Axes.of(side.prior_precision, M[:d, :d])
+        else:
+            count = torch.bincount(ratings.others, ratings.weight, len(z))
+            count = ratings.share.sum(count).to(z) * other.relative_precision
+            M = (z * count[:, None]).T @ z
+            if variances is not None:
+                basis = variances.axes.basis[:k]
+                M[:k, :k] += (basis * (count @ variances.variance)) @ basis.T
+            axes, _ = Axes.of(side.prior_precision, M)
+        shared: list[SharedSums | VarianceSums] = [
+            SharedSums.of(share, packed, axes, diagonal, layout)
+            for share, packed in totals
+        ]
+        weight, target = ratings.weight, ratings.target
+        gamma = other.relative_precision.index_select(0, ratings.others)
+        ratings = replace(ratings, weight=weight * gamma)
         if layout.biased:
-            offset = other.mean[:, -1]
-            target = ratings.target - offset.index_select(0, ratings.others)
-            ratings = replace(ratings, target=target)
-        beta = noise_precision * torch.ones_like(side.mean[:, :1])
+            offset = other.mean[:, -1].index_select(0, ratings.others)
+            ratings = replace(ratings, target=target - offset)
+        if variances is not None:
+            basis = variances.axes.basis
+            forms, offset = axes.basis[:k].T @ basis[:k], basis[k:].sum(0)
+            shared.append(VarianceSums(ratings, variances.variance, forms, offset))
+        beta = noise_precision * side.relative_precision[:, None]
         if side.prior_weight is not None:
             beta /= side.prior_weight[:, None]
-        table = axes.forms(layout.extend(other.mean)[:, :d])
+        table = axes.forms(z)
         return cls(
             ratings,
             side,
@@ -420,6 +391,7 @@ class PointConditional:
             beta,
             layout,
             parallel_map,
+            tuple(shared),
         )
 
     def map_tiles(self, function: Callable[[slice, Quadratic], T]) -> list[T]:
@@ -442,11 +414,6 @@ class PointConditional:
         else:
             prior_mean = side.prior_means(rows).view(-1, side.mean.shape[1])
             prior_precision = torch.ones_like(side.prior_mean)[None]
-        shared: list[SharedSums | VarianceSums] = [s.of_rows(rows) for s in self.shared]
-        if self.variance_sums is not None:
-            assert self.other_variance is not None
-            variance = ratings.sum(self.other_variance, ratings.weight)
-            shared.append(replace(self.variance_sums, variance=variance))
         return Quadratic(
             ratings,
             self.table,
@@ -455,24 +422,8 @@ class PointConditional:
             self.axes.coordinates(prior_mean),
             prior_precision,
             self.row_precision[rows],
-            shared,
+            [sums.of_rows(rows, ratings) for sums in self.shared],
         )
-
-
-def _shared_sums(
-    share: Tensor | None,
-    M: Tensor,
-    axes: Axes,
-    diagonal: Tensor | None,
-    layout: Layout,
-) -> SharedSums:
-    """Sums by their matrix over e, whose head is diagonal along the axes if known."""
-    d = layout.row_size
-    moments = axes.form_matrix(M[:d, :d]) if diagonal is None else diagonal
-    along, square = M.new_zeros(d), M.new_zeros(())
-    if layout.biased:
-        along, square = axes.forms(M[-1, :d]), M[-1, -1]
-    return SharedSums(share, moments, along, square)
 
 
 def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:

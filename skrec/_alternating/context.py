@@ -29,7 +29,7 @@ Everything here is arrays in, arrays out: no raw ids, no estimator.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -41,7 +41,6 @@ from .conditional import (
     Gaussians,
     Layout,
     NaturalGaussians,
-    SideMoments,
     fitted_values,
 )
 from .problem import Problem
@@ -57,7 +56,7 @@ from .scalars import fetched, total
 from .start import leading_singular_vectors
 from .state import ColumnState, Effects, PairState, Side, State
 from .symmetric import identity, times
-from .tiles import SideConditional
+from .tiles import SideConditional, update_rows
 from .value_pairs import Groups, PairSums, ValueColumn, ValuePairs
 
 # A prior for the variance of slopes, worth one row. Slopes of standardised numbers are
@@ -90,9 +89,6 @@ N_ROUNDS = 3
 LEAST_PRODUCT = 1e-6
 
 SIDES = "users", "items"
-
-# A function that updates the rows of a conditional by a rule.
-UpdateRows = Callable[[SideConditional, Rule], tuple[Side, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -519,14 +515,12 @@ class ColumnSweep:
     ----------
     problem : Problem
     rule : Rule
-    update_rows : callable
     noise_precision : float
         β.
     """
 
     problem: Problem
     rule: Rule
-    update_rows: UpdateRows
     noise_precision: float
 
     def __call__(
@@ -709,16 +703,10 @@ class ColumnSweep:
             target=target,
             count=side.relative_precision,
         )
-        covariance = None if self.rule.is_certain else other.covariance
-        moments = SideMoments.of(
-            other.mean, covariance, torch.ones_like(other.mean[:, 0]), layout, map
+        if self.rule.is_certain:
+            other = replace(other, covariance=None)
+        given = SideConditional.given(
+            ratings, side, other, self.noise_precision, layout, map
         )
-        given = SideConditional(
-            ratings, side, moments, _nothing, self.noise_precision, layout, map
-        )
-        side, _ = self.update_rows(given, self.rule)
+        side, _ = update_rows(given, self.rule)
         return self.rule.centred_prior(side, layout)
-
-
-def _nothing(rows: slice) -> None:
-    return None

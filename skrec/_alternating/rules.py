@@ -14,6 +14,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,7 +30,6 @@ from .ratings import Ratings
 from .scalars import fetched, fetched_arrays, total
 from .state import PRIOR_VARIANCE, ColumnState, Effects, PriorSums, Side, State
 from .symmetric import identity, inverse
-from .tiles import Given
 
 # Rows that the prior for the covariance of a side's rows is worth.
 PRIOR_ROWS = 1.0
@@ -59,6 +59,19 @@ WEIGHT_PENALTY = 5.0
 def over_relax(new: Tensor, previous: Tensor) -> Tensor:
     """A point beyond `new`, seen from `previous`."""
     return torch.lerp(previous, new, 1 + OVER_RELAXATION)
+
+
+class Given(Protocol):
+    """What priors of rows are updated by, besides the rows."""
+
+    @property
+    def ratings(self) -> Ratings: ...
+
+    @property
+    def noise_precision(self) -> float: ...
+
+    @property
+    def layout(self) -> Layout: ...
 
 
 class Rule(ABC):
