@@ -34,7 +34,7 @@ from .._share import Share
 from .._sparse import ParallelMap
 from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments, unobserved_totals
-from .feature_weights import Block, LinkMatrix
+from .feature_weights import Block, Direction, LinkMatrix
 from .ratings import Ratings
 from .rules import Rule
 from .scalars import total
@@ -427,7 +427,12 @@ class PointConditional:
 
 
 def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:
-    """Rows by the rule, and the expected residual sum of squares of each."""
+    """Rows by the rule, and the expected residual sum of squares of each.
+
+    Perhaps with a step of the weights of features that rows follow.
+    """
+    if given.side.weights and rule.steps_weights:
+        return _update_points_and_weights(given, rule)
     side, axes = given.side, given.axes
     mean = torch.empty_like(side.mean)
     squares = torch.empty_like(side.relative_precision)
@@ -474,7 +479,7 @@ def _over_relaxed(objective: Quadratic, rule: Rule) -> tuple[Tensor, Tensor]:
     )
 
 
-def update_points_and_weights(
+def _update_points_and_weights(
     given: PointConditional, rule: Rule
 ) -> tuple[Side, Tensor]:
     """As `update_points`, with a step of the weights that rows follow.
@@ -482,14 +487,13 @@ def update_points_and_weights(
     While the weights go by D, rows follow by Dᵀf over the diagonal of A, and both go as
     far as lowers the objective most.
     """
-    side, axes = given.side, given.axes
+    side, axes, features = given.side, given.axes, given.ratings.features
     assert side.shift is not None
     rows = _PointPass.over(given, rule)
-    weight = rows.weight
-    directions = [
-        _AxisDirection.of(block, w, rows, given)
-        for block, w in zip(given.ratings.features, side.weights, strict=True)
-    ]
+    share, own, weight = rows.share, rows.own, rows.weight
+    blocks = zip(features, side.weights, strict=True)
+    found = [_axis_direction(block, w, rows, given) for block, w in blocks]
+    directions, spreads = zip(*found, strict=True)
     shift = torch.stack([direction.shift for direction in directions]).sum(0)
     follow = shift / rows.diagonal
     image = torch.empty_like(follow)
@@ -499,7 +503,6 @@ def update_points_and_weights(
         return 0.0
 
     given.map_tiles(multiply)
-    share, own = given.ratings.share, rows.own
     along = weight * (rows.deviation * shift + rows.descent * follow)
     curvatures = weight * (follow * (image - 2 * shift) + shift.square())
     slope, curvature = (share.sum(total(x[own])) for x in (along, curvatures))
@@ -513,15 +516,14 @@ def update_points_and_weights(
     log_det = side.log_det
     if not rule.is_certain:
         variance = rows.diagonal.reciprocal()
-        log_det = AxisVariances(axes, variance[own]).log_det
+        log_det = share.sum(AxisVariances(axes, variance[own]).log_det)
         # Rows follow weights that are uncertain.
         variances = AxisVariances(axes, variance.clone())
-        for block, direction in zip(given.ratings.features, directions, strict=True):
-            spread = block.square[:, None] * direction.variance
+        for block, spread in zip(features, spreads, strict=True):
+            spread = block.square[:, None] * spread
             variances.variance.addcmul_(variance.square(), spread)
         curvatures = ((rows.diagonal - 1) * variances.variance).sum(1)
         squares += curvatures / given.row_precision[:, 0]
-        log_det = share.sum(log_det)
     share.complete(mean, squares, *([] if variances is None else [variances.variance]))
     side = replace(
         side,
@@ -529,7 +531,7 @@ def update_points_and_weights(
         covariance=None,
         axes=variances,
         log_det=log_det,
-        weights=tuple(direction.taken(length, axes) for direction in directions),
+        weights=tuple(direction.taken(length) for direction in directions),
         shift=side.shift + axes.rows(length * shift),
     )
     return side, squares
@@ -596,64 +598,34 @@ class _PointPass:
         return cls(x, descent, diagonal, deviation, lowest, squares, weight, share)
 
 
-@dataclass(frozen=True)
-class _AxisDirection:
-    """Direction D of the weights of one block, along the axes.
+def _axis_direction(
+    block: Block, weights: LinkMatrix, rows: _PointPass, given: PointConditional
+) -> tuple[Direction, Tensor]:
+    """Direction of the weights of a block, and the diagonal of C, along the axes.
 
-    Attributes
-    ----------
-    weights : LinkMatrix
-        The present ones, with the covariance that is best given the diagonals of A.
-    step : Tensor of shape (n_columns, row_size)
-        D.
-    shift : Tensor of shape (n_rows, row_size)
-        Dᵀf of every row.
-    variance : Tensor of shape (row_size,)
-        Diagonal of C along the axes.
-    slope, curvature : Tensor of shape ()
-        −⟨BΩ, D⟩ and ⟨DΩ, D⟩.
+    The weights have the covariance that is best given the diagonals of A.
     """
-
-    weights: LinkMatrix
-    step: Tensor
-    shift: Tensor
-    variance: Tensor
-    slope: Tensor
-    curvature: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        block: Block,
-        weights: LinkMatrix,
-        rows: _PointPass,
-        given: PointConditional,
-    ) -> _AxisDirection:
-        axes, parallel_map = given.axes, given.parallel_map
-        square = block.square * rows.weight[:, 0]
-        diagonal = rows.diagonal[rows.own]
-        response = rows.share.sum(square[rows.own] @ diagonal.reciprocal())
-        free = (total(square) - response).clamp_(min=0)
-        Omega = axes.form_matrix(weights.precision)
-        C = inverse(free.diag() / len(block.columns) + Omega)
-        of_prior = axes.coordinates(weights.mean) @ Omega
-        deviation = rows.weight * rows.deviation_at_minimum
-        rows.share.complete(deviation)
-        step = (block.transposed_times(deviation, parallel_map) - of_prior) @ C
-        return cls(
-            weights=replace(
-                weights,
-                covariance=axes.basis @ C @ axes.basis.mT,
-                response=axes.rows(response.diag()).mT @ axes.inverse,
-            ),
-            step=step,
-            shift=block.times(step, parallel_map),
-            variance=C.diagonal(),
-            slope=-total(of_prior * step),
-            curvature=total(step @ Omega * step),
-        )
-
-    def taken(self, length: Tensor, axes: Axes) -> LinkMatrix:
-        """The weights after a step of this length."""
-        mean = self.weights.mean + length * axes.rows(self.step)
-        return replace(self.weights, mean=mean)
+    axes, parallel_map = given.axes, given.parallel_map
+    square = block.square * rows.weight[:, 0]
+    diagonal = rows.diagonal[rows.own]
+    response = rows.share.sum(square[rows.own] @ diagonal.reciprocal())
+    free = (total(square) - response).clamp_(min=0)
+    Omega = axes.form_matrix(weights.precision)
+    C = inverse(free.diag() / len(block.columns) + Omega)
+    of_prior = axes.coordinates(weights.mean) @ Omega
+    deviation = rows.weight * rows.deviation_at_minimum
+    rows.share.complete(deviation)
+    step = (block.transposed_times(deviation, parallel_map) - of_prior) @ C
+    weights = replace(
+        weights,
+        covariance=axes.basis @ C @ axes.basis.mT,
+        response=axes.rows(response.diag()).mT @ axes.inverse,
+    )
+    direction = Direction(
+        weights,
+        axes.rows(step),
+        shift=block.times(step, parallel_map),
+        slope=-total(of_prior * step),
+        curvature=total(step @ Omega * step),
+    )
+    return direction, C.diagonal()

@@ -1,17 +1,14 @@
 """Rules of the alternating solvers: their use of a row's conditional.
 
 `ALSRule` takes the mode, `VBRule` mean and covariance, and `GibbsRule` a draw.
-`AxisVBRule` takes mean and variances along axes that all rows share, and leads `VBRule`
-in its first sweeps. `TemperedVBRule` is for noise that is not Gaussian. `UpdateRule`
-takes mean and covariance under priors of single rows, and `CovarianceRule` the
-covariance alone. `ConditionalRule` is that of "vb" for rows whose priors stay.
+`UpdateRule` takes mean and covariance under priors of single rows, `ConditionalRule`
+under those of "vb", and `CovarianceRule` the covariance alone.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -74,8 +71,10 @@ class Given(Protocol):
     def layout(self) -> Layout: ...
 
 
-class Rule(ABC):
+class Rule:
     """Update of rows from their conditional, and of the priors from the rows.
+
+    This one takes mean and covariance of a row, and leaves priors as they are.
 
     Attributes
     ----------
@@ -117,9 +116,9 @@ class Rule(ABC):
         """Tensor that `rows` takes besides the conditional: the previous rows."""
         return previous
 
-    @abstractmethod
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         """Rows, their covariances, and the sum of the log determinants of these."""
+        return conditional.moments()
 
     def update_priors(self, side: Side, rate: Tensor, given: Given) -> Side:
         """A side with updated priors, relative precisions and, perhaps, weights.
@@ -242,13 +241,32 @@ class ALSRule(Rule):
         return residual + self.reg * sum(fetched(*penalties)) + sum(squares)
 
 
+@dataclass(frozen=True)
 class VBRule(Rule):
     """Rule of "vb": mean and covariance, and the priors that maximise the bound.
 
     The objective is minus the evidence lower bound.
+
+    Attributes
+    ----------
+    along_axes : bool
+        Whether covariances of rows are diagonal along axes of all rows, and means come
+        from a few steps of conjugate gradients.
+    is_tempered : bool
+        Whether the noise is not Gaussian. The mean of n squares of kurtosis κ varies as
+        that of 2n / (κ − 1) Gaussian ones.
     """
 
     has_covariance, is_certain, steps_weights = True, False, True
+    relaxation = OVER_RELAXATION
+    # The next sweep goes on where this one ends.
+    max_steps = 2
+
+    along_axes: bool = False
+    is_tempered: bool = False
+
+    def is_along_axes(self, layout: Layout) -> bool:
+        return self.along_axes
 
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         mean, covariance, log_det = conditional.moments()
@@ -342,37 +360,10 @@ class VBRule(Rule):
         return -evidence_lower_bound(state, problem, residual)
 
 
-class AxisVBRule(VBRule):
-    """Rule of "vb" where the covariances of rows are diagonal along axes of all rows.
-
-    Means come from a few steps of conjugate gradients. The objective is minus the lower
-    bound of such distributions.
-    """
-
-    relaxation = OVER_RELAXATION
-    # The next sweep goes on where this one ends.
-    max_steps = 2
-
-    def is_along_axes(self, layout: Layout) -> bool:
-        return True
-
-
-class TemperedVBRule(VBRule):
-    """Rule of "vb" for noise that is not Gaussian.
-
-    The mean of n squares of kurtosis κ varies as that of 2n / (κ − 1) Gaussian ones.
-    """
-
-    is_tempered = True
-
-
 class ConditionalRule(Rule):
-    """Rule of "vb" with all of its priors and weights held: mean and covariance."""
+    """Rule of "vb" with all of its priors and weights held."""
 
     has_covariance, is_certain = True, False
-
-    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
-        return conditional.moments()
 
 
 @dataclass(frozen=True)
@@ -483,9 +474,6 @@ class UpdateRule(Rule):
 
     def is_along_axes(self, layout: Layout) -> bool:
         return self.is_certain and layout.is_wide
-
-    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
-        return conditional.moments()
 
     def update_priors(self, side: Side, rate: Tensor, given: Given) -> Side:
         if self.is_certain:

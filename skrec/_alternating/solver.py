@@ -542,13 +542,8 @@ class AlternatingSolver(Solver[Posterior]):
         units.check_further(data.rating)
         check_row_size(model, self.n_factors, self.biased)
         known = model.with_cold_rows(*further.cold)
-        problem = _without_columns(known, further, device)
+        problem = _further_problem(known, further, device)
         problem = replace(problem, layout=self._layout(device))
-        if known.repeat_variance:
-            # The noise of the fit is that of means of pairs.
-            nothing = torch.zeros_like(problem.target)
-            lost = nothing - known.repeat_variance / units.scale**2
-            problem = problem.without(nothing, lost)
         rows = further.users, further.items
         if self.unobserved_weight:
             problem = with_unobserved_pairs(
@@ -584,26 +579,27 @@ class AlternatingSolver(Solver[Posterior]):
         return self._stored(updated, rating_range, model.repeat_variance)
 
 
-def _without_columns(
+def _further_problem(
     known: Posterior, further: FurtherRows, device: torch.device
 ) -> Problem:
-    """Problem of further rows without the terms of rows of context, which stay."""
+    """Problem of further rows, without the terms of rows of context, which stay."""
     data, units, learns = further.data, known.units, known.knows_variance
-    if not known.columns:
-        return problem_of(standard_arrays(data, units, counts_squares=learns), device)
-    where = further.users[data.users], further.items[data.items], data.context
-    rest = replace(
-        data,
-        rating=data.rating - known.column_means(*where),
-        context=data.numbers,
-        known_context=NO_CONTEXT,
-    )
-    problem = problem_of(standard_arrays(rest, units, counts_squares=learns), device)
-    if not known.knows_variance:
-        return problem
+    # The noise of the fit is that of means of pairs.
+    variance = np.full(len(data.rating), -known.repeat_variance)
+    if known.columns:
+        where = further.users[data.users], further.items[data.items], data.context
+        data = replace(
+            data,
+            rating=data.rating - known.column_means(*where),
+            context=data.numbers,
+            known_context=NO_CONTEXT,
+        )
+        if learns:
+            variance += known.column_variances(*where)
+    problem = problem_of(standard_arrays(data, units, counts_squares=learns), device)
     nothing = torch.zeros_like(problem.target)
-    variance = torch.as_tensor(known.column_variances(*where) / units.scale**2)
-    return problem.without(nothing, variance.to(nothing))
+    of_target = torch.as_tensor(variance / units.scale**2).to(nothing)
+    return problem.without(nothing, of_target if variance.any() else None)
 
 
 @dataclass(frozen=True)

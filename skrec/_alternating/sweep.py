@@ -25,11 +25,11 @@ from torch import Tensor
 from .._sparse import ParallelMap
 from .._threads import torch_threads
 from .conditional import NaturalGaussians, fitted_values
-from .conjugate import PointConditional, update_points, update_points_and_weights
+from .conjugate import PointConditional, update_points
 from .context import (
     ColumnSweep,
     column_mean,
-    column_moments,
+    column_variance,
     with_centred_slopes,
     with_columns,
 )
@@ -38,12 +38,10 @@ from .ratings import Ratings
 from .residuals import square_worth
 from .rules import (
     ALSRule,
-    AxisVBRule,
     ConditionalRule,
     CovarianceRule,
     GibbsRule,
     Rule,
-    TemperedVBRule,
     UpdateRule,
     VBRule,
 )
@@ -51,12 +49,7 @@ from .scalars import NotDefinite, fetched, postponed_checks, total
 from .start import with_centres
 from .state import Side, State
 from .symmetric import cholesky, identity, inverse
-from .tiles import (
-    SideConditional,
-    parallel_map,
-    update_rows,
-    update_rows_and_weights,
-)
+from .tiles import SideConditional, parallel_map, update_rows
 
 # Sweeps by which relative precisions find the differences between rows.
 SETTLING_SWEEPS = 5
@@ -94,7 +87,7 @@ def vb(
     as warm-up.
     """
     fall, previous = math.inf, math.inf
-    for state in islice(sweeps(problem, start, AxisVBRule()), warm_up):
+    for state in islice(sweeps(problem, start, VBRule(along_axes=True)), warm_up):
         fall, previous = previous - state.objective, state.objective
         start = state
         yield replace(state, is_warm_up=True)
@@ -115,7 +108,7 @@ def vb(
 def tempered_vb(problem: Problem, start: State) -> Iterator[State]:
     """Variational Bayes for noise that is not Gaussian: endless sweeps from `start`.
 
-    A square of a residual counts by the kurtosis of the noise (see `TemperedVBRule`),
+    A square of a residual counts by the kurtosis of the noise (see `VBRule`),
     which every sweep measures anew after some of `vb`, marked as warm-up: differences
     between rows that these find are not taken for kurtosis.
     """
@@ -124,7 +117,7 @@ def tempered_vb(problem: Problem, start: State) -> Iterator[State]:
         yield replace(state, is_warm_up=True)
         del state
     start = start.with_square_worth(square_worth(problem, start))
-    yield from sweeps(problem, start, TemperedVBRule())
+    yield from sweeps(problem, start, VBRule(is_tempered=True))
 
 
 def gibbs(
@@ -366,21 +359,16 @@ class Sweep:
     ) -> tuple[Side, Tensor | float]:
         """One side's rows given the other, and their weighted residual."""
         rule, layout = self.rule, self.problem.layout
-        steps_weights = bool(side.weights) and rule.steps_weights
         if rule.is_certain:
             other = replace(other, covariance=None, axes=None)
+        of_side = ratings, side, other, noise_precision, layout, self.parallel_map
         given: PointConditional | SideConditional
         if rule.is_along_axes(layout):
-            given = PointConditional.given(
-                ratings, side, other, noise_precision, layout, self.parallel_map
-            )
-            update = update_points_and_weights if steps_weights else update_points
+            given = PointConditional.given(*of_side)
+            side, squares = update_points(given, rule)
         else:
-            given = SideConditional.given(
-                ratings, side, other, noise_precision, layout, self.parallel_map
-            )
-            update = update_rows_and_weights if steps_weights else update_rows
-        side, squares = update(given, rule)
+            given = SideConditional.given(*of_side)
+            side, squares = update_rows(given, rule)
         squares = _of_pairs(squares, ratings, other)
         side = rule.update_priors(side, noise_precision / 2 * squares, given)
         return rule.finish(side, total(side.relative_precision * squares))
@@ -401,7 +389,8 @@ def _rest(problem: Problem, state: State, coef_factor: Tensor | None) -> Problem
     """The problem with the ratings minus all terms of context."""
     if not state.columns:
         return problem.without_context(state.coef, coef_factor)
-    mean, variance = column_moments(problem.columns, state.columns)
+    of_columns = problem.columns, state.columns
+    mean, variance = column_mean(*of_columns), column_variance(*of_columns)
     of_context = problem.context_moments(state.coef, coef_factor)
     mean = mean + of_context[0]
     if of_context[1] is not None:

@@ -173,7 +173,12 @@ def _within(rows: slice, block: slice) -> slice:
 
 
 def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
-    """Rows by the rule, and the expected residual sum of squares of each."""
+    """Rows by the rule, and the expected residual sum of squares of each.
+
+    Perhaps with a step of the weights of features that rows follow.
+    """
+    if given.side.weights and rule.steps_weights:
+        return _update_rows_and_weights(given, rule)
     side, layout = given.side, given.layout
     auxiliary = rule.auxiliary(side.mean)
     mean = torch.empty_like(side.mean)
@@ -211,7 +216,7 @@ def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
     return side, squares
 
 
-def update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
+def _update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
     """As `update_rows`, with a step of the weights that rows follow."""
     side = given.side
     assert side.shift is not None
