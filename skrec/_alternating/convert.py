@@ -8,14 +8,15 @@ standard units, and a `Posterior` is in rating units.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from .._data.sides import Sides
 from .._data.units import Units
+from .._interfaces import Start
 from .._threads import torch_threads
 from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments
@@ -58,8 +59,6 @@ MIN_COEF_VARIANCE, MIN_VARIANCE = 1e-9, 1e-6
 # A coefficient of standardised context beyond this belongs to a column whose unit has
 # changed since the fit, and is of no use.
 MAX_COEF = 1e6
-
-NO_COLUMNS = Sides(*[np.empty(0, dtype=np.int64)] * 2)
 
 
 def array(tensor: Tensor) -> np.ndarray:
@@ -147,27 +146,16 @@ def in_rating_units(
     """
     row_units = RowUnits.of(units, problem)
     state = _with_levels(state, problem.layout)
-    sides = (state.users, problem.users), (state.items, problem.items)
     known = (None, None) if last is None else (last.users, last.items)
-    offsets = [
-        _cold_offset(side, rows, learns_prior, row_units)
-        for (side, _), rows in zip(sides, known, strict=True)
-    ]
-    deviations = [
-        _deviations(*side, offset) for side, offset in zip(sides, offsets, strict=True)
-    ]
-    counts = problem.users.count, problem.items.count
-    others = zip(reversed(deviations), reversed(counts), strict=True)
-    selections = [
-        _selection(*side, *other, row_units.layout)
-        for side, other in zip(sides, others, strict=True)
-    ]
-    users, items = (
-        _rows_in_rating_units(*side, offset, units.scale * selection, ratio, row_units)
-        for side, offset, (selection, ratio) in zip(
-            sides, offsets, selections, strict=True
+    of_users, of_items = (
+        _SideExport(side, ratings, _cold_offset(side, rows, learns_prior, row_units))
+        for side, ratings, rows in (
+            (state.users, problem.users, known[0]),
+            (state.items, problem.items, known[1]),
         )
     )
+    users = of_users.rows(of_items, row_units, units.scale)
+    items = of_items.rows(of_users, row_units, units.scale)
     coef = array(state.coef.double()) * units.scale / units.feature_scale
     return Posterior(
         users=users,
@@ -179,25 +167,15 @@ def in_rating_units(
         coef_covariance=array(state.coef_covariance.double()) * units.scale**2,
         noise_variance=units.scale**2 * state.noise_variance,
         knows_variance=knows_variance,
-        columns=_fitted_columns(state, problem, units.scale),
-    )
-
-
-def _fitted_columns(
-    state: State, problem: Problem, scale: float
-) -> tuple[FittedColumn, ...]:
-    """Terms of the columns of context in rating units."""
-    return tuple(
-        _fitted_column(known, column, scale, problem.users.weight)
-        for known, column in zip(state.columns, problem.columns, strict=True)
+        columns=tuple(
+            _fitted_column(known, column, units.scale, problem.users.weight)
+            for known, column in zip(state.columns, problem.columns, strict=True)
+        ),
     )
 
 
 def _fitted_column(
-    state: ColumnState,
-    column: ValueColumn,
-    scale: float,
-    weight: Tensor,
+    state: ColumnState, column: ValueColumn, scale: float, weight: Tensor
 ) -> FittedColumn:
     """Terms of a column of context in rating units."""
     effects = _fitted_effects(state.values, scale)
@@ -291,85 +269,96 @@ def _cold_offset(
     return side.own.mean(0) - side.prior_mean
 
 
-def _deviations(side: Side, ratings: Ratings, cold_offset: Tensor) -> Tensor:
-    """Rows minus the row that their described features alone predict."""
-    rest = side.mean - side.prior_mean - cold_offset
-    for block, w in zip(ratings.features, side.weights, strict=True):
-        if block.name == DESCRIBED:
-            rest = rest - block.times(w.mean)
-    return rest
+@dataclass(frozen=True)
+class _SideExport:
+    """One side of the state of a problem, on its way to a `Posterior`.
 
-
-def _selection(
-    side: Side, ratings: Ratings, of_others: Tensor, counts: Tensor, layout: Layout
-) -> tuple[np.ndarray, float]:
-    """Shares of the others' deviations in predictions, summed over ratings.
-
-    And the ratio of their variance between rows to that within, by the method of
-    moments: means over the counterparts of a row vary more than those over
-    counterparts drawn at random. `counts` are the weights of the others.
+    Attributes
+    ----------
+    side : Side
+    ratings : Ratings
+    cold_offset : Tensor of shape (row_size,)
+        The row that stands for an unknown one, minus its prior mean.
     """
-    if ratings.unobserved is not None:
-        return np.zeros(len(ratings)), 0.0
-    weight, x = ratings.weight, side.mean.clone()
-    x[:, layout.n_factors :] = 1
-    sums = ratings.sum(of_others, weight)
-    total = (sums * x).sum(1)
-    sums_of_weight = torch.stack(
-        [ratings.sum_values(weight), ratings.sum_values(weight.square())], 1
-    )
-    ratings.share.complete(sums_of_weight)
-    # The mean square of one share of a row, over counterparts drawn at random.
-    S = of_others.T @ (of_others * counts[:, None]) / counts.sum()
-    parts = total, (x @ S * x).sum(1), *sums_of_weight.T, ratings.count
-    selection, square, w, w2, count = array(torch.stack(parts).double())
-    drawn = (square > 0) & (w > 0)
-    between = selection[drawn] ** 2 / (w[drawn] * square[drawn])
-    excess = between.sum() - (w2[drawn] / w[drawn]).sum()
-    within = w[drawn].sum() - between.sum()
-    # One counterpart tells no more than itself.
-    ratio = excess / max(within, excess) if excess > 0 else 0.0
-    # Rows know their count alone.
-    return selection * count / np.where(w > 0, w, 1), float(ratio)
 
+    side: Side
+    ratings: Ratings
+    cold_offset: Tensor
 
-def _rows_in_rating_units(
-    side: Side,
-    ratings: Ratings,
-    cold_offset: Tensor,
-    selection: np.ndarray,
-    selection_ratio: float,
-    row_units: RowUnits,
-) -> Rows:
-    layout = row_units.layout
-    covariance: PackedCovariance | AxisCovariance | None = None
-    if side.axes is not None:
-        covariance = row_units.axis_covariance(side.axes)
-    elif side.covariance is not None:
-        covariance = row_units.packed_covariances(side.covariance)
-    own = row_units.covariances(inverse(side.prior_precision))[None]
-    links = {
-        block.name: _fitted_link(block, w, row_units)
-        for block, w in zip(ratings.features, side.weights, strict=True)
-    }
-    mean = row_units.rows(side.mean)[None]
-    return Rows(
-        mean=mean,
-        covariance=covariance,
-        prior_mean=row_units.rows(side.prior_mean)[None, None],
-        prior_covariance=(own + sum(link.effect_covariance for link in links.values()))[
-            :, None
-        ],
-        cold_offset=row_units.rows(cold_offset)[None],
-        residual_covariance=own,
-        count=array(ratings.count.double()),
-        relative_variance=array(side.relative_variance.double()),
-        concentration=side.concentration,
-        selection=selection,
-        selection_ratio=selection_ratio,
-        factor_sums=FactorSums.of(mean[..., : layout.n_factors]),
-        links=links,
-    )
+    @cached_property
+    def deviations(self) -> Tensor:
+        """Rows minus the row that their described features alone predict."""
+        rest = self.side.mean - self.side.prior_mean - self.cold_offset
+        for block, w in zip(self.ratings.features, self.side.weights, strict=True):
+            if block.name == DESCRIBED:
+                rest = rest - block.times(w.mean)
+        return rest
+
+    def selection(
+        self, others: _SideExport, layout: Layout
+    ) -> tuple[np.ndarray, float]:
+        """Shares of the others' deviations in predictions, summed over ratings.
+
+        And the ratio of their variance between rows to that within, by the method of
+        moments: means over the counterparts of a row vary more than those over
+        counterparts drawn at random.
+        """
+        ratings, of_others = self.ratings, others.deviations
+        if ratings.unobserved is not None:
+            return np.zeros(len(ratings)), 0.0
+        weight, x = ratings.weight, self.side.mean.clone()
+        x[:, layout.n_factors :] = 1
+        sums = ratings.sum(of_others, weight)
+        total = (sums * x).sum(1)
+        sums_of_weight = torch.stack(
+            [ratings.sum_values(weight), ratings.sum_values(weight.square())], 1
+        )
+        ratings.share.complete(sums_of_weight)
+        # The mean square of one share of a row, over counterparts drawn at random.
+        counts = others.ratings.count
+        S = of_others.T @ (of_others * counts[:, None]) / counts.sum()
+        parts = total, (x @ S * x).sum(1), *sums_of_weight.T, ratings.count
+        selection, square, w, w2, count = array(torch.stack(parts).double())
+        drawn = (square > 0) & (w > 0)
+        between = selection[drawn] ** 2 / (w[drawn] * square[drawn])
+        excess = between.sum() - (w2[drawn] / w[drawn]).sum()
+        within = w[drawn].sum() - between.sum()
+        # One counterpart tells no more than itself.
+        ratio = excess / max(within, excess) if excess > 0 else 0.0
+        # Rows know their count alone.
+        return selection * count / np.where(w > 0, w, 1), float(ratio)
+
+    def rows(self, others: _SideExport, row_units: RowUnits, scale: float) -> Rows:
+        """The rows, with `scale` rating units per standard unit."""
+        side, ratings, layout = self.side, self.ratings, row_units.layout
+        covariance: PackedCovariance | AxisCovariance | None = None
+        if side.axes is not None:
+            covariance = row_units.axis_covariance(side.axes)
+        elif side.covariance is not None:
+            covariance = row_units.packed_covariances(side.covariance)
+        own = row_units.covariances(inverse(side.prior_precision))[None]
+        links = {
+            block.name: _fitted_link(block, w, row_units)
+            for block, w in zip(ratings.features, side.weights, strict=True)
+        }
+        of_links = sum(link.effect_covariance for link in links.values())
+        mean = row_units.rows(side.mean)[None]
+        selection, ratio = self.selection(others, layout)
+        return Rows(
+            mean=mean,
+            covariance=covariance,
+            prior_mean=row_units.rows(side.prior_mean)[None, None],
+            prior_covariance=(own + of_links)[:, None],
+            cold_offset=row_units.rows(self.cold_offset)[None],
+            residual_covariance=own,
+            count=array(ratings.count.double()),
+            relative_variance=array(side.relative_variance.double()),
+            concentration=side.concentration,
+            selection=scale * selection,
+            selection_ratio=ratio,
+            factor_sums=FactorSums.of(mean[..., : layout.n_factors]),
+            links=links,
+        )
 
 
 def _fitted_link(
@@ -389,37 +378,35 @@ def _fitted_link(
 
 
 def as_state(
-    last: Posterior,
+    last: Start[Posterior],
     problem: Problem,
     units: Units,
-    users: np.ndarray,
-    items: np.ndarray,
-    columns: Sides[np.ndarray] = NO_COLUMNS,
+    *,
     exponent: float = 0.0,
     with_covariance: bool = True,
-    numbers: np.ndarray | None = None,
 ) -> State:
     """A state to start from; new rows start at their prior.
 
-    `users` and `items` are the numbers in `last` of the rows of the problem, `columns`
-    those of the side features, and `numbers` those of the numbers of context, None for
-    the same ones. New ones are -1. The precision of a prior grows with the row's count
-    to the power of `exponent`.
+    The precision of a prior grows with the row's count to the power of `exponent`.
     """
-    row_units = RowUnits.of(units, problem)
-    coef, coef_covariance = _standard_coef(last, units, numbers)
-    user_side = _SideImport(
-        last.users, problem.users, users, columns.user, items, with_covariance
+    model, row_units = last.model, RowUnits.of(units, problem)
+    coef, coef_covariance = _standard_coef(model, units, last.numbers)
+    of_users = _SideImport(
+        model.users, problem.users, last.users, last.columns.user, last.items
     )
-    item_side = _SideImport(
-        last.items, problem.items, items, columns.item, users, with_covariance
+    of_items = _SideImport(
+        model.items, problem.items, last.items, last.columns.item, last.users
+    )
+    users, items = (
+        side.state(row_units, exponent, with_covariance=with_covariance)
+        for side in (of_users, of_items)
     )
     return State(
-        users=user_side.state(row_units, exponent),
-        items=item_side.state(row_units, exponent),
+        users=users,
+        items=items,
         coef=row_units.tensor(coef),
         coef_factor=row_units.tensor(np.linalg.cholesky(coef_covariance).T),
-        noise_precision=units.scale**2 / np.nan_to_num(last.noise_variance, nan=1.0),
+        noise_precision=units.scale**2 / np.nan_to_num(model.noise_variance, nan=1.0),
     )
 
 
@@ -473,8 +460,6 @@ class _SideImport:
     where, columns, others : ndarray
         Numbers in the posterior of the problem's rows, of the columns of their
         described features, and of the rows of the other side; -1 is a new one.
-    with_covariance : bool
-        Whether the state needs covariances.
     """
 
     known: Rows
@@ -482,10 +467,11 @@ class _SideImport:
     where: np.ndarray
     columns: np.ndarray
     others: np.ndarray
-    with_covariance: bool
 
-    def state(self, row_units: RowUnits, exponent: float) -> Side:
-        """The rows in standard units."""
+    def state(
+        self, row_units: RowUnits, exponent: float, *, with_covariance: bool
+    ) -> Side:
+        """The rows in standard units, perhaps with covariances."""
         known, layout = self.known, row_units.layout
         alpha, shape = known.relative_precisions(self.where)
         own_covariance = row_units.standard_covariances(known.residual_covariance[-1])
@@ -503,7 +489,7 @@ class _SideImport:
             )
             axes = row_units.standard_axes(known.covariance)
             side = replace(side, axes=AxisVariances(axes, variance))
-        elif self.with_covariance:
+        elif with_covariance:
             covariance = row_units.standard_covariances(self._covariances(exponent))
             side = replace(side, covariance=layout.pack(covariance))
         weights = [self._weights(block, row_units) for block in self.ratings.features]
@@ -593,12 +579,7 @@ class _SideImport:
 
 
 def with_unobserved_pairs(
-    problem: Problem,
-    weight: float,
-    last: Posterior,
-    units: Units,
-    users: np.ndarray,
-    items: np.ndarray,
+    problem: Problem, weight: float, last: Start[Posterior], units: Units
 ) -> Problem:
     """A problem of further ratings, with the pairs that have not counted before.
 
@@ -606,12 +587,13 @@ def with_unobserved_pairs(
     likewise an item's.
     """
     layout, row_units = problem.layout, RowUnits.of(units, problem)
+    model, users, items = last.model, last.users, last.items
 
     def pairs(rows: np.ndarray, others: np.ndarray, known: Rows) -> UnobservedPairs:
         """Pairs of rows; `known` are the rows of the other side in the last fit."""
         away = np.setdiff1d(np.arange(len(known.mean[0])), others)
         covariance, precision = None, np.ones(len(away))
-        if last.knows_variance and known.covariance is not None:
+        if model.knows_variance and known.covariance is not None:
             covariance = layout.pack(
                 row_units.standard_covariances(known.covariance[0, away])
             )
@@ -632,7 +614,7 @@ def with_unobserved_pairs(
         )
 
     return problem.with_unobserved(
-        pairs(users, items, last.items), pairs(items, users, last.users)
+        pairs(users, items, model.items), pairs(items, users, model.users)
     )
 
 

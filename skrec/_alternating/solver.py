@@ -373,15 +373,7 @@ class AlternatingSolver(Solver[Posterior]):
         """The end of the last fit, if there is one and it can go on."""
         if start is None or start.model.n_factors != self.n_factors:
             return None
-        rows = start.users, start.items, start.columns
-        last = as_state(
-            start.model,
-            problem,
-            units,
-            *rows,
-            with_covariance=self.is_bayesian,
-            numbers=start.numbers,
-        )
+        last = as_state(start, problem, units, with_covariance=self.is_bayesian)
         if not self.learns_noise:
             return last
         counts = (
@@ -544,12 +536,12 @@ class AlternatingSolver(Solver[Posterior]):
         known = model.with_cold_rows(*further.cold)
         problem = _further_problem(known, further, device)
         problem = replace(problem, layout=self._layout(device))
-        rows = further.users, further.items
+        last = Start(known, further.users, further.items)
         if self.unobserved_weight:
             problem = with_unobserved_pairs(
-                problem, self.unobserved_weight, known, units, *rows
+                problem, self.unobserved_weight, last, units
             )
-        start = as_state(known, problem, units, *rows, exponent=self.prior_exponent)
+        start = as_state(last, problem, units, exponent=self.prior_exponent)
         try:
             state = update(
                 problem,
