@@ -339,9 +339,13 @@ def test_the_next_noise_precision_is_that_of_the_variance():
 @pytest.mark.parametrize(("n_context", "square"), [(1, 0.05), (4, 3.0)])
 def test_the_precision_of_coefficients_is_that_of_a_row_more(n_context, square):
     expected = (n_context + PRIOR_ROWS) / (square + PRIOR_ROWS * PRIOR_VARIANCE)
-    assert VBRule().coef_precision(n_context, square) == pytest.approx(expected)
+    assert VBRule().coef_precision(n_context, square, PRIOR_VARIANCE) == pytest.approx(
+        expected
+    )
     rule = GibbsRule(np.random.RandomState(0))
-    draws = [rule.coef_precision(n_context, square) for _ in range(20_000)]
+    draws = [
+        rule.coef_precision(n_context, square, PRIOR_VARIANCE) for _ in range(20_000)
+    ]
     gamma = stats.gamma((n_context + PRIOR_ROWS) / 2)
     assert np.mean(draws) == pytest.approx(expected, rel=0.03)
     assert np.std(draws) / expected == pytest.approx(gamma.std() / gamma.mean(), 0.05)
@@ -396,7 +400,9 @@ def test_the_evidence_of_columns_is_that_of_their_terms():
         mean, variance = rng.normal(size=n_all), rng.uniform(0.1, 1, n_all)
         squares = mean**2 + variance
         n_best = n if level_precision else n_all
-        precision = float(rule.coef_precision(n_best, squares[:n_best].sum()))
+        precision = float(
+            rule.coef_precision(n_best, squares[:n_best].sum(), PRIOR_VARIANCE)
+        )
         precisions = np.full(n_all, precision)
         precisions[n_best:] = level_precision
         # A level and the effects of its row have one determinant.

@@ -466,9 +466,8 @@ def _product_variance(pairs: ValuePairs, state: PairState) -> Tensor | float:
         if side.covariance is not None
     )
     # ⟨E[aaᵀ], E[rrᵀ]⟩, where entries off the diagonal are packed once and count twice.
-    of_values = of_values * layout.pack_dual(
-        torch.ones_like(state.rows.prior_precision)
-    )
+    twice = 2 - identity(size, of_values)
+    of_values = of_values * layout.pack(twice[None])
     square = of_rows.index_select(0, pairs.rows)
     square = torch.linalg.vecdot(square, of_values.index_select(0, pairs.values))
     return (square - product.square()).clamp_(min=0)

@@ -25,7 +25,7 @@ from .feature_weights import Block, LinkMatrix, draw_weights, own_covariance
 from .problem import Problem
 from .ratings import Ratings
 from .scalars import fetched, fetched_arrays, total
-from .state import PRIOR_VARIANCE, ColumnState, Effects, PriorSums, Side, State
+from .state import PRIOR_VARIANCE, ColumnState, PriorSums, Side, State
 from .symmetric import identity, inverse
 
 # Rows that the prior for the covariance of a side's rows is worth.
@@ -154,10 +154,8 @@ class Rule:
         """β of the next update."""
         return 1 / self.noise_variance(weight, residual)
 
-    def coef_precision(
-        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
-    ) -> float:
-        """λ by E[‖w‖²]."""
+    def coef_precision(self, n: int, square: float, prior_variance: float) -> float:
+        """λ by E[‖w‖²] of n coefficients, and the variance of one by its prior."""
         return math.nan
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
@@ -213,9 +211,7 @@ class ALSRule(Rule):
     def noise_precision(self, weight: float, residual: Tensor | float) -> float:
         return 1.0
 
-    def coef_precision(
-        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
-    ) -> float:
+    def coef_precision(self, n: int, square: float, prior_variance: float) -> float:
         return self.reg
 
     def centred_prior(self, side: Side, layout: Layout) -> Side:
@@ -224,11 +220,10 @@ class ALSRule(Rule):
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
         penalties = [total(state.coef.square())]
-        for side in product_sides_of(state.columns):
-            penalties.append(total(side.mean.square()))
         own = [
             effects.precision * total(effects.mean.square())
-            for effects in effects_of(state.columns)
+            for column in state.columns
+            for effects in (column.values, *(pairs.effects for pairs in column.pairs))
         ]
         for side in (state.users, state.items):
             square = (side.own - side.prior_mean).square().sum(1)
@@ -351,10 +346,8 @@ class VBRule(Rule):
             for side in sides
         )
 
-    def coef_precision(
-        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
-    ) -> float:
-        return (PRIOR_ROWS + n_context) / (PRIOR_ROWS * prior_variance + square)
+    def coef_precision(self, n: int, square: float, prior_variance: float) -> float:
+        return (PRIOR_ROWS + n) / (PRIOR_ROWS * prior_variance + square)
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
         return -evidence_lower_bound(state, problem, residual)
@@ -451,10 +444,8 @@ class GibbsRule(Rule):
         gamma = self.random_state.standard_gamma(shape) / shape
         return gamma / self.noise_variance(weight, residual)
 
-    def coef_precision(
-        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
-    ) -> float:
-        gamma = self.random_state.standard_gamma((PRIOR_ROWS + n_context) / 2)
+    def coef_precision(self, n: int, square: float, prior_variance: float) -> float:
+        gamma = self.random_state.standard_gamma((PRIOR_ROWS + n) / 2)
         return 2 * gamma / (PRIOR_ROWS * prior_variance + square)
 
 
@@ -535,12 +526,15 @@ Term = tuple[float, Tensor | float]
 def columns_evidence(columns: Sequence[ColumnState]) -> list[Term]:
     """Share of the terms of context in twice the bound."""
     terms: list[Term] = []
-    for effects in effects_of(columns):
+    all_pairs = [pairs for column in columns for pairs in column.pairs]
+    of_values = [column.values for column in columns]
+    for effects in (*of_values, *(pairs.effects for pairs in all_pairs)):
         n_draws = PRIOR_ROWS + len(effects.mean)
         terms.append((1.0, effects.log_det))
         terms.append((n_draws, math.log(effects.precision)))
         terms.append((1.0, -PRIOR_ROWS))
-    for effects, levels in levels_of(columns):
+    for pairs in all_pairs:
+        effects, levels = pairs.effects, pairs.levels
         n_levels = len(levels.mean)
         if not levels.precision:
             terms.append((n_levels, math.log(effects.precision)))
@@ -549,7 +543,7 @@ def columns_evidence(columns: Sequence[ColumnState]) -> list[Term]:
         square = total(levels.mean.square() + levels.variance)
         terms.append((n_levels, 1 + math.log(levels.precision)))
         terms.append((-levels.precision, square))
-    for side in product_sides_of(columns):
+    for side in (side for pairs in all_pairs for side in (pairs.rows, pairs.values)):
         n_rows, size = side.mean.shape
         log_det = torch.linalg.slogdet(side.prior_precision).logabsdet.double()
         terms.append((1.0, side.log_det))
@@ -562,34 +556,6 @@ def precision_evidence(n: int, precision: float, prior_variance: float) -> float
     """Share of the precision of n scalars in twice the bound, up to a constant."""
     prior = PRIOR_ROWS * prior_variance * precision
     return (PRIOR_ROWS + n) * math.log(precision) - prior
-
-
-def effects_of(columns: Sequence[ColumnState]) -> list[Effects]:
-    """All effects of columns of context."""
-    return [
-        effects
-        for column in columns
-        for effects in (column.values, column.users.effects, column.items.effects)
-    ]
-
-
-def levels_of(columns: Sequence[ColumnState]) -> list[tuple[Effects, Effects]]:
-    """Effects of pairs, and levels of the rows beside them, of all columns."""
-    return [
-        (pairs.effects, pairs.levels)
-        for column in columns
-        for pairs in (column.users, column.items)
-    ]
-
-
-def product_sides_of(columns: Sequence[ColumnState]) -> list[Side]:
-    """All factors of columns of context."""
-    return [
-        side
-        for column in columns
-        for pairs in (column.users, column.items)
-        for side in (pairs.rows, pairs.values)
-    ]
 
 
 def _host_priors(side: Side, matrices: Sequence[np.ndarray]) -> tuple[Tensor, float]:

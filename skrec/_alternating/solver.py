@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._data.context import NO_CONTEXT, KnownContext
 from .._data.forgotten import ForgottenRows
-from .._data.interactions import FurtherRows, Interactions, SideFeatures
+from .._data.interactions import FurtherRows, Interactions
 from .._data.messages import shown
 from .._data.sides import Sides
 from .._data.units import Units
@@ -822,7 +822,8 @@ class GibbsSolver(AlternatingSolver):
             is_begun=True,
         )
         users, items = map(np.arange, data.shape)
-        columns = Sides(*map(_columns, data.side_features))
+        n_columns = (0 if f is None else len(f.names) for f in data.side_features)
+        columns = Sides(*map(np.arange, n_columns))
         return begun, Start(last, users, items, columns)
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
@@ -849,10 +850,6 @@ class GibbsSolver(AlternatingSolver):
             draws.append(self._posterior(run, state))
             residuals.append(mean_residual(run.problem, state))
             yield state, model
-
-
-def _columns(features: SideFeatures | None) -> np.ndarray:
-    return np.arange(0 if features is None else len(features.names))
 
 
 @dataclass(frozen=True)

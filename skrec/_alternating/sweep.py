@@ -47,7 +47,7 @@ from .rules import (
 )
 from .scalars import NotDefinite, fetched, postponed_checks, total
 from .start import with_centres
-from .state import Side, State
+from .state import PRIOR_VARIANCE, Side, State
 from .symmetric import cholesky, identity, inverse
 from .tiles import SideConditional, parallel_map, update_rows
 
@@ -337,7 +337,9 @@ class Sweep:
             state,
             coef=coef[0],
             coef_factor=factor,
-            coef_precision=self.rule.coef_precision(n_context, known_square),
+            coef_precision=self.rule.coef_precision(
+                n_context, known_square, PRIOR_VARIANCE
+            ),
         )
 
     def _conditional_coef(

@@ -224,8 +224,10 @@ class UnseenSample:
         for block in places.split(BLOCK_SIZE):
             beta = self._precision(state, block)
             users, items = problem.user_index[block], problem.users.others[block]
-            x = state.users.mean.index_select(0, users)
-            z = state.items.mean.index_select(0, items)
+            x, z = (
+                layout.extend(rows)[:, : layout.row_size]
+                for rows in (state.users.mean[users], state.items.mean[items])
+            )
             of_users = _SampledRows(state.users, of_user, users, z, beta, layout)
             of_items = _SampledRows(state.items, of_item, items, x, beta, layout)
             sampled.append(_Sampled(block, of_users, of_items))
@@ -257,6 +259,7 @@ class _Effect(NamedTuple):
     learned: Tensor
 
 
+@dataclass(frozen=True)
 class _SampledRows:
     """Rows of one side that sampled ratings belong to.
 
@@ -272,19 +275,12 @@ class _SampledRows:
     layout : Layout
     """
 
-    def __init__(
-        self,
-        side: Side,
-        prior_covariance: Tensor,
-        rows: Tensor,
-        others: Tensor,
-        precision: Tensor,
-        layout: Layout,
-    ) -> None:
-        self.side, self.prior_covariance, self.rows = side, prior_covariance, rows
-        self.precision, self.layout = precision, layout
-        self.others = others.clone()
-        self.others[:, layout.n_factors :] = 1
+    side: Side
+    prior_covariance: Tensor
+    rows: Tensor
+    others: Tensor
+    precision: Tensor
+    layout: Layout
 
     @cached_property
     def leverage(self) -> Tensor:
