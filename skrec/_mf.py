@@ -10,8 +10,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ._alternating.convert import as_posterior, as_weights
 from ._alternating.factors import posterior_of_factors
+from ._alternating.network_weights import (
+    are_of_network,
+    as_posterior,
+    as_weights,
+    fitted_columns,
+    network_weights,
+)
 from ._alternating.posterior import Posterior
 from ._alternating.rows import DESCRIBED, FittedLinkMatrix
 from ._alternating.solver import (
@@ -19,11 +25,6 @@ from ._alternating.solver import (
     ALSSolver,
     GibbsSolver,
     VBSolver,
-)
-from ._alternating.value_factors import (
-    are_of_network,
-    fitted_columns,
-    network_weights,
 )
 from ._alternating.value_terms import FittedColumn
 from ._base import BaseRecommender

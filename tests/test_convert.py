@@ -1,4 +1,4 @@
-"""Conversion between solver state, `Posterior` and weights of a network."""
+"""Conversion between solver state and `Posterior`."""
 
 from dataclasses import replace
 
@@ -9,9 +9,7 @@ from helpers import VARIANTS, make_problem, random_posterior, run
 from helpers import residuals as squared_residuals
 
 from skrec._alternating.convert import (
-    as_posterior,
     as_state,
-    as_weights,
     check_row_size,
     in_rating_units,
     with_unobserved_pairs,
@@ -28,9 +26,9 @@ def problem_and_arrays(request):
     return make_problem(**request.param)
 
 
-def make_units(n_context, centre=3.0):
+def make_units(n_context):
     return Units(
-        centre=centre,
+        centre=3.0,
         scale=2.0,
         feature_mean=np.arange(n_context) + 1.0,
         feature_scale=np.arange(n_context) + 0.5,
@@ -123,29 +121,6 @@ def test_a_context_column_that_has_changed_its_unit_starts_anew():
     grown = replace(units, feature_scale=units.feature_scale * [1, 1e9])
     found = as_state(Start(posterior, *numbers(problem)), problem, grown)
     np.testing.assert_allclose(found.coef, [float(state.coef[0]), 0], rtol=1e-5)
-
-
-@pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("n_context", [0, 2])
-def test_weights_of_a_network_have_the_predictions_of_the_means(biased, n_context):
-    problem, (u, i, _, _, context) = make_problem(
-        biased=biased, n_context=n_context, described=True
-    )
-    # Ratings are centred where there are biases.
-    units = make_units(n_context, centre=3.0 if biased else 0.0)
-    state = run(vb, problem, 4)[-1]
-    posterior = in_rating_units(state, units, problem, knows_variance=True)
-    weights = as_weights(posterior, units)
-    again = as_posterior(weights, units)
-    raw = units.feature_mean + units.feature_scale * context
-    np.testing.assert_allclose(
-        again.mean(u, i, raw), posterior.mean(u, i, raw), rtol=1e-5, atol=1e-5
-    )
-    assert not again.knows_variance
-    found = as_weights(again, units)
-    assert found.keys() == weights.keys()
-    for name, value in weights.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("knows_variance", [True, False])
