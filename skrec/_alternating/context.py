@@ -43,18 +43,16 @@ from .conditional import (
     NaturalGaussians,
     fitted_values,
 )
+from .evidence import PRIOR_ROWS, precision_evidence
 from .problem import Problem
 from .ratings import Ratings
 from .rules import (
-    PRIOR_ROWS,
-    PRIOR_VARIANCE,
     Rule,
     over_relax,
-    precision_evidence,
 )
 from .scalars import fetched, total
 from .start import leading_singular_vectors
-from .state import ColumnState, Effects, PairState, Side, State
+from .state import PRIOR_VARIANCE, ColumnState, Effects, PairState, Side, State
 from .symmetric import identity, times
 from .tiles import SideConditional, update_rows
 from .value_pairs import Groups, PairSums, ValueColumn, ValuePairs
