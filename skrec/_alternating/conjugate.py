@@ -338,31 +338,13 @@ class PointConditional:
         layout: Layout,
         parallel_map: ParallelMap,
     ) -> PointConditional:
-        """The objective, which is expected where the other side has variances.
-
-        The axes are those of the prior and of all moments of the other side together,
-        or those that rows have from an earlier fit.
-        """
-        d, k, prior = layout.row_size, layout.n_factors, side.row_priors
-        z, variances = layout.extend(other.mean)[:, :d], other.axes
+        """The objective, which is expected where the other side has variances."""
+        k, variances, totals = layout.n_factors, other.axes, []
         one = torch.ones_like(other.relative_precision)
-        totals, diagonal = [], None
         if ratings.unobserved is not None:
             moments = SideMoments.of(other.mean, None, one, layout, parallel_map)
             totals = unobserved_totals(ratings.unobserved, moments, layout)
-        if prior is not None and prior.axes is not None:
-            axes = prior.axes.axes
-        elif totals:
-            M = layout.unpack_extended(totals[0][1][None])[0]
-            axes, diagonal = Axes.of(side.prior_precision, M[:d, :d])
-        else:
-            count = torch.bincount(ratings.others, ratings.weight, len(z))
-            count = ratings.share.sum(count).to(z) * other.relative_precision
-            M = (z * count[:, None]).T @ z
-            if variances is not None:
-                basis = variances.axes.basis[:k]
-                M[:k, :k] += (basis * (count @ variances.variance)) @ basis.T
-            axes, _ = Axes.of(side.prior_precision, M)
+        axes, diagonal = _axes(ratings, side, other, totals, layout)
         shared: list[SharedSums | VarianceSums] = [
             SharedSums.of(share, packed, axes, diagonal, layout)
             for share, packed in totals
@@ -380,7 +362,7 @@ class PointConditional:
         beta = noise_precision * side.relative_precision[:, None]
         if side.prior_weight is not None:
             beta /= side.prior_weight[:, None]
-        table = axes.forms(z)
+        table = axes.forms(layout.extend(other.mean)[:, : layout.row_size])
         return cls(
             ratings,
             side,
@@ -424,6 +406,35 @@ class PointConditional:
             self.row_precision[rows],
             [sums.of_rows(rows, ratings) for sums in self.shared],
         )
+
+
+def _axes(
+    ratings: Ratings,
+    side: Side,
+    other: Side,
+    totals: Sequence[tuple[Tensor | None, Tensor]],
+    layout: Layout,
+) -> tuple[Axes, Tensor | None]:
+    """Axes of the prior and of all moments of the other side together.
+
+    Those of sums over unobserved pairs, if there are `totals`, come with the diagonal
+    that the first of these has along them. Rows of an earlier fit keep their axes.
+    """
+    d, k, prior = layout.row_size, layout.n_factors, side.row_priors
+    if prior is not None and prior.axes is not None:
+        return prior.axes.axes, None
+    if totals:
+        M = layout.unpack_extended(totals[0][1][None])[0]
+        return Axes.of(side.prior_precision, M[:d, :d])
+    z = layout.extend(other.mean)[:, :d]
+    count = torch.bincount(ratings.others, ratings.weight, len(z))
+    count = ratings.share.sum(count).to(z) * other.relative_precision
+    M = (z * count[:, None]).T @ z
+    if other.axes is not None:
+        basis = other.axes.axes.basis[:k]
+        M[:k, :k] += (basis * (count @ other.axes.variance)) @ basis.T
+    axes, _ = Axes.of(side.prior_precision, M)
+    return axes, None
 
 
 def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:
