@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ._alternating.convert import as_posterior, as_weights
-from ._alternating.posterior import Posterior
-from ._alternating.value_factors import (
+from ._alternating.network_weights import (
     are_of_network,
+    as_posterior,
+    as_weights,
     fitted_columns,
     network_weights,
 )
+from ._alternating.posterior import Posterior
 from ._alternating.value_terms import FittedColumn
 from ._data.interactions import FurtherRows, Interactions
 from ._data.units import Units

@@ -243,6 +243,11 @@ class Iteration:
         return f"objective {self.objective:.6f}, {self.progress}"
 
 
+def no_numbers() -> np.ndarray:
+    """Numbers of nothing."""
+    return np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Start(Generic[AnyModel]):
     """A fitted model to start from, and its row numbers for the new data.
@@ -263,8 +268,10 @@ class Start(Generic[AnyModel]):
     model: AnyModel
     users: np.ndarray
     items: np.ndarray
-    columns: Sides[np.ndarray]
-    values: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    columns: Sides[np.ndarray] = field(
+        default_factory=lambda: Sides(no_numbers(), no_numbers())
+    )
+    values: np.ndarray = field(default_factory=no_numbers)
     numbers: np.ndarray | None = None
 
 

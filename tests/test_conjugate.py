@@ -25,7 +25,7 @@ from skrec._alternating import conditional, conjugate
 from skrec._alternating.axes import Axes, AxisVariances
 from skrec._alternating.conjugate import PointConditional, update_points
 from skrec._alternating.ratings import total
-from skrec._alternating.rules import ALSRule, AxisVBRule, UpdateRule
+from skrec._alternating.rules import ALSRule, UpdateRule, VBRule
 from skrec._alternating.start import decomposed_start, spectral_start
 from skrec._alternating.state import Side
 from skrec._alternating.sweep import (
@@ -147,7 +147,7 @@ def test_ratings_that_repeat_more_often_than_there_are_items():
     assert_allclose(model.predict(X), y, atol=0.1)
 
 
-class ToTheMean(AxisVBRule):
+class ToTheMean(VBRule):
     """vb along axes with steps to the end, and no further."""
 
     relaxation, max_steps, least_share = 0.0, 20, 0.0
@@ -177,8 +177,8 @@ def test_the_end_of_the_steps_is_the_mean_given_uncertain_rows(seed, n_factors, 
     items = replace(items, axes=along)
     noisy = rng.uniform(0, 1, len(y))
     ratings = replace(problem.users, target_variance=torch.as_tensor(noisy))
-    given = PointConditional.expected(ratings, users, items, 3.0, layout, map)
-    side, squares = update_points(given, ToTheMean())
+    given = PointConditional.given(ratings, users, items, 3.0, layout, map)
+    side, squares = update_points(given, ToTheMean(along_axes=True))
 
     covariance = along.covariances(slice(None)).numpy()
     packed = side.with_packed_covariance(layout).covariance
@@ -285,7 +285,7 @@ class UntilRowsAreGood(ALSRule):
 @pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize(
     "rule",
-    [ALSRule(0.3), UntilRowsAreGood(0.3), AxisVBRule()],
+    [ALSRule(0.3), UntilRowsAreGood(0.3), VBRule(along_axes=True)],
     ids=lambda rule: type(rule).__name__,
 )
 def test_a_row_does_not_depend_on_its_tile(rule, monkeypatch):

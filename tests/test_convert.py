@@ -1,4 +1,4 @@
-"""Conversion between solver state, `Posterior` and weights of a network."""
+"""Conversion between solver state and `Posterior`."""
 
 from dataclasses import replace
 
@@ -9,9 +9,7 @@ from helpers import VARIANTS, make_problem, random_posterior, run
 from helpers import residuals as squared_residuals
 
 from skrec._alternating.convert import (
-    as_posterior,
     as_state,
-    as_weights,
     check_row_size,
     in_rating_units,
     with_unobserved_pairs,
@@ -20,6 +18,7 @@ from skrec._alternating.start import spectral_start
 from skrec._alternating.sweep import als, vb
 from skrec._data.sides import Sides
 from skrec._data.units import Units
+from skrec._interfaces import Start
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
@@ -27,9 +26,9 @@ def problem_and_arrays(request):
     return make_problem(**request.param)
 
 
-def make_units(n_context, centre=3.0):
+def make_units(n_context):
     return Units(
-        centre=centre,
+        centre=3.0,
         scale=2.0,
         feature_mean=np.arange(n_context) + 1.0,
         feature_scale=np.arange(n_context) + 0.5,
@@ -66,7 +65,7 @@ def test_a_state_comes_back_from_its_posterior(problem_and_arrays, solver):
     args = (0.3,) if solver is als else ()
     state = run(solver, problem, 4, *args)[-1]
     posterior = in_rating_units(state, units, problem, knows_variance=solver is vb)
-    found = as_state(posterior, problem, units, *numbers(problem))
+    found = as_state(Start(posterior, *numbers(problem)), problem, units)
     close = {"rtol": 2e-4, "atol": 1e-5}
     for side, expected in ((found.users, state.users), (found.items, state.items)):
         names = ["mean", "prior_mean", "prior_precision"]
@@ -89,7 +88,8 @@ def test_new_rows_start_at_their_prior():
     posterior = in_rating_units(state, units, problem, knows_variance=True)
     users, items, _ = numbers(problem)
     users[2:5] = -1
-    side = as_state(posterior, problem, units, users, items, exponent=0.5).users
+    last = Start(posterior, users, items)
+    side = as_state(last, problem, units, exponent=0.5).users
     prior_mean = state.users.prior_mean.expand(3, -1)
     np.testing.assert_allclose(side.mean[2:5], prior_mean, rtol=1e-5, atol=1e-6)
     covariance = torch.linalg.inv(state.users.prior_precision)
@@ -119,31 +119,8 @@ def test_a_context_column_that_has_changed_its_unit_starts_anew():
     state = run(vb, problem, 4)[-1]
     posterior = in_rating_units(state, units, problem, knows_variance=True)
     grown = replace(units, feature_scale=units.feature_scale * [1, 1e9])
-    found = as_state(posterior, problem, grown, *numbers(problem))
+    found = as_state(Start(posterior, *numbers(problem)), problem, grown)
     np.testing.assert_allclose(found.coef, [float(state.coef[0]), 0], rtol=1e-5)
-
-
-@pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("n_context", [0, 2])
-def test_weights_of_a_network_have_the_predictions_of_the_means(biased, n_context):
-    problem, (u, i, _, _, context) = make_problem(
-        biased=biased, n_context=n_context, described=True
-    )
-    # Ratings are centred where there are biases.
-    units = make_units(n_context, centre=3.0 if biased else 0.0)
-    state = run(vb, problem, 4)[-1]
-    posterior = in_rating_units(state, units, problem, knows_variance=True)
-    weights = as_weights(posterior, units)
-    again = as_posterior(weights, units)
-    raw = units.feature_mean + units.feature_scale * context
-    np.testing.assert_allclose(
-        again.mean(u, i, raw), posterior.mean(u, i, raw), rtol=1e-5, atol=1e-5
-    )
-    assert not again.knows_variance
-    found = as_weights(again, units)
-    assert found.keys() == weights.keys()
-    for name, value in weights.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("knows_variance", [True, False])
@@ -155,7 +132,9 @@ def test_unobserved_pairs_of_further_ratings_reach_absent_rows(knows_variance):
     # Further ratings meet a new user, and all items except the last two.
     users, items, _ = numbers(problem)
     users[0] = -1
-    further = with_unobserved_pairs(problem, 0.5, posterior, units, users, items + 2)
+    further = with_unobserved_pairs(
+        problem, 0.5, Start(posterior, users, items + 2), units
+    )
     pairs = further.users.unobserved
     assert pairs.n_background == 2
     np.testing.assert_array_equal(pairs.is_new, users < 0)

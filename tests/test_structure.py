@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from skrec import MFRegressor
-from skrec._alternating.rules import CONCENTRATION_BOUNDS
+from skrec._alternating.evidence import CONCENTRATION_BOUNDS
 from skrec._alternating.structure import (
     Alternative,
     best_fit,

@@ -10,7 +10,6 @@ from helpers import default_threads, make_problem, random_posterior, run
 from skrec._alternating.conditional import (
     ALONE_TILE_SIZE,
     SideMoments,
-    unobserved_moments,
 )
 from skrec._alternating.sweep import als, gibbs, update, vb
 from skrec._alternating.tiles import SideConditional, in_turn, parallel_map
@@ -95,23 +94,10 @@ def test_tiles_have_the_conditional_of_the_whole(monkeypatch, is_updated):
     state = random_posterior(problem, is_certain=False)
     side, layout = state.users, problem.layout
     side = replace(side, row_priors=side) if is_updated else side
-    others = SideMoments.of(
-        state.items.mean,
-        state.items.covariance,
-        state.items.relative_precision,
-        layout,
-        map,
-    )
 
     def moments():
-        given = SideConditional(
-            problem.users,
-            side,
-            others,
-            unobserved_moments(problem.users.unobserved, others, layout),
-            2.0,
-            layout,
-            map,
+        given = SideConditional.given(
+            problem.users, side, state.items, 2.0, layout, map
         )
         parts = given.map_tiles(
             lambda rows, conditional: (rows, *conditional.moments()[:2])

@@ -29,8 +29,8 @@ SAMPLE_SIZE = 2**13
 
 
 @dataclass(frozen=True)
-class FittedRows:
-    """Some of the rows that a model is fitted to.
+class RatingSample:
+    """Some of the ratings that a model is fitted to.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class FittedRows:
 
     @classmethod
     def of(cls, data: Interactions) -> Self:
-        """A sample that is the same for every fit of these rows."""
+        """A sample that is the same for every fit of these ratings."""
         rows: slice | np.ndarray = slice(None)
         if len(data.rating) > SAMPLE_SIZE:
             rows = np.random.default_rng(0).integers(len(data.rating), size=SAMPLE_SIZE)

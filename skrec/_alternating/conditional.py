@@ -184,13 +184,6 @@ class Layout:
         """Lower triangles of matrices over x, shape (n_rows, n_packed_row)."""
         return torch.index_select(matrices.flatten(1), 1, self._pack, out=out)
 
-    def pack_dual(self, matrix: Tensor) -> Tensor:
-        """Vector d with d·pack(M) = tr(matrix M) for every symmetric M.
-
-        Entries off the diagonal, which are packed once, count twice.
-        """
-        return self.pack((2 * matrix - matrix.diagonal().diag())[None])[0]
-
     def unpack(self, packed: Tensor) -> Tensor:
         """Matrices over x, shape (n_rows, row_size, row_size), from their triangles."""
         d = self.row_size

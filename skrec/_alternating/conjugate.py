@@ -34,7 +34,7 @@ from .._share import Share
 from .._sparse import ParallelMap
 from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments, unobserved_totals
-from .feature_weights import Block, LinkMatrix
+from .feature_weights import Block, Direction, LinkMatrix
 from .ratings import Ratings
 from .rules import Rule
 from .scalars import total
@@ -74,8 +74,25 @@ class SharedSums:
     along: Tensor
     square: Tensor
 
-    def of_rows(self, rows: slice) -> SharedSums:
-        """The sums of some rows."""
+    @classmethod
+    def of(
+        cls,
+        share: Tensor | None,
+        packed: Tensor,
+        axes: Axes,
+        diagonal: Tensor | None,
+        layout: Layout,
+    ) -> SharedSums:
+        """Packed sums of e eᵀ; the diagonal of their head is given if it is one."""
+        d, M = layout.row_size, layout.unpack_extended(packed[None])[0]
+        moments = axes.form_matrix(M[:d, :d]) if diagonal is None else diagonal
+        along, square = M.new_zeros(d), M.new_zeros(())
+        if layout.biased:
+            along, square = axes.forms(M[-1, :d]), M[-1, -1]
+        return cls(share, moments, along, square)
+
+    def of_rows(self, rows: slice, ratings: Ratings) -> SharedSums:
+        """The sums of some rows, which have these ratings."""
         return self if self.share is None else replace(self, share=self.share[rows])
 
     @property
@@ -113,17 +130,28 @@ class VarianceSums:
 
     Attributes
     ----------
-    variance : Tensor of shape (n_rows, row_size)
-        Σ w s over the ratings.
+    ratings : Ratings
+    others : Tensor of shape (n_others, row_size)
+        s of the other side's rows.
     forms : Tensor of shape (row_size, row_size)
         H.
     offset : Tensor of shape (row_size,)
         b.
     """
 
-    variance: Tensor
+    ratings: Ratings
+    others: Tensor
     forms: Tensor
     offset: Tensor
+
+    def of_rows(self, rows: slice, ratings: Ratings) -> VarianceSums:
+        """The sums of some rows, which have these ratings."""
+        return replace(self, ratings=ratings)
+
+    @cached_property
+    def variance(self) -> Tensor:
+        """Σ w s over the ratings of each row."""
+        return self.ratings.sum(self.others, self.ratings.weight)
 
     @property
     def diagonal(self) -> Tensor:
@@ -285,11 +313,8 @@ class PointConditional:
         β of each row.
     layout : Layout
     parallel_map : callable
-    shared : tuple of SharedSums
-    other_variance : Tensor of shape (n_others, row_size) or None
-        Variances of the other side's rows along their axes.
-    variance_sums : VarianceSums or None
-        The sums of them, without the numbers of any rows.
+    shared : tuple of SharedSums or VarianceSums
+        Terms beside those of the ratings, of all rows.
     """
 
     ratings: Ratings
@@ -301,9 +326,7 @@ class PointConditional:
     row_precision: Tensor
     layout: Layout
     parallel_map: ParallelMap
-    shared: tuple[SharedSums, ...] = ()
-    other_variance: Tensor | None = None
-    variance_sums: VarianceSums | None = None
+    shared: tuple[SharedSums | VarianceSums, ...]
 
     @classmethod
     def given(
@@ -315,101 +338,31 @@ class PointConditional:
         layout: Layout,
         parallel_map: ParallelMap,
     ) -> PointConditional:
-        """The objective, for points of noise that is the same everywhere."""
-        d = layout.row_size
-        moments = SideMoments.of(
-            other.mean, None, torch.ones_like(other.mean[:, 0]), layout, parallel_map
-        )
-        totals = [
-            (share, layout.unpack_extended(packed[None])[0])
-            for share, packed in unobserved_totals(ratings.unobserved, moments, layout)
+        """The objective, which is expected where the other side has variances."""
+        k, variances, totals = layout.n_factors, other.axes, []
+        one = torch.ones_like(other.relative_precision)
+        if ratings.unobserved is not None:
+            moments = SideMoments.of(other.mean, None, one, layout, parallel_map)
+            totals = unobserved_totals(ratings.unobserved, moments, layout)
+        axes, diagonal = _axes(ratings, side, other, totals, layout)
+        shared: list[SharedSums | VarianceSums] = [
+            SharedSums.of(share, packed, axes, diagonal, layout)
+            for share, packed in totals
         ]
-        diagonal = None
-        if side.row_priors is not None and side.row_priors.axes is not None:
-            axes = side.row_priors.axes.axes
-        elif totals:
-            axes, diagonal = Axes.of(side.prior_precision, totals[0][1][:d, :d])
-        else:
-            count = torch.bincount(ratings.others, ratings.weight, len(other.mean))
-            count = ratings.share.sum(count)
-            packed = moments.total(count.to(ratings.weight), layout)
-            M = layout.unpack_extended(packed[None])[0]
-            axes, _ = Axes.of(side.prior_precision, M[:d, :d])
-        points = cls._along(
-            axes, ratings, side, other, noise_precision, layout, parallel_map
-        )
-        return replace(
-            points,
-            shared=tuple(
-                _shared_sums(share, M, axes, diagonal, layout) for share, M in totals
-            ),
-        )
-
-    @classmethod
-    def expected(
-        cls,
-        ratings: Ratings,
-        side: Side,
-        other: Side,
-        noise_precision: float,
-        layout: Layout,
-        parallel_map: ParallelMap,
-    ) -> PointConditional:
-        """The expected objective, if all pairs have ratings or do not count.
-
-        The axes are those of the prior and of all moments of the other side together.
-        """
-        d, k = layout.row_size, layout.n_factors
-        gamma = other.relative_precision
-        count = torch.bincount(ratings.others, ratings.weight, len(other.mean))
-        count = ratings.share.sum(count).to(gamma) * gamma
-        z = layout.extend(other.mean)[:, :d]
-        M = (z * count[:, None]).T @ z
-        if other.axes is not None:
-            basis, variance = other.axes.axes.basis, other.axes.variance
-            M[:k, :k] += (basis[:k] * (count @ variance)) @ basis[:k].T
-        axes, _ = Axes.of(side.prior_precision, M)
-        weight = ratings.weight * gamma.index_select(0, ratings.others)
-        points = cls._along(
-            axes,
-            replace(ratings, weight=weight),
-            replace(side, prior_weight=1 / side.relative_precision),
-            other,
-            noise_precision,
-            layout,
-            parallel_map,
-        )
-        points = replace(points, side=side)
-        if other.axes is None:
-            return points
-        sums = VarianceSums(
-            variance[:0],
-            axes.basis[:k].T @ basis[:k],
-            basis[k:].sum(0),
-        )
-        return replace(points, other_variance=variance, variance_sums=sums)
-
-    @classmethod
-    def _along(
-        cls,
-        axes: Axes,
-        ratings: Ratings,
-        side: Side,
-        other: Side,
-        noise_precision: float,
-        layout: Layout,
-        parallel_map: ParallelMap,
-    ) -> PointConditional:
-        """The objective along some axes, for the other side's means alone."""
-        d = layout.row_size
+        weight, target = ratings.weight, ratings.target
+        gamma = other.relative_precision.index_select(0, ratings.others)
+        ratings = replace(ratings, weight=weight * gamma)
         if layout.biased:
-            offset = other.mean[:, -1]
-            target = ratings.target - offset.index_select(0, ratings.others)
-            ratings = replace(ratings, target=target)
-        beta = noise_precision * torch.ones_like(side.mean[:, :1])
+            offset = other.mean[:, -1].index_select(0, ratings.others)
+            ratings = replace(ratings, target=target - offset)
+        if variances is not None:
+            basis = variances.axes.basis
+            forms, offset = axes.basis[:k].T @ basis[:k], basis[k:].sum(0)
+            shared.append(VarianceSums(ratings, variances.variance, forms, offset))
+        beta = noise_precision * side.relative_precision[:, None]
         if side.prior_weight is not None:
             beta /= side.prior_weight[:, None]
-        table = axes.forms(layout.extend(other.mean)[:, :d])
+        table = axes.forms(layout.extend(other.mean)[:, : layout.row_size])
         return cls(
             ratings,
             side,
@@ -420,6 +373,7 @@ class PointConditional:
             beta,
             layout,
             parallel_map,
+            tuple(shared),
         )
 
     def map_tiles(self, function: Callable[[slice, Quadratic], T]) -> list[T]:
@@ -442,11 +396,6 @@ class PointConditional:
         else:
             prior_mean = side.prior_means(rows).view(-1, side.mean.shape[1])
             prior_precision = torch.ones_like(side.prior_mean)[None]
-        shared: list[SharedSums | VarianceSums] = [s.of_rows(rows) for s in self.shared]
-        if self.variance_sums is not None:
-            assert self.other_variance is not None
-            variance = ratings.sum(self.other_variance, ratings.weight)
-            shared.append(replace(self.variance_sums, variance=variance))
         return Quadratic(
             ratings,
             self.table,
@@ -455,28 +404,46 @@ class PointConditional:
             self.axes.coordinates(prior_mean),
             prior_precision,
             self.row_precision[rows],
-            shared,
+            [sums.of_rows(rows, ratings) for sums in self.shared],
         )
 
 
-def _shared_sums(
-    share: Tensor | None,
-    M: Tensor,
-    axes: Axes,
-    diagonal: Tensor | None,
+def _axes(
+    ratings: Ratings,
+    side: Side,
+    other: Side,
+    totals: Sequence[tuple[Tensor | None, Tensor]],
     layout: Layout,
-) -> SharedSums:
-    """Sums by their matrix over e, whose head is diagonal along the axes if known."""
-    d = layout.row_size
-    moments = axes.form_matrix(M[:d, :d]) if diagonal is None else diagonal
-    along, square = M.new_zeros(d), M.new_zeros(())
-    if layout.biased:
-        along, square = axes.forms(M[-1, :d]), M[-1, -1]
-    return SharedSums(share, moments, along, square)
+) -> tuple[Axes, Tensor | None]:
+    """Axes of the prior and of all moments of the other side together.
+
+    Those of sums over unobserved pairs, if there are `totals`, come with the diagonal
+    that the first of these has along them. Rows of an earlier fit keep their axes.
+    """
+    d, k, prior = layout.row_size, layout.n_factors, side.row_priors
+    if prior is not None and prior.axes is not None:
+        return prior.axes.axes, None
+    if totals:
+        M = layout.unpack_extended(totals[0][1][None])[0]
+        return Axes.of(side.prior_precision, M[:d, :d])
+    z = layout.extend(other.mean)[:, :d]
+    count = torch.bincount(ratings.others, ratings.weight, len(z))
+    count = ratings.share.sum(count).to(z) * other.relative_precision
+    M = (z * count[:, None]).T @ z
+    if other.axes is not None:
+        basis = other.axes.axes.basis[:k]
+        M[:k, :k] += (basis * (count @ other.axes.variance)) @ basis.T
+    axes, _ = Axes.of(side.prior_precision, M)
+    return axes, None
 
 
 def update_points(given: PointConditional, rule: Rule) -> tuple[Side, Tensor]:
-    """Rows by the rule, and the expected residual sum of squares of each."""
+    """Rows by the rule, and the expected residual sum of squares of each.
+
+    Perhaps with a step of the weights of features that rows follow.
+    """
+    if given.side.weights and rule.steps_weights:
+        return _update_points_and_weights(given, rule)
     side, axes = given.side, given.axes
     mean = torch.empty_like(side.mean)
     squares = torch.empty_like(side.relative_precision)
@@ -523,7 +490,7 @@ def _over_relaxed(objective: Quadratic, rule: Rule) -> tuple[Tensor, Tensor]:
     )
 
 
-def update_points_and_weights(
+def _update_points_and_weights(
     given: PointConditional, rule: Rule
 ) -> tuple[Side, Tensor]:
     """As `update_points`, with a step of the weights that rows follow.
@@ -531,14 +498,13 @@ def update_points_and_weights(
     While the weights go by D, rows follow by Dᵀf over the diagonal of A, and both go as
     far as lowers the objective most.
     """
-    side, axes = given.side, given.axes
+    side, axes, features = given.side, given.axes, given.ratings.features
     assert side.shift is not None
     rows = _PointPass.over(given, rule)
-    weight = rows.weight
-    directions = [
-        _AxisDirection.of(block, w, rows, given)
-        for block, w in zip(given.ratings.features, side.weights, strict=True)
-    ]
+    share, own, weight = rows.share, rows.own, rows.weight
+    blocks = zip(features, side.weights, strict=True)
+    found = [_axis_direction(block, w, rows, given) for block, w in blocks]
+    directions, spreads = zip(*found, strict=True)
     shift = torch.stack([direction.shift for direction in directions]).sum(0)
     follow = shift / rows.diagonal
     image = torch.empty_like(follow)
@@ -548,7 +514,6 @@ def update_points_and_weights(
         return 0.0
 
     given.map_tiles(multiply)
-    share, own = given.ratings.share, rows.own
     along = weight * (rows.deviation * shift + rows.descent * follow)
     curvatures = weight * (follow * (image - 2 * shift) + shift.square())
     slope, curvature = (share.sum(total(x[own])) for x in (along, curvatures))
@@ -562,15 +527,14 @@ def update_points_and_weights(
     log_det = side.log_det
     if not rule.is_certain:
         variance = rows.diagonal.reciprocal()
-        log_det = AxisVariances(axes, variance[own]).log_det
+        log_det = share.sum(AxisVariances(axes, variance[own]).log_det)
         # Rows follow weights that are uncertain.
         variances = AxisVariances(axes, variance.clone())
-        for block, direction in zip(given.ratings.features, directions, strict=True):
-            spread = block.square[:, None] * direction.variance
+        for block, spread in zip(features, spreads, strict=True):
+            spread = block.square[:, None] * spread
             variances.variance.addcmul_(variance.square(), spread)
         curvatures = ((rows.diagonal - 1) * variances.variance).sum(1)
         squares += curvatures / given.row_precision[:, 0]
-        log_det = share.sum(log_det)
     share.complete(mean, squares, *([] if variances is None else [variances.variance]))
     side = replace(
         side,
@@ -578,7 +542,7 @@ def update_points_and_weights(
         covariance=None,
         axes=variances,
         log_det=log_det,
-        weights=tuple(direction.taken(length, axes) for direction in directions),
+        weights=tuple(direction.taken(length) for direction in directions),
         shift=side.shift + axes.rows(length * shift),
     )
     return side, squares
@@ -645,64 +609,34 @@ class _PointPass:
         return cls(x, descent, diagonal, deviation, lowest, squares, weight, share)
 
 
-@dataclass(frozen=True)
-class _AxisDirection:
-    """Direction D of the weights of one block, along the axes.
+def _axis_direction(
+    block: Block, weights: LinkMatrix, rows: _PointPass, given: PointConditional
+) -> tuple[Direction, Tensor]:
+    """Direction of the weights of a block, and the diagonal of C, along the axes.
 
-    Attributes
-    ----------
-    weights : LinkMatrix
-        The present ones, with the covariance that is best given the diagonals of A.
-    step : Tensor of shape (n_columns, row_size)
-        D.
-    shift : Tensor of shape (n_rows, row_size)
-        Dᵀf of every row.
-    variance : Tensor of shape (row_size,)
-        Diagonal of C along the axes.
-    slope, curvature : Tensor of shape ()
-        −⟨BΩ, D⟩ and ⟨DΩ, D⟩.
+    The weights have the covariance that is best given the diagonals of A.
     """
-
-    weights: LinkMatrix
-    step: Tensor
-    shift: Tensor
-    variance: Tensor
-    slope: Tensor
-    curvature: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        block: Block,
-        weights: LinkMatrix,
-        rows: _PointPass,
-        given: PointConditional,
-    ) -> _AxisDirection:
-        axes, parallel_map = given.axes, given.parallel_map
-        square = block.square * rows.weight[:, 0]
-        diagonal = rows.diagonal[rows.own]
-        response = rows.share.sum(square[rows.own] @ diagonal.reciprocal())
-        free = (total(square) - response).clamp_(min=0)
-        Omega = axes.form_matrix(weights.precision)
-        C = inverse(free.diag() / len(block.columns) + Omega)
-        of_prior = axes.coordinates(weights.mean) @ Omega
-        deviation = rows.weight * rows.deviation_at_minimum
-        rows.share.complete(deviation)
-        step = (block.transposed_times(deviation, parallel_map) - of_prior) @ C
-        return cls(
-            weights=replace(
-                weights,
-                covariance=axes.basis @ C @ axes.basis.mT,
-                response=axes.rows(response.diag()).mT @ axes.inverse,
-            ),
-            step=step,
-            shift=block.times(step, parallel_map),
-            variance=C.diagonal(),
-            slope=-total(of_prior * step),
-            curvature=total(step @ Omega * step),
-        )
-
-    def taken(self, length: Tensor, axes: Axes) -> LinkMatrix:
-        """The weights after a step of this length."""
-        mean = self.weights.mean + length * axes.rows(self.step)
-        return replace(self.weights, mean=mean)
+    axes, parallel_map = given.axes, given.parallel_map
+    square = block.square * rows.weight[:, 0]
+    diagonal = rows.diagonal[rows.own]
+    response = rows.share.sum(square[rows.own] @ diagonal.reciprocal())
+    free = (total(square) - response).clamp_(min=0)
+    Omega = axes.form_matrix(weights.precision)
+    C = inverse(free.diag() / len(block.columns) + Omega)
+    of_prior = axes.coordinates(weights.mean) @ Omega
+    deviation = rows.weight * rows.deviation_at_minimum
+    rows.share.complete(deviation)
+    step = (block.transposed_times(deviation, parallel_map) - of_prior) @ C
+    weights = replace(
+        weights,
+        covariance=axes.basis @ C @ axes.basis.mT,
+        response=axes.rows(response.diag()).mT @ axes.inverse,
+    )
+    direction = Direction(
+        weights,
+        axes.rows(step),
+        shift=block.times(step, parallel_map),
+        slope=-total(of_prior * step),
+        curvature=total(step @ Omega * step),
+    )
+    return direction, C.diagonal()

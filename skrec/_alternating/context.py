@@ -29,7 +29,7 @@ Everything here is arrays in, arrays out: no raw ids, no estimator.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -41,23 +41,20 @@ from .conditional import (
     Gaussians,
     Layout,
     NaturalGaussians,
-    SideMoments,
     fitted_values,
 )
+from .evidence import PRIOR_ROWS, precision_evidence
 from .problem import Problem
 from .ratings import Ratings
 from .rules import (
-    PRIOR_ROWS,
-    PRIOR_VARIANCE,
     Rule,
     over_relax,
-    precision_evidence,
 )
 from .scalars import fetched, total
 from .start import leading_singular_vectors
-from .state import ColumnState, Effects, PairState, Side, State
+from .state import PRIOR_VARIANCE, ColumnState, Effects, PairState, Side, State
 from .symmetric import identity, times
-from .tiles import SideConditional
+from .tiles import SideConditional, update_rows
 from .value_pairs import Groups, PairSums, ValueColumn, ValuePairs
 
 # A prior for the variance of slopes, worth one row. Slopes of standardised numbers are
@@ -90,9 +87,6 @@ N_ROUNDS = 3
 LEAST_PRODUCT = 1e-6
 
 SIDES = "users", "items"
-
-# A function that updates the rows of a conditional by a rule.
-UpdateRows = Callable[[SideConditional, Rule], tuple[Side, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -406,66 +400,56 @@ def _centred(
     )
 
 
-def column_moments(
+def column_mean(
     columns: tuple[ValueColumn, ...],
     states: tuple[ColumnState, ...],
     places: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Mean and variance of the terms of all columns at ratings, or at some places.
-
-    The variance is None for points.
-    """
-    means: list[Tensor] = []
-    variances: list[Tensor] = []
-    for column, state in zip(columns, states, strict=True):
-        effects = state.values
-        means.append(column.values.spread(effects.mean, places))
-        if effects.variance is not None:
-            variances.append(column.values.spread(effects.variance, places))
-        for pairs, terms in ((column.users, state.users), (column.items, state.items)):
-            pair_mean, variance = _pair_moments(pairs, terms, places)
-            means.append(pair_mean)
-            if variance is not None:
-                variances.append(variance)
-    mean = sum(means[1:], means[0])
-    return mean, sum(variances[1:], variances[0]) if variances else None
-
-
-def column_mean(
-    columns: tuple[ValueColumn, ...], states: tuple[ColumnState, ...]
 ) -> Tensor:
-    """Mean of the terms of all columns at each rating."""
+    """Mean of the terms of all columns at each rating, or at some places."""
     means = [
         mean
         for column, state in zip(columns, states, strict=True)
         for mean in (
-            column.values.spread(state.values.mean),
-            column.users.terms(*pair_means(column.users, state.users)),
-            column.items.terms(*pair_means(column.items, state.items)),
+            column.values.spread(state.values.mean, places),
+            column.users.terms(*pair_means(column.users, state.users), places=places),
+            column.items.terms(*pair_means(column.items, state.items), places=places),
         )
     ]
     return sum(means[1:], means[0])
 
 
-def _pair_moments(
-    pairs: ValuePairs, state: PairState, places: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """Mean and variance of the terms l + x (a·r + δ) of ratings.
+def column_variance(
+    columns: tuple[ValueColumn, ...],
+    states: tuple[ColumnState, ...],
+    places: Tensor | None = None,
+) -> Tensor | None:
+    """Variance of these terms, likewise; None for points."""
+    variances = []
+    for column, state in zip(columns, states, strict=True):
+        if state.values.variance is not None:
+            variances.append(column.values.spread(state.values.variance, places))
+        for pairs, terms in ((column.users, state.users), (column.items, state.items)):
+            if terms.effects.variance is not None:
+                variances.append(_pair_variance(pairs, terms, places))
+    return sum(variances[1:], variances[0]) if variances else None
 
-    All ratings, or those at some places. The variance is None for points.
-    """
-    level, effect = pair_means(pairs, state)
-    powers = _pair_variances(pairs, state)
+
+def _pair_variance(
+    pairs: ValuePairs, state: PairState, places: Tensor | None
+) -> Tensor:
+    """Variance of the terms l + x (a·r + δ) of ratings: all, or at some places."""
+    effects, levels, covariance = state.effects, state.levels, state.covariance
+    assert effects.variance is not None
+    assert levels.variance is not None
+    assert covariance is not None
+    constant = levels.variance.index_select(0, pairs.rows)
+    linear, square = 2 * covariance, effects.variance
     if places is not None and pairs.numbers is None:
         pairs, kept = pairs.at(places)
         state, places = replace(state, products=state.products[kept]), None
-        level, effect = level[kept], effect[kept]
-        powers = None if powers is None else tuple(power[kept] for power in powers)
-    mean = pairs.terms(level, effect, places=places)
-    if powers is None:
-        return mean, None
-    square = powers[2] + _product_variance(pairs, state)
-    return mean, pairs.terms(*powers[:2], square, places=places)
+        constant, linear, square = constant[kept], linear[kept], square[kept]
+    square = square + _product_variance(pairs, state)
+    return pairs.terms(constant, linear, square, places=places)
 
 
 def _product_variance(pairs: ValuePairs, state: PairState) -> Tensor | float:
@@ -480,9 +464,8 @@ def _product_variance(pairs: ValuePairs, state: PairState) -> Tensor | float:
         if side.covariance is not None
     )
     # ⟨E[aaᵀ], E[rrᵀ]⟩, where entries off the diagonal are packed once and count twice.
-    of_values = of_values * layout.pack_dual(
-        torch.ones_like(state.rows.prior_precision)
-    )
+    twice = 2 - identity(size, of_values)
+    of_values = of_values * layout.pack(twice[None])
     square = of_rows.index_select(0, pairs.rows)
     square = torch.linalg.vecdot(square, of_values.index_select(0, pairs.values))
     return (square - product.square()).clamp_(min=0)
@@ -492,18 +475,6 @@ def pair_means(pairs: ValuePairs, state: PairState) -> tuple[Tensor, Tensor]:
     """Means of l and of a·r + δ of each pair."""
     levels = state.levels.mean.index_select(0, pairs.rows)
     return levels, state.products + state.effects.mean
-
-
-def _pair_variances(pairs: ValuePairs, state: PairState) -> tuple[Tensor, ...] | None:
-    """Var[l + x δ] of each pair by powers of x, from 1 to x²; None for points."""
-    variance, of_levels = state.effects.variance, state.levels.variance
-    if variance is None:
-        return None
-    if of_levels is None:
-        nothing = torch.zeros_like(variance)
-        return nothing, nothing, variance
-    assert state.covariance is not None
-    return of_levels.index_select(0, pairs.rows), 2 * state.covariance, variance
 
 
 def _products(pairs: ValuePairs, rows: Side, values: Side) -> Tensor:
@@ -519,14 +490,12 @@ class ColumnSweep:
     ----------
     problem : Problem
     rule : Rule
-    update_rows : callable
     noise_precision : float
         β.
     """
 
     problem: Problem
     rule: Rule
-    update_rows: UpdateRows
     noise_precision: float
 
     def __call__(
@@ -709,16 +678,10 @@ class ColumnSweep:
             target=target,
             count=side.relative_precision,
         )
-        covariance = None if self.rule.is_certain else other.covariance
-        moments = SideMoments.of(
-            other.mean, covariance, torch.ones_like(other.mean[:, 0]), layout, map
+        if self.rule.is_certain:
+            other = replace(other, covariance=None)
+        given = SideConditional.given(
+            ratings, side, other, self.noise_precision, layout, map
         )
-        given = SideConditional(
-            ratings, side, moments, _nothing, self.noise_precision, layout, map
-        )
-        side, _ = self.update_rows(given, self.rule)
+        side, _ = update_rows(given, self.rule)
         return self.rule.centred_prior(side, layout)
-
-
-def _nothing(rows: slice) -> None:
-    return None

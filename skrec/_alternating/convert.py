@@ -1,21 +1,20 @@
-"""Conversion between solver state, `Posterior` and the weights of a network.
+"""Conversion of solver state to a `Posterior`, and back to a state to start from.
 
-A `Posterior` is made from the state of an alternating solver or from the weights of a
-network, and a state to start from or weights from a `Posterior`. Solvers work in
-standard units, and a `Posterior` is in rating units.
+Solvers work in standard units, and a `Posterior` is in rating units.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from .._data.sides import Sides
 from .._data.units import Units
+from .._interfaces import Start
 from .._threads import torch_threads
 from .axes import Axes, AxisVariances
 from .conditional import Layout, SideMoments
@@ -33,7 +32,6 @@ from .rows import (
     Rows,
 )
 from .state import (
-    INITIAL_CONCENTRATION,
     ColumnState,
     Effects,
     PairState,
@@ -51,15 +49,12 @@ from .value_terms import (
     FittedPairs,
 )
 
-# Small multiples of the identity, which keep covariances invertible: of coefficients,
-# and of rows and weights.
-MIN_COEF_VARIANCE, MIN_VARIANCE = 1e-9, 1e-6
+# A small multiple of the identity keeps the covariance of coefficients invertible.
+MIN_COEF_VARIANCE = 1e-9
 
 # A coefficient of standardised context beyond this belongs to a column whose unit has
 # changed since the fit, and is of no use.
 MAX_COEF = 1e6
-
-NO_COLUMNS = Sides(*[np.empty(0, dtype=np.int64)] * 2)
 
 
 def array(tensor: Tensor) -> np.ndarray:
@@ -147,27 +142,16 @@ def in_rating_units(
     """
     row_units = RowUnits.of(units, problem)
     state = _with_levels(state, problem.layout)
-    sides = (state.users, problem.users), (state.items, problem.items)
     known = (None, None) if last is None else (last.users, last.items)
-    offsets = [
-        _cold_offset(side, rows, learns_prior, row_units)
-        for (side, _), rows in zip(sides, known, strict=True)
-    ]
-    deviations = [
-        _deviations(*side, offset) for side, offset in zip(sides, offsets, strict=True)
-    ]
-    counts = problem.users.count, problem.items.count
-    others = zip(reversed(deviations), reversed(counts), strict=True)
-    selections = [
-        _selection(*side, *other, row_units.layout)
-        for side, other in zip(sides, others, strict=True)
-    ]
-    users, items = (
-        _rows_in_rating_units(*side, offset, units.scale * selection, ratio, row_units)
-        for side, offset, (selection, ratio) in zip(
-            sides, offsets, selections, strict=True
+    of_users, of_items = (
+        _SideExport(side, ratings, _cold_offset(side, rows, learns_prior, row_units))
+        for side, ratings, rows in (
+            (state.users, problem.users, known[0]),
+            (state.items, problem.items, known[1]),
         )
     )
+    users = of_users.rows(of_items, row_units, units.scale)
+    items = of_items.rows(of_users, row_units, units.scale)
     coef = array(state.coef.double()) * units.scale / units.feature_scale
     return Posterior(
         users=users,
@@ -179,25 +163,15 @@ def in_rating_units(
         coef_covariance=array(state.coef_covariance.double()) * units.scale**2,
         noise_variance=units.scale**2 * state.noise_variance,
         knows_variance=knows_variance,
-        columns=_fitted_columns(state, problem, units.scale),
-    )
-
-
-def _fitted_columns(
-    state: State, problem: Problem, scale: float
-) -> tuple[FittedColumn, ...]:
-    """Terms of the columns of context in rating units."""
-    return tuple(
-        _fitted_column(known, column, scale, problem.users.weight)
-        for known, column in zip(state.columns, problem.columns, strict=True)
+        columns=tuple(
+            _fitted_column(known, column, units.scale, problem.users.weight)
+            for known, column in zip(state.columns, problem.columns, strict=True)
+        ),
     )
 
 
 def _fitted_column(
-    state: ColumnState,
-    column: ValueColumn,
-    scale: float,
-    weight: Tensor,
+    state: ColumnState, column: ValueColumn, scale: float, weight: Tensor
 ) -> FittedColumn:
     """Terms of a column of context in rating units."""
     effects = _fitted_effects(state.values, scale)
@@ -291,85 +265,96 @@ def _cold_offset(
     return side.own.mean(0) - side.prior_mean
 
 
-def _deviations(side: Side, ratings: Ratings, cold_offset: Tensor) -> Tensor:
-    """Rows minus the row that their described features alone predict."""
-    rest = side.mean - side.prior_mean - cold_offset
-    for block, w in zip(ratings.features, side.weights, strict=True):
-        if block.name == DESCRIBED:
-            rest = rest - block.times(w.mean)
-    return rest
+@dataclass(frozen=True)
+class _SideExport:
+    """One side of the state of a problem, on its way to a `Posterior`.
 
-
-def _selection(
-    side: Side, ratings: Ratings, of_others: Tensor, counts: Tensor, layout: Layout
-) -> tuple[np.ndarray, float]:
-    """Shares of the others' deviations in predictions, summed over ratings.
-
-    And the ratio of their variance between rows to that within, by the method of
-    moments: means over the counterparts of a row vary more than those over
-    counterparts drawn at random. `counts` are the weights of the others.
+    Attributes
+    ----------
+    side : Side
+    ratings : Ratings
+    cold_offset : Tensor of shape (row_size,)
+        The row that stands for an unknown one, minus its prior mean.
     """
-    if ratings.unobserved is not None:
-        return np.zeros(len(ratings)), 0.0
-    weight, x = ratings.weight, side.mean.clone()
-    x[:, layout.n_factors :] = 1
-    sums = ratings.sum(of_others, weight)
-    total = (sums * x).sum(1)
-    sums_of_weight = torch.stack(
-        [ratings.sum_values(weight), ratings.sum_values(weight.square())], 1
-    )
-    ratings.share.complete(sums_of_weight)
-    # The mean square of one share of a row, over counterparts drawn at random.
-    S = of_others.T @ (of_others * counts[:, None]) / counts.sum()
-    parts = total, (x @ S * x).sum(1), *sums_of_weight.T, ratings.count
-    selection, square, w, w2, count = array(torch.stack(parts).double())
-    drawn = (square > 0) & (w > 0)
-    between = selection[drawn] ** 2 / (w[drawn] * square[drawn])
-    excess = between.sum() - (w2[drawn] / w[drawn]).sum()
-    within = w[drawn].sum() - between.sum()
-    # One counterpart tells no more than itself.
-    ratio = excess / max(within, excess) if excess > 0 else 0.0
-    # Rows know their count alone.
-    return selection * count / np.where(w > 0, w, 1), float(ratio)
 
+    side: Side
+    ratings: Ratings
+    cold_offset: Tensor
 
-def _rows_in_rating_units(
-    side: Side,
-    ratings: Ratings,
-    cold_offset: Tensor,
-    selection: np.ndarray,
-    selection_ratio: float,
-    row_units: RowUnits,
-) -> Rows:
-    layout = row_units.layout
-    covariance: PackedCovariance | AxisCovariance | None = None
-    if side.axes is not None:
-        covariance = row_units.axis_covariance(side.axes)
-    elif side.covariance is not None:
-        covariance = row_units.packed_covariances(side.covariance)
-    own = row_units.covariances(inverse(side.prior_precision))[None]
-    links = {
-        block.name: _fitted_link(block, w, row_units)
-        for block, w in zip(ratings.features, side.weights, strict=True)
-    }
-    mean = row_units.rows(side.mean)[None]
-    return Rows(
-        mean=mean,
-        covariance=covariance,
-        prior_mean=row_units.rows(side.prior_mean)[None, None],
-        prior_covariance=(own + sum(link.effect_covariance for link in links.values()))[
-            :, None
-        ],
-        cold_offset=row_units.rows(cold_offset)[None],
-        residual_covariance=own,
-        count=array(ratings.count.double()),
-        relative_variance=array(side.relative_variance.double()),
-        concentration=side.concentration,
-        selection=selection,
-        selection_ratio=selection_ratio,
-        factor_sums=FactorSums.of(mean[..., : layout.n_factors]),
-        links=links,
-    )
+    @cached_property
+    def deviations(self) -> Tensor:
+        """Rows minus the row that their described features alone predict."""
+        rest = self.side.mean - self.side.prior_mean - self.cold_offset
+        for block, w in zip(self.ratings.features, self.side.weights, strict=True):
+            if block.name == DESCRIBED:
+                rest = rest - block.times(w.mean)
+        return rest
+
+    def selection(
+        self, others: _SideExport, layout: Layout
+    ) -> tuple[np.ndarray, float]:
+        """Shares of the others' deviations in predictions, summed over ratings.
+
+        And the ratio of their variance between rows to that within, by the method of
+        moments: means over the counterparts of a row vary more than those over
+        counterparts drawn at random.
+        """
+        ratings, of_others = self.ratings, others.deviations
+        if ratings.unobserved is not None:
+            return np.zeros(len(ratings)), 0.0
+        weight, x = ratings.weight, self.side.mean.clone()
+        x[:, layout.n_factors :] = 1
+        sums = ratings.sum(of_others, weight)
+        total = (sums * x).sum(1)
+        sums_of_weight = torch.stack(
+            [ratings.sum_values(weight), ratings.sum_values(weight.square())], 1
+        )
+        ratings.share.complete(sums_of_weight)
+        # The mean square of one share of a row, over counterparts drawn at random.
+        counts = others.ratings.count
+        S = of_others.T @ (of_others * counts[:, None]) / counts.sum()
+        parts = total, (x @ S * x).sum(1), *sums_of_weight.T, ratings.count
+        selection, square, w, w2, count = array(torch.stack(parts).double())
+        drawn = (square > 0) & (w > 0)
+        between = selection[drawn] ** 2 / (w[drawn] * square[drawn])
+        excess = between.sum() - (w2[drawn] / w[drawn]).sum()
+        within = w[drawn].sum() - between.sum()
+        # One counterpart tells no more than itself.
+        ratio = excess / max(within, excess) if excess > 0 else 0.0
+        # Rows know their count alone.
+        return selection * count / np.where(w > 0, w, 1), float(ratio)
+
+    def rows(self, others: _SideExport, row_units: RowUnits, scale: float) -> Rows:
+        """The rows, with `scale` rating units per standard unit."""
+        side, ratings, layout = self.side, self.ratings, row_units.layout
+        covariance: PackedCovariance | AxisCovariance | None = None
+        if side.axes is not None:
+            covariance = row_units.axis_covariance(side.axes)
+        elif side.covariance is not None:
+            covariance = row_units.packed_covariances(side.covariance)
+        own = row_units.covariances(inverse(side.prior_precision))[None]
+        links = {
+            block.name: _fitted_link(block, w, row_units)
+            for block, w in zip(ratings.features, side.weights, strict=True)
+        }
+        of_links = sum(link.effect_covariance for link in links.values())
+        mean = row_units.rows(side.mean)[None]
+        selection, ratio = self.selection(others, layout)
+        return Rows(
+            mean=mean,
+            covariance=covariance,
+            prior_mean=row_units.rows(side.prior_mean)[None, None],
+            prior_covariance=(own + of_links)[:, None],
+            cold_offset=row_units.rows(self.cold_offset)[None],
+            residual_covariance=own,
+            count=array(ratings.count.double()),
+            relative_variance=array(side.relative_variance.double()),
+            concentration=side.concentration,
+            selection=scale * selection,
+            selection_ratio=ratio,
+            factor_sums=FactorSums.of(mean[..., : layout.n_factors]),
+            links=links,
+        )
 
 
 def _fitted_link(
@@ -389,37 +374,35 @@ def _fitted_link(
 
 
 def as_state(
-    last: Posterior,
+    last: Start[Posterior],
     problem: Problem,
     units: Units,
-    users: np.ndarray,
-    items: np.ndarray,
-    columns: Sides[np.ndarray] = NO_COLUMNS,
+    *,
     exponent: float = 0.0,
     with_covariance: bool = True,
-    numbers: np.ndarray | None = None,
 ) -> State:
     """A state to start from; new rows start at their prior.
 
-    `users` and `items` are the numbers in `last` of the rows of the problem, `columns`
-    those of the side features, and `numbers` those of the numbers of context, None for
-    the same ones. New ones are -1. The precision of a prior grows with the row's count
-    to the power of `exponent`.
+    The precision of a prior grows with the row's count to the power of `exponent`.
     """
-    row_units = RowUnits.of(units, problem)
-    coef, coef_covariance = _standard_coef(last, units, numbers)
-    user_side = _SideImport(
-        last.users, problem.users, users, columns.user, items, with_covariance
+    model, row_units = last.model, RowUnits.of(units, problem)
+    coef, coef_covariance = _standard_coef(model, units, last.numbers)
+    of_users = _SideImport(
+        model.users, problem.users, last.users, last.columns.user, last.items
     )
-    item_side = _SideImport(
-        last.items, problem.items, items, columns.item, users, with_covariance
+    of_items = _SideImport(
+        model.items, problem.items, last.items, last.columns.item, last.users
+    )
+    users, items = (
+        side.state(row_units, exponent, with_covariance=with_covariance)
+        for side in (of_users, of_items)
     )
     return State(
-        users=user_side.state(row_units, exponent),
-        items=item_side.state(row_units, exponent),
+        users=users,
+        items=items,
         coef=row_units.tensor(coef),
         coef_factor=row_units.tensor(np.linalg.cholesky(coef_covariance).T),
-        noise_precision=units.scale**2 / np.nan_to_num(last.noise_variance, nan=1.0),
+        noise_precision=units.scale**2 / np.nan_to_num(model.noise_variance, nan=1.0),
     )
 
 
@@ -473,8 +456,6 @@ class _SideImport:
     where, columns, others : ndarray
         Numbers in the posterior of the problem's rows, of the columns of their
         described features, and of the rows of the other side; -1 is a new one.
-    with_covariance : bool
-        Whether the state needs covariances.
     """
 
     known: Rows
@@ -482,10 +463,11 @@ class _SideImport:
     where: np.ndarray
     columns: np.ndarray
     others: np.ndarray
-    with_covariance: bool
 
-    def state(self, row_units: RowUnits, exponent: float) -> Side:
-        """The rows in standard units."""
+    def state(
+        self, row_units: RowUnits, exponent: float, *, with_covariance: bool
+    ) -> Side:
+        """The rows in standard units, perhaps with covariances."""
         known, layout = self.known, row_units.layout
         alpha, shape = known.relative_precisions(self.where)
         own_covariance = row_units.standard_covariances(known.residual_covariance[-1])
@@ -503,7 +485,7 @@ class _SideImport:
             )
             axes = row_units.standard_axes(known.covariance)
             side = replace(side, axes=AxisVariances(axes, variance))
-        elif self.with_covariance:
+        elif with_covariance:
             covariance = row_units.standard_covariances(self._covariances(exponent))
             side = replace(side, covariance=layout.pack(covariance))
         weights = [self._weights(block, row_units) for block in self.ratings.features]
@@ -593,12 +575,7 @@ class _SideImport:
 
 
 def with_unobserved_pairs(
-    problem: Problem,
-    weight: float,
-    last: Posterior,
-    units: Units,
-    users: np.ndarray,
-    items: np.ndarray,
+    problem: Problem, weight: float, last: Start[Posterior], units: Units
 ) -> Problem:
     """A problem of further ratings, with the pairs that have not counted before.
 
@@ -606,12 +583,13 @@ def with_unobserved_pairs(
     likewise an item's.
     """
     layout, row_units = problem.layout, RowUnits.of(units, problem)
+    model, users, items = last.model, last.users, last.items
 
     def pairs(rows: np.ndarray, others: np.ndarray, known: Rows) -> UnobservedPairs:
         """Pairs of rows; `known` are the rows of the other side in the last fit."""
         away = np.setdiff1d(np.arange(len(known.mean[0])), others)
         covariance, precision = None, np.ones(len(away))
-        if last.knows_variance and known.covariance is not None:
+        if model.knows_variance and known.covariance is not None:
             covariance = layout.pack(
                 row_units.standard_covariances(known.covariance[0, away])
             )
@@ -632,103 +610,5 @@ def with_unobserved_pairs(
         )
 
     return problem.with_unobserved(
-        pairs(users, items, last.items), pairs(items, users, last.users)
+        pairs(users, items, model.items), pairs(items, users, model.users)
     )
-
-
-def as_posterior(weights: dict[str, np.ndarray], units: Units) -> Posterior:
-    """Points in rating units from a network's weights.
-
-    The last row of a table of weights stands for unknown rows.
-    """
-    biased, n_context = "intercept" in weights, len(units.feature_mean)
-    intercept = float(weights["intercept"][0]) if biased else 0.0
-    coef = weights["coef"][0] if n_context else np.zeros(0)
-    users, items = (_network_rows(weights, units, side) for side in ("user", "item"))
-    return Posterior(
-        users=users,
-        items=items,
-        n_factors=users.mean.shape[2] - biased,
-        centre=units.centre + units.scale * intercept,
-        units=units,
-        coef=coef.astype(np.float64) * units.scale / units.feature_scale,
-        coef_covariance=np.zeros((n_context, n_context)),
-        noise_variance=np.nan,
-        knows_variance=False,
-    )
-
-
-def _network_rows(weights: dict[str, np.ndarray], units: Units, side: str) -> Rows:
-    """One side's rows from a network's weights."""
-    mean = _stacked(weights, f"{side}_factors", f"{side}_bias")
-    row_size = mean.shape[1]
-    n_factors = row_size - ("intercept" in weights)
-    floor = MIN_VARIANCE * np.eye(row_size)
-    spread = np.cov(mean[:-1].T, bias=True).reshape(row_size, row_size) + floor
-    scale = units.row_scale(n_factors, row_size)
-    mean = (mean * scale)[None]
-    spread = (spread * np.outer(scale, scale))[None]
-    described = {}
-    if f"{side}_feature_mean" in weights:
-        B = _stacked(weights, f"{side}_feature_factors", f"{side}_feature_bias") * scale
-        described[DESCRIBED] = FittedLinkMatrix(
-            mean=B[None],
-            covariance=np.zeros_like(spread),
-            prior_covariance=B.T @ B / len(B) + floor,
-            effect_covariance=np.zeros_like(spread),
-            column_mean=weights[f"{side}_feature_mean"],
-            scale=1.0,
-        )
-    n_rows = mean.shape[1] - 1
-    return Rows(
-        mean=mean[:, :-1],
-        covariance=None,
-        prior_mean=mean[:, -1:],
-        prior_covariance=spread[None],
-        cold_offset=np.zeros_like(mean[:, -1]),
-        residual_covariance=spread,
-        count=np.zeros(n_rows),
-        relative_variance=np.ones(n_rows),
-        concentration=INITIAL_CONCENTRATION,
-        selection=np.zeros(n_rows),
-        factor_sums=FactorSums.of(mean[:, :-1, :n_factors]),
-        links=described,
-    )
-
-
-def _stacked(weights: dict[str, np.ndarray], *names: str) -> np.ndarray:
-    """Tables of weights side by side, those that there are."""
-    tables = [weights[name] for name in names if name in weights]
-    return np.hstack([table.reshape(len(table), -1) for table in tables])
-
-
-def as_weights(posterior: Posterior, units: Units) -> dict[str, np.ndarray]:
-    """Weights of the network with the same predictions as the posterior's means."""
-    k, row_size = posterior.n_factors, posterior.row_size
-    scale = units.row_scale(k, row_size)
-    weights: dict[str, np.ndarray] = {}
-    for side, rows in (("user", posterior.users), ("item", posterior.items)):
-        unseen = rows.prior_mean + rows.cold_offset[:, None]
-        table = np.vstack([rows.mean.mean(axis=0), unseen.mean(axis=0)]) / scale
-        weights |= _split(table, k, f"{side}_factors", f"{side}_bias")
-        if DESCRIBED in rows.links:
-            known = rows.links[DESCRIBED]
-            B = known.scale * known.mean.mean(axis=0) / scale
-            weights |= _split(B, k, f"{side}_feature_factors", f"{side}_feature_bias")
-            weights[f"{side}_feature_mean"] = known.feature_mean
-    if len(units.feature_mean):
-        feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
-        weights["coef"] = (posterior.coef * feature_scale / units.scale)[None]
-    if row_size > k:
-        weights["intercept"] = np.array([posterior.centre - units.centre]) / units.scale
-    return {name: value.astype(np.float32) for name, value in weights.items()}
-
-
-def _split(table: np.ndarray, k: int, factors: str, bias: str) -> dict[str, np.ndarray]:
-    """A table of rows as named factors and bias, those that there are."""
-    parts = {}
-    if k:
-        parts[factors] = table[:, None, :k]
-    if table.shape[1] > k:
-        parts[bias] = table[:, k:]
-    return parts

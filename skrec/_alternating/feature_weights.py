@@ -284,7 +284,7 @@ def step_weights(
     uncertain weights, in place.
     """
     directions = [
-        _Direction.of(block, w, rows, layout, parallel_map)
+        Direction.of(block, w, rows, layout, parallel_map)
         for block, w in zip(blocks, weights, strict=True)
     ]
     Lambda = rows.prior_precision
@@ -320,7 +320,7 @@ def step_weights(
 
 
 @dataclass(frozen=True)
-class _Direction:
+class Direction:
     """Direction D of the weights of one block.
 
     Attributes
@@ -330,9 +330,9 @@ class _Direction:
     step : Tensor of shape (n_columns, row_size)
         D, the gradient times C.
     shift : Tensor of shape (n_rows, row_size)
-        Dᵀf of every row.
+        Dᵀf of every row, perhaps along axes of rows.
     slope, curvature : Tensor of shape ()
-        ⟨gradient, D⟩ and ⟨DΩ, D⟩.
+        ⟨gradient, D⟩, or the part of the prior −⟨BΩ, D⟩, and ⟨DΩ, D⟩.
     """
 
     weights: LinkMatrix
@@ -349,7 +349,7 @@ class _Direction:
         rows: RowsGivenWeights,
         layout: Layout,
         parallel_map: ParallelMap,
-    ) -> _Direction:
+    ) -> Direction:
         Lambda, n_columns = rows.prior_precision, len(block.columns)
         square, all_squares = rows.weighted(block.square), block.total_square
         if rows.prior_weight is not None:

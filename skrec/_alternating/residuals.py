@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._threads import torch_threads
 from .conditional import Layout, fitted_values
-from .context import column_moments
+from .context import column_mean
 from .problem import Problem
 from .scalars import fetched, total
 from .state import State
@@ -22,7 +22,7 @@ def mean_residual(problem: Problem, state: State) -> float:
     """Mean residual of the ratings, or of many of them, in standard units."""
     places, weight = _sample(problem, MEAN_SIZE)
     weight *= problem.users.weight[places]
-    residual = weight * _whole_residuals(problem, state, places)
+    residual = weight * residuals(problem, state, places)
     sums = torch.stack([total(residual), total(weight)])
     of_residual, of_weight = fetched(*problem.users.share.sum(sums))
     return of_residual / of_weight
@@ -37,7 +37,7 @@ def square_worth(problem: Problem, state: State) -> float:
 def kurtosis(problem: Problem, state: State) -> float:
     """Kurtosis of the noise, by residuals in units of their own standard deviations."""
     places, weight = _sample(problem, KURTOSIS_SIZE)
-    square = _whole_residuals(problem, state, places).square_()
+    square = residuals(problem, state, places).square_()
     square *= relative_precisions(problem, state, places)
     powers = weight, weight * square, weight * square.square()
     sums = torch.stack([total(values) for values in powers])
@@ -51,22 +51,26 @@ def pair_variance(problem: Problem, state: State) -> float:
     ratings = problem.users
     if ratings.pair is None:
         return 0.0
-    residual = _whole_residuals(problem, state)
+    residual = residuals(problem, state)
     sums = total(ratings.scatter(residual, ratings.weight)), total(ratings.weight)
     scatter, weight = fetched(*ratings.share.sum(torch.stack(sums)))
     return scatter / weight
 
 
 def residuals(problem: Problem, state: State, places: Tensor | None = None) -> Tensor:
-    """Residuals of all ratings, or of those at some places, beside terms of columns."""
+    """Residuals of all ratings, or of those at some places."""
     ratings, context, target = problem.users, problem.context, problem.target
     if places is None:
         rows = state.users.mean, state.items.mean, problem.layout
-        return target - fitted_values(ratings, *rows) - context @ state.coef
-    x = state.users.mean.index_select(0, problem.user_index[places])
-    z = state.items.mean.index_select(0, ratings.others[places])
-    residual = target[places] - predictions(x, z, problem.layout)
-    return residual - context[places] @ state.coef
+        residual = target - fitted_values(ratings, *rows) - context @ state.coef
+    else:
+        x = state.users.mean.index_select(0, problem.user_index[places])
+        z = state.items.mean.index_select(0, ratings.others[places])
+        residual = target[places] - predictions(x, z, problem.layout)
+        residual -= context[places] @ state.coef
+    if state.columns:
+        residual -= column_mean(problem.columns, state.columns, places)
+    return residual
 
 
 def relative_precisions(problem: Problem, state: State, places: Tensor) -> Tensor:
@@ -81,16 +85,6 @@ def predictions(x: Tensor, z: Tensor, layout: Layout) -> Tensor:
     """Predictions x·z + c of pairs of rows."""
     k = layout.n_factors
     return (x[:, :k] * z[:, :k]).sum(1) + x[:, k:].sum(1) + z[:, k:].sum(1)
-
-
-def _whole_residuals(
-    problem: Problem, state: State, places: Tensor | None = None
-) -> Tensor:
-    """Residuals of all ratings, or of those at some places."""
-    residual = residuals(problem, state, places)
-    if state.columns:
-        residual -= column_moments(problem.columns, state.columns, places)[0]
-    return residual
 
 
 def _sample(problem: Problem, size: int) -> tuple[Tensor, Tensor]:

@@ -1,55 +1,44 @@
 """Rules of the alternating solvers: their use of a row's conditional.
 
 `ALSRule` takes the mode, `VBRule` mean and covariance, and `GibbsRule` a draw.
-`AxisVBRule` takes mean and variances along axes that all rows share, and leads `VBRule`
-in its first sweeps. `TemperedVBRule` is for noise that is not Gaussian. `UpdateRule`
-takes mean and covariance under priors of single rows, and `CovarianceRule` the
-covariance alone. `ConditionalRule` is that of "vb" for rows whose priors stay.
+`UpdateRule` takes mean and covariance under priors of single rows, `ConditionalRule`
+under those of "vb", and `CovarianceRule` the covariance alone.
 """
 
 from __future__ import annotations
 
 import math
-import operator
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from scipy import stats
-from scipy.optimize import brentq
-from scipy.special import digamma
 from torch import Tensor
 
 from .conditional import Gaussians, Layout, Moments
-from .feature_weights import Block, LinkMatrix, draw_weights, own_covariance
+from .evidence import (
+    MIN_NOISE_VARIANCE,
+    PRIOR_NOISE_VARIANCE,
+    PRIOR_RATINGS,
+    PRIOR_ROWS,
+    evidence_lower_bound,
+    exchange,
+    host_priors,
+    likeliest_concentration,
+    likeliest_precision,
+)
+from .feature_weights import Block, LinkMatrix, draw_weights
 from .problem import Problem
 from .ratings import Ratings
 from .scalars import fetched, fetched_arrays, total
-from .state import PRIOR_VARIANCE, ColumnState, Effects, PriorSums, Side, State
+from .state import PRIOR_VARIANCE, PriorSums, Side, State
 from .symmetric import identity, inverse
-from .tiles import Given
-
-# Rows that the prior for the covariance of a side's rows is worth.
-PRIOR_ROWS = 1.0
-
-# a, the concentration of the relative precisions: 2 where rows differ so much that
-# their variances are barely finite, 1e4 where they are equal in effect.
-CONCENTRATION_BOUNDS = (2.0, 1e4)
 
 # How far a row goes beyond the mean of its conditional, as a share of its step. The
 # objective is quadratic in a mean, so a share r < 1 still lowers it, by 1 − r² of the
 # fall at the mean, and a half saves a third of the sweeps.
 OVER_RELAXATION = 0.5
-
-# A prior for the noise, worth one rating: half of the ratings' variance. With it a
-# handful of ratings that a model can reach exactly do not show that there is no noise.
-PRIOR_RATINGS, PRIOR_NOISE_VARIANCE = 1.0, 0.5
-
-# The noise keeps at least this share of the ratings' variance, where single precision
-# still tells noise from rounding.
-MIN_NOISE_VARIANCE = 1e-5
 
 # Penalty of weights of features in "als", over that of rows. A weight acts on many
 # rows, and their uncertainty, which its mode neglects, adds up.
@@ -61,8 +50,23 @@ def over_relax(new: Tensor, previous: Tensor) -> Tensor:
     return torch.lerp(previous, new, 1 + OVER_RELAXATION)
 
 
-class Rule(ABC):
+class Given(Protocol):
+    """What priors of rows are updated by, besides the rows."""
+
+    @property
+    def ratings(self) -> Ratings: ...
+
+    @property
+    def noise_precision(self) -> float: ...
+
+    @property
+    def layout(self) -> Layout: ...
+
+
+class Rule:
     """Update of rows from their conditional, and of the priors from the rows.
+
+    This one takes mean and covariance of a row, and leaves priors as they are.
 
     Attributes
     ----------
@@ -104,9 +108,9 @@ class Rule(ABC):
         """Tensor that `rows` takes besides the conditional: the previous rows."""
         return previous
 
-    @abstractmethod
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         """Rows, their covariances, and the sum of the log determinants of these."""
+        return conditional.moments()
 
     def update_priors(self, side: Side, rate: Tensor, given: Given) -> Side:
         """A side with updated priors, relative precisions and, perhaps, weights.
@@ -142,10 +146,8 @@ class Rule(ABC):
         """β of the next update."""
         return 1 / self.noise_variance(weight, residual)
 
-    def coef_precision(
-        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
-    ) -> float:
-        """λ by E[‖w‖²]."""
+    def coef_precision(self, n: int, square: float, prior_variance: float) -> float:
+        """λ by E[‖w‖²] of n coefficients, and the variance of one by its prior."""
         return math.nan
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
@@ -201,9 +203,7 @@ class ALSRule(Rule):
     def noise_precision(self, weight: float, residual: Tensor | float) -> float:
         return 1.0
 
-    def coef_precision(
-        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
-    ) -> float:
+    def coef_precision(self, n: int, square: float, prior_variance: float) -> float:
         return self.reg
 
     def centred_prior(self, side: Side, layout: Layout) -> Side:
@@ -212,11 +212,10 @@ class ALSRule(Rule):
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
         penalties = [total(state.coef.square())]
-        for side in product_sides_of(state.columns):
-            penalties.append(total(side.mean.square()))
         own = [
             effects.precision * total(effects.mean.square())
-            for effects in effects_of(state.columns)
+            for column in state.columns
+            for effects in (column.values, *(pairs.effects for pairs in column.pairs))
         ]
         for side in (state.users, state.items):
             square = (side.own - side.prior_mean).square().sum(1)
@@ -229,13 +228,32 @@ class ALSRule(Rule):
         return residual + self.reg * sum(fetched(*penalties)) + sum(squares)
 
 
+@dataclass(frozen=True)
 class VBRule(Rule):
     """Rule of "vb": mean and covariance, and the priors that maximise the bound.
 
     The objective is minus the evidence lower bound.
+
+    Attributes
+    ----------
+    along_axes : bool
+        Whether covariances of rows are diagonal along axes of all rows, and means come
+        from a few steps of conjugate gradients.
+    is_tempered : bool
+        Whether the noise is not Gaussian. The mean of n squares of kurtosis κ varies as
+        that of 2n / (κ − 1) Gaussian ones.
     """
 
     has_covariance, is_certain, steps_weights = True, False, True
+    relaxation = OVER_RELAXATION
+    # The next sweep goes on where this one ends.
+    max_steps = 2
+
+    along_axes: bool = False
+    is_tempered: bool = False
+
+    def is_along_axes(self, layout: Layout) -> bool:
+        return self.along_axes
 
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         mean, covariance, log_det = conditional.moments()
@@ -275,7 +293,9 @@ class VBRule(Rule):
 
     def centred_prior(self, side: Side, layout: Layout) -> Side:
         scatter = side.summed_covariance(layout) + side.mean.T @ side.mean
-        return replace(side, prior_precision=_precision(scatter, len(side.mean)))
+        return replace(
+            side, prior_precision=likeliest_precision(scatter, len(side.mean))
+        )
 
     def finish(self, side: Side, residual: Tensor) -> tuple[Side, Tensor | float]:
         sums, n_rows, worth = side.sums, len(side.mean), side.square_worth
@@ -285,17 +305,17 @@ class VBRule(Rule):
         residual_of_alpha, shape, alpha, log_alpha, rest = numbers
         ties, tied_alpha = (0.0, 0.0) if sums.tied is None else map(float, found.pop())
         before = side.concentration
-        c = _exchange(
+        c = exchange(
             before * alpha + tied_alpha, before * n_rows + ties, sums.noise_precision
         )
         alpha, log_alpha = alpha / c, log_alpha - n_rows * math.log(c)
-        a = _concentration((alpha - log_alpha) / n_rows)
+        a = likeliest_concentration((alpha - log_alpha) / n_rows)
         # Twice the share of all α in the bound. The terms of a rating that are linear
         # in log α are those of the shape beyond a.
         evidence = 2 * n_rows * (a * math.log(a) - math.lgamma(a))
         evidence += 2 * (a * (log_alpha - alpha) - worth * before * log_alpha)
         evidence += 2 * (rest + shape - shape * math.log(c) - worth * tied_alpha / c)
-        priors, of_priors = _host_priors(side, found[6:])
+        priors, of_priors = host_priors(side, found[6:])
         side = replace(
             side,
             concentration=a / worth,
@@ -320,46 +340,17 @@ class VBRule(Rule):
             for side in sides
         )
 
-    def coef_precision(
-        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
-    ) -> float:
-        return (PRIOR_ROWS + n_context) / (PRIOR_ROWS * prior_variance + square)
+    def coef_precision(self, n: int, square: float, prior_variance: float) -> float:
+        return (PRIOR_ROWS + n) / (PRIOR_ROWS * prior_variance + square)
 
     def objective(self, state: State, problem: Problem, residual: float) -> float:
         return -evidence_lower_bound(state, problem, residual)
 
 
-class AxisVBRule(VBRule):
-    """Rule of "vb" where the covariances of rows are diagonal along axes of all rows.
-
-    Means come from a few steps of conjugate gradients. The objective is minus the lower
-    bound of such distributions.
-    """
-
-    relaxation = OVER_RELAXATION
-    # The next sweep goes on where this one ends.
-    max_steps = 2
-
-    def is_along_axes(self, layout: Layout) -> bool:
-        return True
-
-
-class TemperedVBRule(VBRule):
-    """Rule of "vb" for noise that is not Gaussian.
-
-    The mean of n squares of kurtosis κ varies as that of 2n / (κ − 1) Gaussian ones.
-    """
-
-    is_tempered = True
-
-
 class ConditionalRule(Rule):
-    """Rule of "vb" with all of its priors and weights held: mean and covariance."""
+    """Rule of "vb" with all of its priors and weights held."""
 
     has_covariance, is_certain = True, False
-
-    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
-        return conditional.moments()
 
 
 @dataclass(frozen=True)
@@ -447,10 +438,8 @@ class GibbsRule(Rule):
         gamma = self.random_state.standard_gamma(shape) / shape
         return gamma / self.noise_variance(weight, residual)
 
-    def coef_precision(
-        self, n_context: int, square: float, prior_variance: float = PRIOR_VARIANCE
-    ) -> float:
-        gamma = self.random_state.standard_gamma((PRIOR_ROWS + n_context) / 2)
+    def coef_precision(self, n: int, square: float, prior_variance: float) -> float:
+        gamma = self.random_state.standard_gamma((PRIOR_ROWS + n) / 2)
         return 2 * gamma / (PRIOR_ROWS * prior_variance + square)
 
 
@@ -470,9 +459,6 @@ class UpdateRule(Rule):
 
     def is_along_axes(self, layout: Layout) -> bool:
         return self.is_certain and layout.is_wide
-
-    def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
-        return conditional.moments()
 
     def update_priors(self, side: Side, rate: Tensor, given: Given) -> Side:
         if self.is_certain:
@@ -508,158 +494,7 @@ class CovarianceRule(Rule):
         return auxiliary, covariance, log_det
 
 
-def evidence_lower_bound(state: State, problem: Problem, residual: float) -> float:
-    """The bound that "vb" raises, for `residual` = Σ w α γ E[(y − ŷ)²].
-
-    E[log p(y, rows, α, γ, w)] + entropy, with the log priors of β, Λ and λ up to a
-    constant.
-    """
-    beta = state.noise_precision
-    doubled = problem.weight * math.log(beta / (2 * math.pi)) - beta * residual
-    doubled += PRIOR_RATINGS * (math.log(beta) - beta * PRIOR_NOISE_VARIANCE)
-    terms: list[Term] = [(1.0, state.users.evidence), (1.0, state.items.evidence)]
-    if state.coef_factor is not None:
-        terms.append((2.0, total(state.coef_factor.diagonal().log())))
-        doubled += (PRIOR_ROWS + len(state.coef)) * math.log(state.coef_precision)
-        doubled -= PRIOR_ROWS
-    terms += columns_evidence(state.columns)
-    factors, values = zip(*terms, strict=True)
-    return (doubled + math.fsum(map(operator.mul, factors, fetched(*values)))) / 2
-
-
-# A factor and the scalar that it multiplies, which may be on the device.
-Term = tuple[float, Tensor | float]
-
-
-def columns_evidence(columns: Sequence[ColumnState]) -> list[Term]:
-    """Share of the terms of context in twice the bound."""
-    terms: list[Term] = []
-    for effects in effects_of(columns):
-        n_draws = PRIOR_ROWS + len(effects.mean)
-        terms.append((1.0, effects.log_det))
-        terms.append((n_draws, math.log(effects.precision)))
-        terms.append((1.0, -PRIOR_ROWS))
-    for effects, levels in levels_of(columns):
-        n_levels = len(levels.mean)
-        if not levels.precision:
-            terms.append((n_levels, math.log(effects.precision)))
-            continue
-        assert levels.variance is not None
-        square = total(levels.mean.square() + levels.variance)
-        terms.append((n_levels, 1 + math.log(levels.precision)))
-        terms.append((-levels.precision, square))
-    for side in product_sides_of(columns):
-        n_rows, size = side.mean.shape
-        log_det = torch.linalg.slogdet(side.prior_precision).logabsdet.double()
-        terms.append((1.0, side.log_det))
-        terms.append((PRIOR_ROWS + n_rows, log_det))
-        terms.append((1.0, -PRIOR_ROWS * size))
-    return terms
-
-
-def precision_evidence(n: int, precision: float, prior_variance: float) -> float:
-    """Share of the precision of n scalars in twice the bound, up to a constant."""
-    prior = PRIOR_ROWS * prior_variance * precision
-    return (PRIOR_ROWS + n) * math.log(precision) - prior
-
-
-def effects_of(columns: Sequence[ColumnState]) -> list[Effects]:
-    """All effects of columns of context."""
-    return [
-        effects
-        for column in columns
-        for effects in (column.values, column.users.effects, column.items.effects)
-    ]
-
-
-def levels_of(columns: Sequence[ColumnState]) -> list[tuple[Effects, Effects]]:
-    """Effects of pairs, and levels of the rows beside them, of all columns."""
-    return [
-        (pairs.effects, pairs.levels)
-        for column in columns
-        for pairs in (column.users, column.items)
-    ]
-
-
-def product_sides_of(columns: Sequence[ColumnState]) -> list[Side]:
-    """All factors of columns of context."""
-    return [
-        side
-        for column in columns
-        for pairs in (column.users, column.items)
-        for side in (pairs.rows, pairs.values)
-    ]
-
-
-def _host_priors(side: Side, matrices: Sequence[np.ndarray]) -> tuple[Tensor, float]:
-    """Λ and each Ω of a side, and twice the share of all matrices in the bound.
-
-    `matrices` are those of `PriorSums`.
-    """
-    assert side.sums is not None
-    scatter, dtype = matrices[0] + matrices[1], side.mean.dtype
-    precisions, evidence = [], 0.0
-    of_blocks = (matrices[2:][start::3] for start in range(3))
-    parts = zip(side.weights, side.sums.squares, *of_blocks, strict=True)
-    for weights, square, points, C, response in parts:
-        scatter = scatter + own_covariance(square, response, C)
-        n = len(weights.mean)
-        precisions.append(_precision(torch.from_numpy(points + n * C).to(dtype), n))
-        evidence += n * _log_det(C) + _evidence_of(precisions[-1], n)
-    n_rows = len(side.mean)
-    precision = _precision(torch.from_numpy(scatter).to(dtype), n_rows)
-    evidence += _evidence_of(precision, n_rows)
-    return torch.stack([precision, *precisions]), evidence
-
-
-def _evidence_of(precision: Tensor, n_rows: int) -> float:
-    """Twice the share in the bound of a matrix by the scatter of so many rows."""
-    strength = PRIOR_ROWS + n_rows
-    return strength * _log_det(precision.numpy()) - PRIOR_ROWS * len(precision)
-
-
-def _log_det(matrix: np.ndarray) -> float:
-    return float(np.linalg.slogdet(matrix.astype(np.float64))[1])
-
-
-def _precision(scatter: Tensor, n_rows: int) -> Tensor:
-    """The precision that maximises the bound, by E of the scatter of so many rows."""
-    strength = PRIOR_ROWS + n_rows
-    prior = PRIOR_ROWS * PRIOR_VARIANCE / strength
-    mean = scatter / strength + prior * identity(len(scatter), scatter)
-    return inverse(mean, floor=prior)
-
-
 def _prior_shape(side: Side, ratings: Ratings) -> Tensor | float:
     """Shape and rate of the Gamma of each α before its own ratings."""
     a, ties = side.concentration, ratings.ties
     return a if ties is None else a + ties
-
-
-def _concentration(gap: float) -> float:
-    """The a that maximises the bound: log a − ψ(a) + 1 = `gap`.
-
-    `gap` is the mean of E[α] − E[log α].
-    """
-
-    def slope(a: float) -> float:
-        return math.log(a) - digamma(a) + 1 - gap
-
-    low, high = CONCENTRATION_BOUNDS
-    if slope(low) <= 0:
-        return low
-    return high if slope(high) >= 0 else brentq(slope, low, high, rtol=1e-6)
-
-
-def _exchange(weight: float, strength: float, noise_precision: float) -> float:
-    """The c that maximises the bound if every α is divided by it and β times it.
-
-    It solves W / c² − (S − n / 2) / c = β n v / 2, where `weight` is W = Σ (a + t) α
-    and `strength` S = Σ (a + t), with the ties t, and the prior of β is worth n ratings
-    of variance v; without that prior it is a mean of α. If they are not exchanged, β
-    and a creep towards each other.
-    """
-    held = noise_precision * PRIOR_RATINGS * PRIOR_NOISE_VARIANCE / 2
-    rows = strength - PRIOR_RATINGS / 2
-    c = 2 * weight / (rows + math.sqrt(rows**2 + 4 * held * weight))
-    return min(c, 1 / (MIN_NOISE_VARIANCE * noise_precision))

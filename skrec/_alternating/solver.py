@@ -16,13 +16,13 @@ from torch import Tensor
 
 from .._data.context import NO_CONTEXT, KnownContext
 from .._data.forgotten import ForgottenRows
-from .._data.interactions import FurtherRows, Interactions, SideFeatures
+from .._data.interactions import FurtherRows, Interactions
 from .._data.messages import shown
 from .._data.sides import Sides
 from .._data.units import Units
 from .._interfaces import Iteration, Objective, Solver, Start
 from .._sparse import fixed_order
-from .collapse import FittedRows
+from .collapse import RatingSample
 from .conditional import Layout
 from .convert import (
     array,
@@ -120,27 +120,27 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class FitRows:
-    """The rows of a fit in standard units.
+class FitRatings:
+    """The ratings of a fit in standard units.
 
     Attributes
     ----------
-    arrays : RatingArrays
-        In the precision of the fit.
+    problem : Problem
+        They and the side features, without a structure.
     units : Units
     rating_range : tuple of float
         With 0 where pairs without ratings count.
     repeat_variance : float
         Of ratings of a pair about their mean, which stands for them.
-    sample : FittedRows
-        Some of the rows in the units of ratings.
+    sample : RatingSample
+        Some of them in their own units.
     """
 
-    arrays: RatingArrays
+    problem: Problem
     units: Units
     rating_range: tuple[float, float]
     repeat_variance: float
-    sample: FittedRows
+    sample: RatingSample
 
 
 @dataclass(frozen=True)
@@ -150,15 +150,15 @@ class Run:
     Attributes
     ----------
     problem : Problem
-    rows : FitRows
-        Those that the problem is made of.
+        The ratings with the structure of the solver.
+    ratings : FitRatings
     is_continued : bool
         Whether it starts from the end of the last fit.
     random_state : RandomState
     """
 
     problem: Problem
-    rows: FitRows
+    ratings: FitRatings
     is_continued: bool
     random_state: np.random.RandomState
 
@@ -180,21 +180,24 @@ class OfState(Generic[Value]):
         del self.state
 
 
-def standard_arrays(
+def standard_problem(
     data: Interactions,
     units: Units,
+    device: torch.device,
     *,
     has_slopes: bool = False,
     counts_squares: bool = False,
-) -> RatingArrays:
-    """Canonical rows in these units, perhaps with slopes of numbers.
+) -> Problem:
+    """Canonical rows in these units, with side features but without a structure.
 
-    With `counts_squares` the noise is learned, by as many squares as the rows count.
+    Perhaps with slopes of numbers. With `counts_squares` the noise is learned, by as
+    many squares as the rows count.
     """
     counts = data.counts if counts_squares else None
-    dtype = np.float64 if data.n_rows <= MAX_DOUBLE_ROWS else np.float32
+    is_small = data.n_rows <= MAX_DOUBLE_ROWS
+    dtype = np.float64 if is_small else np.float32
     varies = np.flatnonzero(np.isfinite(units.feature_scale))
-    return RatingArrays(
+    arrays = RatingArrays(
         data.users,
         data.items,
         data.shape,
@@ -208,12 +211,9 @@ def standard_arrays(
         None if counts is None else counts.astype(dtype, copy=False),
         Sides(*(side and side.matrix for side in data.side_features)),
     )
-
-
-def problem_of(arrays: RatingArrays, device: torch.device) -> Problem:
-    """The rows as a problem, with side features but without a structure."""
-    dtype = torch.from_numpy(arrays.target).dtype
-    return Problem.from_arrays(arrays, Layout(0, True, device), dtype)
+    return Problem.from_arrays(
+        arrays, Layout(0, True, device), torch.float64 if is_small else torch.float32
+    )
 
 
 @dataclass(frozen=True)
@@ -297,11 +297,10 @@ class AlternatingSolver(Solver[Posterior]):
         device: torch.device,
     ) -> Iterator[Iteration]:
         fit = self._with_structure(data, start)
-        rows = fit._rows(data)
+        ratings = fit._ratings(data, device)
         # Its rows are in the problem now, and take as much memory.
         del data
-        problem = problem_of(rows.arrays, device)
-        yield from fit._iterations(rows, problem, start, random_state)
+        yield from fit._iterations(ratings, start, random_state)
 
     def _with_structure(
         self, data: Interactions, start: Start[Posterior] | None
@@ -329,32 +328,33 @@ class AlternatingSolver(Solver[Posterior]):
             implicit_features = self.learns_noise
         return replace(self, n_factors=n_factors, implicit_features=implicit_features)
 
-    def _rows(self, data: Interactions) -> FitRows:
-        """The rows of a fit, in units of their own."""
+    def _ratings(self, data: Interactions, device: torch.device) -> FitRatings:
+        """The ratings of a fit, in units of their own."""
         rating_range = self._rating_range(data.rating_range)
-        sample = FittedRows.of(data)
+        sample = RatingSample.of(data)
         has_zeros, repeat_variance = bool(self.unobserved_weight), 0.0
         if self.learns_noise:
             data, repeat_variance = data.merged()
         centred = self.biased and not has_zeros
         units = Units.of(data, centred=centred, about_mean=self.learns_noise)
         # Pairs without ratings have no numbers.
-        arrays = standard_arrays(
+        problem = standard_problem(
             data,
             units,
+            device,
             has_slopes=not has_zeros,
             counts_squares=self.is_bayesian,
         )
-        return FitRows(arrays, units, rating_range, repeat_variance, sample)
+        return FitRatings(problem, units, rating_range, repeat_variance, sample)
 
     def _iterations(
         self,
-        rows: FitRows,
-        problem: Problem,
+        ratings: FitRatings,
         start: Start[Posterior] | None,
         random_state: np.random.RandomState,
     ) -> Iterator[Iteration]:
-        """Iterations with the structure that is set, of a problem without any."""
+        """Iterations with the structure that is set."""
+        problem = ratings.problem
         if self.learns_noise:
             problem = problem.with_ties().with_pairs()
         problem = replace(problem, layout=self._layout(problem.layout.device))
@@ -362,8 +362,8 @@ class AlternatingSolver(Solver[Posterior]):
             problem = problem.with_implicit_features()
         if self.unobserved_weight:
             problem = problem.with_all_pairs(self.unobserved_weight)
-        last = self._last_state(problem, rows.units, start)
-        run = Run(problem, rows, last is not None, random_state)
+        last = self._last_state(problem, ratings.units, start)
+        run = Run(problem, ratings, last is not None, random_state)
         states = self._states(run, last or self._start(problem))
         return map(itemgetter(1), self._reports(run, states))
 
@@ -373,15 +373,7 @@ class AlternatingSolver(Solver[Posterior]):
         """The end of the last fit, if there is one and it can go on."""
         if start is None or start.model.n_factors != self.n_factors:
             return None
-        rows = start.users, start.items, start.columns
-        last = as_state(
-            start.model,
-            problem,
-            units,
-            *rows,
-            with_covariance=self.is_bayesian,
-            numbers=start.numbers,
-        )
+        last = as_state(start, problem, units, with_covariance=self.is_bayesian)
         if not self.learns_noise:
             return last
         counts = (
@@ -433,24 +425,24 @@ class AlternatingSolver(Solver[Posterior]):
 
     def _warning(self, run: Run, state: State) -> Callable[[Posterior], str] | None:
         """Warning of the model of a fit that ends in this state."""
-        may_collapse = self.learns_noise and np.ptp(run.rows.rating_range) > 0
-        return run.rows.sample.warning if may_collapse else None
+        may_collapse = self.learns_noise and np.ptp(run.ratings.rating_range) > 0
+        return run.ratings.sample.warning if may_collapse else None
 
     def _posterior(self, run: Run, state: State) -> Posterior:
         """Model of a state, in rating units."""
-        rows = run.rows
+        ratings = run.ratings
         posterior = in_rating_units(
             state,
-            rows.units,
+            ratings.units,
             run.problem,
             knows_variance=self.knows_variance,
             learns_prior=self.is_bayesian,
         )
-        repeat_variance = rows.repeat_variance
+        repeat_variance = ratings.repeat_variance
         if self.is_bayesian:
             of_pairs = pair_variance(run.problem, state)
-            repeat_variance += rows.units.scale**2 * of_pairs
-        posterior = self._stored(posterior, rows.rating_range, repeat_variance)
+            repeat_variance += ratings.units.scale**2 * of_pairs
+        posterior = self._stored(posterior, ratings.rating_range, repeat_variance)
         with parallel_map(run.problem) as tile_map:
             return posterior.with_compact_covariances(tile_map)
 
@@ -462,7 +454,7 @@ class AlternatingSolver(Solver[Posterior]):
         """
         if not self.biased or self.unobserved_weight or abs(residual) <= LEAST_SHIFT:
             return posterior
-        return posterior.shifted(run.rows.units.scale * residual)
+        return posterior.shifted(run.ratings.units.scale * residual)
 
     def _stored(
         self,
@@ -542,19 +534,14 @@ class AlternatingSolver(Solver[Posterior]):
         units.check_further(data.rating)
         check_row_size(model, self.n_factors, self.biased)
         known = model.with_cold_rows(*further.cold)
-        problem = _without_columns(known, further, device)
+        problem = _further_problem(known, further, device)
         problem = replace(problem, layout=self._layout(device))
-        if known.repeat_variance:
-            # The noise of the fit is that of means of pairs.
-            nothing = torch.zeros_like(problem.target)
-            lost = nothing - known.repeat_variance / units.scale**2
-            problem = problem.without(nothing, lost)
-        rows = further.users, further.items
+        last = Start(known, further.users, further.items)
         if self.unobserved_weight:
             problem = with_unobserved_pairs(
-                problem, self.unobserved_weight, known, units, *rows
+                problem, self.unobserved_weight, last, units
             )
-        start = as_state(known, problem, units, *rows, exponent=self.prior_exponent)
+        start = as_state(last, problem, units, exponent=self.prior_exponent)
         try:
             state = update(
                 problem,
@@ -584,26 +571,27 @@ class AlternatingSolver(Solver[Posterior]):
         return self._stored(updated, rating_range, model.repeat_variance)
 
 
-def _without_columns(
+def _further_problem(
     known: Posterior, further: FurtherRows, device: torch.device
 ) -> Problem:
-    """Problem of further rows without the terms of rows of context, which stay."""
+    """Problem of further rows, without the terms of rows of context, which stay."""
     data, units, learns = further.data, known.units, known.knows_variance
-    if not known.columns:
-        return problem_of(standard_arrays(data, units, counts_squares=learns), device)
-    where = further.users[data.users], further.items[data.items], data.context
-    rest = replace(
-        data,
-        rating=data.rating - known.column_means(*where),
-        context=data.numbers,
-        known_context=NO_CONTEXT,
-    )
-    problem = problem_of(standard_arrays(rest, units, counts_squares=learns), device)
-    if not known.knows_variance:
-        return problem
+    # The noise of the fit is that of means of pairs.
+    variance = np.full(len(data.rating), -known.repeat_variance)
+    if known.columns:
+        where = further.users[data.users], further.items[data.items], data.context
+        data = replace(
+            data,
+            rating=data.rating - known.column_means(*where),
+            context=data.numbers,
+            known_context=NO_CONTEXT,
+        )
+        if learns:
+            variance += known.column_variances(*where)
+    problem = standard_problem(data, units, device, counts_squares=learns)
     nothing = torch.zeros_like(problem.target)
-    variance = torch.as_tensor(known.column_variances(*where) / units.scale**2)
-    return problem.without(nothing, variance.to(nothing))
+    of_target = torch.as_tensor(variance / units.scale**2).to(nothing)
+    return problem.without(nothing, of_target if variance.any() else None)
 
 
 @dataclass(frozen=True)
@@ -637,9 +625,8 @@ class VBSolver(AlternatingSolver):
         is_set = self.unobserved_weight or not self.biased
         others = [] if is_set else self._alternatives(likely)
         bound = least_error(data) if others else 0.0
-        rows = likely._rows(data)
+        arguments = likely._ratings(data, device), start, random_state
         del data
-        arguments = rows, problem_of(rows.arrays, device), start, random_state
         first = likely._iterations(*arguments)
         if not others:
             yield from first
@@ -728,8 +715,9 @@ class VBSolver(AlternatingSolver):
         self, run: Run, states: Iterator[State]
     ) -> Iterator[tuple[State, Iteration]]:
         """Reports with estimates of the error, that end where predictions do."""
+        ratings = run.ratings
         sample = UnseenSample.of(
-            run.problem, run.rows.units.scale, run.rows.repeat_variance
+            run.problem, ratings.units.scale, ratings.repeat_variance
         )
         errors: list[float] = []
         previous: Tensor | None = None
@@ -834,7 +822,8 @@ class GibbsSolver(AlternatingSolver):
             is_begun=True,
         )
         users, items = map(np.arange, data.shape)
-        columns = Sides(*map(_columns, data.side_features))
+        n_columns = (0 if f is None else len(f.names) for f in data.side_features)
+        columns = Sides(*map(np.arange, n_columns))
         return begun, Start(last, users, items, columns)
 
     def _states(self, run: Run, start: State) -> Iterator[State]:
@@ -861,10 +850,6 @@ class GibbsSolver(AlternatingSolver):
             draws.append(self._posterior(run, state))
             residuals.append(mean_residual(run.problem, state))
             yield state, model
-
-
-def _columns(features: SideFeatures | None) -> np.ndarray:
-    return np.arange(0 if features is None else len(features.names))
 
 
 @dataclass(frozen=True)

@@ -259,6 +259,11 @@ class ColumnState:
     users: PairState
     items: PairState
 
+    @property
+    def pairs(self) -> tuple[PairState, PairState]:
+        """Terms of users, and of items."""
+        return self.users, self.items
+
 
 @dataclass(frozen=True)
 class State:

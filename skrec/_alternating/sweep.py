@@ -16,10 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
 from itertools import islice
-from operator import add
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,42 +24,32 @@ from torch import Tensor
 
 from .._sparse import ParallelMap
 from .._threads import torch_threads
-from .conditional import (
-    Conditional,
-    NaturalGaussians,
-    SideMoments,
-    fitted_values,
-    unobserved_moments,
-)
-from .conjugate import PointConditional, update_points, update_points_and_weights
+from .conditional import NaturalGaussians, fitted_values
+from .conjugate import PointConditional, update_points
 from .context import (
     ColumnSweep,
     column_mean,
-    column_moments,
+    column_variance,
     with_centred_slopes,
     with_columns,
 )
-from .feature_weights import RowsGivenWeights, step_weights
 from .problem import Problem
 from .ratings import Ratings
 from .residuals import square_worth
 from .rules import (
-    OVER_RELAXATION,
     ALSRule,
-    AxisVBRule,
     ConditionalRule,
     CovarianceRule,
     GibbsRule,
     Rule,
-    TemperedVBRule,
     UpdateRule,
     VBRule,
 )
 from .scalars import NotDefinite, fetched, postponed_checks, total
 from .start import with_centres
-from .state import Side, State
-from .symmetric import cholesky, identity, inverse, times
-from .tiles import SideConditional, parallel_map
+from .state import PRIOR_VARIANCE, Side, State
+from .symmetric import cholesky, identity, inverse
+from .tiles import SideConditional, parallel_map, update_rows
 
 # Sweeps by which relative precisions find the differences between rows.
 SETTLING_SWEEPS = 5
@@ -100,7 +87,7 @@ def vb(
     as warm-up.
     """
     fall, previous = math.inf, math.inf
-    for state in islice(sweeps(problem, start, AxisVBRule()), warm_up):
+    for state in islice(sweeps(problem, start, VBRule(along_axes=True)), warm_up):
         fall, previous = previous - state.objective, state.objective
         start = state
         yield replace(state, is_warm_up=True)
@@ -121,7 +108,7 @@ def vb(
 def tempered_vb(problem: Problem, start: State) -> Iterator[State]:
     """Variational Bayes for noise that is not Gaussian: endless sweeps from `start`.
 
-    A square of a residual counts by the kurtosis of the noise (see `TemperedVBRule`),
+    A square of a residual counts by the kurtosis of the noise (see `VBRule`),
     which every sweep measures anew after some of `vb`, marked as warm-up: differences
     between rows that these find are not taken for kurtosis.
     """
@@ -130,7 +117,7 @@ def tempered_vb(problem: Problem, start: State) -> Iterator[State]:
         yield replace(state, is_warm_up=True)
         del state
     start = start.with_square_worth(square_worth(problem, start))
-    yield from sweeps(problem, start, TemperedVBRule())
+    yield from sweeps(problem, start, VBRule(is_tempered=True))
 
 
 def gibbs(
@@ -329,7 +316,7 @@ class Sweep:
             return state
         residual -= problem.context @ state.coef
         beta = state.noise_precision
-        sweep = ColumnSweep(problem, self.rule, update_rows, beta)
+        sweep = ColumnSweep(problem, self.rule, beta)
         return replace(state, columns=sweep(state.columns, weight, residual))
 
     def _update_coef(self, state: State, weight: Tensor, residual: Tensor) -> State:
@@ -350,7 +337,9 @@ class Sweep:
             state,
             coef=coef[0],
             coef_factor=factor,
-            coef_precision=self.rule.coef_precision(n_context, known_square),
+            coef_precision=self.rule.coef_precision(
+                n_context, known_square, PRIOR_VARIANCE
+            ),
         )
 
     def _conditional_coef(
@@ -372,39 +361,16 @@ class Sweep:
     ) -> tuple[Side, Tensor | float]:
         """One side's rows given the other, and their weighted residual."""
         rule, layout = self.rule, self.problem.layout
-        steps_weights = bool(side.weights) and rule.steps_weights
+        if rule.is_certain:
+            other = replace(other, covariance=None, axes=None)
+        of_side = ratings, side, other, noise_precision, layout, self.parallel_map
+        given: PointConditional | SideConditional
         if rule.is_along_axes(layout):
-            objective_of = PointConditional.given
-            if not rule.is_certain:
-                objective_of = PointConditional.expected
-            points = objective_of(
-                ratings, side, other, noise_precision, layout, self.parallel_map
-            )
-            move = update_points_and_weights if steps_weights else update_points
-            side, squares = move(points, rule)
-            squares = _of_pairs(squares, ratings, other)
-            side = rule.update_priors(side, noise_precision / 2 * squares, points)
-            return rule.finish(side, total(side.relative_precision * squares))
-        covariance = None if rule.is_certain else other.covariance
-        others = SideMoments.of(
-            other.mean,
-            covariance,
-            other.relative_precision,
-            layout,
-            self.parallel_map,
-            None if ratings.unobserved else ratings,
-        )
-        given = SideConditional(
-            ratings,
-            side,
-            others,
-            unobserved_moments(ratings.unobserved, others, layout),
-            noise_precision,
-            layout,
-            self.parallel_map,
-        )
-        update = update_rows_and_weights if steps_weights else update_rows
-        side, squares = update(given, rule)
+            given = PointConditional.given(*of_side)
+            side, squares = update_points(given, rule)
+        else:
+            given = SideConditional.given(*of_side)
+            side, squares = update_rows(given, rule)
         squares = _of_pairs(squares, ratings, other)
         side = rule.update_priors(side, noise_precision / 2 * squares, given)
         return rule.finish(side, total(side.relative_precision * squares))
@@ -425,160 +391,10 @@ def _rest(problem: Problem, state: State, coef_factor: Tensor | None) -> Problem
     """The problem with the ratings minus all terms of context."""
     if not state.columns:
         return problem.without_context(state.coef, coef_factor)
-    mean, variance = column_moments(problem.columns, state.columns)
+    of_columns = problem.columns, state.columns
+    mean, variance = column_mean(*of_columns), column_variance(*of_columns)
     of_context = problem.context_moments(state.coef, coef_factor)
     mean = mean + of_context[0]
     if of_context[1] is not None:
         variance = of_context[1] if variance is None else variance + of_context[1]
     return problem.without(mean, variance)
-
-
-def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
-    """Rows by the rule, and the expected residual sum of squares of each."""
-    side, layout = given.side, given.layout
-    auxiliary = rule.auxiliary(side.mean)
-    mean = torch.empty_like(side.mean)
-    squares = torch.empty_like(side.relative_precision)
-    covariance = None
-    if rule.has_covariance:
-        covariance = mean.new_empty(len(mean), layout.n_packed_row)
-
-    def update_tile(rows: slice, conditional: Any) -> tuple[Tensor | float, ...]:
-        mean[rows], spread, log_det = rule.rows(conditional, auxiliary[rows])
-        if covariance is not None and spread is not None:
-            layout.pack(spread, out=covariance[rows])
-            if side.prior_weight is not None:
-                covariance[rows] /= side.prior_weight[rows, None]
-        known = None if rule.is_certain else spread
-        squares[rows] = conditional.residual(mean[rows], known)
-        squared_change: Tensor | float = 0.0
-        if side.row_priors is not None:
-            change = mean[rows] - side.mean[rows]
-            squared_change = total(conditional.sums.squares_of(change))
-        return log_det, squared_change
-
-    parts = zip(*given.map_tiles(update_tile), strict=True)
-    share = given.ratings.share
-    log_det, squared_change = (share.sum(reduce(add, values)) for values in parts)
-    share.complete(mean, squares, *([] if covariance is None else [covariance]))
-    side = replace(
-        side,
-        mean=mean,
-        covariance=covariance,
-        axes=None,
-        log_det=log_det,
-        squared_change=squared_change,
-    )
-    return side, squares
-
-
-def update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
-    """As `update_rows`, with a step of the weights that rows follow."""
-    side = given.side
-    assert side.shift is not None
-    # The gradient for the weights is that at the means, however far rows are relaxed.
-    rows = _Pass.over(given)
-    step = step_weights(
-        given.ratings.features,
-        side.weights,
-        RowsGivenWeights(
-            rows.mean - (side.prior_mean + side.shift),
-            rows.covariance,
-            side.prior_precision,
-            side.prior_weight,
-            given.ratings.share,
-        ),
-        given.layout,
-        given.parallel_map,
-        with_covariance=rule.has_covariance,
-    )
-    mean = torch.addcmul(rows.mean, step.length, step.row_direction)
-    shift = torch.addcmul(side.shift, step.length, step.shift_direction)
-    deviation = mean - (side.prior_mean + shift)
-    squares = rows.residual(mean, deviation, side.prior_precision)
-    if step.trace is not None:
-        squares.addcdiv_(step.trace, rows.noise_precision)
-    mean += rows.ahead
-    covariance = rows.covariance if rule.has_covariance else None
-    share = given.ratings.share
-    share.complete(mean, squares, *([] if covariance is None else [covariance]))
-    side = replace(
-        side,
-        mean=mean,
-        covariance=covariance,
-        axes=None,
-        log_det=share.sum(rows.log_det),
-        weights=step.weights,
-        shift=shift,
-    )
-    return side, squares
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """Moments of rows given the weights, and parts of their residuals.
-
-    Of the rows that this process computes, in tables of all rows.
-
-    Attributes
-    ----------
-    mean, covariance : Tensor
-        Moments; covariances are packed.
-    log_det : Tensor of shape ()
-        Sum of the log determinants of the covariances.
-    ahead : Tensor of shape (n_rows, row_size)
-        How far over-relaxation goes beyond the mean.
-    g : Tensor of shape (n_rows, row_size)
-        g of each row.
-    noise_precision : Tensor of shape (n_rows,)
-        β of each row.
-    squares : Tensor of shape (n_rows,)
-        s + aᵀAa / β for `ahead` a.
-    """
-
-    mean: Tensor
-    covariance: Tensor
-    log_det: Tensor
-    ahead: Tensor
-    g: Tensor
-    noise_precision: Tensor
-    squares: Tensor
-
-    @classmethod
-    def over(cls, given: SideConditional) -> _Pass:
-        """A pass over the tiles of a side."""
-        side, layout = given.side, given.layout
-        mean, ahead, g = (torch.empty_like(side.mean) for _ in range(3))
-        beta, squares = (torch.empty_like(side.relative_precision) for _ in range(2))
-        covariance = mean.new_empty(len(mean), layout.n_packed_row)
-
-        def keep(rows: slice, conditional: Conditional) -> Tensor:
-            x, spread, log_det = conditional.moments()
-            layout.pack(spread, out=covariance[rows])
-            sums, mean[rows] = conditional.sums, x
-            beta[rows], g[rows] = conditional.noise_precision, sums.g
-            further = torch.sub(x, side.mean[rows], out=ahead[rows])
-            further *= OVER_RELAXATION
-            further = (further * times(conditional.A, further)).sum(1)
-            torch.addcdiv(sums.s, further, beta[rows], out=squares[rows])
-            return log_det
-
-        log_det = reduce(add, given.map_tiles(keep))
-        return cls(mean, covariance, log_det, ahead, g, beta, squares)
-
-    def residual(
-        self, mean: Tensor, deviation: Tensor, prior_precision: Tensor
-    ) -> Tensor:
-        """Residual sum of squares of the points `mean` + `ahead`.
-
-        `mean` is that of the conditional for some weights, and `deviation` its
-        difference from the prior mean.
-        """
-        # G is not formed again: at the mean of a conditional βGx = βg − Λ(x − m), and
-        # beyond it βG = A − Λ.
-        gradient = deviation @ prior_precision
-        of_prior = gradient * mean
-        gradient = torch.addmm(gradient, self.ahead, prior_precision, beta=2)
-        of_prior = of_prior.addcmul_(gradient, self.ahead).sum(1)
-        squares = self.squares - (self.g * mean).sum(1)
-        return squares.addcdiv_(of_prior, self.noise_precision, value=-1)

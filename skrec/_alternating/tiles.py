@@ -1,13 +1,19 @@
-"""Tiles of rows, which are independent given the other side."""
+"""Rows by their exact conditionals, tile by tile.
+
+Rows are independent given the other side, so that tiles of them are updated in turn, or
+by several threads.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import chain
-from typing import Any, Protocol, TypeVar
+from operator import add
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,10 +27,15 @@ from .conditional import (
     Sums,
     UpdatedRows,
     slices,
+    unobserved_moments,
 )
+from .feature_weights import RowsGivenWeights, step_weights
 from .problem import Problem
 from .ratings import Ratings
+from .rules import OVER_RELAXATION, Rule
+from .scalars import total
 from .state import Side
+from .symmetric import times
 
 # Work of a sweep from which a pool of threads pays: numbers in packed moments, as many
 # as all ratings add up, where a row takes as long as so many ratings. In less work,
@@ -61,19 +72,6 @@ def parallel_map(problem: Problem) -> Iterator[ParallelMap]:
         yield pool.map
 
 
-class Given(Protocol):
-    """What priors of rows are updated by, besides the rows."""
-
-    @property
-    def ratings(self) -> Ratings: ...
-
-    @property
-    def noise_precision(self) -> float: ...
-
-    @property
-    def layout(self) -> Layout: ...
-
-
 @dataclass(frozen=True)
 class SideConditional:
     """Conditional of one side's rows given the other side, tile by tile.
@@ -100,6 +98,30 @@ class SideConditional:
     noise_precision: float
     layout: Layout
     parallel_map: ParallelMap
+
+    @classmethod
+    def given(
+        cls,
+        ratings: Ratings,
+        side: Side,
+        other: Side,
+        noise_precision: float,
+        layout: Layout,
+        parallel_map: ParallelMap,
+    ) -> SideConditional:
+        """The conditional given the other side's rows: points, or Gaussians."""
+        others = SideMoments.of(
+            other.mean,
+            other.covariance,
+            other.relative_precision,
+            layout,
+            parallel_map,
+            None if ratings.unobserved else ratings,
+        )
+        unobserved = unobserved_moments(ratings.unobserved, others, layout)
+        return cls(
+            ratings, side, others, unobserved, noise_precision, layout, parallel_map
+        )
 
     def map_tiles(self, function: Callable[[slice, Any], T]) -> list[T]:
         """Values of a function of the rows of each tile and their conditional.
@@ -148,3 +170,159 @@ class SideConditional:
 def _within(rows: slice, block: slice) -> slice:
     """Rows of a block, by their places in it."""
     return slice(rows.start - block.start, rows.stop - block.start)
+
+
+def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
+    """Rows by the rule, and the expected residual sum of squares of each.
+
+    Perhaps with a step of the weights of features that rows follow.
+    """
+    if given.side.weights and rule.steps_weights:
+        return _update_rows_and_weights(given, rule)
+    side, layout = given.side, given.layout
+    auxiliary = rule.auxiliary(side.mean)
+    mean = torch.empty_like(side.mean)
+    squares = torch.empty_like(side.relative_precision)
+    covariance = None
+    if rule.has_covariance:
+        covariance = mean.new_empty(len(mean), layout.n_packed_row)
+
+    def update_tile(rows: slice, conditional: Any) -> tuple[Tensor | float, ...]:
+        mean[rows], spread, log_det = rule.rows(conditional, auxiliary[rows])
+        if covariance is not None and spread is not None:
+            layout.pack(spread, out=covariance[rows])
+            if side.prior_weight is not None:
+                covariance[rows] /= side.prior_weight[rows, None]
+        known = None if rule.is_certain else spread
+        squares[rows] = conditional.residual(mean[rows], known)
+        squared_change: Tensor | float = 0.0
+        if side.row_priors is not None:
+            change = mean[rows] - side.mean[rows]
+            squared_change = total(conditional.sums.squares_of(change))
+        return log_det, squared_change
+
+    parts = zip(*given.map_tiles(update_tile), strict=True)
+    share = given.ratings.share
+    log_det, squared_change = (share.sum(reduce(add, values)) for values in parts)
+    share.complete(mean, squares, *([] if covariance is None else [covariance]))
+    side = replace(
+        side,
+        mean=mean,
+        covariance=covariance,
+        axes=None,
+        log_det=log_det,
+        squared_change=squared_change,
+    )
+    return side, squares
+
+
+def _update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
+    """As `update_rows`, with a step of the weights that rows follow."""
+    side = given.side
+    assert side.shift is not None
+    # The gradient for the weights is that at the means, however far rows are relaxed.
+    rows = _Pass.over(given)
+    step = step_weights(
+        given.ratings.features,
+        side.weights,
+        RowsGivenWeights(
+            rows.mean - (side.prior_mean + side.shift),
+            rows.covariance,
+            side.prior_precision,
+            side.prior_weight,
+            given.ratings.share,
+        ),
+        given.layout,
+        given.parallel_map,
+        with_covariance=rule.has_covariance,
+    )
+    mean = torch.addcmul(rows.mean, step.length, step.row_direction)
+    shift = torch.addcmul(side.shift, step.length, step.shift_direction)
+    deviation = mean - (side.prior_mean + shift)
+    squares = rows.residual(mean, deviation, side.prior_precision)
+    if step.trace is not None:
+        squares.addcdiv_(step.trace, rows.noise_precision)
+    mean += rows.ahead
+    covariance = rows.covariance if rule.has_covariance else None
+    share = given.ratings.share
+    share.complete(mean, squares, *([] if covariance is None else [covariance]))
+    side = replace(
+        side,
+        mean=mean,
+        covariance=covariance,
+        axes=None,
+        log_det=share.sum(rows.log_det),
+        weights=step.weights,
+        shift=shift,
+    )
+    return side, squares
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Moments of rows given the weights, and parts of their residuals.
+
+    Of the rows that this process computes, in tables of all rows.
+
+    Attributes
+    ----------
+    mean, covariance : Tensor
+        Moments; covariances are packed.
+    log_det : Tensor of shape ()
+        Sum of the log determinants of the covariances.
+    ahead : Tensor of shape (n_rows, row_size)
+        How far over-relaxation goes beyond the mean.
+    g : Tensor of shape (n_rows, row_size)
+        g of each row.
+    noise_precision : Tensor of shape (n_rows,)
+        β of each row.
+    squares : Tensor of shape (n_rows,)
+        s + aᵀAa / β for `ahead` a.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    log_det: Tensor
+    ahead: Tensor
+    g: Tensor
+    noise_precision: Tensor
+    squares: Tensor
+
+    @classmethod
+    def over(cls, given: SideConditional) -> _Pass:
+        """A pass over the tiles of a side."""
+        side, layout = given.side, given.layout
+        mean, ahead, g = (torch.empty_like(side.mean) for _ in range(3))
+        beta, squares = (torch.empty_like(side.relative_precision) for _ in range(2))
+        covariance = mean.new_empty(len(mean), layout.n_packed_row)
+
+        def keep(rows: slice, conditional: Conditional) -> Tensor:
+            x, spread, log_det = conditional.moments()
+            layout.pack(spread, out=covariance[rows])
+            sums, mean[rows] = conditional.sums, x
+            beta[rows], g[rows] = conditional.noise_precision, sums.g
+            further = torch.sub(x, side.mean[rows], out=ahead[rows])
+            further *= OVER_RELAXATION
+            further = (further * times(conditional.A, further)).sum(1)
+            torch.addcdiv(sums.s, further, beta[rows], out=squares[rows])
+            return log_det
+
+        log_det = reduce(add, given.map_tiles(keep))
+        return cls(mean, covariance, log_det, ahead, g, beta, squares)
+
+    def residual(
+        self, mean: Tensor, deviation: Tensor, prior_precision: Tensor
+    ) -> Tensor:
+        """Residual sum of squares of the points `mean` + `ahead`.
+
+        `mean` is that of the conditional for some weights, and `deviation` its
+        difference from the prior mean.
+        """
+        # G is not formed again: at the mean of a conditional βGx = βg − Λ(x − m), and
+        # beyond it βG = A − Λ.
+        gradient = deviation @ prior_precision
+        of_prior = gradient * mean
+        gradient = torch.addmm(gradient, self.ahead, prior_precision, beta=2)
+        of_prior = of_prior.addcmul_(gradient, self.ahead).sum(1)
+        squares = self.squares - (self.g * mean).sum(1)
+        return squares.addcdiv_(of_prior, self.noise_precision, value=-1)

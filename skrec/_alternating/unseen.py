@@ -38,7 +38,7 @@ from torch import Tensor
 
 from .._threads import torch_threads
 from .conditional import Layout
-from .context import column_moments
+from .context import column_mean, column_variance
 from .feature_weights import Block
 from .problem import Problem
 from .residuals import predictions, relative_precisions, residuals, square_worth
@@ -118,15 +118,14 @@ class UnseenSample:
     @torch_threads(1)
     def after_sweep(self, state: State) -> tuple[float, Tensor]:
         """An estimate of the error by few ratings, and predictions of the pairs."""
-        users, items = self.pairs
+        (users, items), places = self.pairs, self.ratings[: self.n_first]
         x = state.users.mean.index_select(0, users)
         z = state.items.mean.index_select(0, items)
         of_pairs = predictions(x, z, self.problem.layout)
         if state.columns:
             of_columns = self.problem.columns, state.columns
-            mean, _ = column_moments(*of_columns, self.ratings[: self.n_first])
-            of_pairs = torch.cat([of_pairs, mean])
-        first = self._sampled(state, self.ratings[: self.n_first])
+            of_pairs = torch.cat([of_pairs, column_mean(*of_columns, places)])
+        first = self._sampled(state, places)
         left_out, _ = self._mean_squares(state, first)
         return self._of_ratings(left_out), of_pairs
 
@@ -196,9 +195,8 @@ class UnseenSample:
         weight = problem.users.weight[places]
         residual = left_out = residuals(problem, state, places)
         if state.columns:
-            mean, variance = column_moments(problem.columns, state.columns, places)
+            variance = column_variance(problem.columns, state.columns, places)
             assert variance is not None
-            residual = residual - mean
             leverage = self._precision(state, places) * variance
             left_out = residual / (1 - leverage.clamp_(max=MAX_LEVERAGE))
         if known is None:
@@ -226,8 +224,10 @@ class UnseenSample:
         for block in places.split(BLOCK_SIZE):
             beta = self._precision(state, block)
             users, items = problem.user_index[block], problem.users.others[block]
-            x = state.users.mean.index_select(0, users)
-            z = state.items.mean.index_select(0, items)
+            x, z = (
+                layout.extend(rows)[:, : layout.row_size]
+                for rows in (state.users.mean[users], state.items.mean[items])
+            )
             of_users = _SampledRows(state.users, of_user, users, z, beta, layout)
             of_items = _SampledRows(state.items, of_item, items, x, beta, layout)
             sampled.append(_Sampled(block, of_users, of_items))
@@ -259,6 +259,7 @@ class _Effect(NamedTuple):
     learned: Tensor
 
 
+@dataclass(frozen=True)
 class _SampledRows:
     """Rows of one side that sampled ratings belong to.
 
@@ -274,19 +275,12 @@ class _SampledRows:
     layout : Layout
     """
 
-    def __init__(
-        self,
-        side: Side,
-        prior_covariance: Tensor,
-        rows: Tensor,
-        others: Tensor,
-        precision: Tensor,
-        layout: Layout,
-    ) -> None:
-        self.side, self.prior_covariance, self.rows = side, prior_covariance, rows
-        self.precision, self.layout = precision, layout
-        self.others = others.clone()
-        self.others[:, layout.n_factors :] = 1
+    side: Side
+    prior_covariance: Tensor
+    rows: Tensor
+    others: Tensor
+    precision: Tensor
+    layout: Layout
 
     @cached_property
     def leverage(self) -> Tensor:

@@ -1,14 +1,19 @@
-"""Columns of context between posteriors and weights of networks."""
+"""Posteriors and weights of networks, and their columns of context."""
 
 import numpy as np
 import pytest
+from helpers import make_problem, run
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skrec._alternating.value_factors import (
+from skrec._alternating.convert import in_rating_units
+from skrec._alternating.network_weights import (
     are_of_network,
+    as_posterior,
+    as_weights,
     fitted_columns,
     network_weights,
 )
+from skrec._alternating.sweep import vb
 from skrec._data.units import Units
 
 N_USERS, N_ITEMS, N_VALUES = 5, 4, (3, 2)
@@ -75,3 +80,27 @@ def test_columns_without_pairs_are_those_of_a_network(columns):
     assert are_of_network(columns)
     assert fitted_columns({}, UNITS, []) == ()
     assert network_weights((), np.arange(2), np.arange(2), UNITS) == {}
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("n_context", [0, 2])
+def test_weights_of_a_network_have_the_predictions_of_the_means(biased, n_context):
+    problem, (u, i, _, _, context) = make_problem(
+        biased=biased, n_context=n_context, described=True
+    )
+    # Ratings are centred where there are biases.
+    number = np.arange(n_context)
+    units = Units(3.0 if biased else 0.0, 2.0, number + 1.0, number + 0.5)
+    state = run(vb, problem, 4)[-1]
+    posterior = in_rating_units(state, units, problem, knows_variance=True)
+    weights = as_weights(posterior, units)
+    again = as_posterior(weights, units)
+    raw = units.feature_mean + units.feature_scale * context
+    assert_allclose(
+        again.mean(u, i, raw), posterior.mean(u, i, raw), rtol=1e-5, atol=1e-5
+    )
+    assert not again.knows_variance
+    found = as_weights(again, units)
+    assert found.keys() == weights.keys()
+    for name, value in weights.items():
+        assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)

@@ -1,9 +1,9 @@
-"""Columns of context between a `Posterior` and the weights of a network.
+"""Conversion between a `Posterior` and the weights of a network.
 
-A network has a row of factors for each value, which meet the context factors of users
-and of items. An unknown user or item has their mean; in a `Posterior` it has none, so
-that effects of values hold the share of the mean. A column of numbers has slopes in
-both.
+A network has a row of factors for each value of context, which meet the context factors
+of users and of items. An unknown user or item has their mean; in a `Posterior` it has
+none, so that effects of values hold the share of the mean. A column of numbers has
+slopes in both.
 """
 
 from __future__ import annotations
@@ -13,9 +13,113 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from .._data.units import Units
+from .posterior import Posterior
+from .rows import DESCRIBED, FactorSums, FittedLinkMatrix, Rows
+from .state import INITIAL_CONCENTRATION
 from .value_terms import FittedColumn, FittedEffects, FittedFactors, FittedPairs
 
 Weights = dict[str, np.ndarray]
+
+# A small multiple of the identity keeps covariances of rows and weights invertible.
+MIN_VARIANCE = 1e-6
+
+
+def as_posterior(weights: Weights, units: Units) -> Posterior:
+    """Points in rating units from a network's weights.
+
+    The last row of a table of weights stands for unknown rows.
+    """
+    biased, n_context = "intercept" in weights, len(units.feature_mean)
+    intercept = float(weights["intercept"][0]) if biased else 0.0
+    coef = weights["coef"][0] if n_context else np.zeros(0)
+    users, items = (_network_rows(weights, units, side) for side in ("user", "item"))
+    return Posterior(
+        users=users,
+        items=items,
+        n_factors=users.mean.shape[2] - biased,
+        centre=units.centre + units.scale * intercept,
+        units=units,
+        coef=coef.astype(np.float64) * units.scale / units.feature_scale,
+        coef_covariance=np.zeros((n_context, n_context)),
+        noise_variance=np.nan,
+        knows_variance=False,
+    )
+
+
+def _network_rows(weights: Weights, units: Units, side: str) -> Rows:
+    """One side's rows from a network's weights."""
+    mean = _stacked(weights, f"{side}_factors", f"{side}_bias")
+    row_size = mean.shape[1]
+    n_factors = row_size - ("intercept" in weights)
+    floor = MIN_VARIANCE * np.eye(row_size)
+    spread = np.cov(mean[:-1].T, bias=True).reshape(row_size, row_size) + floor
+    scale = units.row_scale(n_factors, row_size)
+    mean = (mean * scale)[None]
+    spread = (spread * np.outer(scale, scale))[None]
+    described = {}
+    if f"{side}_feature_mean" in weights:
+        B = _stacked(weights, f"{side}_feature_factors", f"{side}_feature_bias") * scale
+        described[DESCRIBED] = FittedLinkMatrix(
+            mean=B[None],
+            covariance=np.zeros_like(spread),
+            prior_covariance=B.T @ B / len(B) + floor,
+            effect_covariance=np.zeros_like(spread),
+            column_mean=weights[f"{side}_feature_mean"],
+            scale=1.0,
+        )
+    n_rows = mean.shape[1] - 1
+    return Rows(
+        mean=mean[:, :-1],
+        covariance=None,
+        prior_mean=mean[:, -1:],
+        prior_covariance=spread[None],
+        cold_offset=np.zeros_like(mean[:, -1]),
+        residual_covariance=spread,
+        count=np.zeros(n_rows),
+        relative_variance=np.ones(n_rows),
+        concentration=INITIAL_CONCENTRATION,
+        selection=np.zeros(n_rows),
+        factor_sums=FactorSums.of(mean[:, :-1, :n_factors]),
+        links=described,
+    )
+
+
+def _stacked(weights: Weights, *names: str) -> np.ndarray:
+    """Tables of weights side by side, those that there are."""
+    tables = [weights[name] for name in names if name in weights]
+    return np.hstack([table.reshape(len(table), -1) for table in tables])
+
+
+def as_weights(posterior: Posterior, units: Units) -> Weights:
+    """Weights of the network with the same predictions as the posterior's means."""
+    k, row_size = posterior.n_factors, posterior.row_size
+    scale = units.row_scale(k, row_size)
+    weights: Weights = {}
+    for side, rows in (("user", posterior.users), ("item", posterior.items)):
+        unseen = rows.prior_mean + rows.cold_offset[:, None]
+        table = np.vstack([rows.mean.mean(axis=0), unseen.mean(axis=0)]) / scale
+        weights |= _split(table, k, f"{side}_factors", f"{side}_bias")
+        if DESCRIBED in rows.links:
+            known = rows.links[DESCRIBED]
+            B = known.scale * known.mean.mean(axis=0) / scale
+            weights |= _split(B, k, f"{side}_feature_factors", f"{side}_feature_bias")
+            weights[f"{side}_feature_mean"] = known.feature_mean
+    if len(units.feature_mean):
+        feature_scale = np.nan_to_num(units.feature_scale, posinf=0)
+        weights["coef"] = (posterior.coef * feature_scale / units.scale)[None]
+    if row_size > k:
+        weights["intercept"] = np.array([posterior.centre - units.centre]) / units.scale
+    return {name: value.astype(np.float32) for name, value in weights.items()}
+
+
+def _split(table: np.ndarray, k: int, factors: str, bias: str) -> Weights:
+    """A table of rows as named factors and bias, those that there are."""
+    parts = {}
+    if k:
+        parts[factors] = table[:, None, :k]
+    if table.shape[1] > k:
+        parts[bias] = table[:, k:]
+    return parts
 
 
 def fitted_columns(
