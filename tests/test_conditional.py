@@ -11,12 +11,14 @@ from skrec._alternating import conditional as _conditional
 from skrec._alternating import ratings as _ratings
 from skrec._alternating import symmetric as _symmetric
 from skrec._alternating.conditional import (
+    MAX_LEVEL_ERROR,
     Conditional,
     Layout,
     SideMoments,
     Sums,
     UpdatedRows,
     fitted_values,
+    squares_of_level,
     unobserved_moments,
 )
 from skrec._alternating.ratings import Ratings, UnobservedPairs
@@ -198,6 +200,26 @@ def test_residual_is_the_mean_over_draws_of_both_sides(case, biased):
             rtol=1e-9,
             atol=1e-10,
         )
+
+
+@pytest.mark.parametrize("biased", [True], indirect=True)
+def test_a_level_has_the_squares_of_the_mean_residual_beyond_its_noise(case):
+    arrays, _, _, _, sums = case
+    x = np.random.default_rng(1).normal(size=(N_ROWS, N_FACTORS + 1))
+    residual, weight = np.zeros(N_ROWS), np.zeros(N_ROWS)
+    for rating, row in enumerate(arrays["rows"]):
+        z, _, c, _, _ = design(arrays, rating, True)
+        w = arrays["w"][rating] * arrays["precision"][arrays["others"][rating]]
+        residual[row] += w * (arrays["y"][rating] - x[row] @ z - c)
+        weight[row] += w
+    level = residual**2 / np.maximum(weight, 1e-300)
+    # Among the noise of some rows, and beyond that of others.
+    beta = MAX_LEVEL_ERROR**2 / np.median(level)
+    rows = torch.as_tensor(x)
+    found = squares_of_level(sums.g[:, -1], sums.G_of_bias, rows, beta)
+    expected = np.maximum(level - np.median(level), 0)
+    assert (expected > 0).any()
+    np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
 def test_pack_and_unpack_are_inverse(case):

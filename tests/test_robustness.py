@@ -292,3 +292,22 @@ def test_users_with_little_noise_still_count_for_more():
     for number, expected in enumerate(deviation):
         found = np.median(std[kind[~train] == number])
         assert 0.8 * expected < found < 1.2 * expected + 3
+
+
+@pytest.mark.parametrize("solver", ["vb", "gibbs"])
+@pytest.mark.parametrize("side", [0, 1])
+def test_rows_far_from_the_others_are_not_taken_for_noise(solver, side):
+    """A few customers buy far more than the others, all with the same noise."""
+    rng = np.random.default_rng(0)
+    X = np.concatenate([[(u, i) for i in rng.permutation(100)[:5]] for u in range(300)])
+    level, of_item = 0.3 * rng.normal(size=300), 0.5 * rng.normal(size=100)
+    y = of_item[X[:, 1]] + rng.normal(size=len(X))
+    is_far = X[:, 0] < 3
+    columns = [0, 1] if side == 0 else [1, 0]
+    for distance in (6, 10, 30):
+        level[:3] = distance
+        mf = MFRegressor(solver=solver, random_state=0)
+        mf.fit(X[:, columns], y + level[X[:, 0]])
+        predicted, std = mf.predict(X[is_far][:, columns], return_std=True)
+        assert (predicted - of_item[X[is_far, 1]]).mean() > 0.5 * distance
+        assert std.mean() < 2

@@ -58,6 +58,7 @@ def test_als_objective_is_the_penalised_sum_of_squares(variant):
     assert state.objective * problem.weight == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures("levels_are_noise")
 def test_the_objective_of_a_draw_is_its_minus_log_likelihood():
     """Without the terms that normalise it."""
     problem, arrays = make_problem()

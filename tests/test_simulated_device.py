@@ -71,8 +71,8 @@ def make_problem(n_users, n_items, n_factors, implicit_features):
 @pytest.mark.parametrize(
     ("solver", "args", "n_factors", "implicit_features", "launches", "waits"),
     [
-        (vb, (), 16, False, 160, 3),
-        (vb, (), 16, True, 300, 3),
+        (vb, (), 16, False, 172, 3),
+        (vb, (), 16, True, 316, 3),
         (als, (12.0,), 16, False, 150, 2),
         (als, (12.0,), 64, False, 320, 10),
     ],

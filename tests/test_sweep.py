@@ -49,6 +49,7 @@ def variant(request):
     return request.param
 
 
+@pytest.mark.usefixtures("levels_are_noise")
 @pytest.mark.parametrize("seed", range(3))
 def test_vb_never_lowers_the_bound(variant, seed):
     problem, _ = make_problem(seed, **variant)
@@ -294,7 +295,7 @@ def test_further_ratings_leave_users_with_the_posterior_of_all_ratings(
 
 
 @pytest.fixture(params=[True, False], ids=["certain", "uncertain"])
-def updated(variant, request):
+def updated(levels_are_noise, variant, request):
     """A converged update: the problem, its arrays, before, after."""
     problem, arrays = make_problem(**variant)
     start = random_posterior(problem, is_certain=request.param)

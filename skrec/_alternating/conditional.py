@@ -69,6 +69,9 @@ MAX_COLUMNS = 128
 # the sums over its rows take less memory.
 MAX_TABLE_BYTES = 3 * 2**26
 
+# Standard errors up to which the mean residual of a row is noise.
+MAX_LEVEL_ERROR = 2.0
+
 T = TypeVar("T")
 
 # Means, covariances if there are any, and the sum of the log determinants of these.
@@ -467,9 +470,33 @@ class Sums:
             prior_precision, noise_precision[:, None, None], self.moments
         )
 
+    @property
+    def G_of_bias(self) -> Tensor:
+        """Σ w E[z] of each row, the last row of its G; shape (n_rows, row_size)."""
+        is_packed = self.moments.ndim == 2
+        d = self.layout.row_size
+        return self.moments[:, -d:] if is_packed else self.moments[:, -1]
+
     def squares_of(self, rows: Tensor) -> Tensor:
         """Σ w E[(x·z)²] of each row x."""
         return (rows * times(self.G, rows)).sum(1)
+
+
+def squares_of_level(
+    g_of_bias: Tensor, G_of_bias: Tensor, rows: Tensor, noise_precision: float
+) -> Tensor:
+    """Part of the residual sum of squares of each row that is no noise.
+
+    Σ w r², with the residuals r of a row, has the part (Σ w r)² / Σ w of their mean.
+    That of a row whose prior holds it far from its ratings says nothing of their noise,
+    however large it is: only as much counts as noise may bring.
+    """
+    first = torch.baddbmm(
+        g_of_bias[:, None, None], G_of_bias[:, None], rows[:, :, None], alpha=-1
+    )
+    weight = G_of_bias[:, -1].clamp(min=torch.finfo(rows.dtype).tiny)
+    level = first.flatten().square_().div_(weight)
+    return F.softshrink(level, MAX_LEVEL_ERROR**2 / noise_precision)
 
 
 class Gaussians(ABC):

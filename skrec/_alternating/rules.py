@@ -104,6 +104,10 @@ class Rule:
         """Whether rows are those of a `PointConditional`."""
         return False
 
+    def learns_noise_of_rows(self) -> bool:
+        """Whether each row has a relative precision of its own."""
+        return False
+
     def auxiliary(self, previous: Tensor) -> Tensor:
         """Tensor that `rows` takes besides the conditional: the previous rows."""
         return previous
@@ -255,6 +259,9 @@ class VBRule(Rule):
     def is_along_axes(self, layout: Layout) -> bool:
         return self.along_axes
 
+    def learns_noise_of_rows(self) -> bool:
+        return True
+
     def rows(self, conditional: Gaussians, auxiliary: Tensor) -> Moments:
         mean, covariance, log_det = conditional.moments()
         return over_relax(mean, auxiliary), covariance, log_det
@@ -359,6 +366,9 @@ class GibbsRule(Rule):
 
     random_state: np.random.RandomState
 
+    def learns_noise_of_rows(self) -> bool:
+        return True
+
     def auxiliary(self, previous: Tensor) -> Tensor:
         """Standard normal draws."""
         normal = self.random_state.standard_normal(previous.shape)
@@ -459,6 +469,9 @@ class UpdateRule(Rule):
 
     def is_along_axes(self, layout: Layout) -> bool:
         return self.is_certain and layout.is_wide
+
+    def learns_noise_of_rows(self) -> bool:
+        return not self.is_certain
 
     def update_priors(self, side: Side, rate: Tensor, given: Given) -> Side:
         if self.is_certain:

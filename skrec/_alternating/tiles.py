@@ -27,6 +27,7 @@ from .conditional import (
     Sums,
     UpdatedRows,
     slices,
+    squares_of_level,
     unobserved_moments,
 )
 from .feature_weights import RowsGivenWeights, step_weights
@@ -123,6 +124,11 @@ class SideConditional:
             ratings, side, others, unobserved, noise_precision, layout, parallel_map
         )
 
+    def has_levels(self, rule: Rule) -> bool:
+        """Whether squares of the noise are those without the levels of rows."""
+        learns_levels = self.layout.biased and self.ratings.unobserved is None
+        return learns_levels and rule.learns_noise_of_rows()
+
     def map_tiles(self, function: Callable[[slice, Any], T]) -> list[T]:
         """Values of a function of the rows of each tile and their conditional.
 
@@ -179,7 +185,7 @@ def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
     """
     if given.side.weights and rule.steps_weights:
         return _update_rows_and_weights(given, rule)
-    side, layout = given.side, given.layout
+    side, layout, has_levels = given.side, given.layout, given.has_levels(rule)
     auxiliary = rule.auxiliary(side.mean)
     mean = torch.empty_like(side.mean)
     squares = torch.empty_like(side.relative_precision)
@@ -195,6 +201,11 @@ def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
                 covariance[rows] /= side.prior_weight[rows, None]
         known = None if rule.is_certain else spread
         squares[rows] = conditional.residual(mean[rows], known)
+        if has_levels:
+            sums = conditional.sums
+            squares[rows] -= squares_of_level(
+                sums.g[:, -1], sums.G_of_bias, mean[rows], given.noise_precision
+            )
         squared_change: Tensor | float = 0.0
         if side.row_priors is not None:
             change = mean[rows] - side.mean[rows]
@@ -243,6 +254,10 @@ def _update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, 
     if step.trace is not None:
         squares.addcdiv_(step.trace, rows.noise_precision)
     mean += rows.ahead
+    if given.has_levels(rule):
+        squares -= squares_of_level(
+            rows.g[:, -1], rows.G_of_bias, mean, given.noise_precision
+        )
     covariance = rows.covariance if rule.has_covariance else None
     share = given.ratings.share
     share.complete(mean, squares, *([] if covariance is None else [covariance]))
@@ -272,8 +287,8 @@ class _Pass:
         Sum of the log determinants of the covariances.
     ahead : Tensor of shape (n_rows, row_size)
         How far over-relaxation goes beyond the mean.
-    g : Tensor of shape (n_rows, row_size)
-        g of each row.
+    g, G_of_bias : Tensor of shape (n_rows, row_size)
+        g of each row, and the last row of its G.
     noise_precision : Tensor of shape (n_rows,)
         β of each row.
     squares : Tensor of shape (n_rows,)
@@ -285,6 +300,7 @@ class _Pass:
     log_det: Tensor
     ahead: Tensor
     g: Tensor
+    G_of_bias: Tensor
     noise_precision: Tensor
     squares: Tensor
 
@@ -292,7 +308,7 @@ class _Pass:
     def over(cls, given: SideConditional) -> _Pass:
         """A pass over the tiles of a side."""
         side, layout = given.side, given.layout
-        mean, ahead, g = (torch.empty_like(side.mean) for _ in range(3))
+        mean, ahead, g, G_of_bias = (torch.empty_like(side.mean) for _ in range(4))
         beta, squares = (torch.empty_like(side.relative_precision) for _ in range(2))
         covariance = mean.new_empty(len(mean), layout.n_packed_row)
 
@@ -301,6 +317,7 @@ class _Pass:
             layout.pack(spread, out=covariance[rows])
             sums, mean[rows] = conditional.sums, x
             beta[rows], g[rows] = conditional.noise_precision, sums.g
+            G_of_bias[rows] = sums.G_of_bias
             further = torch.sub(x, side.mean[rows], out=ahead[rows])
             further *= OVER_RELAXATION
             further = (further * times(conditional.A, further)).sum(1)
@@ -308,7 +325,7 @@ class _Pass:
             return log_det
 
         log_det = reduce(add, given.map_tiles(keep))
-        return cls(mean, covariance, log_det, ahead, g, beta, squares)
+        return cls(mean, covariance, log_det, ahead, g, G_of_bias, beta, squares)
 
     def residual(
         self, mean: Tensor, deviation: Tensor, prior_precision: Tensor
