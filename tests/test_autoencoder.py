@@ -18,7 +18,6 @@ from skrec._choice.tastes import (
     FIRST_FACTORS,
     GROUP_GROWTH,
     LEAST_SHRINKAGE,
-    MIN_LEFT_OUT,
     N_DEVIATIONS,
     N_FOLDS,
     PRIOR_CHOICES,
@@ -73,9 +72,10 @@ def brute_force(data, taste_weight):
 
 def factors(gain, damping, n_u, fold):
     """Share that the other items of users left out explain, by a group of ranks."""
-    n_users, n_items = gain.shape
+    n_items = gain.shape[1]
     sums = np.zeros((3, n_items))
-    for turn in range(min(N_FOLDS, -(-MIN_LEFT_OUT * N_FOLDS // n_users))):
+    # There are few choices, so that all users are left out in turns.
+    for turn in range(N_FOLDS):
         is_in = fold != turn
         chosen = (gain[is_in] > 0).sum(0)
         R = (gain - np.outer(n_u, chosen / chosen.sum())) * damping

@@ -13,8 +13,9 @@ from .content import hashed
 from .eigenvectors import eigenvectors, product
 from .excess import TINY, Excess, output_scale
 
-# One in so many users is left out, in turns until there have been so many.
-N_FOLDS, MIN_LEFT_OUT = 5, 1000
+# One in so many users is left out, in turns until there have been so many users, and
+# so many choices.
+N_FOLDS, MIN_LEFT_OUT, MIN_CHOICES = 5, 100, 10_000
 
 # Eigenvectors at most: as many as leave this many numbers in the table of items, which
 # one list reads as a whole, within these limits. Beyond the first so many they are
@@ -106,7 +107,9 @@ def _turns(excess: Excess, places: np.ndarray, share: Share) -> list[_Turn]:
     """Folds of users by their places; more than one where these are few."""
     n_users = len(places)
     places = places[share.rows(n_users)]
-    n_turns = min(N_FOLDS, math.ceil(MIN_LEFT_OUT * N_FOLDS / n_users), n_users)
+    n_choices = share.sum(float(excess.damped.nnz))
+    rounds = max(MIN_LEFT_OUT / n_users, MIN_CHOICES / n_choices)
+    n_turns = min(math.ceil(N_FOLDS * min(rounds, 1)), n_users)
     turns = []
     for turn in range(n_turns if n_users > 1 else 0):
         is_out = places % N_FOLDS == turn
