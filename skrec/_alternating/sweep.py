@@ -80,7 +80,8 @@ def vb(
     """Variational Bayes: endless sweeps from `start`.
 
     No update lowers the evidence lower bound (Lim and Teh, 2007, with full covariances;
-    relative precisions as in Lakshminarayanan, Bouchard and Archambeau, 2011).
+    relative precisions as in Lakshminarayanan, Bouchard and Archambeau, 2011), unless
+    rows are far from the others (see `squares_of_level`).
 
     Up to `warm_up` sweeps come first in which covariances are diagonal along axes of
     all rows, until one lowers the objective by less than `least_fall`. They are marked
