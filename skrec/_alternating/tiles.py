@@ -126,8 +126,8 @@ class SideConditional:
 
     def has_levels(self, rule: Rule) -> bool:
         """Whether squares of the noise are those without the levels of rows."""
-        learns_levels = self.layout.biased and self.ratings.unobserved is None
-        return learns_levels and rule.learns_noise_of_rows()
+        are_free = self.layout.biased and self.ratings.unobserved is None
+        return are_free and rule.learns_noise_of_rows()
 
     def map_tiles(self, function: Callable[[slice, Any], T]) -> list[T]:
         """Values of a function of the rows of each tile and their conditional.
@@ -215,16 +215,8 @@ def update_rows(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
     parts = zip(*given.map_tiles(update_tile), strict=True)
     share = given.ratings.share
     log_det, squared_change = (share.sum(reduce(add, values)) for values in parts)
-    share.complete(mean, squares, *([] if covariance is None else [covariance]))
-    side = replace(
-        side,
-        mean=mean,
-        covariance=covariance,
-        axes=None,
-        log_det=log_det,
-        squared_change=squared_change,
-    )
-    return side, squares
+    side = _completed(given, mean, squares, covariance, log_det)
+    return replace(side, squared_change=squared_change), squares
 
 
 def _update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, Tensor]:
@@ -259,18 +251,24 @@ def _update_rows_and_weights(given: SideConditional, rule: Rule) -> tuple[Side, 
             rows.g[:, -1], rows.G_of_bias, mean, given.noise_precision
         )
     covariance = rows.covariance if rule.has_covariance else None
-    share = given.ratings.share
-    share.complete(mean, squares, *([] if covariance is None else [covariance]))
-    side = replace(
-        side,
-        mean=mean,
-        covariance=covariance,
-        axes=None,
-        log_det=share.sum(rows.log_det),
-        weights=step.weights,
-        shift=shift,
+    log_det = given.ratings.share.sum(rows.log_det)
+    side = _completed(given, mean, squares, covariance, log_det)
+    return replace(side, weights=step.weights, shift=shift), squares
+
+
+def _completed(
+    given: SideConditional,
+    mean: Tensor,
+    squares: Tensor,
+    covariance: Tensor | None,
+    log_det: Tensor | float,
+) -> Side:
+    """The side with these rows, of which other processes have computed theirs."""
+    tables = [mean, squares, *([] if covariance is None else [covariance])]
+    given.ratings.share.complete(*tables)
+    return replace(
+        given.side, mean=mean, covariance=covariance, axes=None, log_det=log_det
     )
-    return side, squares
 
 
 @dataclass(frozen=True)
