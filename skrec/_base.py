@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -37,9 +37,10 @@ from ._data.vocabulary import numbered
 from ._data.weights import NOT_CHOSEN, Weighting, as_choices
 from ._diagram import DiagramMixin
 from ._forget import ForgetMixin
-from ._interfaces import CURVES, Iteration, Solver, Start
-from ._iterations import print_progress, run
+from ._interfaces import CURVES, Model, Solver, Start
+from ._iterations import BegunFit, print_progress, run
 from ._lists import ListsMixin
+from ._pair_effects import PairEffects
 from ._rows import (
     check_choices,
     read_columns,
@@ -191,9 +192,8 @@ class BaseRecommender(
         """Fitted attributes, by canonical rows that `collect` makes of columns."""
         solver = self._solver_for(y)
         with own_settings():
-            read, iterations = snapshot(self)._begin(
-                X, y, sample_weight, features, solver, collect
-            )
+            rows = X, y, sample_weight, features
+            begun = snapshot(self)._begin(*rows, solver, collect)
         metadata = {
             "sample_weight": sample_weight,
             "user_features": features.user,
@@ -203,7 +203,7 @@ class BaseRecommender(
         task = {"estimator": self, "X": X, "y": y, "metadata": given or None}
         context = self._init_callback_context(max_subtasks=solver.max_iter)
         context.call_on_fit_task_begin(**task)
-        fitted = run(self, solver, iterations, context, task, read)
+        fitted = run(self, solver, begun, context, task)
         context.call_on_fit_task_end(**task, reconstruction_attributes=lambda: fitted)
         return fitted
 
@@ -215,8 +215,8 @@ class BaseRecommender(
         features: Sides[TableLike | None],
         solver: Solver,
         collect: Collect,
-    ) -> tuple[dict[str, Any], Iterator[Iteration]]:
-        """Fitted attributes that come from rows, and iterations that own the rows."""
+    ) -> BegunFit:
+        """The rows read, and the iterations over them."""
         arguments = X, y, sample_weight, solver
         columns, data = self._read(*arguments, reset=True, collect=collect)
         is_of_choices = solver.objective.is_of_choices
@@ -225,6 +225,8 @@ class BaseRecommender(
             solver.check_context(data.known_context)
         weighting = learn(data)
         names = getattr(self, "feature_names_in_", (None, None))[:2]
+        # Held until the end, where few fits have any.
+        repeats = data if data.has_repeats else None
         known, data = with_side_features(
             weighting.applied(data), features, Sides(*names), len(columns.users)
         )
@@ -246,7 +248,16 @@ class BaseRecommender(
             check_random_state(self.random_state),
             torch_device(self.device, solver.rating_work * data.n_rows),
         )
-        return read, iterations
+        return BegunFit(read, iterations, partial(self._of_model, repeats))
+
+    def _of_model(self, repeats: Interactions | None, model: Model) -> dict[str, Any]:
+        """A model, and effects of pairs that repeat by what it leaves of their rows."""
+        effects = None
+        if repeats is not None:
+            work = model.score_work * len(repeats.rating)
+            device = torch_device(self.device, work)
+            effects = PairEffects.learned(repeats, model, device)
+        return {"_model": model, "_pair_effects": effects}
 
     def partial_fit(
         self,
@@ -345,7 +356,8 @@ class BaseRecommender(
             )
         solver.check_update(self._model)
         columns, data = self._read(X, y, sample_weight, solver, reset=False)
-        data, known = self._weighting.applied(data), Sides(self._users, self._items)
+        known, weight = Sides(self._users, self._items), data.weight
+        data = self._weighting.applied(data)
         further = further_rows(known, columns, data, features, self._seen)
         losses: list[float] = []
 
@@ -354,19 +366,24 @@ class BaseRecommender(
             progress = f"objective {objective:.6f}"
             print_progress(self, len(losses), solver.max_iter, progress)
 
+        device = torch_device(self.device, solver.rating_work * len(data.rating))
         model = solver.update(
             self._model,
             further,
             check_random_state(self.random_state),
-            torch_device(self.device, solver.rating_work * len(further.data.rating)),
+            device,
             report,
         )
+        effects = self._pair_effects
+        if effects is not None:
+            effects = effects.updated(further, weight, model, device)
         return {
             "_model": model,
             "_users": replace(self._users, ids=further.growths.user.ids),
             "_items": replace(self._items, ids=further.growths.item.ids),
             "_seen": further.seen_after,
             "_choice": self._autoencoder and self._autoencoder.updated(further),
+            "_pair_effects": effects,
             "n_iter_": self.n_iter_ + len(losses),
             "loss_curve_": [*self.loss_curve_, *losses],
         } | CURVES
@@ -424,7 +441,7 @@ class BaseRecommender(
         users, cold_users = self._users.rows(columns.users, user_features, n_rows)
         items, cold_items = self._items.rows(columns.items, item_features, n_rows)
         handle_unknown(self.handle_unknown, columns.found(users, items))
-        model = self._model.with_cold_rows(cold_users, cold_items)
+        model = self._rating_model.with_cold_rows(cold_users, cold_items)
         device = torch_device(self.device, model.score_work * n_rows)
         context = columns.context
         y, std = np.empty(n_rows), np.empty(n_rows if return_std else 0)

@@ -21,6 +21,7 @@ from ._data.sides import Sides
 from ._data.weights import Weighting
 from ._deferred import Deferred, now
 from ._interfaces import Model, Solver
+from ._pair_effects import PairEffects
 from ._settings import own_settings
 from ._snapshot import snapshot
 
@@ -35,6 +36,7 @@ class ForgetMixin:
     _users: KnownIds
     _items: KnownIds
     _seen: SeenItems
+    _pair_effects: PairEffects | None
     _weighting: Weighting
     _solver: Callable[[], Solver]
     _read: Callable[..., tuple[Columns, Interactions]]
@@ -148,12 +150,14 @@ class ForgetMixin:
             )
         model = self._model if X is None else solver.retract(self._model, forgotten)
         kept, choice = forgotten.kept, now(self._choice)
+        effects = self._pair_effects
         return {
             "_model": model.without(forgotten),
             "_users": self._users.without(of_users[1], kept.user),
             "_items": self._items.without(of_items[1], kept.item),
             "_seen": forgotten.seen_after,
             "_choice": choice and choice.without(forgotten),
+            "_pair_effects": effects and effects.without(forgotten),
         }
 
     def _forgotten_rows(

@@ -87,10 +87,13 @@ class Model(ABC):
     objective : Objective
     rating_range : tuple of float
         Bounds of clipped predictions.
+    std_has_noise : bool
+        Whether standard deviations are those of new ratings, with their noise.
     """
 
     objective: Objective
     rating_range: tuple[float, float]
+    std_has_noise: ClassVar[bool] = False
 
     @property
     def score_work(self) -> float:

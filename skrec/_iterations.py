@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,25 +15,43 @@ from ._settings import own_settings
 from ._warn import warn
 
 
+@dataclass(frozen=True)
+class BegunFit:
+    """A fit that has read its rows.
+
+    Attributes
+    ----------
+    read : dict
+        Fitted attributes that come from the rows alone.
+    iterations : iterator of Iteration
+        It owns the rows.
+    of_model : callable
+        Returns the fitted attributes that come from a model.
+    """
+
+    read: dict[str, Any]
+    iterations: Iterator[Iteration]
+    of_model: Callable[[Any], dict[str, Any]]
+
+
 def run(
     estimator: BaseEstimator,
     solver: Solver,
-    iterations: Iterator[Iteration],
+    begun: BegunFit,
     context: Any,
     task: dict[str, Any],
-    read: dict[str, Any],
 ) -> dict[str, Any]:
     """Iterate until convergence, `max_iter`, or a stop by a callback.
 
-    Returns the fitted attributes, including those that were `read` from the rows.
+    Returns the fitted attributes.
     """
 
     def fitted() -> dict[str, Any]:
         with own_settings():
             curves = {"loss_curve_": losses.copy()} | iteration.curves
             n_iter = len(curves["loss_curve_"])
-            model = {"_model": iteration.model(), "n_iter_": n_iter}
-            return read | CURVES | curves | model
+            model = begun.of_model(iteration.model())
+            return begun.read | CURVES | curves | model | {"n_iter_": n_iter}
 
     name = type(estimator).__name__
     losses: list[float] = []
@@ -42,7 +61,7 @@ def run(
         step.call_on_fit_task_begin(**task)
         # Callbacks run between iterations, with the settings of the caller.
         with own_settings():
-            iteration = next(iterations)
+            iteration = next(begun.iterations)
         losses.append(iteration.objective)
         if not np.isfinite(iteration.objective):
             raise FloatingPointError(

@@ -28,6 +28,7 @@ from ._explore import (
     explored,
 )
 from ._interfaces import Model
+from ._pair_effects import PairEffects, WithPairEffects
 from ._settings import torch_device
 from ._snapshot import reads_one_fit
 from ._topk import Fill, inner_products, top_k
@@ -48,13 +49,20 @@ class ListsMixin(ExplainMixin):
     _items: KnownIds
     _seen: SeenItems
     _context: KnownContext = NO_CONTEXT
+    _pair_effects: PairEffects | None = None
+
+    @property
+    def _rating_model(self) -> Model:
+        """The fitted model, with effects of pairs if there are any."""
+        model, effects = self._model, self._pair_effects
+        return WithPairEffects(model, effects, self._seen, model) if effects else model
 
     @property
     def _ranking(self) -> Model:
         """The model that `rank_by` asks for."""
         rank_by = getattr(self, "rank_by", "rating")
         if rank_by == "rating" or self._model.objective.is_of_choices:
-            return self._model
+            return self._rating_model
         if self._autoencoder is None:
             raise ValueError(
                 f"rank_by={rank_by!r} needs a fit with it, but the last fit had "
@@ -62,7 +70,7 @@ class ListsMixin(ExplainMixin):
             )
         if rank_by == "choice":
             return self._autoencoder
-        return ExpectedGain(self._model, self._autoencoder)
+        return ExpectedGain(self._rating_model, self._autoencoder)
 
     @reads_one_fit
     def recommend(
@@ -440,12 +448,12 @@ class ListsMixin(ExplainMixin):
         """Vectors of all items, for an index of the largest inner products.
 
         The inner product of a row of `user_index_vectors` and a row of these is the
-        score by which `recommend` ranks, including biases, minus a constant. With
-        `rank_by="both"` it is the strength of the choice alone: rank the items that are
-        found by `recommend(users, candidates=...)`. An approximate index of such
-        vectors finds a user's best items among millions without a score of each. It
-        does not exclude seen items: query it for more items than needed, and leave out
-        those that the user has rated.
+        score by which `recommend` ranks items that the user has not rated, including
+        biases, minus a constant. With `rank_by="both"` it is the strength of the choice
+        alone: rank the items that are found by `recommend(users, candidates=...)`. An
+        approximate index of such vectors finds a user's best items among millions
+        without a score of each. It does not exclude seen items: query it for more items
+        than needed, and leave out those that the user has rated.
 
         Returns
         -------

@@ -253,6 +253,9 @@ class SharedInteractions(Interactions):
         offsets = np.append(0, np.cumsum(lengths))
         return SeenItems(offsets, self.ranks.joined(here.items), n_items)
 
+    def of_all_pairs(self, values: np.ndarray) -> np.ndarray:
+        return self.ranks.joined(values)
+
     def merged(self) -> tuple[Interactions, float]:
         means, variance = super().merged()
         if means is self:

@@ -172,6 +172,17 @@ def many_rows():
     return make_ratings(130, 120, 13_500, random_state=0)
 
 
+REPEATED = {"n_factors": 2, "rank_by": "rating"}
+
+
+def repeated_rows():
+    """Rows of pairs that repeat, each about a rating of its own."""
+    X, y = make_ratings(30, 20, 200, random_state=0)
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(X), size=900)
+    return X.iloc[rows], y[rows] + 0.1 * rng.normal(size=len(rows))
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory, rows):
     """Estimators of each process by case; the second process dies in the last."""
@@ -189,6 +200,7 @@ def together(tmp_path_factory, rows):
         case = {"params": params, "kind": kind, "shards": shards(X.iloc[:, :width], y)}
         cases[f"idle {name}"] = case
     cases["warm-up"] = {"params": WARM_UP, "shards": cut(*many_rows(), None)}
+    cases["repeats"] = {"params": REPEATED, "shards": cut(*repeated_rows(), None)}
     cases["death"] = {
         "params": NETWORK,
         "shards": cut(X[["user", "item"]], y, None),
@@ -231,6 +243,14 @@ def test_processes_warm_up_together(together):
     assert first.loss_curve_ == pytest.approx(one.loss_curve_, rel=1e-5)
     found, expected = (m.predict(X, return_std=True) for m in (first, one))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_processes_learn_effects_of_pairs_together(together):
+    X, y = repeated_rows()
+    one = MFRegressor(**REPEATED).fit(X, y)
+    assert one._pair_effects is not None
+    for model in together["repeats"]:
+        assert model.predict(X) == pytest.approx(one.predict(X), abs=1e-5)
 
 
 def test_dropout_of_processes_is_as_good_as_that_of_one(together, rows):

@@ -71,6 +71,11 @@ def rounded(fit):
         return fit()
 
 
+def twice(X, y):
+    """Rows and nearly the same ones again."""
+    return pd.concat([X, X]), np.concatenate([y, y + 0.1 * np.sin(np.arange(len(y)))])
+
+
 # Fits of every solver and of every kind of model, by name.
 FITS = {
     "vb": lambda: MFRegressor().fit(X, Y),
@@ -82,6 +87,7 @@ FITS = {
     "vb without covariance": lambda: mf(store_covariance=False).fit(X, Y),
     "vb that has learned": lambda: mf().fit(X, Y).partial_fit(FURTHER, [1.0, 4, 5]),
     "vb of many rows": lambda: rounded(lambda: mf(n_factors=8).fit(X, Y)),
+    "vb with repeats": lambda: mf(rank_by="rating").fit(*twice(X, Y)),
     "biases": lambda: mf(n_factors=0).fit(X, Y),
     "als": lambda: mf(solver="als").fit(X, Y, item_features=ITEMS),
     "als of choices": lambda: mf(solver="als", unobserved_weight=0.1).fit(X),
@@ -200,7 +206,7 @@ def test_every_public_estimator_and_every_model_that_a_fit_keeps_can_be_saved():
     kept = {"Posterior", "FittedNetwork", "ItemAutoencoder", "Popularity"}
     of_one_call = {
         *("NumberedRows", "LowerBound", "ExpectedGain"),
-        *("InContext", "NetworkInContext"),
+        *("InContext", "NetworkInContext", "WithPairEffects"),
     }
     own = {
         cls.__name__

@@ -207,11 +207,11 @@ def test_the_least_share_is_what_copies_of_rows_show():
 )
 def test_repeated_ratings_are_worth_their_mean(solver, n_context):
     rng = np.random.default_rng(0)
-    places = rng.permutation(40 * 30)[:500]
-    pairs = np.column_stack(np.divmod(places, 30))
-    context = rng.integers(2, size=(500, n_context))
+    pairs = np.column_stack(np.divmod(rng.permutation(40 * 30), 30))
+    context = rng.integers(2, size=(1200, n_context))
     taste = rng.normal(size=40)[pairs[:, 0]] + rng.normal(size=30)[pairs[:, 1]]
     pairs = np.column_stack([pairs, context])
+    pairs, others = pairs[:500], pairs[500:]
     number = np.repeat(np.arange(500), rng.integers(1, 6, size=500))
     y = taste[number] + rng.normal(size=len(number))
     counts = np.bincount(number)
@@ -222,9 +222,10 @@ def test_repeated_ratings_are_worth_their_mean(solver, n_context):
     order = rng.permutation(len(number))
     apart.fit(pairs[number][order], y[order])
     together.fit(pairs, means, sample_weight=counts)
-    # Their least and largest ratings differ, so that predictions are not clipped alike.
-    expected = together.predict(pairs)
-    clipped = np.clip(apart.predict(pairs), means.min(), means.max())
+    # Their least and largest ratings differ, so that predictions are not clipped alike,
+    # and means do not show that a pair may differ from its prediction.
+    expected = together.predict(others)
+    clipped = np.clip(apart.predict(others), means.min(), means.max())
     assert_allclose(clipped, expected, atol=2e-3)
     # The noise is that of a rating.
     if solver == "vb":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -67,6 +67,8 @@ class Posterior(StandardisedModel):
         Part of `centre` that rows do not know of. It is as uncertain as it is large,
         since rows of little noise have less of it.
     """
+
+    std_has_noise: ClassVar[bool] = True
 
     users: Rows
     items: Rows

@@ -49,8 +49,8 @@ class ForgottenRows:
         return self.seen.take(np.arange(len(self.seen)))
 
     @cached_property
-    def left(self) -> tuple[np.ndarray, np.ndarray]:
-        """Users and items of the pairs that are left, by numbers in the model."""
+    def is_left(self) -> np.ndarray:
+        """Whether each pair is left."""
         users, items = self.before
         is_left = np.ones(len(users), dtype=bool)
         if self.data is not None:
@@ -59,7 +59,13 @@ class ForgottenRows:
             is_left &= ~is_in_sorted(users * n_items + items, forgotten)
         for numbers, ids in zip((users, items), self.ids, strict=True):
             is_left &= ~np.isin(numbers, ids)
-        return users[is_left], items[is_left]
+        return is_left
+
+    @property
+    def left(self) -> tuple[np.ndarray, np.ndarray]:
+        """Users and items of the pairs that are left, by numbers in the model."""
+        users, items = self.before
+        return users[self.is_left], items[self.is_left]
 
     @cached_property
     def kept(self) -> Sides[np.ndarray]:

@@ -205,6 +205,10 @@ class Interactions:
         """The items of each user."""
         return SeenItems.of_pairs(self.users, self.items, *self.shape)
 
+    def of_all_pairs(self, values: np.ndarray) -> np.ndarray:
+        """Values of the pairs of all processes, by those of the pairs of this one."""
+        return values
+
     @property
     def all_items(self) -> np.ndarray:
         """Items of the rows of all processes."""
@@ -254,6 +258,11 @@ class Interactions:
         """First row of each pair, None if none is repeated."""
         first = first_of_pairs(self.users, self.items)
         return None if first.all() else np.flatnonzero(first)
+
+    @property
+    def has_repeats(self) -> bool:
+        """Whether a pair of any process has several rows."""
+        return bool(self.shares.user.largest(float(self.pair_starts is not None)))
 
     @cached_property
     def counts(self) -> np.ndarray | None:

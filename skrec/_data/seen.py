@@ -78,8 +78,12 @@ class SeenItems:
 
     def contain(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Whether pairs, of known rows or of new ones, are among these."""
+        return self.places(users, items) >= 0
+
+    def places(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Number of each pair, of known rows or not, among these; -1 if it is none."""
         # A binary search in the items of each user.
-        is_known = users < self.n_users
+        is_known = (users >= 0) & (users < self.n_users)
         users = np.where(is_known, users, 0)
         low, high = self.offsets[users], self.offsets[users + 1]
         end = high
@@ -89,7 +93,8 @@ class SeenItems:
             low = np.where(is_before, middle + 1, low)
             high = np.where(is_open & ~is_before, middle, high)
         found = is_known & (low < end)
-        return found & (self.items[np.where(found, low, 0)] == items)
+        found &= self.items[np.where(found, low, 0)] == items
+        return np.where(found, low, -1)
 
     def grown(
         self,

@@ -312,12 +312,12 @@ def _begun(
     sizes: list[int] = []
     with own_settings():
         start = clock()
-        read, iterations = snapshot(estimator)._begin(*rows, solver, collect)
+        begun = snapshot(estimator)._begin(*rows, solver, collect)
         reading = clock() - start
         is_last = False
         while not is_last:
             start = clock()
-            iteration = next(iterations)
+            iteration = next(begun.iterations)
             steps.append(clock() - start)
             n_warm += iteration.is_warm_up
             is_last = iteration.converged or len(steps) == min(
@@ -326,7 +326,7 @@ def _begun(
             # A model that grows has another size than the one before.
             if is_last or not (solver.converges or len(steps) + 1 < n_iter):
                 start = clock()
-                fitted = read | {"_model": iteration.model()}
+                fitted = begun.read | begun.of_model(iteration.model())
                 completing = clock() - start
                 peak = _memory()[1]
                 sizes.append(_pickled_bytes(fitted))
