@@ -9,6 +9,7 @@ import test_contract as contract
 import torch
 from device_simulation import simulated
 from helpers import NEEDS_SIMULATION, as_problem, unconverged
+from sklearn.base import clone
 
 from skrec import MFRegressor, NCFRegressor, _settings
 from skrec._alternating.start import spectral_start
@@ -57,6 +58,23 @@ def test_fits_and_answers_keep_the_contract(name, check):
 @pytest.mark.parametrize("name", [name for name in NAMES if name in contract.UPDATED])
 def test_updates_keep_the_contract(name):
     contract.test_partial_fit_knows_new_ids_and_what_was_seen(name)
+
+
+@pytest.mark.parametrize("model", [MFRegressor(2), NCFRegressor(2, random_state=0)])
+def test_pairs_that_repeat_are_answered_as_by_the_cpu(model):
+    X, y = make_ratings(20, 15, 100, random_state=0)
+    X, y = pd.concat([X, X, X]), np.concatenate([y, y + 0.1, y - 0.1])
+    model = clone(model).set_params(rank_by="rating", clip=False, max_iter=20)
+    with unconverged():
+        model.fit(X, y)
+    assert model._pair_effects is not None
+    asked = {"exclude_seen": False, "return_scores": True}
+    found = model.predict(X), *model.recommend(**asked)
+    model.set_params(device="cpu")
+    for values, expected in zip(
+        found, (model.predict(X), *model.recommend(**asked)), strict=True
+    ):
+        np.testing.assert_allclose(values, expected, atol=1e-5)
 
 
 def make_problem(n_users, n_items, n_factors, implicit_features):
