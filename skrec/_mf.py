@@ -10,16 +10,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ._alternating.als import ALSSolver
 from ._alternating.factors import posterior_of_factors
+from ._alternating.gibbs import GibbsSolver
 from ._alternating.posterior import Posterior
 from ._alternating.rows import DESCRIBED, FittedLinkMatrix
-from ._alternating.solver import (
-    DEFAULT_N_FACTORS,
-    ALSSolver,
-    GibbsSolver,
-    VBSolver,
-)
+from ._alternating.solver import DEFAULT_N_FACTORS
 from ._alternating.value_terms import FittedColumn
+from ._alternating.vb import VBSolver
 from ._base import BaseRecommender
 from ._conversion import PosteriorConversion
 from ._data.containers import ArrayLike

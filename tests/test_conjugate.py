@@ -22,19 +22,15 @@ from numpy.testing import assert_allclose
 
 from skrec import MFRegressor
 from skrec._alternating import conditional, conjugate
+from skrec._alternating.als import als, as_map_estimate, with_covariance
 from skrec._alternating.axes import Axes, AxisVariances
 from skrec._alternating.conjugate import PointConditional, update_points
 from skrec._alternating.ratings import total
 from skrec._alternating.rules import ALSRule, UpdateRule, VBRule
 from skrec._alternating.start import decomposed_start, spectral_start
 from skrec._alternating.state import Side
-from skrec._alternating.sweep import (
-    als,
-    as_map_estimate,
-    sweeps,
-    update,
-    with_covariance,
-)
+from skrec._alternating.sweep import sweeps
+from skrec._alternating.update import update
 from skrec.datasets import make_ratings
 
 VARIANTS = {

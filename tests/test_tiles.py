@@ -7,12 +7,15 @@ import pytest
 import torch
 from helpers import default_threads, make_problem, random_posterior, run
 
+from skrec._alternating.als import als
 from skrec._alternating.conditional import (
     ALONE_TILE_SIZE,
     SideMoments,
 )
-from skrec._alternating.sweep import als, gibbs, update, vb
+from skrec._alternating.gibbs import gibbs
 from skrec._alternating.tiles import SideConditional, in_turn, parallel_map
+from skrec._alternating.update import update
+from skrec._alternating.vb import vb
 from skrec._threads import torch_threads
 
 

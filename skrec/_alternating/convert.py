@@ -17,11 +17,11 @@ from .._data.units import Units
 from .._interfaces import Start
 from .._threads import torch_threads
 from .axes import Axes, AxisVariances
-from .conditional import Layout, SideMoments
+from .conditional import Layout
 from .feature_weights import Block, LinkMatrix
 from .posterior import Posterior
 from .problem import Problem
-from .ratings import Ratings, UnobservedPairs
+from .ratings import Ratings
 from .rows import (
     DESCRIBED,
     IMPLICIT,
@@ -572,43 +572,3 @@ class _SideImport:
             shape=(len(self.others), link.mean.shape[1]),
         )
         return sparse.csr_array(sparse.diags_array(1 / root) @ matrix @ places)
-
-
-def with_unobserved_pairs(
-    problem: Problem, weight: float, last: Start[Posterior], units: Units
-) -> Problem:
-    """A problem of further ratings, with the pairs that have not counted before.
-
-    A new user's are those with all items, and a known user's those with new items;
-    likewise an item's.
-    """
-    layout, row_units = problem.layout, RowUnits.of(units, problem)
-    model, users, items = last.model, last.users, last.items
-
-    def pairs(rows: np.ndarray, others: np.ndarray, known: Rows) -> UnobservedPairs:
-        """Pairs of rows; `known` are the rows of the other side in the last fit."""
-        away = np.setdiff1d(np.arange(len(known.mean[0])), others)
-        covariance, precision = None, np.ones(len(away))
-        if model.knows_variance and known.covariance is not None:
-            covariance = layout.pack(
-                row_units.standard_covariances(known.covariance[0, away])
-            )
-            precision, _ = known.relative_precisions(away)
-        moments = SideMoments.of(
-            row_units.standard_rows(known.mean[0][away]),
-            covariance,
-            row_units.tensor(precision),
-            layout,
-            map,
-        )
-        return UnobservedPairs(
-            weight,
-            is_new=row_units.tensor(rows < 0),
-            is_new_other=row_units.tensor(others < 0),
-            background=moments.total(torch.ones_like(moments.precision), layout),
-            n_background=len(away),
-        )
-
-    return problem.with_unobserved(
-        pairs(users, items, model.items), pairs(items, users, model.users)
-    )
