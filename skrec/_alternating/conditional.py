@@ -481,6 +481,13 @@ class Sums:
         """Σ w E[(x·z)²] of each row x."""
         return (rows * times(self.G, rows)).sum(1)
 
+    def residual(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
+        """Expected residual sum of squares of rows: points, or with a covariance."""
+        residual = self.s - 2 * (rows * self.g).sum(1) + self.squares_of(rows)
+        if covariance is not None:
+            residual += (covariance * self.G).sum((1, 2))
+        return residual
+
 
 def squares_of_level(
     g_of_bias: Tensor, G_of_bias: Tensor, rows: Tensor, noise_precision: float
@@ -631,11 +638,7 @@ class UpdatedRows(Gaussians):
 
     def residual(self, rows: Tensor, covariance: Tensor | None) -> Tensor:
         """Expected residual sum of squares of rows: points, or with a covariance."""
-        sums = self.sums
-        residual = sums.s - 2 * (rows * sums.g).sum(1) + sums.squares_of(rows)
-        if covariance is not None:
-            residual += (covariance * sums.G).sum((1, 2))
-        return residual
+        return self.sums.residual(rows, covariance)
 
 
 def fitted_values(
