@@ -37,13 +37,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .conditional import (
-    Gaussians,
-    Layout,
-    NaturalGaussians,
-    fitted_values,
-)
+from .conditional import Gaussians, NaturalGaussians, fitted_values
 from .evidence import PRIOR_ROWS, precision_evidence
+from .layout import Layout
 from .problem import Problem
 from .ratings import Ratings
 from .rules import (

@@ -17,8 +17,8 @@ from .._data.units import Units
 from .._interfaces import Start
 from .._threads import torch_threads
 from .axes import Axes, AxisVariances
-from .conditional import Layout
 from .feature_weights import Block, LinkMatrix
+from .layout import Layout
 from .posterior import Posterior
 from .problem import Problem
 from .ratings import Ratings

@@ -12,7 +12,7 @@ import torch
 
 from .._data.sides import Sides
 from .._data.units import Units
-from .conditional import Layout
+from .layout import Layout
 from .posterior import Posterior
 from .rows import AxisCovariance, FactorSums, PackedCovariance, Rows
 from .state import INITIAL_CONCENTRATION

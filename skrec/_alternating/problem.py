@@ -19,8 +19,8 @@ from .._data.sides import Sides
 from .._data.units import Units
 from .._share import Share
 from .._threads import torch_threads
-from .conditional import Layout
 from .feature_weights import Block
+from .layout import Layout
 from .ratings import Ratings, UnobservedPairs
 from .rows import DESCRIBED, IMPLICIT
 from .value_pairs import ValueColumn

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from .._threads import torch_threads
-from .conditional import Layout, fitted_values
+from .conditional import fitted_values
 from .context import column_mean
+from .layout import Layout
 from .problem import Problem
 from .scalars import fetched, total
 from .state import State

@@ -26,7 +26,9 @@ from torch import Tensor
 from .._data.forgotten import ForgottenRows
 from .._data.vocabulary import Growth
 from .._threads import torch_threads
-from .conditional import Layout, SideMoments, Sums
+from .conditional import Sums
+from .layout import Layout
+from .moments import SideMoments
 from .posterior import Posterior
 from .ratings import Ratings
 from .rows import PackedCovariance, Rows

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from .._sparse import ParallelMap
 from .._threads import torch_threads
+from .along_axes import AxisConditional, update_along_axes
 from .conditional import NaturalGaussians, fitted_values
-from .conjugate import PointConditional, update_points
 from .context import (
     ColumnSweep,
     column_mean,
@@ -183,10 +183,10 @@ class Sweep:
         if rule.is_certain:
             other = replace(other, covariance=None, axes=None)
         of_side = ratings, side, other, noise_precision, layout, self.parallel_map
-        given: PointConditional | SideConditional
+        given: AxisConditional | SideConditional
         if rule.is_along_axes(layout):
-            given = PointConditional.given(*of_side)
-            side, squares = update_points(given, rule)
+            given = AxisConditional.given(*of_side)
+            side, squares = update_along_axes(given, rule)
         else:
             given = SideConditional.given(*of_side)
             side, squares = update_rows(given, rule)

@@ -37,9 +37,9 @@ import torch
 from torch import Tensor
 
 from .._threads import torch_threads
-from .conditional import Layout
 from .context import column_mean, column_variance
 from .feature_weights import Block
+from .layout import Layout
 from .problem import Problem
 from .residuals import predictions, relative_precisions, residuals, square_worth
 from .rules import ConditionalRule
