@@ -66,6 +66,9 @@ TESTED_BY = {
     "_ranks": "distributed",  # needs several processes
     "_alternating/layout": "conditional",  # places of its moments
     "_alternating/moments": "conditional",  # all of its sums
+    "_alternating/column_moments": "context",  # terms of its columns
+    "_alternating/column_start": "context",
+    "_alternating/pair_evidence": "context",
     "_alternating/along_axes": "conjugate",  # rows that have these steps
     "_gradient/further": "partial_fit",  # weights of known and of new rows
     "_gradient/measures": "loop",  # losses of a training

@@ -17,14 +17,10 @@ from sklearn.base import clone
 
 from skrec import DummyRecommender, MFRegressor, NCFRegressor, load
 from skrec._alternating.als import als
-from skrec._alternating.context import (
-    LEVEL_PRECISION,
-    PairEvidence,
-    column_mean,
-    column_variance,
-)
+from skrec._alternating.column_moments import column_mean, column_variance
 from skrec._alternating.gibbs import gibbs
 from skrec._alternating.layout import Layout
+from skrec._alternating.pair_evidence import LEVEL_PRECISION, PairEvidence
 from skrec._alternating.problem import Problem, RatingArrays
 from skrec._alternating.start import spectral_start
 from skrec._alternating.state import PRIOR_VARIANCE

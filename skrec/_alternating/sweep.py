@@ -22,14 +22,10 @@ from torch import Tensor
 from .._sparse import ParallelMap
 from .._threads import torch_threads
 from .along_axes import AxisConditional, update_along_axes
+from .column_moments import column_mean, column_variance
+from .column_start import with_columns
 from .conditional import NaturalGaussians, fitted_values
-from .context import (
-    ColumnSweep,
-    column_mean,
-    column_variance,
-    with_centred_slopes,
-    with_columns,
-)
+from .context import ColumnSweep, with_centred_slopes
 from .problem import Problem
 from .ratings import Ratings
 from .residuals import square_worth

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from .._threads import torch_threads
-from .context import column_mean, column_variance
+from .column_moments import column_mean, column_variance
 from .feature_weights import Block
 from .layout import Layout
 from .problem import Problem
