@@ -69,6 +69,7 @@ TESTED_BY = {
     "_alternating/column_moments": "context",  # terms of its columns
     "_alternating/column_start": "context",
     "_alternating/pair_evidence": "context",
+    "_alternating/effects": "posterior",  # of its features
     "_alternating/along_axes": "conjugate",  # rows that have these steps
     "_gradient/further": "partial_fit",  # weights of known and of new rows
     "_gradient/measures": "loop",  # losses of a training

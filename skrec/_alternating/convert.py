@@ -17,20 +17,14 @@ from .._data.units import Units
 from .._interfaces import Start
 from .._threads import torch_threads
 from .axes import Axes, AxisVariances
+from .covariances import AxisCovariance, PackedCovariance
 from .feature_weights import Block, LinkMatrix
 from .layout import Layout
+from .links import DESCRIBED, IMPLICIT, FittedLinkMatrix
 from .posterior import Posterior
 from .problem import Problem
 from .ratings import Ratings
-from .rows import (
-    DESCRIBED,
-    IMPLICIT,
-    AxisCovariance,
-    FactorSums,
-    FittedLinkMatrix,
-    PackedCovariance,
-    Rows,
-)
+from .rows import FactorSums, Rows
 from .state import (
     ColumnState,
     Effects,

@@ -16,10 +16,10 @@ from .._data.interactions import Interactions
 from .._data.sides import Sides
 from .._interfaces import Iteration, Solver, Start
 from .._sparse import fixed_order
+from .links import IMPLICIT
 from .posterior import Posterior
 from .problem import Problem
 from .residuals import mean_residual
-from .rows import IMPLICIT
 from .rules import GibbsRule
 from .solver import AlternatingSolver, FitRatings
 from .start import spectral_start, with_centres

@@ -21,8 +21,8 @@ from .._share import Share
 from .._threads import torch_threads
 from .feature_weights import Block
 from .layout import Layout
+from .links import DESCRIBED, IMPLICIT
 from .ratings import Ratings, UnobservedPairs
-from .rows import DESCRIBED, IMPLICIT
 from .value_pairs import ValueColumn
 
 # Up to this number of ratings the time of sweeps in double precision is negligible, and

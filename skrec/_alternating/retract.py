@@ -27,11 +27,12 @@ from .._data.forgotten import ForgottenRows
 from .._data.vocabulary import Growth
 from .._threads import torch_threads
 from .conditional import Sums
+from .covariances import PackedCovariance
 from .layout import Layout
 from .moments import SideMoments
 from .posterior import Posterior
 from .ratings import Ratings
-from .rows import PackedCovariance, Rows
+from .rows import Rows
 
 # Elements of the matrices of rows that are held at a time.
 TILE_SIZE = 2**21
