@@ -70,6 +70,7 @@ TESTED_BY = {
     "_alternating/column_start": "context",
     "_alternating/pair_evidence": "context",
     "_alternating/effects": "posterior",  # of its features
+    "_alternating/resume": "convert",  # there and back
     "_alternating/along_axes": "conjugate",  # rows that have these steps
     "_gradient/further": "partial_fit",  # weights of known and of new rows
     "_gradient/measures": "loop",  # losses of a training

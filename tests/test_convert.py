@@ -9,11 +9,8 @@ from helpers import VARIANTS, make_problem, run
 from helpers import residuals as squared_residuals
 
 from skrec._alternating.als import als
-from skrec._alternating.convert import (
-    as_state,
-    check_row_size,
-    in_rating_units,
-)
+from skrec._alternating.convert import in_rating_units
+from skrec._alternating.resume import as_state, check_row_size
 from skrec._alternating.start import spectral_start
 from skrec._alternating.vb import vb
 from skrec._data.sides import Sides

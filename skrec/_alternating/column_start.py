@@ -68,8 +68,9 @@ def with_columns(problem: Problem, state: State, rule: Rule) -> State:
             return _with_products(pairs, weight, residual, precision)
         prior_variance = PRIOR_VARIANCE if has_values else SLOPE_VARIANCE
         if rule.keeps_precision:
-            likeliest = _likeliest_penalty
-            precision = likeliest(problem, pairs, residual, rule, prior_variance)
+            precision = _likeliest_penalty(
+                problem, pairs, residual, rule, prior_variance
+            )
         return _without_products(pairs, residual, precision, prior_variance)
 
     columns = tuple(

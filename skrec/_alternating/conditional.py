@@ -43,9 +43,18 @@ Moments = tuple[Tensor, Tensor | None, Tensor | float]
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums G, g and s over the ratings of each row; `moments` is G, perhaps packed."""
+    """Sums G, g and s over the ratings of each row.
 
-    moments: Tensor
+    Attributes
+    ----------
+    packed_G : Tensor of shape (n_rows, n_packed_row)
+        Or matrices where the other side's rows are points that are wide.
+    g : Tensor of shape (n_rows, row_size)
+    s : Tensor of shape (n_rows,)
+    layout : Layout
+    """
+
+    packed_G: Tensor
     g: Tensor
     s: Tensor
     layout: Layout
@@ -83,25 +92,25 @@ class Sums:
     @cached_property
     def G(self) -> Tensor:
         """G of each row, shape (n_rows, row_size, row_size)."""
-        is_packed = self.moments.ndim == 2
-        return self.layout.unpack(self.moments) if is_packed else self.moments
+        is_packed = self.packed_G.ndim == 2
+        return self.layout.unpack(self.packed_G) if is_packed else self.packed_G
 
     def precision(self, noise_precision: Tensor, prior_precision: Tensor) -> Tensor:
         """A = βG + Λ of each row."""
-        if self.moments.ndim == 2:
+        if self.packed_G.ndim == 2:
             prior = self.layout.pack(prior_precision[None])
-            A = torch.addcmul(prior, noise_precision[:, None], self.moments)
+            A = torch.addcmul(prior, noise_precision[:, None], self.packed_G)
             return self.layout.unpack(A)
         return torch.addcmul(
-            prior_precision, noise_precision[:, None, None], self.moments
+            prior_precision, noise_precision[:, None, None], self.packed_G
         )
 
     @property
     def G_of_bias(self) -> Tensor:
         """Σ w E[z] of each row, the last row of its G; shape (n_rows, row_size)."""
-        is_packed = self.moments.ndim == 2
+        is_packed = self.packed_G.ndim == 2
         d = self.layout.row_size
-        return self.moments[:, -d:] if is_packed else self.moments[:, -1]
+        return self.packed_G[:, -d:] if is_packed else self.packed_G[:, -1]
 
     def squares_of(self, rows: Tensor) -> Tensor:
         """Σ w E[(x·z)²] of each row x."""

@@ -17,11 +17,12 @@ from .._data.messages import shown
 from .._data.units import Units
 from .._interfaces import Iteration, Objective, Solver, Start
 from .collapse import RatingSample
-from .convert import array, as_state, check_row_size, in_rating_units
+from .convert import array, in_rating_units
 from .layout import Layout
 from .posterior import Posterior
 from .problem import Problem, standard_problem
 from .residuals import pair_variance
+from .resume import as_state, check_row_size
 from .retract import retracted
 from .start import goes_on
 from .state import State

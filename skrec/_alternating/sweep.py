@@ -78,8 +78,7 @@ class Sweep:
     def _after(self, state: State) -> State:
         problem, rule = self.problem, self.rule
         state = self.update_context(state)
-        factor = None if rule.is_certain else state.coef_factor
-        rest = _rest(problem, state, factor)
+        rest = self._without_context(state)
         users, of_users = self.update_side(
             rest.users, state.users, state.items, state.noise_precision
         )
@@ -104,11 +103,24 @@ class Sweep:
 
     def update_apart(self, state: State) -> State:
         """Both sides' rows, each side given the other as it is in `state`."""
-        factor = None if self.rule.is_certain else state.coef_factor
-        rest, beta = _rest(self.problem, state, factor), state.noise_precision
+        rest, beta = self._without_context(state), state.noise_precision
         users, _ = self.update_side(rest.users, state.users, state.items, beta)
         items, _ = self.update_side(rest.items, state.items, state.users, beta)
         return replace(state, users=users, items=items)
+
+    def _without_context(self, state: State) -> Problem:
+        """The problem with the ratings minus all terms of context."""
+        problem, factor = self.problem, state.coef_factor
+        if self.rule.is_certain:
+            factor = None
+        if not state.columns:
+            return problem.without_context(state.coef, factor)
+        of_columns = problem.columns, state.columns
+        mean, variance = column_mean(*of_columns), column_variance(*of_columns)
+        linear_mean, linear_variance = problem.context_moments(state.coef, factor)
+        if linear_variance is not None:
+            variance = linear_variance + (0 if variance is None else variance)
+        return problem.without(mean + linear_mean, variance)
 
     def update_context(self, state: State) -> State:
         """Coefficients and terms of rows of the context given both sides' rows."""
@@ -200,16 +212,3 @@ def _of_pairs(squares: Tensor, ratings: Ratings, other: Side) -> Tensor:
         weight = other.relative_precision.index_select(0, ratings.others)
         squares = squares - ratings.scatter(ratings.target, weight * ratings.weight)
     return squares.clamp_(min=0)
-
-
-def _rest(problem: Problem, state: State, coef_factor: Tensor | None) -> Problem:
-    """The problem with the ratings minus all terms of context."""
-    if not state.columns:
-        return problem.without_context(state.coef, coef_factor)
-    of_columns = problem.columns, state.columns
-    mean, variance = column_mean(*of_columns), column_variance(*of_columns)
-    of_context = problem.context_moments(state.coef, coef_factor)
-    mean = mean + of_context[0]
-    if of_context[1] is not None:
-        variance = of_context[1] if variance is None else variance + of_context[1]
-    return problem.without(mean, variance)

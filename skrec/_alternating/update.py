@@ -13,12 +13,13 @@ from .._data.context import NO_CONTEXT
 from .._data.interactions import FurtherRows
 from .._data.units import Units
 from .._interfaces import Start
-from .convert import RowUnits, as_state, in_rating_units
+from .convert import RowUnits, in_rating_units
 from .layout import Layout
 from .moments import SideMoments
 from .posterior import Posterior
 from .problem import Problem, standard_problem
 from .ratings import UnobservedPairs
+from .resume import as_state
 from .rows import Rows
 from .rules import UpdateRule
 from .state import Side, State
