@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from skrec import MFRegressor
-from skrec._alternating import conjugate
+from skrec._alternating import along_axes
 from skrec._alternating import layout as layout_module
 from skrec._alternating.along_axes import AxisConditional, update_along_axes
 from skrec._alternating.als import als, as_map_estimate, with_covariance
@@ -297,8 +297,8 @@ def test_a_row_does_not_depend_on_its_tile(rule, monkeypatch):
         )
     found = []
     for size in (60, 7):
-        monkeypatch.setattr(conjugate, "MIN_TILE_ROWS", size)
-        monkeypatch.setattr(conjugate, "MIN_TILES", 60)
+        monkeypatch.setattr(along_axes, "MIN_TILE_ROWS", size)
+        monkeypatch.setattr(along_axes, "MIN_TILES", 60)
         found.append([s.users.mean for s in islice(sweeps(problem, start, rule), 6)])
     for at_once, by_tiles in zip(*found, strict=True):
         assert_allclose(by_tiles, at_once, rtol=1e-9, atol=1e-11)
