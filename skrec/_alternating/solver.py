@@ -128,6 +128,11 @@ class AlternatingSolver(Solver[Posterior]):
         return self.is_bayesian and not self.unobserved_weight
 
     @property
+    def tolerance(self) -> float:
+        """Fall of the objective below which sweeps end."""
+        return self.default_tol if self.tol is None else self.tol
+
+    @property
     def prior_exponent(self) -> float:
         """Exponent of a row's weight in the precision of its prior."""
         return 0.0
@@ -149,6 +154,37 @@ class AlternatingSolver(Solver[Posterior]):
                 "implicit_features=True uses the pairs that have ratings as features, "
                 f"and unobserved_weight={self.unobserved_weight} as targets. Leave one "
                 "of them out."
+            )
+
+    def check_context(self, known: KnownContext) -> None:
+        if self.unobserved_weight:
+            name = shown(known.first_value_name)
+            raise ValueError(
+                f"Columns of X with categories, such as {name}, are context of "
+                "ratings, and pairs without ratings have none. Leave them out, or "
+                f"unobserved_weight={self.unobserved_weight}, or draw items in the "
+                "context of each choice: solver='adam' with loss='log_loss'."
+            )
+
+    def check_update(self, model: Posterior) -> None:
+        self._check_continued(model, "partial_fit")
+
+    def check_retraction(self, model: Posterior) -> None:
+        self._check_continued(model, "forget")
+
+    def _check_continued(self, model: Posterior, method: str) -> None:
+        fitted = model.objective.weighs_unobserved
+        if self.objective.weighs_unobserved != fitted:
+            raise ValueError(
+                f"{method} continues a fit {'with' if fitted else 'without'} "
+                "unobserved_weight, but now it is "
+                f"{self.unobserved_weight}. Set it back, or fit anew."
+            )
+        if model.users.covariance is None:
+            raise ValueError(
+                f"{method} with solver={self.name!r} updates the posterior of the "
+                "last fit, and needs its covariances: fit with solver='vb' or 'als' "
+                "and store_covariance=True, or give reg to from_factors."
             )
 
     def iterations(
@@ -175,17 +211,12 @@ class AlternatingSolver(Solver[Posterior]):
         if start is not None:
             check_row_size(start.model, n_factors, self.biased)
         if n_factors is None:
+            last = None if start is None else start.model.n_factors
+            n_factors = DEFAULT_N_FACTORS if last is None else last
             if self.learns_noise:
-                n_factors = suitable_n_factors(data, self.warms_up)
-                if (
-                    start is not None
-                    and start.model.n_factors > LEAST_CONTINUED * n_factors
-                ):
-                    n_factors = start.model.n_factors
-            elif start is not None:
-                n_factors = start.model.n_factors
-            else:
-                n_factors = DEFAULT_N_FACTORS
+                suitable = suitable_n_factors(data, self.warms_up)
+                if last is None or last <= LEAST_CONTINUED * suitable:
+                    n_factors = suitable
         if implicit_features is None:
             implicit_features = self.learns_noise
         return replace(self, n_factors=n_factors, implicit_features=implicit_features)
@@ -228,15 +259,6 @@ class AlternatingSolver(Solver[Posterior]):
         last = self._last_state(problem, ratings.units, start)
         return self._sweeps(replace(ratings, problem=problem), last, random_state)
 
-    @abstractmethod
-    def _sweeps(
-        self,
-        ratings: FitRatings,
-        last: State | None,
-        random_state: np.random.RandomState,
-    ) -> Iterator[Iteration]:
-        """Endless iterations from the end of the last fit, or from another start."""
-
     def _last_state(
         self, problem: Problem, units: Units, start: Start[Posterior] | None
     ) -> State | None:
@@ -256,10 +278,14 @@ class AlternatingSolver(Solver[Posterior]):
         has_new = any(not np.allclose(before, now) for before, now in counts)
         return None if has_new and not goes_on(problem, last) else last
 
-    @property
-    def tolerance(self) -> float:
-        """Fall of the objective below which sweeps end."""
-        return self.default_tol if self.tol is None else self.tol
+    @abstractmethod
+    def _sweeps(
+        self,
+        ratings: FitRatings,
+        last: State | None,
+        random_state: np.random.RandomState,
+    ) -> Iterator[Iteration]:
+        """Endless iterations from the end of the last fit, or from another start."""
 
     def _reports(
         self,
@@ -320,66 +346,6 @@ class AlternatingSolver(Solver[Posterior]):
             return posterior
         return posterior.shifted(ratings.units.scale * residual)
 
-    def _stored(
-        self,
-        posterior: Posterior,
-        rating_range: tuple[float, float],
-        repeat_variance: float,
-    ) -> Posterior:
-        if not self.store_covariance:
-            posterior = posterior.without_covariance()
-        return replace(
-            posterior,
-            objective=self.objective,
-            rating_range=rating_range,
-            repeat_variance=repeat_variance,
-        )
-
-    def _rating_range(self, of_rows: tuple[float, float]) -> tuple[float, float]:
-        low, high = of_rows
-        return (
-            (min(low, 0.0), max(high, 0.0)) if self.unobserved_weight else (low, high)
-        )
-
-    def check_context(self, known: KnownContext) -> None:
-        if self.unobserved_weight:
-            name = shown(known.first_value_name)
-            raise ValueError(
-                f"Columns of X with categories, such as {name}, are context of "
-                "ratings, and pairs without ratings have none. Leave them out, or "
-                f"unobserved_weight={self.unobserved_weight}, or draw items in the "
-                "context of each choice: solver='adam' with loss='log_loss'."
-            )
-
-    def check_update(self, model: Posterior) -> None:
-        self._check_continued(model, "partial_fit")
-
-    def _check_continued(self, model: Posterior, method: str) -> None:
-        fitted = model.objective.weighs_unobserved
-        if self.objective.weighs_unobserved != fitted:
-            raise ValueError(
-                f"{method} continues a fit {'with' if fitted else 'without'} "
-                "unobserved_weight, but now it is "
-                f"{self.unobserved_weight}. Set it back, or fit anew."
-            )
-        if model.users.covariance is None:
-            raise ValueError(
-                f"{method} with solver={self.name!r} updates the posterior of the "
-                "last fit, and needs its covariances: fit with solver='vb' or 'als' "
-                "and store_covariance=True, or give reg to from_factors."
-            )
-
-    def check_retraction(self, model: Posterior) -> None:
-        self._check_continued(model, "forget")
-
-    def retract(self, model: Posterior, forgotten: ForgottenRows) -> Posterior:
-        return retracted(
-            model,
-            forgotten,
-            unobserved_weight=self.unobserved_weight,
-            exponent=self.prior_exponent,
-        )
-
     def update(
         self,
         model: Posterior,
@@ -401,3 +367,32 @@ class AlternatingSolver(Solver[Posterior]):
         low, high = self._rating_range(further.data.rating_range)
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
         return self._stored(after, rating_range, model.repeat_variance)
+
+    def retract(self, model: Posterior, forgotten: ForgottenRows) -> Posterior:
+        return retracted(
+            model,
+            forgotten,
+            unobserved_weight=self.unobserved_weight,
+            exponent=self.prior_exponent,
+        )
+
+    def _stored(
+        self,
+        posterior: Posterior,
+        rating_range: tuple[float, float],
+        repeat_variance: float,
+    ) -> Posterior:
+        if not self.store_covariance:
+            posterior = posterior.without_covariance()
+        return replace(
+            posterior,
+            objective=self.objective,
+            rating_range=rating_range,
+            repeat_variance=repeat_variance,
+        )
+
+    def _rating_range(self, of_rows: tuple[float, float]) -> tuple[float, float]:
+        low, high = of_rows
+        return (
+            (min(low, 0.0), max(high, 0.0)) if self.unobserved_weight else (low, high)
+        )
