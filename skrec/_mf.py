@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ._alternating import effects
+from ._alternating.als import ALSSolver
 from ._alternating.factors import posterior_of_factors
+from ._alternating.gibbs import GibbsSolver
+from ._alternating.links import DESCRIBED, FittedLinkMatrix
 from ._alternating.posterior import Posterior
-from ._alternating.rows import DESCRIBED, FittedLinkMatrix
-from ._alternating.solver import (
-    DEFAULT_N_FACTORS,
-    ALSSolver,
-    GibbsSolver,
-    VBSolver,
-)
+from ._alternating.solver import DEFAULT_N_FACTORS
 from ._alternating.value_terms import FittedColumn
+from ._alternating.vb import VBSolver
 from ._base import BaseRecommender
 from ._conversion import PosteriorConversion
 from ._data.containers import ArrayLike
@@ -639,7 +638,7 @@ class MFRegressor(BaseRecommender):
             columns=[f"factor_{j}" for j in range(factors.shape[1])],
         )
         frame["bias"] = self._model.biases(side)[rows]
-        slopes, places = self._model.slopes(side), self._context.number_places
+        slopes, places = effects.slopes(self._model, side), self._context.number_places
         for number in sorted(slopes, key=places.__getitem__):
             name = self._context.number_names[number]
             frame[f"slope_{name}"] = slopes[number][rows]
@@ -715,11 +714,13 @@ class MFRegressor(BaseRecommender):
         sides = self._described_sides() if self._sides() or not has_context else []
         for side in sides:
             contrasts, names = self._contrasts(side), self._known(side).feature_names
-            effect, std = self._model.effects(side, contrasts)
+            effect, std = effects.of_features(self._model, side, contrasts)
             if by == "column":
                 encoder, link = self._link(side)
                 names, weights = encoder.by_column(link.feature_mean, effect)
-                effect, std = self._model.effects(side, weights @ contrasts)
+                effect, std = effects.of_features(
+                    self._model, side, weights @ contrasts
+                )
             frame = {"side": side, "feature": names, "effect": effect, "std": std}
             frames.append(pd.DataFrame(frame))
         if has_context:
@@ -727,7 +728,7 @@ class MFRegressor(BaseRecommender):
             frames += context_effects(
                 self._context,
                 map(self._value_effects, columns),
-                zip(*self._model.linear_effects(), strict=True),
+                zip(*effects.of_numbers(self._model), strict=True),
                 by,
                 has_std=self._model.knows_variance,
             )
@@ -758,8 +759,8 @@ class MFRegressor(BaseRecommender):
                 "and item_features."
             )
         names = [self._users.feature_names, self._items.feature_names]
-        effect, std = self._model.interactions(
-            self._contrasts("user"), self._contrasts("item")
+        effect, std = effects.interactions(
+            self._model, self._contrasts("user"), self._contrasts("item")
         )
         index = pd.MultiIndex.from_product(
             names, names=["user_feature", "item_feature"]

@@ -12,7 +12,8 @@ from typing import TypeVar
 import torch
 from torch import distributed as dist
 
-from ._alternating.solver import ALSSolver, VBSolver
+from ._alternating.als import ALSSolver
+from ._alternating.vb import VBSolver
 from ._base import BaseRecommender
 from ._data.containers import ArrayLike, TableLike
 from ._data.interactions import Collect, Interactions

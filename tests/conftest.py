@@ -78,7 +78,7 @@ def short_chains():
     """Chains of "gibbs" begin after one sweep, and drop one draw."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("VB_SWEEPS", "MAX_VB_SWEEPS", "BURN_IN"):
-            patch.setattr(f"skrec._alternating.solver.{name}", 1)
+            patch.setattr(f"skrec._alternating.gibbs.{name}", 1)
         yield
 
 

@@ -21,7 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor, NCFRegressor
-from skrec._alternating.conditional import Layout
+from skrec._alternating.layout import Layout
 from skrec._alternating.problem import Problem, RatingArrays
 from skrec._alternating.start import spectral_start
 from skrec._alternating.state import Side, State

@@ -66,6 +66,14 @@ TESTED_BY = {
     "_effects": "context",  # tables of effects of context
     "_share": "distributed",  # all rows, unless processes share them
     "_ranks": "distributed",  # needs several processes
+    "_alternating/layout": "conditional",  # places of its moments
+    "_alternating/moments": "conditional",  # all of its sums
+    "_alternating/column_moments": "context",  # terms of its columns
+    "_alternating/column_start": "context",
+    "_alternating/pair_evidence": "context",
+    "_alternating/effects": "posterior",  # of its features
+    "_alternating/resume": "convert",  # there and back
+    "_alternating/along_axes": "conjugate",  # rows that have these steps
     "_gradient/further": "partial_fit",  # weights of known and of new rows
     "_gradient/measures": "loop",  # losses of a training
     "_gradient/tables": "network",  # forms of its tables

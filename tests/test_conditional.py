@@ -7,20 +7,19 @@ import pytest
 import torch
 
 from skrec import _sparse
-from skrec._alternating import conditional as _conditional
+from skrec._alternating import layout as layout_module
 from skrec._alternating import ratings as _ratings
 from skrec._alternating import symmetric as _symmetric
 from skrec._alternating.conditional import (
     MAX_LEVEL_ERROR,
     Conditional,
-    Layout,
-    SideMoments,
     Sums,
     UpdatedRows,
     fitted_values,
     squares_of_level,
-    unobserved_moments,
 )
+from skrec._alternating.layout import Layout
+from skrec._alternating.moments import SideMoments, unobserved_moments
 from skrec._alternating.ratings import Ratings, UnobservedPairs
 
 N_ROWS, N_OTHERS, N_FACTORS = 7, 5, 3
@@ -270,7 +269,7 @@ def test_wide_points_have_the_sums_of_narrow_ones(monkeypatch, biased, unobserve
     moments, narrow = sums()
     total = moments.total(share, layout)
     assert moments.roots is None
-    monkeypatch.setattr(_conditional, "WIDE_SIZE", 0)
+    monkeypatch.setattr(layout_module, "WIDE_SIZE", 0)
     monkeypatch.setattr(_ratings, "BLOCK_RATINGS", 20)
     moments, wide = sums()
     assert moments.roots is not None
@@ -299,7 +298,7 @@ def test_parts_of_columns_have_the_sums_of_the_whole(biased, monkeypatch):
         return len(moments.tables), found, moments.total(weight[:7], parts)
 
     n_whole, whole, whole_total = sums()
-    monkeypatch.setattr(_conditional, "MAX_COLUMNS", 2)
+    monkeypatch.setattr(layout_module, "MAX_COLUMNS", 2)
     n_parts, parts, parts_total = sums()
     assert (n_whole, n_parts) == (1, -(-layout.n_packed // 2))
     for name in ("G", "g", "s"):

@@ -21,20 +21,17 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from skrec import MFRegressor
-from skrec._alternating import conditional, conjugate
+from skrec._alternating import along_axes
+from skrec._alternating import layout as layout_module
+from skrec._alternating.along_axes import AxisConditional, update_along_axes
+from skrec._alternating.als import als, as_map_estimate, with_covariance
 from skrec._alternating.axes import Axes, AxisVariances
-from skrec._alternating.conjugate import PointConditional, update_points
 from skrec._alternating.ratings import total
 from skrec._alternating.rules import ALSRule, UpdateRule, VBRule
 from skrec._alternating.start import decomposed_start, spectral_start
 from skrec._alternating.state import Side
-from skrec._alternating.sweep import (
-    als,
-    as_map_estimate,
-    sweeps,
-    update,
-    with_covariance,
-)
+from skrec._alternating.sweep import sweeps
+from skrec._alternating.update import update
 from skrec.datasets import make_ratings
 
 VARIANTS = {
@@ -48,7 +45,7 @@ EXPONENTS = [0.0, 0.5]
 @pytest.fixture
 def wide(monkeypatch):
     """All rows are taken for rows of many factors."""
-    monkeypatch.setattr(conditional, "WIDE_SIZE", 1)
+    monkeypatch.setattr(layout_module, "WIDE_SIZE", 1)
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
@@ -69,7 +66,7 @@ def test_no_sweep_raises_the_objective(variant, seed, exponent):
 def test_sweeps_end_where_exact_ones_end(variant, exponent, monkeypatch):
     ends = []
     for size in (48, 1):
-        monkeypatch.setattr(conditional, "WIDE_SIZE", size)
+        monkeypatch.setattr(layout_module, "WIDE_SIZE", size)
         problem, _ = make_problem(1, **variant)
         ends.append(run(als, problem, 100, 0.5, exponent)[-1])
     exact, found = ends
@@ -102,10 +99,10 @@ def test_the_end_of_the_steps_is_the_mean(
         for r in (problem.users, problem.items)
     )
     users = ALSRule(reg, exponent).start(users, problem.users)
-    points = PointConditional.given(
+    points = AxisConditional.given(
         problem.users, users, items, 1.0, problem.layout, map
     )
-    side, squares = update_points(points, ToTheEnd(reg, exponent))
+    side, squares = update_along_axes(points, ToTheEnd(reg, exponent))
     for row in range(len(users.mean)):
         mean, square = solved(problem, users, items, row, unobserved_weight)
         assert_allclose(side.mean[row], mean, rtol=1e-5, atol=1e-6)
@@ -177,8 +174,8 @@ def test_the_end_of_the_steps_is_the_mean_given_uncertain_rows(seed, n_factors, 
     items = replace(items, axes=along)
     noisy = rng.uniform(0, 1, len(y))
     ratings = replace(problem.users, target_variance=torch.as_tensor(noisy))
-    given = PointConditional.given(ratings, users, items, 3.0, layout, map)
-    side, squares = update_points(given, ToTheMean(along_axes=True))
+    given = AxisConditional.given(ratings, users, items, 3.0, layout, map)
+    side, squares = update_along_axes(given, ToTheMean(along_axes=True))
 
     covariance = along.covariances(slice(None)).numpy()
     packed = side.with_packed_covariance(layout).covariance
@@ -217,10 +214,10 @@ def test_a_few_steps_get_nearly_all_of_the_fall():
     falls = []
     for rule in (ALSRule(1.0), ToTheEnd(1.0)):
         users = rule.start(start.users, problem.users)
-        points = PointConditional.given(
+        points = AxisConditional.given(
             problem.users, users, start.items, 1.0, problem.layout, map
         )
-        side, squares = update_points(points, replace_relaxation(rule))
+        side, squares = update_along_axes(points, replace_relaxation(rule))
         falls.append(total(squares) + total(side.mean.square()))
     assert falls[1] <= falls[0] < falls[1] * 1.01
 
@@ -258,7 +255,7 @@ def test_an_update_ends_at_the_exact_posterior_of_diagonal_priors(monkeypatch):
     start = with_covariance(problem, state)
     options = {"is_certain": True, "past_weight": 10.0, "max_sweeps": 3, "tol": 0.0}
     found = update(problem, start, **options)
-    monkeypatch.setattr(conditional, "WIDE_SIZE", 48)
+    monkeypatch.setattr(layout_module, "WIDE_SIZE", 48)
     problem, _ = make_problem(n_factors=4)
 
     def dense(side):
@@ -300,8 +297,8 @@ def test_a_row_does_not_depend_on_its_tile(rule, monkeypatch):
         )
     found = []
     for size in (60, 7):
-        monkeypatch.setattr(conjugate, "MIN_TILE_ROWS", size)
-        monkeypatch.setattr(conjugate, "MIN_TILES", 60)
+        monkeypatch.setattr(along_axes, "MIN_TILE_ROWS", size)
+        monkeypatch.setattr(along_axes, "MIN_TILES", 60)
         found.append([s.users.mean for s in islice(sweeps(problem, start, rule), 6)])
     for at_once, by_tiles in zip(*found, strict=True):
         assert_allclose(by_tiles, at_once, rtol=1e-9, atol=1e-11)
@@ -310,7 +307,7 @@ def test_a_row_does_not_depend_on_its_tile(rule, monkeypatch):
 @pytest.mark.usefixtures("wide")
 def test_one_thread_or_two_make_no_difference(monkeypatch):
     problem, _ = make_problem(n_users=60, n_items=40, n_factors=5)
-    monkeypatch.setattr("skrec._alternating.conjugate.MIN_TILE_ROWS", 8)
+    monkeypatch.setattr("skrec._alternating.along_axes.MIN_TILE_ROWS", 8)
     found = []
     for n_threads in (1, 2):
         with default_threads(n_threads):
@@ -364,7 +361,7 @@ def test_scores_are_those_of_the_exact_solution(monkeypatch):
     X = some_choices()
     scores = []
     for size in (48, 1000):
-        monkeypatch.setattr(conditional, "WIDE_SIZE", size)
+        monkeypatch.setattr(layout_module, "WIDE_SIZE", size)
         model = MFRegressor(64, **CHOICES, tol=1e-7, max_iter=500).fit(X)
         scores.append(all_scores(model, model.user_ids_))
     assert_allclose(*scores, atol=2e-3)

@@ -16,18 +16,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from skrec import DummyRecommender, MFRegressor, NCFRegressor, load
-from skrec._alternating.conditional import Layout
-from skrec._alternating.context import (
-    LEVEL_PRECISION,
-    PairEvidence,
-    column_mean,
-    column_variance,
-)
+from skrec._alternating.als import als
+from skrec._alternating.column_moments import column_mean, column_variance
+from skrec._alternating.gibbs import gibbs
+from skrec._alternating.layout import Layout
+from skrec._alternating.pair_evidence import LEVEL_PRECISION, PairEvidence
 from skrec._alternating.problem import Problem, RatingArrays
 from skrec._alternating.start import spectral_start
 from skrec._alternating.state import PRIOR_VARIANCE
-from skrec._alternating.sweep import als, gibbs, vb
 from skrec._alternating.value_pairs import ValuePairs
+from skrec._alternating.vb import vb
 from skrec._data.reading import Columns
 from skrec._ranks import collect
 from skrec._share import ALL_ROWS

@@ -5,17 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import VARIANTS, make_problem, random_posterior, run
+from helpers import VARIANTS, make_problem, run
 from helpers import residuals as squared_residuals
 
-from skrec._alternating.convert import (
-    as_state,
-    check_row_size,
-    in_rating_units,
-    with_unobserved_pairs,
-)
+from skrec._alternating.als import als
+from skrec._alternating.convert import in_rating_units
+from skrec._alternating.resume import as_state, check_row_size
 from skrec._alternating.start import spectral_start
-from skrec._alternating.sweep import als, vb
+from skrec._alternating.vb import vb
 from skrec._data.sides import Sides
 from skrec._data.units import Units
 from skrec._interfaces import Start
@@ -121,24 +118,3 @@ def test_a_context_column_that_has_changed_its_unit_starts_anew():
     grown = replace(units, feature_scale=units.feature_scale * [1, 1e9])
     found = as_state(Start(posterior, *numbers(problem)), problem, grown)
     np.testing.assert_allclose(found.coef, [float(state.coef[0]), 0], rtol=1e-5)
-
-
-@pytest.mark.parametrize("knows_variance", [True, False])
-def test_unobserved_pairs_of_further_ratings_reach_absent_rows(knows_variance):
-    problem, _ = make_problem()
-    units = make_units(0)
-    state = random_posterior(problem, is_certain=False)
-    posterior = in_rating_units(state, units, problem, knows_variance=knows_variance)
-    # Further ratings meet a new user, and all items except the last two.
-    users, items, _ = numbers(problem)
-    users[0] = -1
-    further = with_unobserved_pairs(
-        problem, 0.5, Start(posterior, users, items + 2), units
-    )
-    pairs = further.users.unobserved
-    assert pairs.n_background == 2
-    np.testing.assert_array_equal(pairs.is_new, users < 0)
-    assert not pairs.is_new_other.any()
-    n_new = len(problem.items) + 2
-    expected = problem.users.count + 0.5 * n_new * pairs.is_new
-    np.testing.assert_allclose(further.users.count, expected)

@@ -38,7 +38,8 @@ from skrec._alternating.state import (
     PairState,
     Side,
 )
-from skrec._alternating.sweep import sweeps, vb
+from skrec._alternating.sweep import sweeps
+from skrec._alternating.vb import vb
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())

@@ -9,7 +9,6 @@ from numpy.testing import assert_allclose
 from scipy import sparse
 
 from skrec._alternating import feature_weights as _weights
-from skrec._alternating.conditional import Layout
 from skrec._alternating.feature_weights import (
     Block,
     LinkMatrix,
@@ -19,6 +18,7 @@ from skrec._alternating.feature_weights import (
     shift_of,
     step_weights,
 )
+from skrec._alternating.layout import Layout
 
 N_ROWS, SIZE = 12, 3
 

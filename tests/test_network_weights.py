@@ -13,7 +13,7 @@ from skrec._alternating.network_weights import (
     fitted_columns,
     network_weights,
 )
-from skrec._alternating.sweep import vb
+from skrec._alternating.vb import vb
 from skrec._data.units import Units
 
 N_USERS, N_ITEMS, N_VALUES = 5, 4, (3, 2)

@@ -13,7 +13,8 @@ from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import KFold, learning_curve
 
 from skrec import MFRegressor
-from skrec._alternating.rows import FactorSums, PackedCovariance
+from skrec._alternating.covariances import PackedCovariance
+from skrec._alternating.rows import FactorSums
 from skrec._data.seen import SeenItems
 from skrec.datasets import make_ratings
 
@@ -644,8 +645,8 @@ def test_covariances_are_those_of_a_table_however_often_they_are_revised(
     most, monkeypatch
 ):
     """Beside the stored table, or in a new one as soon as any row is revised."""
-    monkeypatch.setattr("skrec._alternating.rows.MIN_PATCH", 0)
-    monkeypatch.setattr("skrec._alternating.rows.MAX_PATCH", most * 100)
+    monkeypatch.setattr("skrec._alternating.covariances.MIN_PATCH", 0)
+    monkeypatch.setattr("skrec._alternating.covariances.MAX_PATCH", most * 100)
     model, expected = fit("vb"), {"user": {}, "item": {}}
     for number in range(6):
         rows = pd.DataFrame({"user": [3, 7, 1000 - number], "item": [5, 6 - number, 5]})

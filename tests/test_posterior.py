@@ -6,8 +6,10 @@ import torch
 from numpy.testing import assert_allclose
 from scipy import sparse
 
+from skrec._alternating import effects
+from skrec._alternating.links import DESCRIBED, FittedLinkMatrix
 from skrec._alternating.posterior import Posterior
-from skrec._alternating.rows import DESCRIBED, FactorSums, FittedLinkMatrix, Rows
+from skrec._alternating.rows import FactorSums, Rows
 from skrec._data.units import Units
 
 K, N_DRAWS, N_CONTEXT = 2, 3, 2
@@ -157,7 +159,9 @@ def test_effects_are_differences_of_predictions_of_cold_rows(posterior, side):
         pair = np.full(n_others, row), np.arange(n_others)
         u, i = pair if side == "user" else pair[::-1]
         ratings.append(described.mean(u, i, np.zeros((n_others, N_CONTEXT))).mean())
-    effect, _ = posterior.effects(side, sparse.csr_array(matrix[:1] - matrix[1:]))
+    effect, _ = effects.of_features(
+        posterior, side, sparse.csr_array(matrix[:1] - matrix[1:])
+    )
     assert effect[0] == pytest.approx(ratings[0] - ratings[1])
 
 

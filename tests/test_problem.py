@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from skrec._alternating.rows import DESCRIBED, IMPLICIT
+from skrec._alternating.links import DESCRIBED, IMPLICIT
 
 
 def repeated_ratings(seed):

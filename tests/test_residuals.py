@@ -16,7 +16,7 @@ from skrec._alternating.residuals import (
     square_worth,
 )
 from skrec._alternating.start import spectral_start
-from skrec._alternating.sweep import vb
+from skrec._alternating.vb import vb
 
 
 @pytest.mark.parametrize("biased", [True, False])

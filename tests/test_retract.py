@@ -7,7 +7,7 @@ from helpers import copied
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skrec import MFRegressor
-from skrec._alternating import retract
+from skrec._alternating import effects, retract
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(50, 30, 900, random_state=0)
@@ -84,7 +84,7 @@ def test_natural_parameters_lose_the_share_of_each_rating(
     target = weight.rating - before.centre - hour * scale[0]
     for side, rows in (("user", weight.users), ("item", weight.items)):
         ids = getattr(weight, f"{side}_ids")
-        for slopes in before.slopes(side).values():
+        for slopes in effects.slopes(before, side).values():
             target = target - hour * slopes[ids[rows]]
     alpha0 = params.get("unobserved_weight", 0.0)
     n_exact = 0

@@ -16,7 +16,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from skrec import MFRegressor
-from skrec._alternating.sweep import tempered_vb
+from skrec._alternating.vb import tempered_vb
 from skrec.datasets import make_ratings
 
 # What they run is covered by the tests of its parts.
@@ -122,7 +122,7 @@ def fitted(model, X, y, arguments):
         # Of what the data are, or of sweeps that run out.
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", ConvergenceWarning)
-        with patch("skrec._alternating.solver.tempered_vb", wraps=tempered_vb) as spy:
+        with patch("skrec._alternating.vb.tempered_vb", wraps=tempered_vb) as spy:
             model.fit(X, y, **arguments)
     # The objective of a tempered fit changes with the kurtosis of the noise.
     model.may_rise = spy.called

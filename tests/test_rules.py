@@ -14,6 +14,7 @@ from helpers import (
 )
 from scipy import stats
 
+from skrec._alternating.als import als
 from skrec._alternating.conditional import NaturalGaussians
 from skrec._alternating.evidence import (
     MIN_NOISE_VARIANCE,
@@ -21,12 +22,13 @@ from skrec._alternating.evidence import (
     PRIOR_RATINGS,
     PRIOR_ROWS,
 )
+from skrec._alternating.gibbs import gibbs
 from skrec._alternating.rules import WEIGHT_PENALTY, GibbsRule, UpdateRule, VBRule
 from skrec._alternating.state import (
     PRIOR_VARIANCE,
     Side,
 )
-from skrec._alternating.sweep import als, gibbs, vb
+from skrec._alternating.vb import vb
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())

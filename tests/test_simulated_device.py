@@ -12,8 +12,10 @@ from helpers import NEEDS_SIMULATION, as_problem, unconverged
 from sklearn.base import clone
 
 from skrec import MFRegressor, NCFRegressor, _settings
+from skrec._alternating.als import als
+from skrec._alternating.gibbs import gibbs
 from skrec._alternating.start import spectral_start
-from skrec._alternating.sweep import als, gibbs, vb
+from skrec._alternating.vb import vb
 from skrec._gradient.loop import OPTIMIZERS, _Trainer
 from skrec._gradient.network import NeuMF, Shape, initial_weights
 from skrec._gradient.objective import TrainingOptions

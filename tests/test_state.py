@@ -9,7 +9,7 @@ from helpers import make_problem, random_posterior, run
 from scipy import stats
 
 from skrec._alternating.state import Side
-from skrec._alternating.sweep import vb
+from skrec._alternating.vb import vb
 
 
 def test_shifts_are_those_of_the_features():

@@ -18,7 +18,7 @@ from skrec._alternating.structure import (
     least_error,
     suitable_n_factors,
 )
-from skrec._alternating.sweep import tempered_vb
+from skrec._alternating.vb import tempered_vb
 from skrec._data.interactions import ONE_PROCESS, Interactions
 from skrec._interfaces import Iteration
 from skrec.datasets import make_ratings
@@ -257,7 +257,7 @@ def test_a_fit_is_tempered_where_the_kurtosis_of_its_noise_is_high(monkeypatch):
         tried.append(problem)
         return tempered_vb(problem, start)
 
-    monkeypatch.setattr("skrec._alternating.solver.tempered_vb", tempered)
+    monkeypatch.setattr("skrec._alternating.vb.tempered_vb", tempered)
     X, y = make_ratings(100, 60, 3000, random_state=0)
     MFRegressor(rank_by="rating").fit(X, y)
     assert not tried

@@ -7,19 +7,20 @@ import pytest
 import torch
 from helpers import default_threads, make_problem, random_posterior, run
 
-from skrec._alternating.conditional import (
-    ALONE_TILE_SIZE,
-    SideMoments,
-)
-from skrec._alternating.sweep import als, gibbs, update, vb
+from skrec._alternating.als import als
+from skrec._alternating.gibbs import gibbs
+from skrec._alternating.layout import ALONE_TILE_SIZE
+from skrec._alternating.moments import SideMoments
 from skrec._alternating.tiles import SideConditional, in_turn, parallel_map
+from skrec._alternating.update import update
+from skrec._alternating.vb import vb
 from skrec._threads import torch_threads
 
 
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of few rows, which a pool of threads takes however little work they are."""
-    monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", 40)
+    monkeypatch.setattr("skrec._alternating.layout.TILE_SIZE", 40)
     monkeypatch.setattr("skrec._alternating.tiles.MIN_POOL_WORK", 0)
 
 
@@ -66,7 +67,7 @@ def test_an_update_depends_neither_on_tiles_nor_on_threads(small_tiles, monkeypa
     threads, states = torch.get_num_threads(), []
     try:
         for tile_size, n_threads in ((2**17, 1), (40, 1), (40, 3)):
-            monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", tile_size)
+            monkeypatch.setattr("skrec._alternating.layout.TILE_SIZE", tile_size)
             torch.set_num_threads(n_threads)
             states.append(
                 update(
@@ -107,7 +108,7 @@ def test_tiles_have_the_conditional_of_the_whole(monkeypatch, is_updated):
 
     (whole,), *expected = moments()
     assert whole == slice(0, len(problem.users))
-    monkeypatch.setattr("skrec._alternating.conditional.ALONE_TILE_SIZE", 40)
+    monkeypatch.setattr("skrec._alternating.layout.ALONE_TILE_SIZE", 40)
     rows, *found = moments()
     assert len(rows) > 1
     assert [tile.start for tile in rows[1:]] == [tile.stop for tile in rows[:-1]]
@@ -121,8 +122,8 @@ def test_sums_of_a_block_of_tiles_are_those_of_each_tile(monkeypatch, biased):
     layout = problem.layout
     assert layout.tile_rows(50, map) == 50
     expected = run(vb, problem, 3)[-1]
-    monkeypatch.setattr("skrec._alternating.conditional.TILE_SIZE", 9 * layout.n_packed)
-    monkeypatch.setattr("skrec._alternating.conditional.MAX_BLOCK_ROWS", 20)
+    monkeypatch.setattr("skrec._alternating.layout.TILE_SIZE", 9 * layout.n_packed)
+    monkeypatch.setattr("skrec._alternating.layout.MAX_BLOCK_ROWS", 20)
     assert (layout.tile_rows(50, map), layout.block_rows(50, map)) == (9, 20)
     found = run(vb, problem, 3)[-1]
     for name in ("mean", "covariance"):
@@ -137,7 +138,7 @@ def test_large_tables_of_moments_are_summed_by_parts(monkeypatch, n_factors, bia
     expected = run(vb, problem, 3)[-1]
     users, layout = expected.users, problem.layout
     two_columns = 2 * len(users.mean) * users.mean.element_size()
-    monkeypatch.setattr("skrec._alternating.conditional.MAX_TABLE_BYTES", two_columns)
+    monkeypatch.setattr("skrec._alternating.moments.MAX_TABLE_BYTES", two_columns)
     arguments = users.mean, users.covariance, users.relative_precision, layout, map
     assert not SideMoments.of(*arguments, problem.items).tables
     found = run(vb, problem, 3)[-1]

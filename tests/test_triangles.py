@@ -14,7 +14,7 @@ from sklearn.base import clone
 import skrec
 from skrec import MFRegressor
 from skrec._alternating import triangles
-from skrec._alternating.rows import PackedCovariance
+from skrec._alternating.covariances import PackedCovariance
 from skrec._alternating.triangles import (
     TOLERANCE,
     QuantisedTriangles,

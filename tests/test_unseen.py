@@ -11,8 +11,8 @@ from sklearn.model_selection import train_test_split
 
 from skrec import MFRegressor
 from skrec._alternating.start import spectral_start
-from skrec._alternating.sweep import vb
 from skrec._alternating.unseen import UnseenSample
+from skrec._alternating.vb import vb
 from skrec.datasets import make_ratings
 
 

@@ -10,8 +10,9 @@ from numpy.testing import assert_allclose
 from test_context import problem_with_context
 
 from skrec import MFRegressor
+from skrec._alternating.als import als
 from skrec._alternating.start import spectral_start
-from skrec._alternating.sweep import als, vb
+from skrec._alternating.vb import vb
 
 N_USERS, N_ITEMS, NOISE, SD_BIAS = 40, 30, 0.5, 0.5
 MF = {"n_factors": 0, "rank_by": "rating", "clip": False, "random_state": 0}

@@ -12,9 +12,10 @@ import torch
 
 from .._data.sides import Sides
 from .._data.units import Units
-from .conditional import Layout
+from .covariances import AxisCovariance, PackedCovariance
+from .layout import Layout
 from .posterior import Posterior
-from .rows import AxisCovariance, FactorSums, PackedCovariance, Rows
+from .rows import FactorSums, Rows
 from .state import INITIAL_CONCENTRATION
 from .triangles import packed
 

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from .._share import ALL_ROWS, Share
 from .._sparse import ParallelMap, SparseRows
-from .conditional import Layout
+from .layout import Layout
 from .scalars import fetched, total
 from .symmetric import (
     cholesky,

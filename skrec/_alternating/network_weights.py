@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from .._data.units import Units
+from .links import DESCRIBED, FittedLinkMatrix
 from .posterior import Posterior
-from .rows import DESCRIBED, FactorSums, FittedLinkMatrix, Rows
+from .rows import FactorSums, Rows
 from .state import INITIAL_CONCENTRATION
 from .value_terms import FittedColumn, FittedEffects, FittedFactors, FittedPairs
 

@@ -20,7 +20,7 @@ from .._sparse import ParallelMap
 from .._storage import stored
 from .._topk import Fill, inner_products_of_tiles
 from .in_context import InContext
-from .rows import DESCRIBED, Rows
+from .rows import Rows
 from .value_terms import FittedColumn, Places
 
 # Share of its prior expectation below which the squared length of a taste profile is
@@ -375,69 +375,6 @@ class Posterior(StandardisedModel):
                 within += _flat(S) @ _flat(ST).T
                 within += _flat(x[:, :, None] * x[:, None]) @ _flat(T).T
         return (within + between) / len(self.users.mean)
-
-    def effects(
-        self, side: SideName, contrasts: sparse.csr_array
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Effects of features of a side on ratings with an average row of the other.
-
-        Mean and standard deviation, each of shape (n_contrasts,).
-        """
-        rows, others = self.rows(side)
-        average = others.mean.mean(axis=1)
-        average[:, self.n_factors :] = 1
-        B, C = rows.links[DESCRIBED].contrast_effects(contrasts)
-        within = np.einsum("dj,dnjk,dk->dn", average, C, average)
-        return self._over_draws(np.einsum("dnk,dk->dn", B, average), within)
-
-    def linear_effects(self) -> tuple[np.ndarray, np.ndarray]:
-        """Effects of a standard deviation of each number of context, and deviations."""
-        varies = np.isfinite(self.units.feature_scale)
-        std = np.full(len(varies), np.nan)
-        if self.knows_variance:
-            std = varies * np.sqrt(self.coef_covariance.diagonal())
-        return self.coef * np.where(varies, self.units.feature_scale, 0), std
-
-    def slopes(self, side: SideName) -> dict[int, np.ndarray]:
-        """Slopes of rows per unit of numbers, by the places of these."""
-        rows = np.arange(self.rows(side)[0].mean.shape[1])
-        return {
-            column.number: (column.users if side == "user" else column.items).mean(
-                rows, 0 * rows
-            )
-            / self.units.feature_scale[column.number]
-            for column in self.columns
-            if column.number is not None
-        }
-
-    def interactions(
-        self, of_users: sparse.csr_array, of_items: sparse.csr_array
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Interactions of features of users and features of items in ratings.
-
-        Mean and standard deviation, each of shape (n_contrasts, n_contrasts).
-        """
-        k = self.n_factors
-        (B, S), (C, T) = (
-            (mean[..., :k], covariance[..., :k, :k])
-            for mean, covariance in (
-                self.users.links[DESCRIBED].contrast_effects(of_users),
-                self.items.links[DESCRIBED].contrast_effects(of_items),
-            )
-        )
-        within = np.einsum("dnj,dmjk,dnk->dnm", B, T, B)
-        within += np.einsum("dmj,dnjk,dmk->dnm", C, S, C)
-        within += np.einsum("dnjk,dmjk->dnm", S, T)
-        return self._over_draws(np.einsum("dnk,dmk->dnm", B, C), within)
-
-    def _over_draws(
-        self, mean: np.ndarray, variance: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of all draws, which are along axis 0."""
-        std = np.sqrt(variance.mean(axis=0) + mean.var(axis=0))
-        if not self.knows_variance:
-            std = np.full_like(std, np.nan)
-        return mean.mean(axis=0), std
 
     def rows(self, side: SideName) -> tuple[Rows, Rows]:
         """Rows of a side, and of the other side."""

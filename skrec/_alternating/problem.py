@@ -14,15 +14,20 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from .._data.interactions import NO_FEATURES, ONE_PROCESS
+from .._data.interactions import NO_FEATURES, ONE_PROCESS, Interactions
 from .._data.sides import Sides
+from .._data.units import Units
 from .._share import Share
 from .._threads import torch_threads
-from .conditional import Layout
 from .feature_weights import Block
+from .layout import Layout
+from .links import DESCRIBED, IMPLICIT
 from .ratings import Ratings, UnobservedPairs
-from .rows import DESCRIBED, IMPLICIT
 from .value_pairs import ValueColumn
+
+# Up to this number of ratings the time of sweeps in double precision is negligible, and
+# residuals of small data can be far smaller than the ratings.
+MAX_DOUBLE_ROWS = 2**15
 
 
 @dataclass(frozen=True)
@@ -288,6 +293,42 @@ class Problem:
             for ratings, block in ((self.users, of_users), (self.items, of_items))
         )
         return replace(self, users=users, items=items)
+
+
+def standard_problem(
+    data: Interactions,
+    units: Units,
+    device: torch.device,
+    *,
+    has_slopes: bool = False,
+    counts_squares: bool = False,
+) -> Problem:
+    """Canonical rows in these units, with side features but without a structure.
+
+    Perhaps with slopes of numbers. With `counts_squares` the noise is learned, by as
+    many squares as the rows count.
+    """
+    counts = data.counts if counts_squares else None
+    is_small = data.n_rows <= MAX_DOUBLE_ROWS
+    dtype = np.float64 if is_small else np.float32
+    varies = np.flatnonzero(np.isfinite(units.feature_scale))
+    arrays = RatingArrays(
+        data.users,
+        data.items,
+        data.shape,
+        units.standard_ratings(data.rating).astype(dtype, copy=False),
+        data.weight.astype(dtype, copy=False),
+        units.standard_features(data.context).astype(dtype, copy=False),
+        data.shares,
+        data.codes,
+        data.n_values,
+        varies.tolist() if has_slopes else (),
+        None if counts is None else counts.astype(dtype, copy=False),
+        Sides(*(side and side.matrix for side in data.side_features)),
+    )
+    return Problem.from_arrays(
+        arrays, Layout(0, True, device), torch.float64 if is_small else torch.float32
+    )
 
 
 def _implicit_block(

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from .._threads import torch_threads
-from .conditional import Layout, fitted_values
-from .context import column_mean
+from .column_moments import column_mean
+from .conditional import fitted_values
+from .layout import Layout
 from .problem import Problem
 from .scalars import fetched, total
 from .state import State

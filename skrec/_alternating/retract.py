@@ -10,43 +10,54 @@ Both sides take the other one as it is in the model. Its rows may have moved a l
 since the ratings were learned, so that G is larger than it was then; A' keeps at least
 the precision of the prior.
 
-Everything here is in rating units: arrays in, arrays out.
+Everything here is in rating units and double precision: arrays in, arrays out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .._data.forgotten import ForgottenRows
 from .._data.vocabulary import Growth
+from .._threads import torch_threads
+from .conditional import Sums
+from .covariances import PackedCovariance
+from .layout import Layout
+from .moments import SideMoments
 from .posterior import Posterior
-from .rows import PackedCovariance, Rows
+from .ratings import Ratings
+from .rows import Rows
 
-# Elements of outer products, or of the matrices of rows, that are held at a time.
+# Elements of the matrices of rows that are held at a time.
 TILE_SIZE = 2**21
 
 # Smallest share of the precision of a coefficient, and of the noise variance, that is
 # left.
 MIN_SHARE = 1e-3
 
+NOBODY = np.empty(0, dtype=np.int64)
+
 
 @dataclass(frozen=True)
-class OtherSide:
-    """Rows of one side as the other side's conditional has them.
+class OneSide:
+    """Rows of one side, some of whose ratings are taken back.
 
     Attributes
     ----------
     rows : Rows
-    n_factors : int
+    layout : Layout
     is_certain : bool
-        Whether they are taken for their points, as by als.
+        Whether the other side takes them for their points, as by als.
     """
 
     rows: Rows
-    n_factors: int
+    layout: Layout
     is_certain: bool
 
     @cached_property
@@ -59,42 +70,37 @@ class OtherSide:
     def __len__(self) -> int:
         return self.rows.mean.shape[1]
 
-    def moments(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        """E[z zᵀ], E[z], E[c z], E[c] and E[c²] of rows."""
-        k = self.n_factors
-        z = self.rows.mean[0, rows].astype(np.float64)
-        c = z[:, k:].sum(axis=1)
-        z[:, k:] = 1
-        zz, cz, cc = z[:, :, None] * z[:, None], c[:, None] * z, c**2
-        if not self.is_certain:
-            assert self.rows.covariance is not None
-            S = self.rows.covariance[0, rows].astype(np.float64)
-            zz[:, :k, :k] += S[:, :k, :k]
-            if S.shape[1] > k:
-                cz[:, :k] += S[:, :k, k]
-                cc += S[:, k, k]
-        return zz, z, cz, c, cc
+    def means_and_covariances(
+        self, numbers: np.ndarray
+    ) -> tuple[Tensor, Tensor | None]:
+        """Means of rows, and covariances unless they are certain."""
+        mean = torch.from_numpy(self.rows.mean[0, numbers].astype(np.float64))
+        if self.is_certain:
+            return mean, None
+        assert self.rows.covariance is not None
+        covariance = self.rows.covariance[0, numbers].astype(np.float64)
+        return mean, torch.from_numpy(covariance)
 
-    def squares(self, sums: RowSums) -> np.ndarray:
+    def moments(self, numbers: np.ndarray) -> SideMoments:
+        """Moments of rows for the conditionals of the other side."""
+        mean, covariance = self.means_and_covariances(numbers)
+        packed = None if covariance is None else self.layout.pack(covariance)
+        precision = torch.from_numpy(self.precision[numbers])
+        return SideMoments.of(mean, packed, precision, self.layout, map)
+
+    def squares(self, taken: Taken) -> np.ndarray:
         """Σ w E[(y − ŷ)²] over the ratings to take back of each row."""
-        mean = self.rows.mean[0, sums.rows].astype(np.float64)
-        Gx = np.einsum("njk,nk->nj", sums.G, mean)
-        squares = sums.s - 2 * (mean * sums.g).sum(axis=1) + (mean * Gx).sum(axis=1)
-        if not self.is_certain:
-            assert self.rows.covariance is not None
-            covariance = self.rows.covariance[0, sums.rows]
-            squares += np.einsum("njk,njk->n", sums.G, covariance)
-        return np.maximum(squares, 0)
+        squares = taken.sums.residual(*self.means_and_covariances(taken.rows))
+        return squares.clamp(min=0).numpy()
 
-    def without(self, sums: RowSums, noise_precision: float, exponent: float) -> Rows:
-        """All rows, without the share of the sums."""
-        rows, numbers = self.rows, sums.rows
-        assert rows.covariance is not None
-        taken = np.minimum(sums.count, rows.count[numbers])
-        left = rows.count[numbers] - taken
+    def without(self, taken: Taken, noise_precision: float, exponent: float) -> Rows:
+        """All rows, without the share of these ratings."""
+        rows, numbers = self.rows, taken.rows
+        G, g = taken.sums.G.numpy(), taken.sums.g.numpy()
+        count = np.minimum(taken.count, rows.count[numbers])
+        left = rows.count[numbers] - count
         share = left / np.maximum(rows.count[numbers], np.finfo(float).tiny)
-        mean = np.empty((len(numbers), rows.mean.shape[2]))
-        covariance = np.empty_like(sums.G)
+        mean, covariance = np.empty_like(g), np.empty_like(G)
         step = max(1, TILE_SIZE // mean.shape[1] ** 2)
         for start in range(0, len(numbers), step):
             tile = slice(start, start + step)
@@ -102,8 +108,8 @@ class OtherSide:
             mean[tile], covariance[tile] = _without_share(
                 rows,
                 numbers[tile],
-                beta[:, None, None] * sums.G[tile],
-                beta[:, None] * sums.g[tile],
+                beta[:, None, None] * G[tile],
+                beta[:, None] * g[tile],
                 left[tile] ** exponent,
                 exponent,
             )
@@ -111,22 +117,75 @@ class OtherSide:
         if not self.is_certain:
             _, shape = rows.relative_precisions(numbers)
             rate = shape / self.precision[numbers]
-            rate -= noise_precision * self.squares(sums) / 2
+            rate -= noise_precision * self.squares(taken) / 2
             # The rate of the prior is a, up to the norm of all relative precisions.
             rate = np.maximum(rate, rows.concentration / 2)
-            relative_variance = rate / (shape - taken / 2 - 1)
+            relative_variance = rate / (shape - count / 2 - 1)
         updated = replace(
             rows,
             mean=mean[None],
             covariance=PackedCovariance.of(covariance),
-            count=-taken,
+            count=-count,
             selection=rows.selection[numbers] * (share - 1),
             relative_variance=relative_variance,
         )
-        nobody = np.empty(0, dtype=np.int64)
-        own = Growth(nobody, nobody, numbers, np.zeros(len(numbers), dtype=bool))
-        others = Growth(nobody, nobody, nobody, nobody.astype(bool))
+        own = Growth(NOBODY, NOBODY, numbers, np.zeros(len(numbers), dtype=bool))
+        others = Growth(NOBODY, NOBODY, NOBODY, NOBODY.astype(bool))
         return rows.with_updates(updated, own, others)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Ratings to take back, by the rows of one side.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_rows,)
+        Sorted numbers of the rows.
+    count : ndarray of shape (n_rows,)
+        Number of squares of the noise, or Σ w where weights are not precisions.
+    sums : Sums
+    """
+
+    rows: np.ndarray
+    count: np.ndarray
+    sums: Sums
+
+    @classmethod
+    def of(
+        cls,
+        own: np.ndarray,
+        others: np.ndarray,
+        sides: tuple[OneSide, OneSide],
+        ratings: Sequence[np.ndarray],
+        gone: np.ndarray = NOBODY,
+        weight_of_pair: float = 0.0,
+    ) -> Taken:
+        """Ratings of rows and others of these sides, by their numbers.
+
+        `ratings` are their weights, counts, targets and variances of these. With others
+        that are `gone`, every row has a rating of 0 of each of them to take back.
+        """
+        side, other_side = sides
+        layout, rows, of_pairs = side.layout, np.unique(own), None
+        if len(gone):
+            rows = np.arange(len(side))
+            same = torch.full((len(gone),), weight_of_pair, dtype=torch.float64)
+            of_pairs = other_side.moments(gone).total(same, layout)[None]
+        met, column = np.unique(others, return_inverse=True)
+        order = np.argsort(own, kind="stable")
+        place = np.searchsorted(rows, own[order])
+        weight, count, target, variance = (
+            torch.from_numpy(values[order]).double() for values in ratings
+        )
+        entries = torch.from_numpy(place), torch.from_numpy(column[order])
+        of_rows = replace(
+            Ratings.from_sorted(*entries, len(rows), weight, target, count),
+            target_variance=variance,
+        )
+        sums = Sums.over(of_rows, other_side.moments(met), layout, of_pairs)
+        of_gone = weight_of_pair * len(gone)
+        return cls(rows, of_rows.count.numpy() + of_gone, sums)
 
 
 def _without_share(
@@ -155,84 +214,7 @@ def _without_share(
     return mean + np.einsum("njk,nk->nj", covariance, gradient), covariance
 
 
-@dataclass(frozen=True)
-class RowSums:
-    """Sums over the ratings to take back, of the rows that they meet.
-
-    Attributes
-    ----------
-    rows : ndarray of shape (n_rows,)
-        Sorted numbers of the rows.
-    count : ndarray of shape (n_rows,)
-        Number of squares of the noise, or Σ w where weights are not precisions.
-    G, g, s : ndarray
-        As in `conditional`, of shape (n_rows, row_size, row_size), (n_rows, row_size)
-        and (n_rows,).
-    """
-
-    rows: np.ndarray
-    count: np.ndarray
-    G: np.ndarray
-    g: np.ndarray
-    s: np.ndarray
-
-    @classmethod
-    def over(
-        cls,
-        own: np.ndarray,
-        others: np.ndarray,
-        of_others: OtherSide,
-        weight: np.ndarray,
-        count: np.ndarray,
-        target: np.ndarray,
-        target_variance: np.ndarray,
-    ) -> RowSums:
-        """Sums over ratings of numbered rows."""
-        order = np.argsort(own, kind="stable")
-        rows, place = np.unique(own[order], return_inverse=True)
-        others, weight = others[order], weight[order]
-        target, target_variance = target[order], target_variance[order]
-        n_rows, size = len(rows), of_others.rows.mean.shape[2]
-        total = np.bincount(place, count[order], n_rows)
-        G, g, s = (
-            np.zeros((n_rows, size, size)),
-            np.zeros((n_rows, size)),
-            np.zeros(n_rows),
-        )
-        weight = weight * of_others.precision[others]
-        step = max(1, TILE_SIZE // size**2)
-        for start in range(0, len(place), step):
-            tile = slice(start, start + step)
-            w, t = weight[tile], target[tile]
-            zz, z, cz, c, cc = of_others.moments(others[tile])
-            zz *= w[:, None, None]
-            square = t**2 + target_variance[tile] - 2 * t * c + cc
-            at, starts = np.unique(place[tile], return_index=True)
-            G[at] += np.add.reduceat(zz, starts)
-            g[at] += np.add.reduceat(w[:, None] * (t[:, None] * z - cz), starts)
-            s[at] += np.add.reduceat(w * square, starts)
-        return cls(rows, total, G, g, s)
-
-    def with_zeros(
-        self, n_rows: int, of_others: OtherSide, kept: np.ndarray, weight: float
-    ) -> RowSums:
-        """With a pair of every row and each other that is not kept, as a rating of 0.
-
-        All these pairs have the same weight.
-        """
-        others = np.setdiff1d(np.arange(len(of_others)), kept)
-        if not len(others):
-            return self
-        nothing, same = np.zeros(len(others)), np.full(len(others), weight)
-        one = np.zeros(len(others), dtype=np.int64)
-        of_all = RowSums.over(one, others, of_others, same, same, nothing, nothing)
-        names = "count", "G", "g", "s"
-        sums = {n: np.repeat(getattr(of_all, n), n_rows, axis=0) for n in names}
-        for name in names:
-            sums[name][self.rows] += getattr(self, name)
-        return RowSums(np.arange(n_rows), **sums)
-
-
+@torch_threads(1)
 def retracted(
     model: Posterior,
     forgotten: ForgottenRows,
@@ -246,10 +228,10 @@ def retracted(
     back too. The precision of the prior of a row grows with its weight to the power of
     `exponent`.
     """
-    is_certain = not model.knows_variance
+    is_certain, k = not model.knows_variance, model.n_factors
+    layout = Layout(k, model.row_size > k, torch.device("cpu"))
     users, items = (
-        OtherSide(rows, model.n_factors, is_certain)
-        for rows in (model.users, model.items)
+        OneSide(rows, layout, is_certain) for rows in (model.users, model.items)
     )
     data, (u, i) = forgotten.data, forgotten.pairs
     assert data is not None
@@ -264,14 +246,17 @@ def retracted(
     counts = None if is_certain else data.counts
     count = data.weight if counts is None else counts
     ratings = data.weight, count, target, variance
-    of_users = RowSums.over(u, i, items, *ratings)
-    of_items = RowSums.over(i, u, users, *ratings)
+    by_user, by_item = (u, i, (users, items), ratings), (i, u, (items, users), ratings)
+    of_users, of_items = Taken.of(*by_user), Taken.of(*by_item)
     residual = float(users.precision[of_users.rows] @ users.squares(of_users))
     noise_variance = _retracted_noise(model, count.sum(), max(0.0, residual))
     if unobserved_weight:
-        kept = forgotten.kept
-        of_users = of_users.with_zeros(len(users), items, kept.item, unobserved_weight)
-        of_items = of_items.with_zeros(len(items), users, kept.user, unobserved_weight)
+        gone_users, gone_items = (
+            np.setdiff1d(np.arange(len(side)), kept)
+            for side, kept in zip((users, items), forgotten.kept, strict=True)
+        )
+        of_users = Taken.of(*by_user, gone_items, unobserved_weight)
+        of_items = Taken.of(*by_item, gone_users, unobserved_weight)
     beta = 1 / model.noise_variance
     coef_step, coef_covariance = _retracted_coef(
         model.coef_covariance,

@@ -16,7 +16,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from .conditional import Gaussians, Layout, Moments
+from .conditional import Gaussians, Moments
 from .evidence import (
     MIN_NOISE_VARIANCE,
     PRIOR_NOISE_VARIANCE,
@@ -29,6 +29,7 @@ from .evidence import (
     likeliest_precision,
 )
 from .feature_weights import Block, LinkMatrix, draw_weights
+from .layout import Layout
 from .problem import Problem
 from .ratings import Ratings
 from .scalars import fetched, fetched_arrays, total
@@ -101,7 +102,7 @@ class Rule:
     is_tempered: bool = False
 
     def is_along_axes(self, layout: Layout) -> bool:
-        """Whether rows are those of a `PointConditional`."""
+        """Whether rows are those of a `AxisConditional`."""
         return False
 
     def learns_noise_of_rows(self) -> bool:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .axes import AxisVariances
-from .conditional import Layout
 from .feature_weights import LinkMatrix, shift_of
+from .layout import Layout
 from .ratings import Ratings
 
 # A prior for the covariance of a side's rows, worth one row: a tenth of the variance of

@@ -1,4 +1,4 @@
-"""Alternating solvers: als, vb and gibbs, three uses of one Gaussian conditional.
+"""Sweeps of an alternating solver over its rows, by a rule.
 
 Model, for ratings y of mean zero and variance one:
 
@@ -13,213 +13,27 @@ Everything here is arrays in, arrays out: no raw ids, no estimator.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .._sparse import ParallelMap
 from .._threads import torch_threads
+from .along_axes import AxisConditional, update_along_axes
+from .column_moments import column_mean, column_variance
+from .column_start import with_columns
 from .conditional import NaturalGaussians, fitted_values
-from .conjugate import PointConditional, update_points
-from .context import (
-    ColumnSweep,
-    column_mean,
-    column_variance,
-    with_centred_slopes,
-    with_columns,
-)
+from .context import ColumnSweep, with_centred_slopes
 from .problem import Problem
 from .ratings import Ratings
 from .residuals import square_worth
-from .rules import (
-    ALSRule,
-    ConditionalRule,
-    CovarianceRule,
-    GibbsRule,
-    Rule,
-    UpdateRule,
-    VBRule,
-)
+from .rules import Rule
 from .scalars import NotDefinite, fetched, postponed_checks, total
-from .start import with_centres
 from .state import PRIOR_VARIANCE, Side, State
-from .symmetric import cholesky, identity, inverse
+from .symmetric import cholesky, identity
 from .tiles import SideConditional, parallel_map, update_rows
-
-# Sweeps by which relative precisions find the differences between rows.
-SETTLING_SWEEPS = 5
-
-
-def als(
-    problem: Problem, start: State, reg: float, exponent: float = 0.0
-) -> Iterator[State]:
-    """Alternating least squares: endless sweeps from `start`.
-
-    The penalty of a row is `reg` times its count to the power of `exponent`.
-    """
-    rule, start = ALSRule(reg, exponent), with_centres(problem, start)
-    start = replace(
-        start,
-        users=rule.start(start.users, problem.users),
-        items=rule.start(start.items, problem.items),
-        coef_factor=None,
-        coef_precision=reg,
-        noise_precision=1.0,
-    )
-    return sweeps(problem, start, rule)
-
-
-def vb(
-    problem: Problem, start: State, *, warm_up: int = 0, least_fall: float = 0.0
-) -> Iterator[State]:
-    """Variational Bayes: endless sweeps from `start`.
-
-    No update lowers the evidence lower bound (Lim and Teh, 2007, with full covariances;
-    relative precisions as in Lakshminarayanan, Bouchard and Archambeau, 2011), unless
-    rows are far from the others (see `squares_of_level`).
-
-    Up to `warm_up` sweeps come first in which covariances are diagonal along axes of
-    all rows, until one lowers the objective by less than `least_fall`. They are marked
-    as warm-up.
-    """
-    fall, previous = math.inf, math.inf
-    for state in islice(sweeps(problem, start, VBRule(along_axes=True)), warm_up):
-        fall, previous = previous - state.objective, state.objective
-        start = state
-        yield replace(state, is_warm_up=True)
-        del state
-        if fall < least_fall:
-            break
-    start = replace(
-        start,
-        users=replace(start.users, axes=None),
-        items=start.items.with_packed_covariance(problem.layout),
-    )
-    states = sweeps(problem, start, VBRule())
-    # A sweep needs the memory of the start.
-    del start
-    yield from states
-
-
-def tempered_vb(problem: Problem, start: State) -> Iterator[State]:
-    """Variational Bayes for noise that is not Gaussian: endless sweeps from `start`.
-
-    A square of a residual counts by the kurtosis of the noise (see `VBRule`),
-    which every sweep measures anew after some of `vb`, marked as warm-up: differences
-    between rows that these find are not taken for kurtosis.
-    """
-    for state in islice(vb(problem, start), SETTLING_SWEEPS):
-        start = state
-        yield replace(state, is_warm_up=True)
-        del state
-    start = start.with_square_worth(square_worth(problem, start))
-    yield from sweeps(problem, start, VBRule(is_tempered=True))
-
-
-def gibbs(
-    problem: Problem,
-    start: State,
-    random_state: np.random.RandomState,
-    *,
-    vb_sweeps: int = 0,
-    burn_in: int = 0,
-) -> Iterator[State]:
-    """Gibbs sampling (Salakhutdinov and Mnih, 2008): endless draws from `start`.
-
-    The chain begins where so many sweeps of `vb` lead. These and the first draws,
-    `burn_in` of them, are marked as warm-up.
-    """
-    start = with_centres(problem, start)
-    for state in islice(vb(problem, start), vb_sweeps):
-        start = state
-        yield replace(state, is_warm_up=True)
-    draws = sweeps(problem, start, GibbsRule(random_state))
-    for state in islice(draws, burn_in):
-        yield replace(state, is_warm_up=True)
-    yield from draws
-
-
-def update(
-    problem: Problem,
-    start: State,
-    *,
-    is_certain: bool,
-    past_weight: float,
-    max_sweeps: int,
-    tol: float,
-) -> State:
-    """Posterior after further ratings, by the posterior before them.
-
-    `start` holds the rows that these ratings meet, with the covariances and the noise
-    that `past_weight` of past ratings have left; they are the prior in every sweep.
-    Given the other side, a row then has the posterior of all ratings together. With
-    `is_certain` the other side is taken for its points, as als takes it, and the noise
-    that a penalty is relative to stays.
-
-    Users come first, and come again until the update of the items has moved the
-    predictions by no more than `tol`: for new users among known items, once is enough.
-    """
-
-    def as_prior(side: Side) -> Side:
-        if is_certain:
-            # als takes the noise to be the same everywhere.
-            one = torch.ones_like(side.relative_precision)
-            side = replace(side, relative_precision=one, relative_shape=None)
-        return replace(side, row_priors=side)
-
-    first = replace(
-        start,
-        users=as_prior(start.users),
-        items=as_prior(start.items),
-        coef_prior=(start.coef, inverse(start.coef_covariance)),
-    )
-    rule = UpdateRule(is_certain, past_weight, past_variance=1 / start.noise_precision)
-    for state in islice(sweeps(problem, first, rule), max_sweeps):
-        if math.sqrt(state.items.squared_change / problem.weight) <= tol:
-            break
-    return state
-
-
-def as_map_estimate(state: State) -> State:
-    """State of als as the maximum a posteriori estimate of a Gaussian model.
-
-    The penalised sum of squares is that of noise of the residuals' variance σ², and of
-    rows and coefficients of precision reg / σ².
-    """
-    variance = state.noise_variance
-
-    def scaled(side: Side) -> Side:
-        weights = tuple(
-            replace(w, precision=w.precision / variance) for w in side.weights
-        )
-        prior_precision = side.prior_precision / variance
-        return replace(side, prior_precision=prior_precision, weights=weights)
-
-    return replace(
-        state,
-        users=scaled(state.users),
-        items=scaled(state.items),
-        coef_precision=state.coef_precision / variance,
-        noise_precision=1 / variance,
-    )
-
-
-def with_covariance(problem: Problem, state: State) -> State:
-    """The same points, with the covariance of each given all others."""
-    with parallel_map(problem) as tile_map, torch_threads(1):
-        sweep = Sweep(problem, CovarianceRule(), tile_map)
-        return sweep.update_apart(sweep.update_context(state))
-
-
-def given_others(problem: Problem, state: State) -> State:
-    """Rows of "vb" with the moments of their conditionals, given all others as is."""
-    with parallel_map(problem) as tile_map, torch_threads(1):
-        return Sweep(problem, ConditionalRule(), tile_map).update_apart(state)
 
 
 def sweeps(problem: Problem, state: State, rule: Rule) -> Iterator[State]:
@@ -264,8 +78,7 @@ class Sweep:
     def _after(self, state: State) -> State:
         problem, rule = self.problem, self.rule
         state = self.update_context(state)
-        factor = None if rule.is_certain else state.coef_factor
-        rest = _rest(problem, state, factor)
+        rest = self._without_context(state)
         users, of_users = self.update_side(
             rest.users, state.users, state.items, state.noise_precision
         )
@@ -290,11 +103,24 @@ class Sweep:
 
     def update_apart(self, state: State) -> State:
         """Both sides' rows, each side given the other as it is in `state`."""
-        factor = None if self.rule.is_certain else state.coef_factor
-        rest, beta = _rest(self.problem, state, factor), state.noise_precision
+        rest, beta = self._without_context(state), state.noise_precision
         users, _ = self.update_side(rest.users, state.users, state.items, beta)
         items, _ = self.update_side(rest.items, state.items, state.users, beta)
         return replace(state, users=users, items=items)
+
+    def _without_context(self, state: State) -> Problem:
+        """The problem with the ratings minus all terms of context."""
+        problem, factor = self.problem, state.coef_factor
+        if self.rule.is_certain:
+            factor = None
+        if not state.columns:
+            return problem.without_context(state.coef, factor)
+        of_columns = problem.columns, state.columns
+        mean, variance = column_mean(*of_columns), column_variance(*of_columns)
+        linear_mean, linear_variance = problem.context_moments(state.coef, factor)
+        if linear_variance is not None:
+            variance = linear_variance + (0 if variance is None else variance)
+        return problem.without(mean + linear_mean, variance)
 
     def update_context(self, state: State) -> State:
         """Coefficients and terms of rows of the context given both sides' rows."""
@@ -365,10 +191,10 @@ class Sweep:
         if rule.is_certain:
             other = replace(other, covariance=None, axes=None)
         of_side = ratings, side, other, noise_precision, layout, self.parallel_map
-        given: PointConditional | SideConditional
+        given: AxisConditional | SideConditional
         if rule.is_along_axes(layout):
-            given = PointConditional.given(*of_side)
-            side, squares = update_points(given, rule)
+            given = AxisConditional.given(*of_side)
+            side, squares = update_along_axes(given, rule)
         else:
             given = SideConditional.given(*of_side)
             side, squares = update_rows(given, rule)
@@ -386,16 +212,3 @@ def _of_pairs(squares: Tensor, ratings: Ratings, other: Side) -> Tensor:
         weight = other.relative_precision.index_select(0, ratings.others)
         squares = squares - ratings.scatter(ratings.target, weight * ratings.weight)
     return squares.clamp_(min=0)
-
-
-def _rest(problem: Problem, state: State, coef_factor: Tensor | None) -> Problem:
-    """The problem with the ratings minus all terms of context."""
-    if not state.columns:
-        return problem.without_context(state.coef, coef_factor)
-    of_columns = problem.columns, state.columns
-    mean, variance = column_mean(*of_columns), column_variance(*of_columns)
-    of_context = problem.context_moments(state.coef, coef_factor)
-    mean = mean + of_context[0]
-    if of_context[1] is not None:
-        variance = of_context[1] if variance is None else variance + of_context[1]
-    return problem.without(mean, variance)

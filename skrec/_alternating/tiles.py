@@ -20,17 +20,10 @@ from torch import Tensor
 
 from .._sparse import ParallelMap
 from .._threads import set_own_threads
-from .conditional import (
-    Conditional,
-    Layout,
-    SideMoments,
-    Sums,
-    UpdatedRows,
-    slices,
-    squares_of_level,
-    unobserved_moments,
-)
+from .conditional import Conditional, Sums, UpdatedRows, squares_of_level
 from .feature_weights import RowsGivenWeights, step_weights
+from .layout import Layout, slices
+from .moments import SideMoments, unobserved_moments
 from .problem import Problem
 from .ratings import Ratings
 from .rules import OVER_RELAXATION, Rule

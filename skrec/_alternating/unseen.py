@@ -37,15 +37,17 @@ import torch
 from torch import Tensor
 
 from .._threads import torch_threads
-from .conditional import Layout
-from .context import column_mean, column_variance
+from .column_moments import column_mean, column_variance
 from .feature_weights import Block
+from .layout import Layout
 from .problem import Problem
 from .residuals import predictions, relative_precisions, residuals, square_worth
+from .rules import ConditionalRule
 from .scalars import fetched, total
 from .state import Side, State
-from .sweep import given_others
+from .sweep import Sweep
 from .symmetric import inverse, times
+from .tiles import parallel_map
 
 # Ratings that estimate the error of a fit, and so many at once. One block is enough for
 # the curve.
@@ -151,7 +153,7 @@ class UnseenSample:
         """
         sampled = self._sampled(state, self.ratings)
         is_behind = self._follows_ratings(state, sampled)
-        known = given_others(self.problem, state) if is_behind else None
+        known = _given_others(self.problem, state) if is_behind else None
         left_out, fitted = self._mean_squares(state, sampled, known)
         if optimism:
             share = optimism * (1 - square_worth(self.problem, state))
@@ -331,3 +333,9 @@ class _SampledRows:
         prior *= self.precision
         prior.clamp_(min=torch.finfo(prior.dtype).tiny)
         return (1 - ratio / prior).clamp_(min=0)
+
+
+def _given_others(problem: Problem, state: State) -> State:
+    """Rows of "vb" with the moments of their conditionals, given all others as is."""
+    with parallel_map(problem) as tile_map, torch_threads(1):
+        return Sweep(problem, ConditionalRule(), tile_map).update_apart(state)

@@ -222,6 +222,11 @@ class ValueColumn:
     items: ValuePairs
     number: int | None = None
 
+    @property
+    def pairs(self) -> tuple[ValuePairs, ValuePairs]:
+        """Pairs of users, and of items."""
+        return self.users, self.items
+
     @classmethod
     def of(
         cls,

@@ -36,10 +36,10 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor
-from skrec._alternating.conditional import Layout
+from skrec._alternating.layout import Layout
 from skrec._alternating.problem import Problem, RatingArrays
 from skrec._alternating.start import spectral_start
-from skrec._alternating.sweep import vb
+from skrec._alternating.vb import vb
 from skrec.datasets import make_ratings
 from skrec.model_selection import ColdStartKFold
 

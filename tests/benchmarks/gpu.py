@@ -22,11 +22,12 @@ from sklearn.base import clone
 from sklearn.metrics import root_mean_squared_error
 
 from skrec import MFRegressor, NCFRegressor
-from skrec._alternating.conditional import Layout
+from skrec._alternating.als import als
+from skrec._alternating.layout import Layout
 from skrec._alternating.problem import Problem, RatingArrays
 from skrec._alternating.start import spectral_start
 from skrec._alternating.state import State
-from skrec._alternating.sweep import als, vb
+from skrec._alternating.vb import vb
 from skrec._gradient.loop import train
 from skrec._gradient.network import NeuMF, Shape, initial_weights
 from skrec._gradient.objective import TrainingOptions
