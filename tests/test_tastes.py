@@ -38,6 +38,15 @@ def test_the_rest_of_the_energy_explains_what_tastes_leave():
     assert_allclose(coefficient, rho, rtol=1e-6)
 
 
+def test_what_all_eigenvectors_explain_alike_is_no_taste():
+    """Of few items, along whose last eigenvector the excess sums up to zero."""
+    total = np.append(np.linspace(2, 1, 10), 1e-12)
+    explained = 0.1 * total
+    explained[-1] = -explained[:-1].sum()
+    sums = np.stack([explained, np.zeros(11), total])
+    assert_allclose(shrinkage_of(sums, total.sum()), 0, atol=1e-6)
+
+
 @given(
     shares=st.lists(st.floats(-1, 1), min_size=1, max_size=40),
     seed=st.integers(0, 5),

@@ -143,10 +143,16 @@ def shrinkage_of(sums: np.ndarray, energy: float) -> np.ndarray:
     ends = _pooled_ends(sums, np.array(groups))
     explained, variance, total = np.add.reduceat(sums, ends[:-1], axis=1)
     explained -= N_DEVIATIONS * np.sqrt(variance)
-    is_taste = explained > 0
-    rest = max(energy - total[is_taste].sum(), TINY)
-    least = -explained[is_taste].sum() / rest
     factors = explained / np.maximum(total, TINY)
+    is_taste = explained > 0
+    energy = max(energy, TINY)
+    rest = energy - total[is_taste].sum()
+    if rest >= energy / size:
+        least = -explained[is_taste].sum() / rest
+    else:
+        # Less than an eigenvector is left, such as the one along which the excess of
+        # each user sums up to zero.
+        least = factors[is_taste][-1]
     factors = ((factors - least) / (1 - least)).clip(0, 1)
     factors[factors < LEAST_SHRINKAGE] = 0
     return np.repeat(factors, np.diff(ends)).astype(np.float32)
