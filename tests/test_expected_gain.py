@@ -74,7 +74,8 @@ def test_lists_by_both_parts_are_better_than_by_ratings():
 
 
 def test_index_vectors_retrieve_by_choice():
-    model = MFRegressor(2).fit(X, Y)
+    rows, y = make_ratings(300, 120, 9000, random_state=1)
+    model = MFRegressor(2).fit(rows, y)
     products = model.user_index_vectors([7]) @ model.item_index_vectors().T
     order = model.item_ids_[np.argsort(-products[0])]
     expected = model.set_params(rank_by="choice").recommend([7], 10, exclude_seen=False)

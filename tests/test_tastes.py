@@ -1,6 +1,8 @@
 """What left-out users tell of tastes, by closed forms and brute force."""
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from skrec._choice.content import hashed
@@ -34,6 +36,43 @@ def test_the_rest_of_the_energy_explains_what_tastes_leave():
     coefficient = f[0] / 2 / (1 - f[0] / 2)
     assert_allclose(f, f[0])
     assert_allclose(coefficient, rho, rtol=1e-6)
+
+
+def test_what_all_eigenvectors_explain_alike_is_no_taste():
+    """Of few items, along whose last eigenvector the excess sums up to zero."""
+    total = np.append(np.linspace(2, 1, 10), 1e-12)
+    explained = 0.1 * total
+    explained[-1] = -explained[:-1].sum()
+    sums = np.stack([explained, np.zeros(11), total])
+    assert_allclose(shrinkage_of(sums, total.sum()), 0, atol=1e-6)
+
+
+@given(
+    shares=st.lists(st.floats(-1, 1), min_size=1, max_size=40),
+    seed=st.integers(0, 5),
+)
+def test_factors_fall_with_the_rank(shares, seed):
+    rng = np.random.default_rng(seed)
+    total = rng.uniform(0.1, 10, len(shares))
+    sums = np.stack([shares * total, np.zeros(len(shares)), total])
+    f = shrinkage_of(sums, 2 * total.sum())
+    assert (np.diff(f) <= 0).all()
+    assert f.min() >= 0
+    assert f.max() <= 1
+
+
+def test_eigenvectors_tell_together_what_none_tells_alone():
+    """All explain less than the error of one, as they do by few users."""
+    rng = np.random.default_rng(0)
+    n, share, error = 40, 0.3, 0.4
+    total, variance = np.ones(n), np.full(n, error**2)
+    found = []
+    for _ in range(200):
+        explained = share + error * rng.standard_normal(n)
+        found.append(shrinkage_of(np.stack([explained, variance, total]), 2 * n).mean())
+    # As much energy is left, which explains as much less than nothing.
+    expected = 2 * share / (1 + share)
+    assert 0.65 * expected < np.mean(found) < expected
 
 
 def test_the_taste_weight_is_that_of_the_highest_gain():

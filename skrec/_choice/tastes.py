@@ -1,4 +1,8 @@
-"""Tastes: what users who are left out tell of eigenvectors, and of their weight."""
+"""Tastes: what users who are left out tell of eigenvectors, and of their weight.
+
+Reference: Stein (1986). Lectures on the theory of estimation of many parameters.
+Journal of Soviet Mathematics.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from .._data.sides import Sides
 from .._share import Share
@@ -24,7 +29,8 @@ TABLE_SIZE, MIN_FACTORS, MAX_FACTORS = 2**21, 64, 1024
 FIRST_FACTORS, OVERSAMPLING = 256, 16
 
 # Eigenvectors of like rank share their factor: each group ends at a rank so many times
-# that of the last. Smaller factors than the least change no list.
+# that of the last, and groups are pooled until factors fall with the rank. Smaller
+# factors than the least change no list.
 GROUP_GROWTH, LEAST_SHRINKAGE = 1.4, 0.05
 
 # Standard errors that are taken from the squares that other items explain, and from
@@ -121,23 +127,43 @@ def _turns(excess: Excess, places: np.ndarray, share: Share) -> list[_Turn]:
 def shrinkage_of(sums: np.ndarray, energy: float) -> np.ndarray:
     """Factors of eigenvectors, by sums of what is explained along each.
 
+    Like eigenvalues they fall with the rank, and are the least squares in this order
+    (Stein, 1986, has it for covariances), less the standard errors of all eigenvectors
+    that share a factor. So where users are few, leading eigenvectors tell together what
+    none tells alone.
+
     The rest of the energy, along no eigenvector that explains anything, has the factor
     that is left for it, below zero, since the sum over all directions is zero. Factors
     are made zero there: B + c (I − B) predicts as B does without its diagonal.
     """
     size = sums.shape[1]
-    ends = [0, 1]
-    while ends[-1] < size:
-        ends.append(min(math.ceil(ends[-1] * GROUP_GROWTH), size))
+    groups = [0, 1]
+    while groups[-1] < size:
+        groups.append(min(math.ceil(groups[-1] * GROUP_GROWTH), size))
+    ends = _pooled_ends(sums, np.array(groups))
     explained, variance, total = np.add.reduceat(sums, ends[:-1], axis=1)
     explained -= N_DEVIATIONS * np.sqrt(variance)
-    is_taste = explained > 0
-    rest = max(energy - total[is_taste].sum(), TINY)
-    least = -explained[is_taste].sum() / rest
     factors = explained / np.maximum(total, TINY)
+    is_taste = explained > 0
+    energy = max(energy, TINY)
+    rest = energy - total[is_taste].sum()
+    if rest >= energy / size:
+        least = -explained[is_taste].sum() / rest
+    else:
+        # Less than an eigenvector is left, such as the one along which the excess of
+        # each user sums up to zero.
+        least = factors[is_taste][-1]
     factors = ((factors - least) / (1 - least)).clip(0, 1)
     factors[factors < LEAST_SHRINKAGE] = 0
     return np.repeat(factors, np.diff(ends)).astype(np.float32)
+
+
+def _pooled_ends(sums: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Ends of groups, after neighbours are pooled whose factors rise with the rank."""
+    explained, _, total = np.add.reduceat(sums, ends[:-1], axis=1)
+    total = np.maximum(total, TINY)
+    fit = isotonic_regression(explained / total, weights=total, increasing=False)
+    return ends[fit.blocks]
 
 
 def _gains(
