@@ -1,7 +1,7 @@
 """Alternating solvers, against brute force in float64."""
 
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -50,14 +50,14 @@ def variant(request):
 
 
 @pytest.mark.usefixtures("levels_are_noise")
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_vb_never_lowers_the_bound(variant, seed):
     problem, _ = make_problem(seed, **variant)
     objective = [state.objective for state in run(vb, problem, 60)]
     assert np.diff(objective).max() < 1e-9
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_als_never_raises_its_objective(variant, seed):
     problem, _ = make_problem(seed, **variant)
     objective = [state.objective for state in run(als, problem, 60, 0.3)]
@@ -65,41 +65,44 @@ def test_als_never_raises_its_objective(variant, seed):
 
 
 def test_als_ends_where_no_coordinate_can_be_improved(variant):
-    problem, arrays = make_problem(**variant)
-    state = run(als, problem, 500, 0.5)[-1]
-    sides = {"users": state.users, "items": state.items}
-    mean = np.average(arrays[2], weights=arrays[3])
+    problem, (u, i, y, w, context) = make_problem(**variant)
+    # Until a sweep changes nothing more.
+    states = islice(als(problem, spectral_start(problem), 0.5), 500)
+    state = next(b for a, b in pairwise(states) if a.objective - b.objective < 1e-13)
+    sides, k = {"users": state.users, "items": state.items}, problem.layout.n_factors
+    y, w, context = map(torch.as_tensor, (y, w, context))
+    mean = float(np.average(y, weights=w))
     roots = {"users": abs(mean) ** 0.5, "items": np.sign(mean) * abs(mean) ** 0.5}
-
-    def objective(points):
-        penalty = float((points["coef"] ** 2).sum())
-        moved = {}
-        for name in sides:
-            ratings, mean = getattr(problem, name), points[name]
-            own = mean.clone()
-            if not problem.layout.biased:
-                own[:, 0] -= roots[name]
-            for place, block in enumerate(ratings.features):
-                weights = points[name, place]
-                own -= block.times(weights)
-                penalty += WEIGHT_PENALTY * float((weights**2).sum())
-            penalty += float((own**2).sum())
-            moved[name] = Side.at(mean)
-        moved = State(**moved, coef=points["coef"])
-        return (arrays[3] * residuals(problem, arrays, moved)).sum() + 0.5 * penalty
-
     points = {"coef": state.coef}
     for name, side in sides.items():
         points[name] = side.mean
         points |= {(name, place): w.mean for place, w in enumerate(side.weights)}
-    for which, point in points.items():
-        for index in np.ndindex(*point.shape):
-            step = torch.zeros_like(point)
-            step[index] = 1e-5
-            ends = [
-                objective(points | {which: point + sign * step}) for sign in (1, -1)
-            ]
-            assert abs(ends[0] - ends[1]) / 2e-5 < 1e-4
+    for point in points.values():
+        point.requires_grad_()
+    x, z = points["users"][u], points["items"][i]
+    fitted = (x[:, :k] * z[:, :k]).sum(1) + x[:, k:].sum(1) + z[:, k:].sum(1)
+    penalty = points["coef"].square().sum()
+    for name in sides:
+        own = points[name]
+        if not problem.layout.biased:
+            own = own - roots[name] * torch.eye(k, dtype=own.dtype)[0]
+        for place, block in enumerate(getattr(problem, name).features):
+            weights = points[name, place]
+            own = own - centred(block) @ weights
+            penalty = penalty + WEIGHT_PENALTY * weights.square().sum()
+        penalty = penalty + own.square().sum()
+    rest = y - context @ points["coef"] - fitted
+    objective = w @ rest.square() + 0.5 * penalty
+    for point, slope in zip(
+        points.values(), torch.autograd.grad(objective, points.values()), strict=True
+    ):
+        assert slope.shape == point.shape
+        assert (slope.abs() < 1e-4).all()
+
+
+def centred(block):
+    """The features of a block as a matrix."""
+    return block.times(torch.eye(len(block.mean), dtype=torch.float64))
 
 
 class FixedDraw(GibbsRule):
@@ -141,7 +144,7 @@ def test_gibbs_draws_have_the_moments_of_the_closed_form():
     draws = np.array(
         [
             torch.cat([state.users.mean, state.items.mean])[:, 0].numpy()
-            for state in islice(states, 50, 4_050)
+            for state in islice(states, 50, 2_050)
         ]
     )
     np.testing.assert_allclose(draws.mean(0), mean, atol=0.06)
@@ -179,7 +182,7 @@ def test_the_bound_of_a_warm_up_is_that_of_its_variances(variant):
 def test_a_warm_up_ends_where_sweeps_without_it_end(name):
     problem, _ = make_problem(1, **WARMED_UP[name])
     start = spectral_start(problem)
-    plain, warmed = (list(islice(vb(problem, start, warm_up=n), 300)) for n in (0, 5))
+    plain, warmed = (list(islice(vb(problem, start, warm_up=n), 150)) for n in (0, 5))
     assert [state.is_warm_up for state in warmed[:7]] == 5 * [True] + 2 * [False]
     # Variances along axes cannot raise the bound above that of full covariances.
     assert warmed[4].objective > warmed[5].objective
