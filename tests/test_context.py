@@ -394,6 +394,7 @@ def test_canonical_rows_decide_alone():
     assert "season_winter" not in set(weighted.feature_effects()["feature"])
 
 
+@pytest.mark.usefixtures("short_chain")
 @pytest.mark.parametrize("solver", ["vb", "gibbs", "als"])
 @pytest.mark.parametrize(
     "rows",
