@@ -1,6 +1,7 @@
 """Real ratings beside the project, and the same random numbers at every run."""
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before scipy is imported, or scikit-learn skips its check of arrays of other kinds.
@@ -73,12 +74,26 @@ def ml_100k_fold(ml_100k):
     return X.iloc[train], y.iloc[train], X.iloc[test], y.iloc[test]
 
 
-@pytest.fixture(scope="module")
-def short_chains():
+@contextmanager
+def short_chains_inside():
     """Chains of "gibbs" begin after one sweep, and drop one draw."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("VB_SWEEPS", "MAX_VB_SWEEPS", "BURN_IN"):
             patch.setattr(f"skrec._alternating.gibbs.{name}", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def short_chains():
+    """All chains of a file are short."""
+    with short_chains_inside():
+        yield
+
+
+@pytest.fixture
+def short_chain():
+    """Chains of a test are short."""
+    with short_chains_inside():
         yield
 
 

@@ -1,5 +1,7 @@
 """ALSSolver: its objective, its optimum, its covariances and its penalty."""
 
+from itertools import islice, pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,13 @@ from helpers import (
     as_arrays,
     brute_force_sums,
     make_problem,
-    residuals,
     run,
 )
 
 from skrec import MFRegressor
 from skrec._alternating.als import als, as_map_estimate, with_covariance
 from skrec._alternating.rules import WEIGHT_PENALTY
-from skrec._alternating.state import Side, State
+from skrec._alternating.start import spectral_start
 
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
@@ -23,7 +24,7 @@ def variant(request):
     return request.param
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_als_never_raises_its_objective(variant, seed):
     problem, _ = make_problem(seed, **variant)
     objective = [state.objective for state in run(als, problem, 60, 0.3)]
@@ -31,41 +32,44 @@ def test_als_never_raises_its_objective(variant, seed):
 
 
 def test_als_ends_where_no_coordinate_can_be_improved(variant):
-    problem, arrays = make_problem(**variant)
-    state = run(als, problem, 500, 0.5)[-1]
-    sides = {"users": state.users, "items": state.items}
-    mean = np.average(arrays[2], weights=arrays[3])
+    problem, (u, i, y, w, context) = make_problem(**variant)
+    # Until a sweep changes nothing more.
+    states = islice(als(problem, spectral_start(problem), 0.5), 500)
+    state = next(b for a, b in pairwise(states) if a.objective - b.objective < 1e-13)
+    sides, k = {"users": state.users, "items": state.items}, problem.layout.n_factors
+    y, w, context = map(torch.as_tensor, (y, w, context))
+    mean = float(np.average(y, weights=w))
     roots = {"users": abs(mean) ** 0.5, "items": np.sign(mean) * abs(mean) ** 0.5}
-
-    def objective(points):
-        penalty = float((points["coef"] ** 2).sum())
-        moved = {}
-        for name in sides:
-            ratings, mean = getattr(problem, name), points[name]
-            own = mean.clone()
-            if not problem.layout.biased:
-                own[:, 0] -= roots[name]
-            for place, block in enumerate(ratings.features):
-                weights = points[name, place]
-                own -= block.times(weights)
-                penalty += WEIGHT_PENALTY * float((weights**2).sum())
-            penalty += float((own**2).sum())
-            moved[name] = Side.at(mean)
-        moved = State(**moved, coef=points["coef"])
-        return (arrays[3] * residuals(problem, arrays, moved)).sum() + 0.5 * penalty
-
     points = {"coef": state.coef}
     for name, side in sides.items():
         points[name] = side.mean
         points |= {(name, place): w.mean for place, w in enumerate(side.weights)}
-    for which, point in points.items():
-        for index in np.ndindex(*point.shape):
-            step = torch.zeros_like(point)
-            step[index] = 1e-5
-            ends = [
-                objective(points | {which: point + sign * step}) for sign in (1, -1)
-            ]
-            assert abs(ends[0] - ends[1]) / 2e-5 < 1e-4
+    for point in points.values():
+        point.requires_grad_()
+    x, z = points["users"][u], points["items"][i]
+    fitted = (x[:, :k] * z[:, :k]).sum(1) + x[:, k:].sum(1) + z[:, k:].sum(1)
+    penalty = points["coef"].square().sum()
+    for name in sides:
+        own = points[name]
+        if not problem.layout.biased:
+            own = own - roots[name] * torch.eye(k, dtype=own.dtype)[0]
+        for place, block in enumerate(getattr(problem, name).features):
+            weights = points[name, place]
+            own = own - centred(block) @ weights
+            penalty = penalty + WEIGHT_PENALTY * weights.square().sum()
+        penalty = penalty + own.square().sum()
+    rest = y - context @ points["coef"] - fitted
+    objective = w @ rest.square() + 0.5 * penalty
+    for point, slope in zip(
+        points.values(), torch.autograd.grad(objective, points.values()), strict=True
+    ):
+        assert slope.shape == point.shape
+        assert (slope.abs() < 1e-4).all()
+
+
+def centred(block):
+    """The features of a block as a matrix."""
+    return block.times(torch.eye(len(block.mean), dtype=torch.float64))
 
 
 def test_covariances_of_als_are_its_normal_equations_times_the_noise(variant):

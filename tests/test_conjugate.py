@@ -54,8 +54,7 @@ def variant(request):
 
 
 @pytest.mark.usefixtures("wide")
-@pytest.mark.parametrize("exponent", EXPONENTS)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("seed", "exponent"), list(enumerate(EXPONENTS)))
 def test_no_sweep_raises_the_objective(variant, seed, exponent):
     problem, _ = make_problem(seed, **variant)
     objective = [state.objective for state in run(als, problem, 40, 0.3, exponent)]

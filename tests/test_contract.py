@@ -36,9 +36,11 @@ from skrec import MFRegressor, NCFRegressor
 from skrec._data.seen import SeenItems
 from skrec.datasets import make_ratings
 
-# Random ratings may all be equal, and few choices leave "vb" no factor.
 pytestmark = [
+    # What they run is covered by the tests of its parts.
+    pytest.mark.no_cover,
     pytest.mark.usefixtures("short_chains"),
+    # Random ratings may all be equal, and few choices leave "vb" no factor.
     pytest.mark.filterwarnings("ignore:All .* ratings in y are"),
     pytest.mark.filterwarnings("ignore:No factor is left"),
     pytest.mark.filterwarnings("ignore:A fit without y is of choices"),

@@ -216,10 +216,12 @@ def lopsided(seed):
 @pytest.mark.parametrize("seed", range(10))
 def test_sgd_never_diverges(seed):
     X, y, weight = lopsided(seed)
-    for model in (
-        MFRegressor(solver="sgd", clip=False, random_state=0),
-        NCFRegressor(solver="sgd", n_members=1, clip=False, random_state=0),
-    ):
+    models = [MFRegressor(solver="sgd", clip=False, random_state=0)]
+    if seed % 2:
+        # Ten times as slow.
+        network = NCFRegressor(solver="sgd", n_members=1, clip=False, random_state=0)
+        models.append(network)
+    for model in models:
         predicted = model.fit(X, y, weight).predict(X)
         assert np.abs(predicted - y.mean()).max() < 10 * (np.ptp(y) + 1e-9)
         model.set_params(loss="bpr").fit(X, np.ones(len(X)), weight)

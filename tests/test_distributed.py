@@ -66,7 +66,7 @@ def launched(tmp_path, cases, n_processes=2, by=None, others_end=True):
 
 @pytest.fixture(scope="module")
 def rows():
-    X, y = make_ratings(90, 60, 2500, random_state=0)
+    X, y = make_ratings(60, 60, 1200, random_state=0)
     rng = np.random.default_rng(0)
     X = X.assign(user=X["user"].map("user {}".format), hour=rng.normal(size=len(X)))
     X["season"] = np.array(["autumn", "spring", "winter"])[rng.integers(3, size=len(X))]

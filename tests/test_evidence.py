@@ -123,17 +123,16 @@ def brute_force_bound(problem, arrays, state, before):
         a, shape = worth * side.concentration, side.relative_shape.numpy()
         ties = np.zeros(len(mean)) if ratings.ties is None else ratings.ties.numpy()
         shape = worth * (shape + ties)
-        alpha = stats.gamma(shape, scale=side.relative_precision.numpy() / shape)
+        scale = side.relative_precision.numpy() / shape
+        expected_log = np.zeros(len(mean))
         for row in range(len(mean)):
-            q = stats.gamma(shape[row], scale=alpha.kwds["scale"][row])
-            prior = q.expect(lambda x, a=a: stats.gamma(a, scale=1 / a).logpdf(x))
+            q = stats.gamma(shape[row], scale=scale[row])
+            log_alpha = expected_log[row] = q.expect(np.log)
+            prior = a * np.log(a) - special.gammaln(a)
+            prior += (a - 1) * log_alpha - a * q.mean()
             bound += (prior + q.entropy()) / worth
-            bound += ties[row] * (q.expect(np.log) - q.mean())
-        expected_log = [
-            stats.gamma(s, scale=c).expect(np.log)
-            for s, c in zip(shape, alpha.kwds["scale"], strict=True)
-        ]
-        log_precision = log_precision + np.array(expected_log)[rows]
+            bound += ties[row] * (log_alpha - q.mean())
+        log_precision = log_precision + expected_log[rows]
         precision = precision * side.relative_precision.numpy()[rows]
     if state.coef_factor is not None:
         factor, lam = state.coef_factor.numpy(), state.coef_precision

@@ -70,6 +70,8 @@ def error(model, rows, y, name):
     return 1 - RankingScorer("ndcg", k=10)(model, rows, y)
 
 
+# What whole fits run is covered by the other tests.
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", MODELS)
 def test_many_calls_of_one_new_user_are_like_one_call(real, name):
     rows, ratings, new, held_out = real
@@ -101,6 +103,7 @@ def test_many_calls_of_one_new_user_are_like_one_call(real, name):
     assert once < 0.985 * was or unfinished
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("name", OF_RATINGS)
 def test_batches_of_a_stream_are_no_worse_than_one_or_none(real, name):
     rows, ratings, _, _ = real

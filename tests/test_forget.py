@@ -292,7 +292,7 @@ def test_a_fit_goes_on_after_all_its_first_items_are_forgotten():
     assert_array_equal(model.item_ids_, new)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["vb", "als", "weighted", "choices"])
 def test_any_sequence_of_updates_leaves_the_ids_and_pairs_of_its_rows(name, data):

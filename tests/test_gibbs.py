@@ -61,7 +61,7 @@ def test_gibbs_draws_have_the_moments_of_the_closed_form():
     draws = np.array(
         [
             torch.cat([state.users.mean, state.items.mean])[:, 0].numpy()
-            for state in islice(states, 50, 4_050)
+            for state in islice(states, 50, 2_050)
         ]
     )
     np.testing.assert_allclose(draws.mean(0), mean, atol=0.06)

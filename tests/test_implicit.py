@@ -556,12 +556,11 @@ def test_a_pair_is_one_counterpart_however_often_it_is_rated():
 
 
 @pytest.mark.usefixtures("raw_weights")
-@pytest.mark.parametrize("n_again", [0, 150])
-def test_rows_are_expected_where_their_counterparts_put_them(n_again):
+def test_rows_are_expected_where_their_counterparts_put_them():
     """The conditional of every row, whose prior mean is m + Bᵀf."""
     # Pairs that are rated twice, if not alike, are counterparts once.
-    rows, n_shape = pd.concat([RATED, RATED[:n_again]]), (40, 25)
-    y = np.append(RATINGS, RATINGS[:n_again] % 5 + 1)
+    rows, n_shape = pd.concat([RATED, RATED[:150]]), (40, 25)
+    y = np.append(RATINGS, RATINGS[:150] % 5 + 1)
     weight = 1.0 + np.arange(len(rows)) % 2
     model = settled(MFRegressor(2, clip=False), rows, y, weight, rounds=5)
     p = model._model

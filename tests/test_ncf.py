@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers import all_scores, small_ncf
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit
@@ -148,6 +149,7 @@ def test_training_ratings_are_learned(architecture, solver):
     assert model.n_iter_ == len(model.loss_curve_) == 15
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_pickle_predicts_the_same_without_a_gpu(tmp_path):
     model = small(device="auto").fit(X, Y)
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))

@@ -2,6 +2,7 @@
 
 import datetime
 import warnings
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -212,10 +213,14 @@ def conditional(model, solver, user, items, ratings):
     return np.linalg.solve(precision, information), np.linalg.inv(precision)
 
 
+@cache
+def converged(solver):
+    return fit(solver, implicit_features=False, max_iter=900, tol=1e-6)
+
+
 @pytest.mark.parametrize("user", [3, 99], ids=["known user", "new user"])
 def test_a_user_is_revised_by_the_conditional(solver, user):
-    model = fit(solver, implicit_features=False, max_iter=900, tol=1e-6)
-    model.set_params(max_iter=1)
+    model = copied(converged(solver)).set_params(max_iter=1)
     items, ratings = np.array([0, 4, 5, 20, 33]), np.array([5.0, 1, 4, 2, 2])
     mean, covariance = conditional(model, solver, user, items, ratings)
     covariance /= noise_of_penalty(model)

@@ -22,7 +22,7 @@ from skrec.datasets import make_ratings
 # What they run is covered by the tests of its parts.
 pytestmark = pytest.mark.no_cover
 
-N_FITS = int(os.environ.get("SKREC_N_FITS", "40"))
+N_FITS = int(os.environ.get("SKREC_N_FITS", "30"))
 MANY = settings(
     max_examples=N_FITS,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -223,6 +223,7 @@ def test_a_handful_of_ratings_does_not_show_that_there_is_no_noise():
     assert mf.noise_std_ > 0.2
 
 
+@pytest.mark.usefixtures("short_chain")
 @pytest.mark.parametrize("solver", ["vb", "als", "gibbs", "adam"])
 @pytest.mark.parametrize(("before", "after"), [(1, 1e200), (1e200, 1e-200), (0, 1)])
 def test_a_column_may_change_its_unit_between_warm_starts(solver, before, after):
@@ -307,6 +308,8 @@ def test_rows_far_from_the_others_are_not_taken_for_noise(solver, side):
     for distance in (6, 10, 30):
         level[:3] = distance
         mf = MFRegressor(solver=solver, random_state=0)
+        if solver == "gibbs":
+            mf.set_params(max_iter=30)
         mf.fit(X[:, columns], y + level[X[:, 0]])
         predicted, std = mf.predict(X[is_far][:, columns], return_std=True)
         assert (predicted - of_item[X[is_far, 1]]).mean() > 0.5 * distance

@@ -17,7 +17,10 @@ from skrec._data.reading import Columns, read_table
 from skrec._data.selection import with_selected_context
 from skrec.datasets import make_ratings
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.usefixtures("short_chains"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
 
 SOLVERS = ("vb", "als", "gibbs", "adam", "sgd", "ncf")
 

@@ -28,6 +28,7 @@ NAMES = [*contract.BY_PREDICTIONS, "vb, by both"]
 
 pytestmark = [
     NEEDS_SIMULATION,
+    pytest.mark.usefixtures("short_chains"),
     pytest.mark.filterwarnings("ignore:All .* ratings in y are"),
     pytest.mark.filterwarnings("ignore:No factor is left"),
     pytest.mark.filterwarnings("ignore:A fit without y is of choices"),

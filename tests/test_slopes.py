@@ -162,6 +162,7 @@ def test_times_help_and_noise_costs_nothing_on_real_ratings(real):
     assert errors["noise"] < 1.0005 * errors[""]
 
 
+@pytest.mark.usefixtures("short_chain")
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_unit_of_numbers_and_ratings_does_not_matter(solver):
     params = {**MF, "n_factors": 1, "solver": solver, "max_iter": 5}
@@ -176,6 +177,7 @@ def test_the_unit_of_numbers_and_ratings_does_not_matter(solver):
     assert_allclose(scaled / 1e6, expected, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("short_chain")
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize(
     "rows",

@@ -387,7 +387,9 @@ def test_one_fit_answers_alike_on_every_device(estimator, gpu, loss):
 
 def test_a_fit_on_a_gpu_is_as_good_as_one_on_the_cpu(estimator, gpu):
     scores = [
-        clone(estimator).set_params(device=device, early_stopping=True).fit(X, Y)
+        clone(estimator)
+        .set_params(device=device, early_stopping=True, max_iter=4)
+        .fit(X, Y)
         for device in ("cpu", gpu)
     ]
     on_cpu, on_cuda = (model.score(X, Y) for model in scores)

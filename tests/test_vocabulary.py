@@ -252,6 +252,7 @@ def test_datetimes_with_and_without_a_zone_are_not_compared():
 
 @KINDS
 @given(data=st.data())
+@settings(max_examples=40)
 def test_a_search_finds_what_a_hash_table_finds(kind, data):
     """Few ids are searched for among many, and many are looked up."""
     _, fitted = ids_of(data.draw(ID_ARRAYS[kind])).numbered()
@@ -289,6 +290,7 @@ def test_rows_are_inserted_as_numpy_inserts_them(data):
 
 @KINDS
 @given(data=st.data())
+@settings(max_examples=40)
 def test_ids_grow_to_the_sorted_union(kind, data):
     _, fitted = ids_of(data.draw(ID_ARRAYS[kind])).numbered()
     _, further = ids_of(data.draw(ID_ARRAYS[kind])).numbered()
