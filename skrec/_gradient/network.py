@@ -15,6 +15,7 @@ from itertools import pairwise
 from operator import add
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -197,6 +198,14 @@ class NeuMF(nn.Module):
             side: [name for name in names if name in weights]
             for side, names in TABLES.items()
         }
+
+    @torch.no_grad()
+    def begin_at(self, level: float, effects: Mapping[str, np.ndarray]) -> None:
+        """Set the biases of all members to effects of users, items and values."""
+        self.intercept.fill_(level)
+        for side, values in effects.items():
+            bias = self.get_parameter(f"{side}_bias")
+            bias[:-1] = torch.as_tensor(values).to(bias)[:, None]
 
     def join_tables(self) -> None:
         """Make the tables of each side parts of one, in `joined`, which is trained.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -76,6 +77,9 @@ class TrainingOptions:
     follows_noise : bool
         Whether the penalty is smaller than `reg` where residuals are small (see
         `Prior.adapt`).
+    effect_penalties : dict of str to ndarray of shape (n_rows,)
+        Penalties of the squares of biases by side, in place of reg √W_r; None for
+        those.
     """
 
     loss: str
@@ -88,6 +92,7 @@ class TrainingOptions:
     dropout: float = 0.0
     mean: float = 0.0
     follows_noise: bool = False
+    effect_penalties: dict[str, np.ndarray] | None = None
 
 
 class Prior:
@@ -118,6 +123,8 @@ class Prior:
     shared_penalties : dict of Parameter to float
         Penalties of the weights that all pairs share.
     value_penalties : ValuePenalties
+    excess : dict of str to (Parameter, Tensor of shape (n_rows + 1,))
+        Biases by side, and their penalties beyond those of rows, relative to these.
     implicit : list of ImplicitTerm
         Of users and of items, if the network has counterparts.
     """
@@ -155,6 +162,7 @@ class Prior:
         # Drawn items differ between epochs, which do not learn their noise.
         curvature = 1.0 if options.n_negatives else self.curvature
         self.value_penalties = ValuePenalties(network, row_weights, curvature)
+        self.excess = self._excess_of_biases()
 
         self.anchors: dict[Tensor, Tensor] = {}
         # Parts of anchors by given features, by table.
@@ -172,10 +180,11 @@ class Prior:
         for side, penalty in self.penalties.items():
             of_side = penalty * self.row_weights[side]
             for table in self.rows[side]:
-                anchor = self.anchors.get(table)
-                away = table if anchor is None else table - anchor
-                squares = away.flatten(1).square().sum(1)
+                squares = self._away(table).square().sum(1)
                 total += self.value_penalties.of(table, of_side) @ squares
+            if side in self.excess:
+                bias, excess = self.excess[side]
+                total += (of_side * excess) @ self._away(bias).square().sum(1)
         total /= self.row_weights["user"].sum()
         for weight in self.dense:
             total += self.dense_penalty * weight.square().sum()
@@ -187,10 +196,12 @@ class Prior:
         for side, weight in weights.items():
             of_side = weight * self.gradient_scales[side]
             for table in self.rows[side]:
-                anchor = self.anchors.get(table)
-                away = table if anchor is None else table - anchor
                 scale = self.value_penalties.of(table, of_side)[:, None]
-                gradient_of(table).flatten(1).addcmul_(scale, away.flatten(1))
+                gradient_of(table).flatten(1).addcmul_(scale, self._away(table))
+            if side in self.excess:
+                bias, excess = self.excess[side]
+                scale = (of_side * excess)[:, None]
+                gradient_of(bias).addcmul_(scale, self._away(bias))
         if self.dense:
             gradients = [gradient_of(parameter) for parameter in self.dense]
             torch._foreach_addcmul_(gradients, self.dense, self.dense_gradient_scales)
@@ -199,12 +210,13 @@ class Prior:
     def adapt(self, noise: Tensor) -> None:
         """Penalties by the deviation of the noise.
 
-        The penalty of a Gaussian prior is in proportion to the variance of the noise,
-        and a larger one shrinks rows of nearly exact ratings for nothing.
+        A penalty of both factors of a product is a threshold of singular values, and
+        those of noise are in proportion to its deviation. A larger one shrinks products
+        of nearly exact ratings for nothing, and a smaller one lets them learn noise.
         """
         if self.options.follows_noise:
             relative = float(noise) / (self.curvature * LARGE_NOISE)
-            multiple = min(max(relative**2, LEAST_MULTIPLE), 1.0)
+            multiple = min(max(relative, LEAST_MULTIPLE), 1.0)
             # In place, where recorded steps read them.
             tables = [*self.penalties.values(), *self.gradient_scales.values()]
             change = multiple / self.multiple
@@ -276,6 +288,23 @@ class Prior:
         is_described = side in self.network.features
         has_implicit = side != "value" and self.network.shape.implicit_features
         return self.options.reg * own_penalty(is_described, has_implicit)
+
+    def _excess_of_biases(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Biases by side, and `effect_penalties` beyond the penalties of rows."""
+        excess: dict[str, tuple[Tensor, Tensor]] = {}
+        for side, given in (self.options.effect_penalties or {}).items():
+            weight = self.row_weights[side]
+            penalty = self.curvature * F.pad(torch.as_tensor(given).to(weight), (0, 1))
+            of_rows = self._reg_of_rows(side) * weight.sqrt()
+            ratio = torch.where(weight > 0, penalty / of_rows, 1)
+            excess[side] = self.network.get_parameter(f"{side}_bias"), ratio - 1
+        return excess
+
+    def _away(self, table: Tensor) -> Tensor:
+        """Rows of a table less their anchors."""
+        anchor = self.anchors.get(table)
+        away = table if anchor is None else table - anchor
+        return away.flatten(1)
 
     def _anchor_at_features(self) -> None:
         """Anchors of sides with features, at the predictions of given ones."""

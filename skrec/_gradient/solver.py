@@ -25,6 +25,7 @@ from .._data.units import (
 from .._interfaces import Iteration, Objective, Solver, Start
 from .._share import Share
 from .context import network_context
+from .effects import Effects, additive_effects
 from .fitted import Conversion, NetworkModel, Weights
 from .fold_in import FoldIn
 from .further import UpdatedRows
@@ -145,6 +146,12 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         if self._is_of_ratings and not shape.biased:
             mean = _mean_score(data, units, self._is_robust)
         network = self._network(shape, data, mean, start, random_state).to(device)
+        effects = self._effects(data, units, shape)
+        # Where whom rows have ratings with tells effects, terms of counterparts learn
+        # them first: effects that have seen a rating would leave them nothing of it.
+        is_told = shape.implicit_features and is_clearly_informative(data)
+        if effects is not None and start is None and not is_told:
+            network.begin_at(effects.level, effects.rows)
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
         samples, held_out = self._samples(data, units, device), None
         if self.early_stopping:
@@ -155,6 +162,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             )
         n_samples = int(share.sum(float(len(samples))))
         options = self._training_options(n_samples, mean, self.reg * units.penalty)
+        if effects is not None:
+            options = replace(options, effect_penalties=effects.penalties)
         seen = torch.as_tensor(data.pairs, device=device)
         epochs = train(network, samples, options, generator, held_out, seen, share)
         rating_range = self._rating_range(data)
@@ -197,6 +206,25 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         if self._is_robust:
             rating = rating.clip(-ROBUST_RANGE, ROBUST_RANGE)
         return max(1.0, self.noise_share * penalty_multiple(data, rating))
+
+    def _effects(
+        self, data: Interactions, units: Units, shape: Shape
+    ) -> Effects | None:
+        """Effects by which biases begin and are penalised, with a default penalty.
+
+        Held out rows must not be seen by them, features describe biases otherwise, and
+        steps of "sgd" are by the curvatures of rows.
+        """
+        is_plain = data.side_features == NO_FEATURES and not self.early_stopping
+        is_plain = is_plain and self.optimizer == "adam"
+        if not (self.noise_share and self.reg and is_plain and shape.biased):
+            return None
+        if self.objective.counts_unobserved or not self._is_of_ratings:
+            return None
+        rating = units.standard_ratings(data.rating)
+        if self._is_robust:
+            rating = rating.clip(-ROBUST_RANGE, ROBUST_RANGE)
+        return additive_effects(data, rating)
 
     def _samples(
         self, data: Interactions, units: Units, device: torch.device
