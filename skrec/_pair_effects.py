@@ -34,8 +34,9 @@ from ._topk import Fill
 # ρ is looked for within this factor of the mean weight of a row.
 RATIO_RANGE = 1e4
 
-# There are effects if the squared errors of rows fall by so many standard errors.
-LEAST_EVIDENCE = 2.0
+# There are effects if the squared errors of rows fall by so many standard errors. Those
+# of two rows that predict each other fall together, so that fewer would be chance.
+LEAST_EVIDENCE = 3.0
 
 # Rows at most by which ρ is learned.
 MAX_ROWS = 2**20
@@ -360,7 +361,7 @@ def _best_ratio(
         cost, bounds=(middle - reach, middle + reach), method="bounded"
     )
     after = part * squares(found.x)
-    falls = np.bincount(number, part * residual**2 - after)
+    falls = part * residual**2 - after
     fall, its_square = share.sum(np.array([falls.sum(), falls @ falls]))
     if not fall > LEAST_EVIDENCE * np.sqrt(its_square):
         return None

@@ -221,6 +221,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             return None
         if self.objective.counts_unobserved or not self._is_of_ratings:
             return None
+        # The noise is that of a pair, whose mean has all that its rows tell.
+        data, _ = data.merged()
         rating = units.standard_ratings(data.rating)
         if self._is_robust:
             rating = rating.clip(-ROBUST_RANGE, ROBUST_RANGE)
