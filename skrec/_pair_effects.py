@@ -34,9 +34,8 @@ from ._topk import Fill
 # ρ is looked for within this factor of the mean weight of a row.
 RATIO_RANGE = 1e4
 
-# There are effects if the squared errors of rows fall by so many standard errors. Those
-# of two rows that predict each other fall together, so that fewer would be chance.
-LEAST_EVIDENCE = 3.0
+# There are effects if the squared errors of rows fall by so many standard errors.
+LEAST_EVIDENCE = 2.0
 
 # Rows at most by which ρ is learned.
 MAX_ROWS = 2**20
