@@ -101,7 +101,8 @@ class NCFRegressor(BaseRecommender):
         labels ("log_loss" with `n_negatives=0`), and 0.1 for choices (`n_negatives`
         above 0). For ratings and labels it is up to ten times as large where there is
         little to learn from them. For ratings by "squared_error" and "huber" it falls
-        where residuals are small (see the user guide).
+        where residuals are small, and without side features biases by "adam" have
+        penalties of their own (see :ref:`networks_penalty`).
     solver : {"adam", "sgd"}, default="adam"
         Adam, or stochastic gradient descent with Nesterov's momentum.
     learning_rate_init : float, default=None
