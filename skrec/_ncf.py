@@ -325,7 +325,7 @@ class NCFRegressor(BaseRecommender):
         >>> X["late"] = X.index % 2 == 0
         >>> ncf = NCFRegressor(random_state=0).fit(X, y + X["late"])
         >>> ncf.feature_effects()["effect"].round(1).tolist()
-        [-0.4, 0.4]
+        [-0.5, 0.5]
         """
         check_by(by)
         if not self._context.names:

@@ -34,6 +34,7 @@ from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 
 X, Y = make_ratings(40, 30, 500, random_state=0)
+OF_TASTES = X[(X["user"] + X["item"]) % 2 == 0]
 FURTHER = pd.DataFrame({"user": [0, 1, 1000], "item": [3, 5, 7]})
 ITEMS = pd.DataFrame({"size": np.arange(30) / 7, "kind": list("abc") * 10})
 
@@ -94,12 +95,15 @@ SETTINGS = {
 def answers(name):
     """All that a model says, fitted and further fitted here."""
     model = clone(ESTIMATORS[name])
-    y = None if name in ("choices", "choices alone", "bpr") else Y
+    rows, y, features = X, Y, ITEMS
+    if name in ("choices", "choices alone", "bpr"):
+        y = None
+    if name == "choices alone":
+        rows, features = OF_TASTES, None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", message="Anomaly Detection")
-        features = None if name == "choices alone" else ITEMS
-        model.fit(X, y, item_features=features)
+        model.fit(rows, y, item_features=features)
         found = [model.predict(X), *model.recommend([0, 1000], return_scores=True)]
         found += model.similar_items([0, 1], return_scores=True)
         if name in ("vb", "gibbs", "ncf"):

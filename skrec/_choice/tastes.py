@@ -18,6 +18,9 @@ from .content import hashed
 from .eigenvectors import eigenvectors, product
 from .excess import TINY, Excess, output_scale
 
+# Factors that differ by less are equal.
+EPS = float(np.finfo(np.float32).eps)
+
 # One in so many users is left out, in turns until there have been so many users, and
 # so many choices.
 N_FOLDS, MIN_LEFT_OUT, MIN_CHOICES = 5, 100, 10_000
@@ -153,7 +156,7 @@ def shrinkage_of(sums: np.ndarray, energy: float) -> np.ndarray:
         # Less than an eigenvector is left, such as the one along which the excess of
         # each user sums up to zero.
         least = factors[is_taste][-1]
-    factors = ((factors - least) / (1 - least)).clip(0, 1)
+    factors = ((factors - least) / max(1 - least, EPS)).clip(0, 1)
     factors[factors < LEAST_SHRINKAGE] = 0
     return np.repeat(factors, np.diff(ends)).astype(np.float32)
 
