@@ -79,7 +79,7 @@ class TrainingOptions:
         `Prior.adapt`).
     effect_penalties : dict of str to ndarray of shape (n_rows,)
         Penalties of the squares of biases by side, in place of reg √W_r; None for
-        those.
+        those. Features of a side raise either (see `own_penalty`).
     """
 
     loss: str
@@ -295,7 +295,7 @@ class Prior:
         for side, given in (self.options.effect_penalties or {}).items():
             weight = self.row_weights[side]
             penalty = self.curvature * F.pad(torch.as_tensor(given).to(weight), (0, 1))
-            of_rows = self._reg_of_rows(side) * weight.sqrt()
+            of_rows = self.options.reg * weight.sqrt()
             ratio = torch.where(weight > 0, penalty / of_rows, 1)
             excess[side] = self.network.get_parameter(f"{side}_bias"), ratio - 1
         return excess
