@@ -20,6 +20,7 @@ from ._data.sides import Sides
 from ._data.weights import Weighting
 from ._deferred import Deferred, now
 from ._interfaces import Model, Solver
+from ._pair_effects import PairEffects
 from ._snapshot import reads_one_fit
 from ._threads import torch_threads
 
@@ -34,6 +35,7 @@ class ExplainMixin:
     _users: KnownIds
     _items: KnownIds
     _seen: SeenItems
+    _pair_effects: PairEffects | None = None
     _weighting: Weighting
     _solver: Callable[[], Solver]
     _read: Callable[..., tuple[Columns, Interactions]]
@@ -66,8 +68,9 @@ class ExplainMixin:
 
         with :math:`z = (q, 1)` of an item and :math:`\Sigma_u` the posterior
         covariance of the user, which does not depend on ratings. So both have exact
-        shares. They explain lists by `rank_by="choice"` and `"rating"`, and the two
-        factors of the score of "both".
+        shares; where pairs repeat (see :ref:`repeated_pairs`), rows of the pair itself
+        are a reason too. They explain lists by `rank_by="choice"` and `"rating"`, and
+        the two factors of the score of "both".
 
         Parameters
         ----------
@@ -145,6 +148,9 @@ class ExplainMixin:
         data = self._weighting.applied(data)
         numbers = self._items.known_rows(data.item_ids)
         shares = self._model.row_shares(int(row), columns, data, numbers)
+        if self._pair_effects is not None:
+            places = self._seen.places(np.full(len(columns), row), columns)
+            shares = self._pair_effects.explained(shares, places, columns, numbers)
         return self._reasons(columns, numbers, shares)
 
     def _learn_new_rows(self, user: Any, ratings: Any) -> None:

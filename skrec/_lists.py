@@ -28,7 +28,7 @@ from ._explore import (
     explored,
 )
 from ._interfaces import Model
-from ._pair_effects import PairEffects, WithPairEffects
+from ._pair_effects import WithPairEffects
 from ._settings import torch_device
 from ._snapshot import reads_one_fit
 from ._topk import Fill, inner_products, top_k
@@ -49,7 +49,6 @@ class ListsMixin(ExplainMixin):
     _items: KnownIds
     _seen: SeenItems
     _context: KnownContext = NO_CONTEXT
-    _pair_effects: PairEffects | None = None
 
     @property
     def _rating_model(self) -> Model:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ._data.forgotten import ForgottenRows
 from ._data.interactions import FurtherRows, Interactions, blocks
-from ._data.seen import SeenItems, first_of_pairs
+from ._data.seen import SeenItems, first_of_pairs, is_in_sorted
 from ._data.sides import SideName
 from ._interfaces import Model, Objective, StandardisedModel
 from ._storage import stored
@@ -154,6 +154,27 @@ class PairEffects:
         context = np.broadcast_to(self.mean_context, (len(users), self.n_context))
         at_mean, _ = model.predict(users, items, context, False, device)
         return self.shares(places) * (self.level[places] - at_mean)
+
+    def explained(
+        self,
+        shares: np.ndarray,
+        places: np.ndarray,
+        items: np.ndarray,
+        reasons: np.ndarray,
+    ) -> np.ndarray:
+        """Shares in predictions of these items with effects, by those without.
+
+        `shares` are those of the reasons, which are items, and of all else. The rows of
+        a pair are a reason of its own; all else has it if they are not among these.
+        """
+        known = np.flatnonzero(places >= 0)
+        share, level = self.shares(places[known]), self.level[places[known]]
+        own = np.searchsorted(reasons, items[known])
+        own[~is_in_sorted(items[known], reasons)] = len(reasons)
+        shares = shares.copy()
+        shares[known] *= 1 - share[:, None]
+        shares[known, own] += share * level
+        return shares
 
     @property
     def n_context(self) -> int:

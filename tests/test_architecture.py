@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "_forget": {"_choice", "_pair_effects", *GROUND},
     "_lists": {"_candidates", "_choice", "_explain", "_explore", "_pair_effects"}
     | GROUND,
-    "_explain": {"_candidates", "_choice", *GROUND},
+    "_explain": {"_candidates", "_choice", "_pair_effects", *GROUND},
     "_candidates": GROUND,
     "_diagram": GROUND,
     "_explore": GROUND,

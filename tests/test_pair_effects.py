@@ -299,6 +299,22 @@ def test_effects_of_pairs_count_in_lists_that_explore(strategy):
     assert np.corrcoef(means, scores[met])[0, 1] > 0.9
 
 
+@pytest.mark.parametrize("solver", ["vb", "als"])
+def test_reasons_of_ratings_add_up_with_the_rows_of_a_pair_itself(solver):
+    X, y = drawn_log(n=1500)
+    model = MFRegressor(3, solver=solver, clip=False).fit(X, y)
+    mine = (X["user"] == 0).to_numpy()
+    items = model.item_ids_
+    reasons = model.explain(0, items, part="rating", ratings=(X[mine], y[mine]))
+    of_item = reasons.groupby("item")["contribution"].sum()
+    expected = model.predict(pd.DataFrame({"user": 0, "item": items}))
+    assert_allclose(of_item[items], expected, atol=1e-5)
+    own = reasons[reasons["item"] == reasons["because"]].set_index("item")
+    often = X[mine]["item"].mode()[0]
+    mean = pair_means(X, y, X[mine & (X["item"] == often)]).iloc[0]
+    assert own.loc[often, "contribution"] == pytest.approx(mean, abs=0.2)
+
+
 def test_partial_fit_learns_effects_of_known_and_of_new_pairs():
     X, y = drawn_log(n=5000)
     first, later, new = np.split(np.arange(5000), [1500, 3500])
