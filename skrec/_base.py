@@ -40,7 +40,7 @@ from ._forget import ForgetMixin
 from ._interfaces import CURVES, Model, Solver, Start
 from ._iterations import BegunFit, print_progress, run
 from ._lists import ListsMixin
-from ._pair_effects import PairEffects
+from ._pair_effects import PairEffects, Repeats
 from ._rows import (
     check_choices,
     read_columns,
@@ -225,8 +225,7 @@ class BaseRecommender(
             solver.check_context(data.known_context)
         weighting = learn(data)
         names = getattr(self, "feature_names_in_", (None, None))[:2]
-        # Held until the end, where few fits have any.
-        repeats = data if data.has_repeats else None
+        repeats = None if is_of_choices else Repeats.of(data)
         known, data = with_side_features(
             weighting.applied(data), features, Sides(*names), len(columns.users)
         )
@@ -250,11 +249,11 @@ class BaseRecommender(
         )
         return BegunFit(read, iterations, partial(self._of_model, repeats))
 
-    def _of_model(self, repeats: Interactions | None, model: Model) -> dict[str, Any]:
+    def _of_model(self, repeats: Repeats | None, model: Model) -> dict[str, Any]:
         """A model, and effects of pairs that repeat by what it leaves of their rows."""
         effects = None
         if repeats is not None:
-            work = model.score_work * len(repeats.rating)
+            work = model.score_work * len(repeats.rows.rating)
             device = torch_device(self.device, work)
             effects = PairEffects.learned(repeats, model, device)
         return {"_model": model, "_pair_effects": effects}

@@ -44,6 +44,40 @@ MAX_ROWS = 2**20
 WHOLE_TOL = 1e-6
 
 
+@dataclass(frozen=True)
+class Repeats:
+    """Rows that effects of pairs are learned from.
+
+    Attributes
+    ----------
+    rows : Interactions
+        All rows.
+    some : Interactions
+        Those of pairs that repeat, or of some of these pairs.
+    taken : ndarray of shape (n_some,)
+        Weight of one of the equal rows that each of them stands for, which have each
+        other.
+    """
+
+    rows: Interactions
+    some: Interactions
+    taken: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Interactions) -> Repeats | None:
+        """Those of canonical rows; None if no pair has several."""
+        if not rows.has_repeats:
+            return None
+        taken, number = _weight_of_a_row(rows), _pair_of_row(rows)
+        total = np.bincount(number, rows.weight)
+        repeats = np.bincount(number, total[number] - taken > WHOLE_TOL * total[number])
+        every = 1 + int(repeats.sum()) // MAX_ROWS
+        is_taken = np.zeros(len(total), dtype=bool)
+        is_taken[np.flatnonzero(repeats)[::every]] = True
+        places = np.flatnonzero(is_taken[number])
+        return cls(rows, rows.at(places), taken[places])
+
+
 @stored
 @dataclass(frozen=True)
 class PairEffects:
@@ -71,9 +105,9 @@ class PairEffects:
 
     @classmethod
     def learned(
-        cls, rows: Interactions, model: Model, device: torch.device
+        cls, repeats: Repeats, model: Model, device: torch.device
     ) -> PairEffects | None:
-        """Effects by the residuals of canonical rows; None if there are none.
+        """Effects by the residuals of rows; None if there are none.
 
         Those of other losses than the squared error, and of choices, have none.
         """
@@ -81,9 +115,10 @@ class PairEffects:
         if objective.loss != "squared_error" or objective.is_of_choices:
             return None
         assert isinstance(model, StandardisedModel)
-        found = _best_ratio(rows, model, device)
+        found = _best_ratio(repeats, model, device)
         if found is None:
             return None
+        rows = repeats.rows
         values = np.full(len(rows.n_values), -1.0)
         mean_context = np.concatenate([model.units.feature_mean, values])
         level, weight = _levels(rows, model, mean_context, device)
@@ -336,27 +371,14 @@ def _levels(
     return np.add.reduceat(rows.weight * rating, starts) / weight, weight
 
 
-def _repeats(rows: Interactions) -> tuple[Interactions, np.ndarray]:
-    """Rows of pairs that repeat, or of some of these, and the weight of one of each.
-
-    A row may stand for several equal ones, each of which has the others.
-    """
-    taken, number = _weight_of_a_row(rows), _pair_of_row(rows)
-    total = np.bincount(number, rows.weight)
-    repeats = np.bincount(number, total[number] - taken > WHOLE_TOL * total[number])
-    every = 1 + int(repeats.sum()) // MAX_ROWS
-    places = np.flatnonzero(np.isin(number, np.flatnonzero(repeats)[::every]))
-    return rows.at(places), taken[places]
-
-
 def _best_ratio(
-    rows: Interactions, model: Model, device: torch.device
+    repeats: Repeats, model: Model, device: torch.device
 ) -> tuple[float, float, float] | None:
     """ρ, by which the rest of a pair predicts each of its rows best, τ² and the noise.
 
     Each pair counts as much. None if the squared errors do not fall for certain.
     """
-    rows, taken = _repeats(rows)
+    rows, taken = repeats.some, repeats.taken
     share, weight, number = rows.shares.user, rows.weight, _pair_of_row(rows)
     residual = rows.rating - _predicted(model, rows, rows.context, device)
     total = np.bincount(number, weight)[number]

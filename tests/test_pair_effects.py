@@ -12,7 +12,7 @@ from sklearn.metrics import root_mean_squared_error
 from skrec import MFRegressor, NCFRegressor
 from skrec._data.interactions import Interactions
 from skrec._data.sides import Sides
-from skrec._pair_effects import PairEffects, _best_ratio
+from skrec._pair_effects import PairEffects, Repeats, _best_ratio
 
 RATINGS = MFRegressor(rank_by="rating", clip=False, random_state=0)
 
@@ -170,7 +170,7 @@ def test_the_variances_are_those_that_ratings_are_drawn_with(std_of_pairs, noise
     y = effect[places] + noise * rng.normal(size=len(places))
     X = pd.DataFrame(dict(zip(("user", "item"), np.divmod(places, 100), strict=True)))
     rows = as_interactions(X, y)
-    ratio, variance, of_noise = _best_ratio(rows, Nothing(), "cpu")
+    ratio, variance, of_noise = _best_ratio(Repeats.of(rows), Nothing(), "cpu")
     assert variance == pytest.approx(std_of_pairs**2, rel=0.1)
     assert of_noise == pytest.approx(noise**2, rel=0.1)
     assert ratio == pytest.approx(noise**2 / std_of_pairs**2, rel=0.2)
@@ -181,7 +181,7 @@ def test_the_ratio_is_the_best_by_brute_force():
     # Equal rows are one with their number as its weight.
     y = np.round(y)
     rows = as_interactions(X, y)
-    ratio, *_ = _best_ratio(rows, Nothing(), "cpu")
+    ratio, *_ = _best_ratio(Repeats.of(rows), Nothing(), "cpu")
 
     def cost(ratio):
         total = 0.0
@@ -366,4 +366,4 @@ def test_effects_of_a_share_are_none_without_a_model_of_ratings():
     with unconverged():
         model.fit(X, np.abs(y))
     rows = as_interactions(X, np.abs(y))
-    assert PairEffects.learned(rows, model._model, "cpu") is None
+    assert PairEffects.learned(Repeats.of(rows), model._model, "cpu") is None
