@@ -37,7 +37,7 @@ from ._data.vocabulary import numbered
 from ._data.weights import NOT_CHOSEN, Weighting, as_choices
 from ._diagram import DiagramMixin
 from ._forget import ForgetMixin
-from ._interfaces import CURVES, Model, Solver, Start
+from ._interfaces import CURVES, Model, Solver, StandardisedModel, Start
 from ._iterations import BegunFit, print_progress, run
 from ._lists import ListsMixin
 from ._pair_effects import PairEffects, Repeats
@@ -70,9 +70,6 @@ MAX_FEW_ROWS = 2**10
 # seeds, and its predictions are never clipped.
 USED_BY_CHOICES = {"handle_unknown", "clip", "rank_by", "device"}
 USED_BY_CHOICES |= {"random_state", "verbose"}
-
-# Rows predicted at a time. Fewer would not take less memory than ids and results.
-PREDICTION_ROWS = 2**16
 
 
 class BaseRecommender(
@@ -219,13 +216,15 @@ class BaseRecommender(
         """The rows read, and the iterations over them."""
         arguments = X, y, sample_weight, solver
         columns, data = self._read(*arguments, reset=True, collect=collect)
-        is_of_choices = solver.objective.is_of_choices
+        objective = solver.objective
+        is_of_choices = objective.is_of_choices
         learn = Weighting.of_choices if is_of_choices else Weighting.of_ratings
         if data.n_values:
             solver.check_context(data.known_context)
         weighting = learn(data)
         names = getattr(self, "feature_names_in_", (None, None))[:2]
-        repeats = None if is_of_choices else Repeats.of(data)
+        has_residuals = objective.loss == "squared_error" and not is_of_choices
+        repeats = Repeats.of(data) if has_residuals else None
         known, data = with_side_features(
             weighting.applied(data), features, Sides(*names), len(columns.users)
         )
@@ -253,6 +252,7 @@ class BaseRecommender(
         """A model, and effects of pairs that repeat by what it leaves of their rows."""
         effects = None
         if repeats is not None:
+            assert isinstance(model, StandardisedModel)
             work = model.score_work * len(repeats.rows.rating)
             device = torch_device(self.device, work)
             effects = PairEffects.learned(repeats, model, device)
@@ -442,18 +442,10 @@ class BaseRecommender(
         handle_unknown(self.handle_unknown, columns.found(users, items))
         model = self._rating_model.with_cold_rows(cold_users, cold_items)
         device = torch_device(self.device, model.score_work * n_rows)
-        context = columns.context
-        y, std = np.empty(n_rows), np.empty(n_rows if return_std else 0)
-        for start in range(0, n_rows, PREDICTION_ROWS):
-            tile = slice(start, start + PREDICTION_ROWS)
-            y[tile], deviation = model.predict(
-                users[tile], items[tile], context[tile], return_std, device
-            )
-            if deviation is not None:
-                std[tile] = deviation
+        y, std = model.predictions(users, items, columns.context, return_std, device)
         if self.clip:
             y.clip(*self.rating_range_, out=y)
-        return (y, std) if return_std else y
+        return y if std is None else (y, std)
 
     def score(
         self,

@@ -26,6 +26,9 @@ from ._data.units import Units
 from ._storage import stored
 from ._topk import Fill
 
+# Rows predicted at a time. Fewer would not take less memory than rows and results.
+PREDICTION_ROWS = 2**16
+
 # Losses with scores that are not ratings.
 CHOICE_LOSSES = ("log_loss", "bpr")
 
@@ -110,6 +113,26 @@ class Model(ABC):
         device: torch.device,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Predicted ratings of pairs, with `return_std` also standard deviations."""
+
+    def predictions(
+        self,
+        users: np.ndarray,
+        items: np.ndarray,
+        context: np.ndarray,
+        return_std: bool,
+        device: torch.device,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `predict`, of any number of pairs in little memory."""
+        n_rows = len(users)
+        y, std = np.empty(n_rows), np.empty(n_rows) if return_std else None
+        for start in range(0, n_rows, PREDICTION_ROWS):
+            tile = slice(start, start + PREDICTION_ROWS)
+            y[tile], deviations = self.predict(
+                users[tile], items[tile], context[tile], return_std, device
+            )
+            if std is not None and deviations is not None:
+                std[tile] = deviations
+        return y, std
 
     @abstractmethod
     def scorer(

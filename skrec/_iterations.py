@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
-from ._interfaces import CURVES, Iteration, Solver
+from ._interfaces import CURVES, Iteration, Model, Solver
 from ._settings import own_settings
 from ._warn import warn
 
@@ -31,7 +31,7 @@ class BegunFit:
 
     read: dict[str, Any]
     iterations: Iterator[Iteration]
-    of_model: Callable[[Any], dict[str, Any]]
+    of_model: Callable[[Model], dict[str, Any]]
 
 
 def run(

@@ -24,7 +24,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ._data.forgotten import ForgottenRows
-from ._data.interactions import FurtherRows, Interactions, blocks
+from ._data.interactions import FurtherRows, Interactions
 from ._data.seen import SeenItems, first_of_pairs, is_in_sorted
 from ._data.sides import SideName
 from ._interfaces import Model, Objective, StandardisedModel
@@ -105,16 +105,9 @@ class PairEffects:
 
     @classmethod
     def learned(
-        cls, repeats: Repeats, model: Model, device: torch.device
+        cls, repeats: Repeats, model: StandardisedModel, device: torch.device
     ) -> PairEffects | None:
-        """Effects by the residuals of rows; None if there are none.
-
-        Those of other losses than the squared error, and of choices, have none.
-        """
-        objective = model.objective
-        if objective.loss != "squared_error" or objective.is_of_choices:
-            return None
-        assert isinstance(model, StandardisedModel)
+        """Effects by the residuals of rows; None if there are none."""
         found = _best_ratio(repeats, model, device)
         if found is None:
             return None
@@ -187,7 +180,7 @@ class PairEffects:
     ) -> np.ndarray:
         """Effects of the pairs at these places, which `model` predicts without."""
         context = np.broadcast_to(self.mean_context, (len(users), self.n_context))
-        at_mean, _ = model.predict(users, items, context, False, device)
+        at_mean, _ = model.predictions(users, items, context, False, device)
         return self.shares(places) * (self.level[places] - at_mean)
 
     def explained(
@@ -344,13 +337,8 @@ def _predicted(
     model: Model, rows: Interactions, context: np.ndarray, device: torch.device
 ) -> np.ndarray:
     """Predicted ratings of rows in a context."""
-    predicted = np.empty(len(rows.rating))
-    for block in blocks(len(predicted)):
-        users, items = (
-            numbers[block].astype(np.int64) for numbers in (rows.users, rows.items)
-        )
-        predicted[block], _ = model.predict(users, items, context[block], False, device)
-    return predicted
+    users, items = (numbers.astype(np.int64) for numbers in (rows.users, rows.items))
+    return model.predictions(users, items, context, False, device)[0]
 
 
 def _first_rows(rows: Interactions) -> np.ndarray:

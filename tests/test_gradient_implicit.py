@@ -18,7 +18,7 @@ from skrec._data.interactions import Interactions
 from skrec._data.sides import Sides
 from skrec._gradient.fold_in import FoldIn
 from skrec._gradient.implicit import Counterparts, ImplicitTerm
-from skrec._gradient.noise import is_informative
+from skrec._gradient.noise import Selection
 from skrec.datasets import make_ratings
 
 SIDES = ("user", "item")
@@ -133,7 +133,7 @@ def test_whom_rows_have_ratings_with_is_known_to_be_random_or_not():
         (users, u), (items, i) = (np.unique(x, return_inverse=True) for x in pairs)
         one, nothing = np.ones(len(u)), np.empty((len(u), 0))
         rows = Sides(users, items), Sides(u, i), one, one, nothing
-        return is_informative(Interactions.from_numbers(*rows))
+        return Selection(Interactions.from_numbers(*rows)).is_informative
 
     assert is_told(X["user"], X["item"])
     random, y = make_ratings(random_state=0)

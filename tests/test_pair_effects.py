@@ -12,7 +12,7 @@ from sklearn.metrics import root_mean_squared_error
 from skrec import MFRegressor, NCFRegressor
 from skrec._data.interactions import Interactions
 from skrec._data.sides import Sides
-from skrec._pair_effects import PairEffects, Repeats, _best_ratio
+from skrec._pair_effects import Repeats, _best_ratio
 
 RATINGS = MFRegressor(rank_by="rating", clip=False, random_state=0)
 
@@ -158,7 +158,7 @@ def as_interactions(X, y, weight=None):
 class Nothing:
     """A model that predicts 0."""
 
-    def predict(self, users, *arguments):
+    def predictions(self, users, *arguments):
         return np.zeros(len(users)), None
 
 
@@ -358,12 +358,3 @@ def test_a_fit_without_repeats_forgets_the_effects_of_the_last():
     first = ~X.duplicated()
     model.fit(X[first], y[first])
     assert model._pair_effects is None
-
-
-def test_effects_of_a_share_are_none_without_a_model_of_ratings():
-    X, y = drawn_log(n=500)
-    model = MFRegressor(2, solver="als", unobserved_weight=1.0)
-    with unconverged():
-        model.fit(X, np.abs(y))
-    rows = as_interactions(X, np.abs(y))
-    assert PairEffects.learned(Repeats.of(rows), model._model, "cpu") is None

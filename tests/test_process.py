@@ -239,7 +239,7 @@ def test_readers_meet_a_model_before_or_after_further_rows(name):
 
 @pytest.mark.parametrize("name", ["vb", "gibbs", "ncf"])
 def test_predictions_in_tiles_are_those_of_all_rows(name, expected, monkeypatch):
-    monkeypatch.setattr("skrec._base.PREDICTION_ROWS", 7)
+    monkeypatch.setattr("skrec._interfaces.PREDICTION_ROWS", 7)
     for ours, theirs in zip(answers(name), expected[name], strict=True):
         assert_allclose(ours, theirs, rtol=1e-12)
 

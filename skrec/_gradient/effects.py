@@ -6,6 +6,7 @@ Both variances are learned by variational Bayes, before a training.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,13 +58,12 @@ def additive_effects(data: Interactions, rating: np.ndarray) -> Effects | None:
     variance = share.sum(float(weight @ residual**2)) / total
     if variance <= (ROUNDING * level) ** 2:
         return None
-    codes = data.context[:, data.numbers.shape[1] :].astype(np.int64)
     kinds = [
         _Kind(numbers, n_rows, weight, variance, share)
         for numbers, n_rows in (
             (data.users, data.shape[0]),
             (data.items, data.shape[1]),
-            *zip(codes.T, data.n_values, strict=True),
+            *zip(data.codes.T, data.n_values, strict=True),
         )
     ]
     noise = variance
@@ -80,18 +80,14 @@ def additive_effects(data: Interactions, rating: np.ndarray) -> Effects | None:
             break
     users, items, *values = kinds
     groups = {"user": [users], "item": [items]} | ({"value": values} if values else {})
+
+    def by_side(values: Callable[[_Kind], np.ndarray]) -> dict[str, np.ndarray]:
+        return {side: np.concatenate([*map(values, of)]) for side, of in groups.items()}
+
     return Effects(
         level,
-        {
-            side: np.concatenate([kind.effect for kind in of])
-            for side, of in groups.items()
-        },
-        {
-            side: np.concatenate(
-                [np.full(len(kind.effect), noise / kind.variance) for kind in of]
-            )
-            for side, of in groups.items()
-        },
+        by_side(lambda kind: kind.effect),
+        by_side(lambda kind: np.full_like(kind.effect, noise / kind.variance)),
     )
 
 

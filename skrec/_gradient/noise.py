@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -174,7 +176,8 @@ def _first_vectors(
     return times(right), right
 
 
-def is_informative(data: Interactions) -> bool:
+@dataclass(frozen=True)
+class Selection:
     """Whether it is not at random whom rows have ratings with.
 
     Pairs less their expected number, with rows and columns of about length one, have a
@@ -182,29 +185,43 @@ def is_informative(data: Interactions) -> bool:
     counterparts in common. The value of shuffled pairs falls with the number of pairs
     of a row; where it is large, pairs are too few to tell, and may be.
     """
-    given, random = _of_given_and_shuffled(data)
-    return random > MAX_RANDOM or given >= LEAST_RATIO_OF_PAIRS * random
 
+    data: Interactions
 
-def is_clearly_informative(data: Interactions) -> bool:
-    """As `is_informative`, of pairs that are enough to tell."""
-    given, random = _of_given_and_shuffled(data)
-    return random <= MAX_RANDOM and given >= LEAST_RATIO_OF_PAIRS * random
+    @property
+    def is_informative(self) -> bool:
+        """Whether it may tell something."""
+        return not self._is_enough or self._stands_out
 
+    @property
+    def is_clearly_informative(self) -> bool:
+        """Whether it tells something, by pairs that are enough to tell."""
+        return self._is_enough and self._stands_out
 
-def _of_given_and_shuffled(data: Interactions) -> tuple[float, float]:
-    """Largest singular values of the pairs, and of shuffled ones."""
-    share, (n_users, n_items) = data.shares.user, data.shape
-    own, n_own = share.rows(n_users), len(data.items)
-    n_before = share.n_before(n_own)
-    shuffled = np.random.RandomState(0).permutation(data.all_items)
-    shuffled = shuffled[n_before : n_before + n_own]
-    rows, shape = data.users - own.start, (own.stop - own.start, n_items)
-    given, random = (
-        _largest_singular_value(rows, items, shape, share)
-        for items in (data.items, shuffled)
-    )
-    return given, random
+    @property
+    def _is_enough(self) -> bool:
+        _, random = self._singular_values
+        return random <= MAX_RANDOM
+
+    @property
+    def _stands_out(self) -> bool:
+        given, random = self._singular_values
+        return given >= LEAST_RATIO_OF_PAIRS * random
+
+    @cached_property
+    def _singular_values(self) -> tuple[float, float]:
+        """Largest singular values of the pairs, and of shuffled ones."""
+        data, share = self.data, self.data.shares.user
+        (n_users, n_items), n_own = data.shape, len(data.items)
+        own, n_before = share.rows(n_users), share.n_before(n_own)
+        shuffled = np.random.RandomState(0).permutation(data.all_items)
+        shuffled = shuffled[n_before : n_before + n_own]
+        rows, shape = data.users - own.start, (own.stop - own.start, n_items)
+        given, random = (
+            _largest_singular_value(rows, items, shape, share)
+            for items in (data.items, shuffled)
+        )
+        return given, random
 
 
 def _largest_singular_value(

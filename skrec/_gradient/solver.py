@@ -39,7 +39,7 @@ from .network import (
     NeuMF,
     Shape,
 )
-from .noise import is_clearly_informative, is_informative, penalty_multiple
+from .noise import Selection, penalty_multiple
 from .objective import TrainingOptions
 from .samples import Part, Samples, numbers_of_range
 from .start import check_shape, continued_network, random_network
@@ -140,8 +140,9 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         share = data.shares.user
         random_state = share.first(random_state)
         fitted = None if start is None else self.conversion.shape(start.model)
-        shape = self._shape(data, fitted)
-        units = self._units(data, shape)
+        selection = Selection(data)
+        shape = self._shape(selection, fitted)
+        units = self._units(selection, shape)
         mean = 0.0
         if self._is_of_ratings and not shape.biased:
             mean = _mean_score(data, units, self._is_robust)
@@ -149,8 +150,11 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         effects = self._effects(data, units, shape)
         # Where whom rows have ratings with tells effects, terms of counterparts learn
         # them first: effects that have seen a rating would leave them nothing of it.
-        is_told = shape.implicit_features and is_clearly_informative(data)
-        if effects is not None and start is None and not is_told:
+        if (
+            effects is not None
+            and start is None
+            and not (shape.implicit_features and selection.is_clearly_informative)
+        ):
             network.begin_at(effects.level, effects.rows)
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
         samples, held_out = self._samples(data, units, device), None
@@ -185,14 +189,15 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     def _is_robust(self) -> bool:
         return self._is_of_ratings and LOSSES[self.objective.loss].is_robust
 
-    def _units(self, data: Interactions, shape: Shape) -> Units:
+    def _units(self, selection: Selection, shape: Shape) -> Units:
         """Units of ratings and context, with the multiple of `reg` by the noise."""
+        data = selection.data
         centred = self._is_of_ratings and shape.biased
         units = Units.of(data, centred=centred, scaled=self._is_of_ratings)
         if self._is_robust:
             units = robust_units(units, data, centred=shape.biased)
         penalty = self._penalty(data, units)
-        if penalty > 1 and shape.implicit_features and is_clearly_informative(data):
+        if penalty > 1 and shape.implicit_features and selection.is_clearly_informative:
             # Whom rows have ratings with is to be learned too.
             penalty = 1.0
         return replace(units, penalty=penalty)
@@ -202,9 +207,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         is_plain = not data.context.shape[1] and data.side_features == NO_FEATURES
         if not (self.noise_share and is_plain) or self.objective.counts_unobserved:
             return 1.0
-        rating = units.standard_ratings(data.rating)
-        if self._is_robust:
-            rating = rating.clip(-ROBUST_RANGE, ROBUST_RANGE)
+        rating = self._standard_ratings(data, units)
         return max(1.0, self.noise_share * penalty_multiple(data, rating))
 
     def _effects(
@@ -223,10 +226,12 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             return None
         # The noise is that of a pair, whose mean has all that its rows tell.
         data, _ = data.merged()
+        return additive_effects(data, self._standard_ratings(data, units))
+
+    def _standard_ratings(self, data: Interactions, units: Units) -> np.ndarray:
+        """Ratings in standard units, without outliers where the loss is robust."""
         rating = units.standard_ratings(data.rating)
-        if self._is_robust:
-            rating = rating.clip(-ROBUST_RANGE, ROBUST_RANGE)
-        return additive_effects(data, rating)
+        return rating.clip(-ROBUST_RANGE, ROBUST_RANGE) if self._is_robust else rating
 
     def _samples(
         self, data: Interactions, units: Units, device: torch.device
@@ -282,7 +287,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         low, high = self._rating_range(further.data)
         further = self.conversion.rest(model, further)
         fitted = self.conversion.shape(model)
-        shape = self._shape(further.data, fitted)
+        shape = self._shape(Selection(further.data), fitted)
         check_shape(shape, fitted)
         implicit = shape.implicit_features
         rows = UpdatedRows(self.conversion, model, further, implicit)
@@ -330,11 +335,13 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             if converged:
                 break
 
-    def _shape(self, data: Interactions, fitted: Shape | None) -> Shape:
+    def _shape(self, selection: Selection, fitted: Shape | None) -> Shape:
         """Sizes of the network, after the last fit if there is one."""
-        implicit = self.implicit_features
+        data, implicit = selection.data, self.implicit_features
         if implicit is None and fitted is not None:
             implicit = fitted.implicit_features
+        if implicit is None:
+            implicit = selection.is_informative
         n_users, n_items = data.shape
         return replace(
             self.sizes,
@@ -342,7 +349,7 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
             n_items=n_items,
             n_context=data.numbers.shape[1],
             n_values=tuple(data.n_values),
-            implicit_features=is_informative(data) if implicit is None else implicit,
+            implicit_features=implicit,
         )
 
     def _rating_range(self, data: Interactions) -> tuple[float, float]:
