@@ -17,11 +17,15 @@ V = RNG.normal(size=(20, 4)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def excess():
+def data():
     rows = np.argwhere(CHOSEN)
-    data = Interactions.from_columns(
+    return Interactions.from_columns(
         Columns.from_array(rows), RATING[CHOSEN], np.ones(len(rows))
     )
+
+
+@pytest.fixture(scope="module")
+def excess(data):
     return Excess.of(data, CHOSEN.sum(0), (1, 5))
 
 
@@ -32,6 +36,10 @@ def dense(counts):
     n_u = CHOSEN.sum(1)[:, None]
     damping = n_u**-USER_DAMPING * CHOSEN.sum(0) ** -ITEM_DAMPING
     return gain * damping, n_u * counts / counts.sum() * damping
+
+
+def test_items_are_in_memory_once(data, excess):
+    assert np.shares_memory(excess.damped.indices, data.seen.items)
 
 
 def test_products_are_those_of_the_dense_matrix(excess):

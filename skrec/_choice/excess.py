@@ -63,8 +63,11 @@ class Excess:
         strength *= of_item[items]
         strength = strength.astype(np.float32)
         shape = len(lengths), len(n_choices)
+        # Offsets of the type of the items, which the matrix then shares with `seen`.
+        is_short = len(items) < 2**31
+        offsets = (offsets - offsets[0]).astype(items.dtype if is_short else np.int64)
         return cls(
-            sparse.csr_array((strength, items, offsets - offsets[0]), shape),
+            sparse.csr_array((strength, items, offsets), shape),
             (lengths ** (1 - USER_DAMPING)).astype(np.float32),
             (n_choices * of_item / len(seen)).astype(np.float32),
             of_item,
