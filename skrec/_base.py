@@ -253,7 +253,7 @@ class BaseRecommender(
         effects = None
         if repeats is not None:
             assert isinstance(model, StandardisedModel)
-            work = model.score_work * len(repeats.rows.rating)
+            work = model.score_work * repeats.n_predicted
             device = torch_device(self.device, work)
             effects = PairEffects.learned(repeats, model, device)
         return {"_model": model, "_pair_effects": effects}

@@ -50,8 +50,10 @@ class Repeats:
 
     Attributes
     ----------
-    rows : Interactions
-        All rows.
+    rows : Interactions or None
+        All rows, where their ratings depend on a context.
+    level, weight : ndarray of shape (n_pairs,)
+        Mean rating and total weight of each pair in any context.
     some : Interactions
         Those of pairs that repeat, or of some of these pairs.
     taken : ndarray of shape (n_some,)
@@ -59,7 +61,9 @@ class Repeats:
         other.
     """
 
-    rows: Interactions
+    rows: Interactions | None
+    level: np.ndarray
+    weight: np.ndarray
     some: Interactions
     taken: np.ndarray
 
@@ -75,7 +79,21 @@ class Repeats:
         is_taken = np.zeros(len(total), dtype=bool)
         is_taken[np.flatnonzero(repeats)[::every]] = True
         places = np.flatnonzero(is_taken[number])
-        return cls(rows, rows.at(places), taken[places])
+        in_context = rows if rows.context.shape[1] else None
+        return cls(in_context, *_levels(rows), rows.at(places), taken[places])
+
+    @property
+    def n_predicted(self) -> int:
+        """Number of rows that are predicted to learn from them."""
+        return len((self.rows or self.some).rating)
+
+    def levels(
+        self, model: Model, mean_context: np.ndarray, device: torch.device
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean rating at the mean context, and total weight, of each pair."""
+        if self.rows is None:
+            return self.level, self.weight
+        return _levels_at(self.rows, model, mean_context, device)
 
 
 @stored
@@ -111,10 +129,10 @@ class PairEffects:
         found = _best_ratio(repeats, model, device)
         if found is None:
             return None
-        rows = repeats.rows
+        rows = repeats.some
         values = np.full(len(rows.n_values), -1.0)
         mean_context = np.concatenate([model.units.feature_mean, values])
-        level, weight = _levels(rows, model, mean_context, device)
+        level, weight = repeats.levels(model, mean_context, device)
         return cls(
             rows.of_all_pairs(level), rows.of_all_pairs(weight), *found, mean_context
         )
@@ -134,7 +152,7 @@ class PairEffects:
             items=items.given[data.items],
             weight=weight,
         )
-        level, weight = _levels(rows, model, self.mean_context, device)
+        level, weight = _levels_at(rows, model, self.mean_context, device)
         starts = _first_rows(rows)
         places = further.seen_after.places(rows.users[starts], rows.items[starts])
         of_first = further.users[data.users[starts]], further.items[data.items[starts]]
@@ -346,17 +364,23 @@ def _first_rows(rows: Interactions) -> np.ndarray:
     return np.flatnonzero(first_of_pairs(rows.users, rows.items))
 
 
-def _levels(
+def _levels(rows: Interactions) -> tuple[np.ndarray, np.ndarray]:
+    """Mean rating and total weight of each pair of rows."""
+    starts = _first_rows(rows)
+    weight = np.add.reduceat(rows.weight, starts)
+    return np.add.reduceat(rows.weight * rows.rating, starts) / weight, weight
+
+
+def _levels_at(
     rows: Interactions, model: Model, mean_context: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean rating at the mean context, and total weight, of each pair of rows."""
-    rating, starts = rows.rating, _first_rows(rows)
+    """Those at the mean context, where the ratings of rows depend on theirs."""
     if len(mean_context):
         context = np.broadcast_to(mean_context, rows.context.shape)
-        rating = rating - _predicted(model, rows, rows.context, device)
+        rating = rows.rating - _predicted(model, rows, rows.context, device)
         rating += _predicted(model, rows, context, device)
-    weight = np.add.reduceat(rows.weight, starts)
-    return np.add.reduceat(rows.weight * rating, starts) / weight, weight
+        rows = replace(rows, rating=rating)
+    return _levels(rows)
 
 
 def _best_ratio(
