@@ -304,7 +304,7 @@ class _SideExport:
         # One counterpart tells no more than itself.
         ratio = excess / max(within, excess) if excess > 0 else 0.0
         # Rows know their count alone.
-        return selection * count / np.where(w > 0, w, 1), float(ratio)
+        return selection * (count / np.where(w > 0, w, 1)), float(ratio)
 
     def rows(self, others: _SideExport, row_units: RowUnits, scale: float) -> Rows:
         """The rows, with `scale` rating units per standard unit."""
