@@ -1,11 +1,16 @@
-"""The alternating solvers: their options, defaults, warnings and stopping."""
+"""The alternating solvers: their options, defaults, warnings, stopping and memory."""
+
+import weakref
 
 import numpy as np
 import pytest
+import torch
 from helpers import small, unconverged
 from sklearn.base import clone
 
 from skrec import MFRegressor
+from skrec._data.interactions import Interactions
+from skrec._data.reading import Columns
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(40, 30, 600, random_state=0)
@@ -36,6 +41,19 @@ def test_pairs_that_predict_are_not_predicted(solver):
 
 def test_only_draws_go_on_for_ever():
     assert [solver_of(solver).converges for solver in SOLVERS] == [True, False, True]
+
+
+@pytest.mark.filterwarnings("ignore:No factor is left")
+@EVERY
+def test_rows_are_released_before_the_first_sweep_ends(solver):
+    columns = Columns.from_array(X.to_numpy())
+    data = Interactions.from_columns(columns, Y, np.linspace(0.5, 1.5, len(Y)))
+    rows = weakref.ref(data)
+    options = None, np.random.RandomState(0), torch.device("cpu")
+    iterations = solver_of(solver).iterations(data, *options)
+    del data
+    next(iterations)
+    assert rows() is None
 
 
 @pytest.mark.filterwarnings("ignore:No factor is left")

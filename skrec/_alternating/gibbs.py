@@ -81,7 +81,7 @@ class GibbsSolver(AlternatingSolver):
         if start is None:
             chain, start = self._begun(data, random_state, device)
         chain = chain._with_structure(data, start)
-        ratings = chain._ratings(data, device)
+        ratings = chain._read(data)(device)
         reports = chain._iterations(ratings, start, random_state)
         # They need the memory of the rows and of the start.
         del data, start, ratings

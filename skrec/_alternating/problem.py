@@ -70,6 +70,38 @@ class RatingArrays:
     count: np.ndarray | None = None
     side_features: Sides[sparse.sparray | None] = NO_FEATURES
 
+    @classmethod
+    def of(
+        cls,
+        data: Interactions,
+        units: Units,
+        *,
+        has_slopes: bool = False,
+        counts_squares: bool = False,
+    ) -> RatingArrays:
+        """Canonical rows in these units, perhaps with slopes of numbers.
+
+        With `counts_squares` the noise is learned, by as many squares as the rows
+        count.
+        """
+        counts = data.counts if counts_squares else None
+        dtype = np.float64 if data.n_rows <= MAX_DOUBLE_ROWS else np.float32
+        varies = np.flatnonzero(np.isfinite(units.feature_scale))
+        return cls(
+            data.users,
+            data.items,
+            data.shape,
+            units.standard_ratings(data.rating).astype(dtype, copy=False),
+            data.weight.astype(dtype, copy=False),
+            units.standard_features(data.context).astype(dtype, copy=False),
+            data.shares,
+            data.codes,
+            data.n_values,
+            varies.tolist() if has_slopes else (),
+            None if counts is None else counts.astype(dtype, copy=False),
+            Sides(*(side and side.matrix for side in data.side_features)),
+        )
+
     def columns(self, context: Tensor) -> tuple[ValueColumn, ...]:
         """Columns of numbers with slopes, and the ratings by the values of others.
 
@@ -295,40 +327,10 @@ class Problem:
         return replace(self, users=users, items=items)
 
 
-def standard_problem(
-    data: Interactions,
-    units: Units,
-    device: torch.device,
-    *,
-    has_slopes: bool = False,
-    counts_squares: bool = False,
-) -> Problem:
-    """Canonical rows in these units, with side features but without a structure.
-
-    Perhaps with slopes of numbers. With `counts_squares` the noise is learned, by as
-    many squares as the rows count.
-    """
-    counts = data.counts if counts_squares else None
-    is_small = data.n_rows <= MAX_DOUBLE_ROWS
-    dtype = np.float64 if is_small else np.float32
-    varies = np.flatnonzero(np.isfinite(units.feature_scale))
-    arrays = RatingArrays(
-        data.users,
-        data.items,
-        data.shape,
-        units.standard_ratings(data.rating).astype(dtype, copy=False),
-        data.weight.astype(dtype, copy=False),
-        units.standard_features(data.context).astype(dtype, copy=False),
-        data.shares,
-        data.codes,
-        data.n_values,
-        varies.tolist() if has_slopes else (),
-        None if counts is None else counts.astype(dtype, copy=False),
-        Sides(*(side and side.matrix for side in data.side_features)),
-    )
-    return Problem.from_arrays(
-        arrays, Layout(0, True, device), torch.float64 if is_small else torch.float32
-    )
+def standard_problem(arrays: RatingArrays, device: torch.device) -> Problem:
+    """These ratings, with their side features but without a structure."""
+    dtype = torch.as_tensor(arrays.target).dtype
+    return Problem.from_arrays(arrays, Layout(0, True, device), dtype)
 
 
 def _implicit_block(

@@ -183,9 +183,13 @@ class Ratings(SparseRows):
         w, y = self.weight.double(), self.target.double()
         count = self.sum_values(w)
         mean = self.sum_values(w * y) / count.where(count > 0, 1)
-        deviation = y - mean.repeat_interleave(lengths)
+        # In place, since these are large where ratings are many.
+        deviation = mean.repeat_interleave(lengths)
+        torch.sub(y, deviation, out=deviation)
+        del y
         weighted = w * deviation
-        scatter = self.sum_values(weighted * deviation)
+        scatter = self.sum_values(deviation.mul_(weighted))
+        del deviation
         last = float(others.max()) if len(others) else 0.0
         n_others = int(share.largest(last)) + 1
         sums = torch.stack([torch.bincount(others, x, n_others) for x in (weighted, w)])

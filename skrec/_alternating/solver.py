@@ -20,7 +20,7 @@ from .collapse import RatingSample
 from .convert import array, in_rating_units
 from .layout import Layout
 from .posterior import Posterior
-from .problem import Problem, standard_problem
+from .problem import Problem, RatingArrays, standard_problem
 from .residuals import pair_variance
 from .resume import as_state, check_row_size
 from .retract import retracted
@@ -195,9 +195,11 @@ class AlternatingSolver(Solver[Posterior]):
         device: torch.device,
     ) -> Iterator[Iteration]:
         fit = self._with_structure(data, start)
-        ratings = fit._ratings(data, device)
-        # Its rows are in the problem now, and take as much memory.
+        ratings_on = fit._read(data)
+        # Its rows take twice the memory of the arrays that they are in now.
         del data
+        ratings = ratings_on(device)
+        del ratings_on
         yield from fit._iterations(ratings, start, random_state)
 
     def _with_structure(
@@ -221,8 +223,11 @@ class AlternatingSolver(Solver[Posterior]):
             implicit_features = self.learns_noise
         return replace(self, n_factors=n_factors, implicit_features=implicit_features)
 
-    def _ratings(self, data: Interactions, device: torch.device) -> FitRatings:
-        """The ratings of a fit, in units of their own."""
+    def _read(self, data: Interactions) -> Callable[[torch.device], FitRatings]:
+        """The ratings of a fit on a device, in units of their own.
+
+        They do not hold the rows.
+        """
         rating_range = self._rating_range(data.rating_range)
         sample = RatingSample.of(data)
         has_zeros, repeat_variance = bool(self.unobserved_weight), 0.0
@@ -231,14 +236,11 @@ class AlternatingSolver(Solver[Posterior]):
         centred = self.biased and not has_zeros
         units = Units.of(data, centred=centred, about_mean=self.learns_noise)
         # Pairs without ratings have no numbers.
-        problem = standard_problem(
-            data,
-            units,
-            device,
-            has_slopes=not has_zeros,
-            counts_squares=self.is_bayesian,
+        arrays = RatingArrays.of(
+            data, units, has_slopes=not has_zeros, counts_squares=self.is_bayesian
         )
-        return FitRatings(problem, units, rating_range, repeat_variance, sample)
+        others = units, rating_range, repeat_variance, sample
+        return lambda device: FitRatings(standard_problem(arrays, device), *others)
 
     def _iterations(
         self,

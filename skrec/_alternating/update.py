@@ -17,7 +17,7 @@ from .convert import RowUnits, in_rating_units
 from .layout import Layout
 from .moments import SideMoments
 from .posterior import Posterior
-from .problem import Problem, standard_problem
+from .problem import Problem, RatingArrays, standard_problem
 from .ratings import UnobservedPairs
 from .resume import as_state
 from .rows import Rows
@@ -134,7 +134,8 @@ def _further_problem(
         )
         if learns:
             variance += known.column_variances(*where)
-    problem = standard_problem(data, units, device, counts_squares=learns)
+    arrays = RatingArrays.of(data, units, counts_squares=learns)
+    problem = standard_problem(arrays, device)
     nothing = torch.zeros_like(problem.target)
     of_target = torch.as_tensor(variance / units.scale**2).to(nothing)
     layout = Layout(known.n_factors, known.row_size > known.n_factors, device)

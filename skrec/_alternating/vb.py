@@ -87,9 +87,11 @@ class VBSolver(AlternatingSolver):
         others = [] if is_set else self._alternatives(likely)
         bound = least_error(data) if others else 0.0
         n_supported = 0.0 if self.unobserved_weight else supported_n_factors(data)
-        ratings = replace(self._ratings(data, device), n_supported=n_supported)
-        # Its rows are in the problem now, and take as much memory.
+        ratings_on = self._read(data)
+        # Its rows take twice the memory of the arrays that they are in now.
         del data
+        ratings = replace(ratings_on(device), n_supported=n_supported)
+        del ratings_on
         arguments = ratings, start, random_state
         first = likely._iterations(*arguments)
         if not others:

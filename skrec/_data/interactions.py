@@ -264,7 +264,7 @@ class Interactions:
         """Whether a pair of any process has several rows."""
         return bool(self.shares.user.largest(float(self.pair_starts is not None)))
 
-    @cached_property
+    @property
     def counts(self) -> np.ndarray | None:
         """Number of squares of the noise that each row counts as; None is its weight.
 
