@@ -81,10 +81,11 @@ class GibbsSolver(AlternatingSolver):
         if start is None:
             chain, start = self._begun(data, random_state, device)
         chain = chain._with_structure(data, start)
-        ratings = chain._read(data)(device)
-        reports = chain._iterations(ratings, start, random_state)
-        # They need the memory of the rows and of the start.
-        del data, start, ratings
+        ratings_on = chain._read(data)
+        # The problem and the chain need the memory of the rows and of the start.
+        del data
+        reports = chain._iterations(ratings_on(device), start, random_state)
+        del start, ratings_on
         yield from reports
 
     def _begun(
