@@ -44,9 +44,8 @@ class AxisConditional:
     Attributes
     ----------
     ratings : Ratings
-        Their targets are y − c, and their weights those of the objective.
-    side : Side
-        The rows as they are.
+    side, other : Side
+        The rows as they are, and those of the other side.
     axes : Axes
     table, table_square : Tensor of shape (n_others, row_size)
         z of the other side along the axes, and its squares.
@@ -62,6 +61,7 @@ class AxisConditional:
 
     ratings: Ratings
     side: Side
+    other: Side
     axes: Axes
     table: Tensor
     table_square: Tensor
@@ -92,12 +92,6 @@ class AxisConditional:
             SharedSums.of(share, packed, axes, diagonal, layout)
             for share, packed in totals
         ]
-        weight, target = ratings.weight, ratings.target
-        gamma = other.relative_precision.index_select(0, ratings.others)
-        ratings = replace(ratings, weight=weight * gamma)
-        if layout.biased:
-            offset = other.mean[:, -1].index_select(0, ratings.others)
-            ratings = replace(ratings, target=target - offset)
         if variances is not None:
             basis = variances.axes.basis
             forms, offset = axes.basis[:k].T @ basis[:k], basis[k:].sum(0)
@@ -109,6 +103,7 @@ class AxisConditional:
         return cls(
             ratings,
             side,
+            other,
             axes,
             table,
             table.square(),
@@ -132,7 +127,13 @@ class AxisConditional:
         )
 
     def _of(self, rows: slice, ratings: Ratings) -> Quadratic:
-        side, prior = self.side, self.side.row_priors
+        side, other, prior = self.side, self.other, self.side.row_priors
+        gamma = other.relative_precision.index_select(0, ratings.others)
+        ratings = replace(ratings, weight=gamma.mul_(ratings.weight))
+        if self.layout.biased:
+            offset = other.mean[:, -1].index_select(0, ratings.others)
+            target = torch.sub(ratings.target, offset, out=offset)
+            ratings = replace(ratings, target=target)
         if prior is not None and prior.axes is not None:
             prior_mean = prior.mean[rows]
             prior_precision = prior.axes.variance[rows].reciprocal()
@@ -250,11 +251,10 @@ def _update_with_weights(given: AxisConditional, rule: Rule) -> tuple[Side, Tens
     follow = shift / rows.diagonal
     image = torch.empty_like(follow)
 
-    def multiply(tile: slice, objective: Quadratic) -> float:
+    def multiply(tile: slice, objective: Quadratic) -> None:
         image[tile] = objective.times(follow[tile])
-        return 0.0
 
-    given.map_tiles(multiply)
+    list(given.parallel_map(lambda tile: multiply(*tile), rows.objectives))
     along = weight * (rows.deviation * shift + rows.descent * follow)
     curvatures = weight * (follow * (image - 2 * shift) + shift.square())
     slope, curvature = (share.sum(total(x[own])) for x in (along, curvatures))
@@ -305,6 +305,8 @@ class _Pass:
         Residual sums of squares.
     weight : Tensor of shape (n_rows, 1)
         Factor of Λ for each row.
+    objectives : list of tuple
+        The rows of each tile, and their objective.
     share : Share
         The rows that this process computes.
     """
@@ -316,6 +318,7 @@ class _Pass:
     deviation_at_minimum: Tensor
     squares: Tensor
     weight: Tensor
+    objectives: list[tuple[slice, Quadratic]]
     share: Share
 
     @property
@@ -333,21 +336,21 @@ class _Pass:
         squares = torch.empty_like(side.relative_precision)
         relaxed = 1 + rule.relaxation
 
-        def keep(rows: slice, objective: Quadratic) -> float:
+        def keep(rows: slice, objective: Quadratic) -> tuple[slice, Quadratic]:
             x[rows], descent[rows] = _over_relaxed(objective, rule)
             diagonal[rows] = objective.diagonal
             squares[rows] = objective.squares(x[rows], descent[rows])
             deviation[rows] = x[rows] - objective.prior_mean
             beyond = rule.relaxation / relaxed * (x[rows] - objective.start)
             lowest[rows] = deviation[rows] - beyond
-            return 0.0
+            return rows, objective
 
-        given.map_tiles(keep)
+        objectives = given.map_tiles(keep)
         weight = torch.ones_like(side.mean[:, :1])
         if side.prior_weight is not None:
             weight = side.prior_weight[:, None]
-        share = given.ratings.share
-        return cls(x, descent, diagonal, deviation, lowest, squares, weight, share)
+        tables = x, descent, diagonal, deviation, lowest, squares, weight
+        return cls(*tables, objectives, given.ratings.share)
 
 
 def _axis_direction(
