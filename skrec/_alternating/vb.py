@@ -50,7 +50,7 @@ CHANGE_PER_TOL = 2.0
 # The first sweeps do with variances along axes, which takes a fraction of the time:
 # from so many factors on, in a share of all sweeps at most, until one lowers the
 # objective by less than this.
-WARM_UP_FACTORS, WARM_UP_SHARE, WARM_UP_FALL = 20, 0.5, 2e-3
+WARM_UP_FACTORS, WARM_UP_SHARE, WARM_UP_FALL = 20, 0.5, 3e-3
 
 # There is a tempered fit too where squares of residuals are worth no more than this:
 # from a kurtosis of 4 on. Stars have less, and would pay for a fit that is no better.
