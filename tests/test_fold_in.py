@@ -202,6 +202,32 @@ def test_a_new_user_is_where_the_objective_is_lowest(loss):
     assert_allclose(found, best, atol=2e-3)
 
 
+@pytest.mark.parametrize(("deviation", "noise"), [(0.3, 1.0), (3.0, 0.3)])
+@pytest.mark.parametrize(
+    "model",
+    [MFRegressor(solver="adam", random_state=0), NCFRegressor(random_state=0)],
+    ids=["adam", "neumf"],
+)
+def test_one_rating_of_a_new_user_tells_what_it_tells_a_fit(model, deviation, noise):
+    rng = np.random.default_rng(0)
+    of_user = deviation * rng.normal(size=150)
+    of_item = 0.5 * rng.normal(size=60)
+
+    def rows(users, n_each):
+        u = users.repeat(n_each)
+        i = np.concatenate([rng.choice(60, n_each, replace=False) for _ in users])
+        truth = of_user[u] + of_item[i]
+        return np.column_stack([u, i]), truth + noise * rng.normal(size=len(u)), truth
+
+    known, new = np.arange(100), np.arange(100, 150)
+    X, y, _ = rows(known, 20)
+    X_new, y_new, _ = rows(new, 1)
+    X_test, _, truth = rows(new, 10)
+    updated = clone(model).fit(X, y).partial_fit(X_new, y_new)
+    anew = clone(model).fit(np.vstack([X, X_new]), np.append(y, y_new))
+    assert rmse(updated, X_test, truth) < 1.05 * rmse(anew, X_test, truth)
+
+
 def test_ratings_of_another_world_are_refused_in_words():
     X, y = make_ratings(60, 40, 1600, random_state=0)
     for model in (MFRegressor(2, solver="adam"), NCFRegressor(2, n_members=2)):

@@ -44,6 +44,9 @@ class Units:
         Of a pair.
     penalty : float
         Multiple of a default penalty, by the noise of the ratings.
+    bias_penalties : tuple of float or None
+        Penalties of the squares of biases of users and of items; None for those of
+        factors.
     """
 
     centre: float
@@ -52,6 +55,7 @@ class Units:
     feature_scale: np.ndarray
     mean_weight: float = 1.0
     penalty: float = 1.0
+    bias_penalties: tuple[float, float] | None = None
 
     @classmethod
     def of(

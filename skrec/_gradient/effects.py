@@ -41,6 +41,11 @@ class Effects:
     rows: dict[str, np.ndarray]
     penalties: dict[str, np.ndarray]
 
+    @property
+    def of_sides(self) -> tuple[float, float]:
+        """Penalty of every effect of users, and of every one of items."""
+        return float(self.penalties["user"][0]), float(self.penalties["item"][0])
+
 
 def additive_effects(data: Interactions, rating: np.ndarray) -> Effects | None:
     """Effects that are likeliest for ratings, or None where these are equal.

@@ -40,7 +40,7 @@ TILE_SIZE = 2**22
 
 @dataclass(frozen=True)
 class RowPrior:
-    """Penalty of rows x: (x - start)ᵀ precision (x - start) + reg ‖x - mean‖².
+    """Penalty of rows x: (x - start)ᵀ precision (x - start) + Σ reg (x - mean)².
 
     The first part stands for the past of a row and its penalty in training. The second
     is the growth of the penalty with the weight of the new pairs.
@@ -50,7 +50,7 @@ class RowPrior:
     start : Tensor of shape (n_rows, n_members, row_size)
     precision : Tensor of shape (n_rows, n_members, row_size, row_size)
     mean : Tensor of shape (n_rows, n_members, row_size)
-    reg : Tensor of shape (n_rows, 1)
+    reg : Tensor of shape (n_rows, 1, row_size)
     """
 
     start: Tensor
@@ -62,7 +62,7 @@ class RowPrior:
         """Penalty of each row and member."""
         away = rows - self.start
         held = torch.einsum("tmi,tmij,tmj->tm", away, self.precision, away)
-        return held + self.reg * (rows - self.mean).square().sum(-1)
+        return held + (self.reg * (rows - self.mean).square()).sum(-1)
 
     def add_derivatives(
         self, rows: Tensor, gradient: Tensor, curvature: Tensor
@@ -70,9 +70,9 @@ class RowPrior:
         """Add the gradient and the curvature of the penalty in place."""
         away = rows - self.start
         gradient += 2 * torch.einsum("tmij,tmj->tmi", self.precision, away)
-        gradient += 2 * self.reg[..., None] * (rows - self.mean)
+        gradient += 2 * self.reg * (rows - self.mean)
         curvature += 2 * self.precision
-        curvature.diagonal(dim1=-2, dim2=-1).add_(2 * self.reg[..., None])
+        curvature.diagonal(dim1=-2, dim2=-1).add_(2 * self.reg)
 
 
 class FoldIn:
@@ -151,27 +151,36 @@ class FoldIn:
 
     def _prior(self, side: str, past: Terms) -> RowPrior:
         """Penalty of the rows of a side at their first values."""
-        rows, problem = self.rows[side], self.problem
-        is_described, implicit = self.described[side], self.shape.implicit_features
-        reg = own_penalty(is_described, implicit) * problem.reg
-        if problem.n_negatives:
-            reg *= REG_FACTOR_WITH_NEGATIVES
-        of_past, of_new = problem.pair_weights(side, rows)
-        past_reg = reg * np.sqrt(of_past)
-        added_reg = reg * np.sqrt(of_past + of_new) - past_reg
+        rows = self.rows[side]
+        of_past, of_new = self.problem.pair_weights(side, rows)
+        past_reg, reg = (
+            self._penalties(side, weight) for weight in (of_past, of_past + of_new)
+        )
         start = mean = self._read(side)
-        if not (is_described or implicit):
+        if not (self.described[side] or self.shape.implicit_features):
             # New rows start at their prior mean.
             is_new = torch.as_tensor(rows.is_new, device=self.device)
             unseen = self._side_by_side(side, slice(-1, None))
             mean = torch.where(is_new[:, None, None], start, unseen)
         with torch_threads(1):
             precision = self._expected_curvature(side, past) / 2
-        precision.diagonal(dim1=-2, dim2=-1).add_(self._column(past_reg)[..., None])
-        return RowPrior(start, precision, mean, self._column(added_reg))
+        precision.diagonal(dim1=-2, dim2=-1).add_(past_reg)
+        return RowPrior(start, precision, mean, reg - past_reg)
 
-    def _column(self, values: np.ndarray) -> Tensor:
-        return torch.as_tensor(values, device=self.device).float()[:, None]
+    def _penalties(self, side: str, weight: np.ndarray) -> Tensor:
+        """Penalties of rows whose pairs have these weights, as those of a training.
+
+        Shape (n_rows, 1, row_size).
+        """
+        problem, size = self.problem, self._read(side).shape[-1]
+        penalties = np.repeat(problem.reg * np.sqrt(weight)[:, None], size, axis=1)
+        if problem.bias_penalties is not None:
+            of_biases = dict(zip(TABLES, problem.bias_penalties, strict=True))
+            penalties[:, -1] = np.where(weight > 0, of_biases[side], 0)
+        penalties *= own_penalty(self.described[side], self.shape.implicit_features)
+        if problem.n_negatives:
+            penalties *= REG_FACTOR_WITH_NEGATIVES
+        return torch.as_tensor(penalties, device=self.device).float()[:, None]
 
     def _tables(self, side: str) -> list[str]:
         """Tables that learn; the context of past pairs is not kept."""

@@ -172,13 +172,28 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         epochs = train(network, samples, options, generator, held_out, seen, share)
         rating_range = self._rating_range(data)
 
-        def model(weights: Callable[[], Weights], penalty: float) -> NetworkModel:
-            of_end = replace(units, penalty=penalty * units.penalty)
+        def model(weights: Callable[[], Weights], multiple: float) -> NetworkModel:
+            of_end = self._units_of_end(units, effects, multiple)
             return self.conversion.model(
                 weights(), shape, data, of_end, self.objective, rating_range
             )
 
         return self._reports(epochs, network, model, start is not None)
+
+    def _units_of_end(
+        self, units: Units, effects: Effects | None, multiple: float
+    ) -> Units:
+        """Units with the penalties that a training ended with."""
+        of_biases = None
+        if effects is not None:
+            of_users, of_items = effects.of_sides
+            multiple_of_biases = (
+                LOSSES[self.objective.loss].relative_curvature * multiple
+            )
+            of_biases = multiple_of_biases * of_users, multiple_of_biases * of_items
+        return replace(
+            units, penalty=multiple * units.penalty, bias_penalties=of_biases
+        )
 
     @property
     def _is_of_ratings(self) -> bool:
@@ -306,10 +321,14 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
     ) -> FoldInProblem:
         """Further rows in standard units, and the options that a fold-in needs."""
         data, users, items = further.data, *rows.numberings.values()
+        multiple, of_biases = 1.0, None
+        if self.noise_share:
+            multiple, of_biases = units.penalty, units.bias_penalties
         return FoldInProblem(
             loss=self.objective.loss,
             n_negatives=self.objective.n_negatives,
-            reg=self.reg * (units.penalty if self.noise_share else 1.0),
+            reg=self.reg * multiple,
+            bias_penalties=of_biases,
             seen=further.seen,
             new_pairs=Pairs(
                 users=users.numbers[data.users],

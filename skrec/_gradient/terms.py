@@ -95,6 +95,8 @@ class FoldInProblem:
         Items drawn for each pair.
     reg : float
         Penalty in the objective of `TrainingOptions`.
+    bias_penalties : tuple of float or None
+        Those of users and of items, in place of reg √W_r; None for those.
     seen : SeenItems
     new_pairs : Pairs
     n_new_items : int
@@ -106,6 +108,7 @@ class FoldInProblem:
     loss: str
     n_negatives: int
     reg: float
+    bias_penalties: tuple[float, float] | None
     seen: SeenItems
     new_pairs: Pairs
     n_new_items: int
