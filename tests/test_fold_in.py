@@ -228,6 +228,26 @@ def test_one_rating_of_a_new_user_tells_what_it_tells_a_fit(model, deviation, no
     assert rmse(updated, X_test, truth) < 1.05 * rmse(anew, X_test, truth)
 
 
+@pytest.mark.no_cover
+@pytest.mark.parametrize(
+    "model", [MFRegressor(), NCFRegressor(random_state=0)], ids=["vb", "neumf"]
+)
+def test_items_of_a_short_row_tell_no_more_than_they_can(real, model):
+    rows, ratings, new, _ = real
+    new_rows = rows[new].sample(frac=1, random_state=0)
+    place = new_rows.groupby("user").cumcount()
+    first, later = new_rows.index[place < 2], new_rows.index[place >= 2]
+
+    def error(implicit_features):
+        fitted = clone(model).set_params(implicit_features=implicit_features)
+        fitted.fit(rows[~new], ratings[~new]).partial_fit(
+            rows.loc[first], ratings[first]
+        )
+        return rmse(fitted, rows.loc[later], ratings[later])
+
+    assert error(True) < 1.006 * error(False)
+
+
 def test_ratings_of_another_world_are_refused_in_words():
     X, y = make_ratings(60, 40, 1600, random_state=0)
     for model in (MFRegressor(2, solver="adam"), NCFRegressor(2, n_members=2)):

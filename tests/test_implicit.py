@@ -606,17 +606,23 @@ def test_new_users_come_close_to_a_refit():
     assert apart < root_mean_squared_error(refit, unknown) / 3
 
 
-def test_a_new_user_is_expected_where_its_items_put_it():
+@pytest.mark.parametrize("items", [[4, 20], [*range(4, 21)]], ids=["few", "many"])
+def test_a_new_user_is_expected_where_its_items_put_it(items):
     model = MFRegressor(3, implicit_features=True).fit(RATED[~NEW], RATINGS[~NEW])
     users = model._model.users
     B = users.links["implicit"]
-    # Two items of the fit, each rated, one of them twice; and one that it lacks.
-    rows = pd.DataFrame({"user": 99, "item": [4, 20, 20, 777]})
+    # Items of the fit, each rated, one of them twice; and one that it lacks.
+    rows = pd.DataFrame({"user": 99, "item": [*items, 20, 777]})
+    n, typical = len(items) + 1, RATED[~NEW].groupby("user").size().median()
     f = -B.column_mean.astype(np.float64)
-    f[[4, 20]] += B.scale / np.sqrt(3)
-    mean = users.prior_mean[0, -1] + f @ B.mean[0]
-    covariance = users.residual_covariance[0] + f @ f * B.covariance[0]
-    after = copied(model).partial_fit(rows, [1.0, 5.0, 4.0, 2.0], np.full(4, 1e-9))
+    f[items] += B.scale / np.sqrt(n)
+    # Fewer items than those of half of the users tell less.
+    share = min(1, n / typical)
+    mean = users.prior_mean[0, -1] + np.sqrt(share) * (f @ B.mean[0])
+    change = f @ f * B.covariance[0] - B.effect_covariance[0]
+    covariance = users.prior_covariance[0, -1] + share * change
+    ratings = np.resize([1.0, 5.0, 4.0, 2.0], len(rows))
+    after = copied(model).partial_fit(rows, ratings, np.full(len(rows), 1e-9))
     found = after._model.users
     assert_allclose(found.mean[0, -1], mean, rtol=1e-4, atol=1e-5)
     atol = 1e-4 * np.abs(covariance).max()

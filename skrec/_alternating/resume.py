@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
 
+from .._data.sides import SideName
 from .._data.units import Units
 from .._interfaces import Start
 from .axes import AxisVariances
@@ -36,21 +38,26 @@ def as_state(
     *,
     exponent: float = 0.0,
     with_covariance: bool = True,
+    typical_count: Callable[[SideName], float] | None = None,
 ) -> State:
     """A state to start from; new rows start at their prior.
 
-    The precision of a prior grows with the row's count to the power of `exponent`.
+    The precision of a prior grows with the row's count to the power of `exponent`. New
+    rows with fewer counterparts than a typical one of their side are described by
+    these in part.
     """
     model, row_units = last.model, RowUnits.of(units, problem)
     coef, coef_covariance = _standard_coef(model, units, last.numbers)
     of_users = _SideImport(
-        model.users, problem.users, last.users, last.columns.user, last.items
+        "user", model.users, problem.users, last.users, last.columns.user, last.items
     )
     of_items = _SideImport(
-        model.items, problem.items, last.items, last.columns.item, last.users
+        "item", model.items, problem.items, last.items, last.columns.item, last.users
     )
     users, items = (
-        side.state(row_units, exponent, with_covariance=with_covariance)
+        replace(side, typical_count=typical_count).state(
+            row_units, exponent, with_covariance=with_covariance
+        )
         for side in (of_users, of_items)
     )
     return State(
@@ -107,18 +114,24 @@ class _SideImport:
 
     Attributes
     ----------
+    name : {"user", "item"}
     known : Rows
     ratings : Ratings
     where, columns, others : ndarray
         Numbers in the posterior of the problem's rows, of the columns of their
         described features, and of the rows of the other side; -1 is a new one.
+    typical_count : callable or None
+        Number of counterparts, by side, from which on they describe a row in full. None
+        if they do in any case.
     """
 
+    name: SideName
     known: Rows
     ratings: Ratings
     where: np.ndarray
     columns: np.ndarray
     others: np.ndarray
+    typical_count: Callable[[SideName], float] | None = None
 
     def state(
         self, row_units: RowUnits, exponent: float, *, with_covariance: bool
@@ -169,7 +182,9 @@ class _SideImport:
         mean[is_new] -= known.cold_offset[-1]
         if self._implies_new:
             link = known.links[IMPLICIT]
-            mean[is_new] += link.effect_means(self._implicit_features(link)[is_new])[-1]
+            features, described = self._implicit_features(link)
+            effect = link.effect_means(features)[-1]
+            mean[is_new] += np.sqrt(described)[:, None] * effect
         return mean
 
     def _covariances(self, exponent: float) -> np.ndarray:
@@ -178,8 +193,10 @@ class _SideImport:
         *_, covariance = known.covariances(self.where)
         if self._implies_new:
             link = known.links[IMPLICIT]
-            _, spread = link.effects(self._implicit_features(link)[is_new])
-            covariance[is_new] += spread[-1] - link.effect_covariance[-1]
+            features, described = self._implicit_features(link)
+            _, spread = link.effects(features)
+            change = spread[-1] - link.effect_covariance[-1]
+            covariance[is_new] += described[:, None, None] * change
         if exponent:
             count = array(self.ratings.count.double())[is_new]
             covariance[is_new] /= (count**exponent)[:, None, None]
@@ -193,9 +210,12 @@ class _SideImport:
         new = stored.along(known.prior_covariance[-1, numbers])[place]
         if self._implies_new:
             link = known.links[IMPLICIT]
-            energy = link.energies(self._implicit_features(link)[is_new])
-            new += energy[:, None] * stored.along(link.covariance[-1:])
-            new -= stored.along(link.effect_covariance[-1:])
+            features, described = self._implicit_features(link)
+            change = link.energies(features)[:, None] * stored.along(
+                link.covariance[-1:]
+            )
+            change -= stored.along(link.effect_covariance[-1:])
+            new += described[:, None] * change
         if exponent:
             new /= (array(self.ratings.count.double())[is_new] ** exponent)[:, None]
         variance[is_new] = new
@@ -207,10 +227,13 @@ class _SideImport:
         has_link = IMPLICIT in self.known.links and not self.ratings.features
         return has_link and bool((self.where < 0).any())
 
-    def _implicit_features(self, link: FittedLinkMatrix) -> sparse.csr_array:
-        """1/√n for each of the n others that a row has ratings with.
+    def _implicit_features(
+        self, link: FittedLinkMatrix
+    ) -> tuple[sparse.csr_array, np.ndarray]:
+        """Features of new rows, and the share of what a typical row's tell.
 
-        Columns are those of the weights, which new others do not have.
+        They are 1/√n for each of the n others that a row has ratings with. Columns are
+        those of the weights, which new others do not have.
         """
         offsets, others = array(self.ratings.offsets), array(self.ratings.others)
         shape = len(self.ratings), len(self.others)
@@ -220,11 +243,16 @@ class _SideImport:
         )
         matrix.sum_duplicates()
         matrix.data[:] = 1
-        root = np.sqrt(matrix.sum(axis=1))
+        matrix = matrix[self.where < 0]
+        count = matrix.sum(axis=1)
+        described = np.ones(len(count))
+        if self.typical_count is not None:
+            described = np.minimum(1, count / self.typical_count(self.name))
         columns = link.columns_of(self.others)
         known = np.flatnonzero(columns >= 0)
         places = sparse.csr_array(
             (np.ones(len(known)), (known, columns[known])),
             shape=(len(self.others), link.mean.shape[1]),
         )
-        return sparse.csr_array(sparse.diags_array(1 / root) @ matrix @ places)
+        scale = sparse.diags_array(1 / np.sqrt(count))
+        return sparse.csr_array(scale @ matrix @ places), described

@@ -51,7 +51,9 @@ def updated(
     last = Start(known, further.users, further.items)
     if unobserved_weight:
         problem = with_unobserved_pairs(problem, unobserved_weight, last, units)
-    start = as_state(last, problem, units, exponent=exponent)
+    start = as_state(
+        last, problem, units, exponent=exponent, typical_count=further.typical_count
+    )
     try:
         state = update(
             problem,

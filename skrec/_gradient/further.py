@@ -91,23 +91,27 @@ class UpdatedRows(Generic[NetworkModel]):
         changes: dict[str, Weights] = {side: {} for side in TABLES}
         everyone = [np.arange(n) for n in (further.seen.n_users, further.seen.n_items)]
         weights = self.conversion.weights(self.model, *everyone)
-        for side, growth in zip(TABLES, further.growths, strict=True):
-            factors = factor_changes(side, further)
+        for side in TABLES:
+            factors, shares = factor_changes(side, further)
             for name in weights.keys() & set(PLAIN_TABLES[side]):
                 rows = weights[implicit_name(name)]
                 change = factors @ rows.reshape(len(rows), -1)
-                # New rows are at the mean of all.
+                # Rows of no counterparts are at the mean of all.
                 mean = weights[f"{side}_implicit_mean"] @ rows.reshape(len(rows), -1)
-                change[growth.is_new] -= mean
+                change -= shares[:, None] * mean
                 changes[side][name] = change.reshape(-1, *rows.shape[1:]).astype("f4")
         return changes
 
 
-def factor_changes(side: str, further: FurtherRows) -> sparse.csr_array:
-    """Changes by further rows of the factors 1/√n of each row's counterparts.
+def factor_changes(
+    side: str, further: FurtherRows
+) -> tuple[sparse.csr_array, np.ndarray]:
+    """Changes by further rows of the factors of each row's counterparts.
 
-    Shape (n_given, n_known), for the users, or the items, of the further rows and known
-    counterparts.
+    Of shape (n_given, n_known), for the users, or the items, of the further rows and
+    known counterparts, and changes of the share of their mean, shape (n_given,). Rows
+    with n counterparts have factors 1/√n less the mean of all, times the root of
+    n relative to a typical number where they are fewer.
     """
     data, seen = further.data, further.seen
     given, others = further.users, further.items
@@ -130,12 +134,18 @@ def factor_changes(side: str, further: FurtherRows) -> sparse.csr_array:
             [np.concatenate(part) for part in zip(before, (rows, met), strict=True)],
         )
     )
-    return sparse.csr_array((_factors(all_pairs) - _factors(old))[:, :n_known])
+    typical = further.typical_count(side)
+    (before, share_before), (after, share) = (
+        _factors(pairs, typical) for pairs in (old, all_pairs)
+    )
+    return sparse.csr_array((after - before)[:, :n_known]), share - share_before
 
 
-def _factors(pairs: sparse.csr_array) -> sparse.csr_array:
-    """1/√n for each of the n places of a row that are not zero."""
+def _factors(
+    pairs: sparse.csr_array, typical: float
+) -> tuple[sparse.csr_array, np.ndarray]:
+    """Factors of the places that a row has, and its share of the mean."""
     pairs.sum_duplicates()
     counts = np.diff(pairs.indptr)
-    pairs.data = np.repeat(1 / np.sqrt(np.maximum(counts, 1)), counts)
-    return pairs
+    pairs.data = np.repeat(1 / np.sqrt(np.maximum(counts, typical)), counts)
+    return pairs, np.sqrt(np.minimum(1, counts / typical))
