@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skrec import DummyRecommender, MFRegressor
-from skrec._choice.autoencoder import ItemAutoencoder
+from skrec._choice.autoencoder import SHORT_SHARE, ItemAutoencoder
 from skrec._choice.content import places_by_content
 from skrec._choice.excess import ITEM_DAMPING, USER_DAMPING
 from skrec._choice.tastes import (
@@ -25,6 +25,8 @@ from skrec._choice.tastes import (
 from skrec._data.interactions import Interactions
 from skrec._data.reading import Columns
 from skrec.datasets import make_ratings
+from skrec.metrics import RankingScorer
+from skrec.model_selection import UserHoldout
 
 X, Y = make_ratings(80, 50, 1200, random_state=0)
 
@@ -62,9 +64,13 @@ def brute_force(data, taste_weight):
     V = np.linalg.eigh(R.T @ R)[1][:, ::-1]
     f = factors(gain, damping, n_u, places_by_content(data.seen).user % N_FOLDS)
     V, f = V[:, f >= LEAST_SHRINKAGE], f[f >= LEAST_SHRINKAGE]
-    B = V * f @ V.T
+    own = V**2 @ f
+    # The users with the fewest choices, who have a twentieth of all.
+    shortest = np.sort(n_u)
+    least = shortest[shortest.cumsum() >= SHORT_SHARE * n_u.sum()][0]
+    noise = np.maximum(least / n_u, 1)[:, None] * (1 - f)
     inputs = (choices - expected) * n_i**-ITEM_DAMPING
-    of_tastes = inputs @ B * n_i**ITEM_DAMPING / (1 - np.diag(B))
+    of_tastes = (inputs @ V * f / (f + noise)) @ V.T * n_i**ITEM_DAMPING / (1 - own)
     return (n_u[:, None] + PRIOR_CHOICES) * n_i / choices.sum() + (
         taste_weight * of_tastes
     )
@@ -207,9 +213,39 @@ def test_an_unknown_user_has_the_most_chosen_items():
     n_choices = np.bincount(model.seen.items)
     strength = model.user_vectors(np.array([-1])) @ model.item_vectors.T
     assert_allclose(strength[0], n_choices / n_choices.sum(), rtol=1e-6)
-    everybody = model.user_vectors(np.arange(data.shape[0]))
+    everybody = model._inputs(np.arange(data.shape[0]))
     mean = everybody.sum(0) / everybody[:, 0].sum()
     assert_allclose(mean, np.eye(len(mean))[0], atol=1e-5)
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("n_given", [1, 3])
+def test_users_with_few_choices_have_better_lists_than_counts(ml_100k, n_given):
+    rows, ratings = ml_100k
+    rows, ratings = np.asarray(rows)[:, :2], np.asarray(ratings, dtype=float)
+    splitter = UserHoldout(5, given=n_given, random_state=0)
+    train, test = next(splitter.split(rows))
+    scorer = RankingScorer("ndcg", k=10, relevance_threshold=4)
+    ours, counts = (
+        scorer(model.fit(rows[train], ratings[train]), rows[test], ratings[test])
+        for model in (MFRegressor(), DummyRecommender())
+    )
+    assert ours > 1.15 * counts
+
+
+def test_a_choice_of_one_item_tells_its_pair():
+    # Items are bought in pairs; the last customers have bought the first of one.
+    rng = np.random.default_rng(0)
+    pairs = np.concatenate([rng.choice(20, 4, replace=False) for _ in range(100)])
+    users = np.arange(100).repeat(4)
+    first, second = (np.column_stack([users, 2 * pairs + part]) for part in (0, 1))
+    visitors = np.column_stack([np.arange(100, 120), 2 * np.arange(20)])
+    lists = (
+        MFRegressor()
+        .fit(np.vstack([first, second, visitors]))
+        .recommend(visitors[:, 0], 1)
+    )
+    assert_array_equal(lists[:, 0], visitors[:, 1] + 1)
 
 
 def without_tastes(rng, n_users, n_items, n_rows, steepness):

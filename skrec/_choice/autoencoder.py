@@ -18,8 +18,12 @@ on users who are left out of R, of each choice given the others of its user::
 Bun, Bouchaud and Potters (2017) have this for covariances. All directions
 together explain nothing, so those that do not explain have the negative factor −c that
 balances the others. Only differences from it count, (f_k + c) / (1 + c), since c I
-predicts nothing of other items. The weight w is the one by which choices of the users
-left out, hidden one at a time, rank highest among the items that they have not chosen.
+predicts nothing of other items. As shares of signal they hold for users with about as
+many choices as those that tell of them. A user with n, fewer than nearly all of these
+have, has f / (f + (1 − f) m / n) instead, m the least number of theirs: the signal of a
+sum of n choices is as n², its noise as n. The weight w is the one by which choices of
+the users left out, hidden one at a time, rank highest among the items that they have
+not chosen.
 Where choices tell nothing of tastes, the factors are zero, and lists are those of the
 most chosen items.
 
@@ -52,6 +56,12 @@ from .eigenvectors import eigenvectors
 from .excess import ITEM_DAMPING, USER_DAMPING, Excess, output_scale
 from .tastes import PRIOR_CHOICES, Tastes
 
+# Share in all choices of the users with the fewest, of which little is known.
+SHORT_SHARE = 0.05
+
+# Keeps the quotient of no choices finite.
+TINY = np.float32(np.finfo(np.float32).tiny)
+
 
 @stored
 @dataclass(frozen=True)
@@ -81,6 +91,8 @@ class ItemAutoencoder(Model):
         Ratings of the choices, by whose range these count.
     is_placed : ndarray of shape (n_items,), dtype bool
         Items that came after the fit.
+    least_count : float
+        Number of choices m from which on factors hold.
     """
 
     item_vectors: np.ndarray
@@ -96,6 +108,7 @@ class ItemAutoencoder(Model):
     is_placed: np.ndarray
     objective: Objective = CHOICES
     rating_range: tuple[float, float] = (-np.inf, np.inf)
+    least_count: float = 1.0
 
     @classmethod
     def fit(cls, data: Interactions) -> ItemAutoencoder:
@@ -147,14 +160,20 @@ class ItemAutoencoder(Model):
             seen=seen,
             ratings=ratings,
             is_placed=np.zeros(seen.n_items, dtype=bool),
+            least_count=_least_count(np.diff(seen.offsets)),
         )
 
     def user_vectors(self, users: np.ndarray) -> np.ndarray:
         """Vectors of numbered users; that of an unknown one has no taste."""
         vectors = self._inputs(users)
+        vectors[:, 1:] *= self.taste_weight * self._shrinkage_of(vectors[:, :1])
         vectors[:, 0] += PRIOR_CHOICES
-        vectors[:, 1:] *= self.taste_weight * self.shrinkage
         return vectors
+
+    def _shrinkage_of(self, counts: np.ndarray) -> np.ndarray:
+        """Factors of users with so many choices, shape (n_users, n_factors)."""
+        signal = np.minimum(counts / self.least_count, 1) * self.shrinkage
+        return signal / np.maximum(signal + (1 - self.shrinkage), TINY)
 
     def _inputs(
         self, users: np.ndarray, counts: np.ndarray | None = None
@@ -185,7 +204,8 @@ class ItemAutoencoder(Model):
         inputs = np.zeros((len(seen) + 1, self.item_vectors.shape[1]), np.float32)
         inputs[:-1] = self.input_scale[seen, None] * self.item_vectors[seen]
         inputs[:-1, 1:] -= self.mean_input
-        inputs[:, 1:] *= self.taste_weight * self.shrinkage
+        count = np.full((1, 1), len(seen), dtype=np.float32)
+        inputs[:, 1:] *= self.taste_weight * self._shrinkage_of(count)
         inputs[:-1, 0], inputs[-1, 0] = 1, PRIOR_CHOICES
         return seen, self.item_vectors[items] @ inputs.T
 
@@ -293,3 +313,11 @@ class ItemAutoencoder(Model):
         scale = output_scale(V, self.shrinkage, of_item)
         self.item_vectors[items, 1:] = V * scale[:, None]
         self.input_scale[items] = of_item / scale
+
+
+def _least_count(counts: np.ndarray) -> float:
+    """Number of choices such that users with fewer have few of all choices."""
+    counts = np.sort(counts)
+    total = counts.cumsum()
+    place = np.searchsorted(total, SHORT_SHARE * total[-1])
+    return max(1.0, float(counts[place]))
