@@ -35,6 +35,7 @@ from ._data.selection import with_selected_context
 from ._data.sides import Sides
 from ._data.vocabulary import numbered
 from ._data.weights import NOT_CHOSEN, Weighting, as_choices
+from ._deferred import changed
 from ._diagram import DiagramMixin
 from ._forget import ForgetMixin
 from ._interfaces import CURVES, Model, Solver, StandardisedModel, Start
@@ -381,7 +382,7 @@ class BaseRecommender(
             "_users": replace(self._users, ids=further.growths.user.ids),
             "_items": replace(self._items, ids=further.growths.item.ids),
             "_seen": further.seen_after,
-            "_choice": self._autoencoder and self._autoencoder.updated(further),
+            "_choice": changed(self._choice, lambda choice: choice.updated(further)),
             "_pair_effects": effects,
             "n_iter_": self.n_iter_ + len(losses),
             "loss_curve_": [*self.loss_curve_, *losses],

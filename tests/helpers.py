@@ -351,3 +351,9 @@ def brute_force_sums(problem, target, weight, own, others, n_rows, other):
         G[row] += weight[n] * (np.outer(z, z) + spread)
         g[row] += weight[n] * (z * (target[n] - offset) - along)
     return G, g
+
+
+def least_count(ids):
+    """Number of rows of an id such that ids with fewer have a twentieth of all rows."""
+    counts = np.sort(np.unique(ids, return_counts=True)[1])
+    return counts[counts.cumsum() >= counts.sum() / 20][0]

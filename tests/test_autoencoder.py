@@ -6,12 +6,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import least_count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skrec import DummyRecommender, MFRegressor
-from skrec._choice.autoencoder import SHORT_SHARE, ItemAutoencoder
+from skrec._choice.autoencoder import ItemAutoencoder
 from skrec._choice.content import places_by_content
 from skrec._choice.excess import ITEM_DAMPING, USER_DAMPING
 from skrec._choice.tastes import (
@@ -65,10 +66,7 @@ def brute_force(data, taste_weight):
     f = factors(gain, damping, n_u, places_by_content(data.seen).user % N_FOLDS)
     V, f = V[:, f >= LEAST_SHRINKAGE], f[f >= LEAST_SHRINKAGE]
     own = V**2 @ f
-    # The users with the fewest choices, who have a twentieth of all.
-    shortest = np.sort(n_u)
-    least = shortest[shortest.cumsum() >= SHORT_SHARE * n_u.sum()][0]
-    noise = np.maximum(least / n_u, 1)[:, None] * (1 - f)
+    noise = np.maximum(least_count(data.users) / n_u, 1)[:, None] * (1 - f)
     inputs = (choices - expected) * n_i**-ITEM_DAMPING
     of_tastes = (inputs @ V * f / (f + noise)) @ V.T * n_i**ITEM_DAMPING / (1 - own)
     return (n_u[:, None] + PRIOR_CHOICES) * n_i / choices.sum() + (

@@ -14,7 +14,7 @@ from sklearn.base import clone
 import skrec
 from skrec import MFRegressor, NCFRegressor
 from skrec._choice.autoencoder import ItemAutoencoder
-from skrec._deferred import Deferred, now
+from skrec._deferred import MAX_CHANGES, Deferred, now
 
 rng = np.random.default_rng(0)
 X = rng.integers((30, 20), size=(200, 2))
@@ -86,6 +86,27 @@ def test_predictions_need_no_part_of_choices(make, n_fits):
     assert n_fits() == 0
     lists = model.recommend(n_items=3)
     assert_array_equal(model.recommend(n_items=3), lists)
+    assert n_fits() == 1
+
+
+def test_further_rows_wait_for_the_first_list(n_fits):
+    models = [MFRegressor(2).fit(X, y) for _ in range(2)]
+    models[1].recommend(n_items=1)
+    assert n_fits() == 1
+    for user in range(100, 100 + MAX_CHANGES):
+        rows, ratings = np.array([[user, 1], [user, 3]]), np.array([5.0, 2.0])
+        for model in models:
+            model.partial_fit(rows, ratings)
+        rows[:], ratings[:] = 0, 0
+    assert n_fits() == 1
+    assert_array_equal(models[0].recommend(n_items=5), models[1].recommend(n_items=5))
+    assert n_fits() == 2
+
+
+def test_no_more_than_some_changes_wait(n_fits):
+    model = MFRegressor(2).fit(X, y)
+    for user in range(100, 101 + MAX_CHANGES):
+        model.partial_fit([[user, 1]], [5.0])
     assert n_fits() == 1
 
 

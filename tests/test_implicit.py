@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import copied, unconverged
+from helpers import copied, least_count, unconverged
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.metrics import root_mean_squared_error
@@ -613,11 +613,11 @@ def test_a_new_user_is_expected_where_its_items_put_it(items):
     B = users.links["implicit"]
     # Items of the fit, each rated, one of them twice; and one that it lacks.
     rows = pd.DataFrame({"user": 99, "item": [*items, 20, 777]})
-    n, typical = len(items) + 1, RATED[~NEW].groupby("user").size().median()
+    n, least = len(items) + 1, least_count(RATED[~NEW]["user"])
     f = -B.column_mean.astype(np.float64)
     f[items] += B.scale / np.sqrt(n)
-    # Fewer items than those of half of the users tell less.
-    share = min(1, n / typical)
+    # Fewer items than those of nearly all users tell less.
+    share = min(1, n / least)
     mean = users.prior_mean[0, -1] + np.sqrt(share) * (f @ B.mean[0])
     change = f @ f * B.covariance[0] - B.effect_covariance[0]
     covariance = users.prior_covariance[0, -1] + share * change

@@ -38,12 +38,12 @@ def as_state(
     *,
     exponent: float = 0.0,
     with_covariance: bool = True,
-    typical_count: Callable[[SideName], float] | None = None,
+    least_count: Callable[[SideName], float] | None = None,
 ) -> State:
     """A state to start from; new rows start at their prior.
 
     The precision of a prior grows with the row's count to the power of `exponent`. New
-    rows with fewer counterparts than a typical one of their side are described by
+    rows with fewer counterparts than nearly all of their side are described by
     these in part.
     """
     model, row_units = last.model, RowUnits.of(units, problem)
@@ -55,7 +55,7 @@ def as_state(
         "item", model.items, problem.items, last.items, last.columns.item, last.users
     )
     users, items = (
-        replace(side, typical_count=typical_count).state(
+        replace(side, least_count=least_count).state(
             row_units, exponent, with_covariance=with_covariance
         )
         for side in (of_users, of_items)
@@ -120,7 +120,7 @@ class _SideImport:
     where, columns, others : ndarray
         Numbers in the posterior of the problem's rows, of the columns of their
         described features, and of the rows of the other side; -1 is a new one.
-    typical_count : callable or None
+    least_count : callable or None
         Number of counterparts, by side, from which on they describe a row in full. None
         if they do in any case.
     """
@@ -131,7 +131,7 @@ class _SideImport:
     where: np.ndarray
     columns: np.ndarray
     others: np.ndarray
-    typical_count: Callable[[SideName], float] | None = None
+    least_count: Callable[[SideName], float] | None = None
 
     def state(
         self, row_units: RowUnits, exponent: float, *, with_covariance: bool
@@ -230,7 +230,7 @@ class _SideImport:
     def _implicit_features(
         self, link: FittedLinkMatrix
     ) -> tuple[sparse.csr_array, np.ndarray]:
-        """Features of new rows, and the share of what a typical row's tell.
+        """Features of new rows, and the share of what those of the fit tell.
 
         They are 1/√n for each of the n others that a row has ratings with. Columns are
         those of the weights, which new others do not have.
@@ -246,8 +246,8 @@ class _SideImport:
         matrix = matrix[self.where < 0]
         count = matrix.sum(axis=1)
         described = np.ones(len(count))
-        if self.typical_count is not None:
-            described = np.minimum(1, count / self.typical_count(self.name))
+        if self.least_count is not None:
+            described = np.minimum(1, count / self.least_count(self.name))
         columns = link.columns_of(self.others)
         known = np.flatnonzero(columns >= 0)
         places = sparse.csr_array(

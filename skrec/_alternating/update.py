@@ -52,7 +52,7 @@ def updated(
     if unobserved_weight:
         problem = with_unobserved_pairs(problem, unobserved_weight, last, units)
     start = as_state(
-        last, problem, units, exponent=exponent, typical_count=further.typical_count
+        last, problem, units, exponent=exponent, least_count=further.seen.least_count
     )
     try:
         state = update(

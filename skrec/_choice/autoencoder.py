@@ -56,9 +56,6 @@ from .eigenvectors import eigenvectors
 from .excess import ITEM_DAMPING, USER_DAMPING, Excess, output_scale
 from .tastes import PRIOR_CHOICES, Tastes
 
-# Share in all choices of the users with the fewest, of which little is known.
-SHORT_SHARE = 0.05
-
 # Keeps the quotient of no choices finite.
 TINY = np.float32(np.finfo(np.float32).tiny)
 
@@ -160,7 +157,7 @@ class ItemAutoencoder(Model):
             seen=seen,
             ratings=ratings,
             is_placed=np.zeros(seen.n_items, dtype=bool),
-            least_count=_least_count(np.diff(seen.offsets)),
+            least_count=seen.least_count("user"),
         )
 
     def user_vectors(self, users: np.ndarray) -> np.ndarray:
@@ -313,11 +310,3 @@ class ItemAutoencoder(Model):
         scale = output_scale(V, self.shrinkage, of_item)
         self.item_vectors[items, 1:] = V * scale[:, None]
         self.input_scale[items] = of_item / scale
-
-
-def _least_count(counts: np.ndarray) -> float:
-    """Number of choices such that users with fewer have few of all choices."""
-    counts = np.sort(counts)
-    total = counts.cumsum()
-    place = np.searchsorted(total, SHORT_SHARE * total[-1])
-    return max(1.0, float(counts[place]))

@@ -389,17 +389,6 @@ class FurtherRows:
     growths: Sides[Growth]
     seen: SeenItems
 
-    def typical_count(self, side: str) -> float:
-        """Median number of counterparts of the rows of a side before these rows.
-
-        A model that has met few shorter rows knows little of what their counterparts
-        tell.
-        """
-        counts = np.diff(self.seen.offsets)
-        if side == "item":
-            counts = np.bincount(self.seen.items, minlength=self.seen.n_items)
-        return max(1.0, float(np.median(counts)))
-
     @cached_property
     def seen_after(self) -> SeenItems:
         """Seen items with these rows."""

@@ -10,6 +10,9 @@ from .._storage import stored
 from .sides import Sides
 from .vocabulary import Growth, inserted
 
+# Share in all pairs of the rows with the fewest.
+SHORT_SHARE = 0.05
+
 
 @stored
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ class SeenItems:
         """Number of pairs of each user and of each item."""
         of_items = np.bincount(self.items, minlength=self.n_items)
         return Sides(np.diff(self.offsets), of_items)
+
+    def least_count(self, side: str) -> float:
+        """Number of pairs such that rows of a side with fewer have few of all pairs."""
+        counts = np.diff(self.offsets)
+        if side == "item":
+            counts = np.bincount(self.items)
+        counts = np.sort(counts[counts > 0])
+        place = np.searchsorted(counts.cumsum(), SHORT_SHARE * len(self))
+        return float(counts[place])
 
     def of_users(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All pairs of users, of whom those below 0 have none, as `of_items`."""

@@ -111,7 +111,7 @@ def factor_changes(
     Of shape (n_given, n_known), for the users, or the items, of the further rows and
     known counterparts, and changes of the share of their mean, shape (n_given,). Rows
     with n counterparts have factors 1/√n less the mean of all, times the root of
-    n relative to a typical number where they are fewer.
+    n relative to the least number of nearly all rows where they are fewer.
     """
     data, seen = further.data, further.seen
     given, others = further.users, further.items
@@ -134,18 +134,18 @@ def factor_changes(
             [np.concatenate(part) for part in zip(before, (rows, met), strict=True)],
         )
     )
-    typical = further.typical_count(side)
+    least = further.seen.least_count(side)
     (before, share_before), (after, share) = (
-        _factors(pairs, typical) for pairs in (old, all_pairs)
+        _factors(pairs, least) for pairs in (old, all_pairs)
     )
     return sparse.csr_array((after - before)[:, :n_known]), share - share_before
 
 
 def _factors(
-    pairs: sparse.csr_array, typical: float
+    pairs: sparse.csr_array, least: float
 ) -> tuple[sparse.csr_array, np.ndarray]:
     """Factors of the places that a row has, and its share of the mean."""
     pairs.sum_duplicates()
     counts = np.diff(pairs.indptr)
-    pairs.data = np.repeat(1 / np.sqrt(np.maximum(counts, typical)), counts)
-    return pairs, np.sqrt(np.minimum(1, counts / typical))
+    pairs.data = np.repeat(1 / np.sqrt(np.maximum(counts, least)), counts)
+    return pairs, np.sqrt(np.minimum(1, counts / least))
