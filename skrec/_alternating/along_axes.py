@@ -251,10 +251,11 @@ def _update_with_weights(given: AxisConditional, rule: Rule) -> tuple[Side, Tens
     follow = shift / rows.diagonal
     image = torch.empty_like(follow)
 
-    def multiply(tile: slice, objective: Quadratic) -> None:
-        image[tile] = objective.times(follow[tile])
+    def multiply(tile: tuple[slice, Quadratic]) -> None:
+        some, objective = tile
+        image[some] = objective.times(follow[some])
 
-    list(given.parallel_map(lambda tile: multiply(*tile), rows.objectives))
+    list(given.parallel_map(multiply, rows.objectives))
     along = weight * (rows.deviation * shift + rows.descent * follow)
     curvatures = weight * (follow * (image - 2 * shift) + shift.square())
     slope, curvature = (share.sum(total(x[own])) for x in (along, curvatures))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy import sparse
@@ -38,26 +39,34 @@ def as_state(
     *,
     exponent: float = 0.0,
     with_covariance: bool = True,
-    least_count: Callable[[SideName], float] | None = None,
+    least_count: Callable[[SideName], float] = lambda side: 1.0,
 ) -> State:
     """A state to start from; new rows start at their prior.
 
     The precision of a prior grows with the row's count to the power of `exponent`. New
-    rows with fewer counterparts than nearly all of their side are described by
-    these in part.
+    rows with fewer counterparts than `least_count` of their side are described by these
+    in part.
     """
     model, row_units = last.model, RowUnits.of(units, problem)
     coef, coef_covariance = _standard_coef(model, units, last.numbers)
     of_users = _SideImport(
-        "user", model.users, problem.users, last.users, last.columns.user, last.items
+        model.users,
+        problem.users,
+        last.users,
+        last.columns.user,
+        last.items,
+        partial(least_count, "user"),
     )
     of_items = _SideImport(
-        "item", model.items, problem.items, last.items, last.columns.item, last.users
+        model.items,
+        problem.items,
+        last.items,
+        last.columns.item,
+        last.users,
+        partial(least_count, "item"),
     )
     users, items = (
-        replace(side, least_count=least_count).state(
-            row_units, exponent, with_covariance=with_covariance
-        )
+        side.state(row_units, exponent, with_covariance=with_covariance)
         for side in (of_users, of_items)
     )
     return State(
@@ -114,24 +123,21 @@ class _SideImport:
 
     Attributes
     ----------
-    name : {"user", "item"}
     known : Rows
     ratings : Ratings
     where, columns, others : ndarray
         Numbers in the posterior of the problem's rows, of the columns of their
         described features, and of the rows of the other side; -1 is a new one.
-    least_count : callable or None
-        Number of counterparts, by side, from which on they describe a row in full. None
-        if they do in any case.
+    least_count : callable
+        Number of counterparts from which on they describe a row in full.
     """
 
-    name: SideName
     known: Rows
     ratings: Ratings
     where: np.ndarray
     columns: np.ndarray
     others: np.ndarray
-    least_count: Callable[[SideName], float] | None = None
+    least_count: Callable[[], float]
 
     def state(
         self, row_units: RowUnits, exponent: float, *, with_covariance: bool
@@ -245,9 +251,7 @@ class _SideImport:
         matrix.data[:] = 1
         matrix = matrix[self.where < 0]
         count = matrix.sum(axis=1)
-        described = np.ones(len(count))
-        if self.least_count is not None:
-            described = np.minimum(1, count / self.least_count(self.name))
+        described = np.minimum(1, count / self.least_count())
         columns = link.columns_of(self.others)
         known = np.flatnonzero(columns >= 0)
         places = sparse.csr_array(

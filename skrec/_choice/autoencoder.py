@@ -23,9 +23,8 @@ many choices as those that tell of them. A user with n, fewer than nearly all of
 have, has f / (f + (1 − f) m / n) instead, m the least number of theirs: the signal of a
 sum of n choices is as n², its noise as n. The weight w is the one by which choices of
 the users left out, hidden one at a time, rank highest among the items that they have
-not chosen.
-Where choices tell nothing of tastes, the factors are zero, and lists are those of the
-most chosen items.
+not chosen. Where choices tell nothing of tastes, the factors are zero, and lists are
+those of the most chosen items.
 
 References: Steck (2019). Embarrassingly shallow autoencoders for sparse data. WWW.
 Bun, Bouchaud, Potters (2017). Cleaning large correlation matrices. Physics Reports.

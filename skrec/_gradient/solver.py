@@ -187,10 +187,8 @@ class GradientSolver(Solver[NetworkModel], Generic[NetworkModel]):
         of_biases = None
         if effects is not None:
             of_users, of_items = effects.of_sides
-            multiple_of_biases = (
-                LOSSES[self.objective.loss].relative_curvature * multiple
-            )
-            of_biases = multiple_of_biases * of_users, multiple_of_biases * of_items
+            factor = multiple * LOSSES[self.objective.loss].relative_curvature
+            of_biases = factor * of_users, factor * of_items
         return replace(
             units, penalty=multiple * units.penalty, bias_penalties=of_biases
         )
