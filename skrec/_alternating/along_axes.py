@@ -307,7 +307,7 @@ class _Pass:
     weight : Tensor of shape (n_rows, 1)
         Factor of Λ for each row.
     objectives : list of tuple
-        The rows of each tile, and their objective.
+        The rows of each tile, and their objective without them.
     share : Share
         The rows that this process computes.
     """
@@ -344,7 +344,7 @@ class _Pass:
             deviation[rows] = x[rows] - objective.prior_mean
             beyond = rule.relaxation / relaxed * (x[rows] - objective.start)
             lowest[rows] = deviation[rows] - beyond
-            return rows, objective
+            return rows, objective.without_rows()
 
         objectives = given.map_tiles(keep)
         weight = torch.ones_like(side.mean[:, :1])

@@ -95,24 +95,24 @@ class FoldInProblem:
         Items drawn for each pair.
     reg : float
         Penalty in the objective of `TrainingOptions`.
-    bias_penalties : tuple of float or None
-        Those of users and of items, in place of reg √W_r; None for those.
     seen : SeenItems
     new_pairs : Pairs
     n_new_items : int
         Number of items that follow the known ones.
     n_columns : int
         Number of the columns of context that have values, which are the last.
+    bias_penalties : tuple of float or None
+        Those of users and of items, in place of reg √W_r; None for those.
     """
 
     loss: str
     n_negatives: int
     reg: float
-    bias_penalties: tuple[float, float] | None
     seen: SeenItems
     new_pairs: Pairs
     n_new_items: int
     n_columns: int = 0
+    bias_penalties: tuple[float, float] | None = None
 
     @property
     def is_pairwise(self) -> bool:

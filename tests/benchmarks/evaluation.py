@@ -404,6 +404,49 @@ def splits(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     return {"": pd.DataFrame(rows, columns=header)}
 
 
+def visitors(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """Users whom a fit has not seen, and who then give a few ratings."""
+    ratings, timed = load_ml_100k(), {"timestamps": timestamps()}
+    models = {
+        "default": MFRegressor(),
+        "without implicit features": MFRegressor(implicit_features=False),
+        NCF_RATINGS: NCFRegressor(random_state=0),
+    }
+    rows = []
+    for order, metadata in (("random", {}), ("earliest", timed)):
+        for n_given in (1, 3, 10):
+            cv = UserHoldout(5, given=n_given, random_state=0)
+            found: dict[str, list[Scores]] = {name: [] for name in (*models, COUNTS)}
+            for parts in cv.split_given(ratings, **metadata):
+                train, given, test = (x_y(ratings.iloc[part]) for part in parts)
+                for name, model in models.items():
+                    start = time.perf_counter()
+                    updated = clone(model).fit(*train).partial_fit(*given)
+                    found[name].append(scores(updated, *test))
+                    tell(name, found[name][-1], start)
+                known = Split(
+                    ratings.iloc[np.concatenate(parts[:2])], ratings.iloc[parts[2]]
+                )
+                found[COUNTS].append(scored(CONTESTANTS[COUNTS], known))
+            rows.append(
+                [
+                    f"{n_given} {order}",
+                    *(mean([s[RMSE] for s in found[name]]) for name in models),
+                    *(
+                        mean([s[UNSEEN] for s in found[name]])
+                        for name in ("default", NCF_RATINGS, COUNTS)
+                    ),
+                ]
+            )
+    errors = [f"RMSE, {name}" for name in models]
+    lists = [f"NDCG, {name}" for name in ("default", NCF_RATINGS, COUNTS)]
+    return {"": pd.DataFrame(rows, columns=["given ratings", *errors, *lists])}
+
+
+def mean(figures: Sequence[float]) -> str:
+    return decimals(float(np.mean(figures)))
+
+
 def timestamps() -> np.ndarray:
     with (
         zipfile.ZipFile(DATA / "ml-100k.zip") as archive,
@@ -505,6 +548,7 @@ def parse_args() -> argparse.Namespace:
         "rank-by": rank_by,
         "threshold": threshold,
         "splits": splits,
+        "visitors": visitors,
         "last-five": last_five,
         "models": models,
         "ml-1m": ml_1m,
