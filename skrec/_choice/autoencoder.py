@@ -52,11 +52,8 @@ from .._storage import stored
 from .._topk import Fill, inner_products_of_tiles
 from .content import places_by_content
 from .eigenvectors import eigenvectors
-from .excess import ITEM_DAMPING, USER_DAMPING, Excess, output_scale
+from .excess import ITEM_DAMPING, TINY, USER_DAMPING, Excess, output_scale
 from .tastes import PRIOR_CHOICES, Tastes
-
-# Keeps the quotient of no choices finite.
-TINY = np.float32(np.finfo(np.float32).tiny)
 
 
 @stored

@@ -408,10 +408,12 @@ def visitors(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """Users whom a fit has not seen, and who then give a few ratings."""
     ratings, timed = load_ml_100k(), {"timestamps": timestamps()}
     models = {
-        "default": MFRegressor(),
+        DEFAULT: MFRegressor(),
         "without implicit features": MFRegressor(implicit_features=False),
         NCF_RATINGS: NCFRegressor(random_state=0),
     }
+    columns = [(RMSE, name) for name in models]
+    columns += [(UNSEEN, name) for name in (DEFAULT, NCF_RATINGS, COUNTS)]
     rows = []
     for order, metadata in (("random", {}), ("earliest", timed)):
         for n_given in (1, 3, 10):
@@ -431,20 +433,14 @@ def visitors(args: argparse.Namespace) -> dict[str, pd.DataFrame]:
             rows.append(
                 [
                     f"{n_given} {order}",
-                    *(mean([s[RMSE] for s in found[name]]) for name in models),
                     *(
-                        mean([s[UNSEEN] for s in found[name]])
-                        for name in ("default", NCF_RATINGS, COUNTS)
+                        mean_and_deviation([scores[measure] for scores in found[name]])
+                        for measure, name in columns
                     ),
                 ]
             )
-    errors = [f"RMSE, {name}" for name in models]
-    lists = [f"NDCG, {name}" for name in ("default", NCF_RATINGS, COUNTS)]
-    return {"": pd.DataFrame(rows, columns=["given ratings", *errors, *lists])}
-
-
-def mean(figures: Sequence[float]) -> str:
-    return decimals(float(np.mean(figures)))
+    header = ["given ratings", *(f"{measure}, {name}" for measure, name in columns)]
+    return {"": pd.DataFrame(rows, columns=header)}
 
 
 def timestamps() -> np.ndarray:
