@@ -21,6 +21,7 @@ from skrec._alternating.conditional import (
 from skrec._alternating.layout import Layout
 from skrec._alternating.moments import SideMoments, unobserved_moments
 from skrec._alternating.ratings import Ratings, UnobservedPairs
+from skrec._alternating.symmetric import is_last
 
 N_ROWS, N_OTHERS, N_FACTORS = 7, 5, 3
 
@@ -226,6 +227,13 @@ def test_pack_and_unpack_are_inverse(case):
     packed = layout.pack(tensors["covariance"])
     assert packed.shape == (N_OTHERS, layout.n_packed_row)
     np.testing.assert_array_equal(layout.unpack(packed), tensors["covariance"])
+    lying_last = layout.unpack_last(packed)
+    assert is_last(lying_last)
+    np.testing.assert_array_equal(lying_last, tensors["covariance"])
+    out = torch.empty_like(packed)
+    assert layout.pack(lying_last, out=out) is out
+    assert torch.equal(out, packed)
+    assert torch.equal(layout.pack(lying_last), packed)
 
 
 @pytest.mark.parametrize("has_sampled_products", [True, False])

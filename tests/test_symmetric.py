@@ -149,7 +149,13 @@ def test_small_matrices_that_rounding_left_indefinite_have_covariances():
 
 def test_times_is_the_product_of_each_matrix_and_its_vector():
     A, x = random_precisions(5), torch.arange(20.0).double().view(4, 5)
-    np.testing.assert_allclose(times(A, x), torch.einsum("njk,nk->nj", A, x))
+    lying_last = A.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    product = torch.einsum("njk,nk->nj", A, x)
+    for matrices in (A, lying_last):
+        out = torch.empty_like(x)
+        np.testing.assert_allclose(times(matrices, x), product)
+        assert times(matrices, x, out=out) is out
+        np.testing.assert_allclose(out, product)
 
 
 def test_signs_are_those_of_the_largest_entries():

@@ -32,7 +32,13 @@ from torch.nn import functional as F
 from .layout import Layout
 from .moments import SideMoments
 from .ratings import Ratings
-from .symmetric import cholesky, covariance_and_log_det, log_det_of_product, times
+from .symmetric import (
+    cholesky,
+    covariance_and_log_det,
+    eliminates,
+    log_det_of_product,
+    times,
+)
 
 # Standard errors up to which the mean residual of a row is noise.
 MAX_LEVEL_ERROR = 2.0
@@ -100,6 +106,8 @@ class Sums:
         if self.packed_G.ndim == 2:
             prior = self.layout.pack(prior_precision[None])
             A = torch.addcmul(prior, noise_precision[:, None], self.packed_G)
+            if eliminates(len(A), self.layout.row_size, A.device):
+                return self.layout.unpack_last(A)
             return self.layout.unpack(A)
         return torch.addcmul(
             prior_precision, noise_precision[:, None, None], self.packed_G

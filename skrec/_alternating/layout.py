@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._device import in_halves, work_bytes
 from .._sparse import ParallelMap
+from .symmetric import is_last
 
 # Rows are visited in tiles whose packed moments hold about this many numbers, so that
 # the work space neither grows with the number of rows nor leaves the processor's cache.
@@ -151,12 +152,22 @@ class Layout:
 
     def pack(self, matrices: Tensor, out: Tensor | None = None) -> Tensor:
         """Lower triangles of matrices over x, shape (n_rows, n_packed_row)."""
-        return torch.index_select(matrices.flatten(1), 1, self._pack, out=out)
+        if not is_last(matrices):
+            return torch.index_select(matrices.flatten(1), 1, self._pack, out=out)
+        entries = matrices.permute(1, 2, 0).flatten(0, 1)
+        packed = entries.index_select(0, self._pack).T
+        return packed.contiguous() if out is None else out.copy_(packed)
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Matrices over x, shape (n_rows, row_size, row_size), from their triangles."""
         d = self.row_size
         return packed.index_select(1, self._unpack.flatten()).view(-1, d, d)
+
+    def unpack_last(self, packed: Tensor) -> Tensor:
+        """As `unpack`, with the matrices along the last axis (see `is_last`)."""
+        d = self.row_size
+        entries = packed.T.contiguous().index_select(0, self._unpack.flatten())
+        return entries.view(d, d, -1).permute(2, 0, 1)
 
     def quadratic_forms(self, packed: Tensor, vectors: Tensor) -> Tensor:
         """vᵀMv of every packed matrix M over x and its vector v."""
