@@ -241,13 +241,15 @@ class BaseRecommender(
             "_weighting": weighting,
             "_n_pairs_of_fit": len(data.seen),
         }
+        n_threads = solver.n_threads(data)
         iterations = solver.iterations(
             data,
             self._start(data) if self.warm_start else None,
             check_random_state(self.random_state),
             torch_device(self.device, solver.rating_work * data.n_rows),
         )
-        return BegunFit(read, iterations, partial(self._of_model, repeats))
+        of_model = partial(self._of_model, repeats)
+        return BegunFit(read, iterations, n_threads, of_model)
 
     def _of_model(self, repeats: Repeats | None, model: Model) -> dict[str, Any]:
         """A model, and effects of pairs that repeat by what it leaves of their rows."""

@@ -338,6 +338,10 @@ class Solver(ABC, Generic[AnyModel]):
     def check_ratings(self, rating: np.ndarray, weight: np.ndarray) -> None:
         """Refuse ratings outside the domain of the objective; warn of vain weights."""
 
+    def n_threads(self, data: Interactions) -> int:
+        """Number of threads that an iteration can use well."""
+        return torch.get_num_threads()
+
     @abstractmethod
     def iterations(
         self,

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from ._interfaces import CURVES, Iteration, Model, Solver
 from ._settings import own_settings
+from ._threads import torch_threads
 from ._warn import warn
 
 
@@ -25,12 +26,15 @@ class BegunFit:
         Fitted attributes that come from the rows alone.
     iterations : iterator of Iteration
         It owns the rows.
+    n_threads : int
+        Number of threads of torch that iterations and models are computed by.
     of_model : callable
         Returns the fitted attributes that come from a model.
     """
 
     read: dict[str, Any]
     iterations: Iterator[Iteration]
+    n_threads: int
     of_model: Callable[[Model], dict[str, Any]]
 
 
@@ -47,7 +51,7 @@ def run(
     """
 
     def fitted() -> dict[str, Any]:
-        with own_settings():
+        with own_settings(), torch_threads(begun.n_threads):
             curves = {"loss_curve_": losses.copy()} | iteration.curves
             n_iter = len(curves["loss_curve_"])
             model = begun.of_model(iteration.model())
@@ -60,7 +64,7 @@ def run(
         step = context.subcontext(task_name="iteration")
         step.call_on_fit_task_begin(**task)
         # Callbacks run between iterations, with the settings of the caller.
-        with own_settings():
+        with own_settings(), torch_threads(begun.n_threads):
             iteration = next(begun.iterations)
         losses.append(iteration.objective)
         if not np.isfinite(iteration.objective):

@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from helpers import small, unconverged
+from helpers import default_threads, small, unconverged
 from sklearn.base import clone
 
 from skrec import MFRegressor
@@ -42,6 +42,17 @@ def test_pairs_that_predict_are_not_predicted(solver):
 
 def test_only_draws_go_on_for_ever():
     assert [solver_of(solver).converges for solver in SOLVERS] == [True, False, True]
+
+
+@EVERY
+def test_a_small_fit_takes_one_thread(solver, monkeypatch):
+    """The others would wait, and changing their number takes time."""
+    columns = Columns.from_array(X.to_numpy())
+    data = Interactions.from_columns(columns, Y, np.ones(len(Y)))
+    with default_threads(3):
+        assert solver_of(solver).n_threads(data) == 1
+        monkeypatch.setattr("skrec._alternating.tiles.MIN_POOL_WORK", 0)
+        assert solver_of(solver).n_threads(data) == 3
 
 
 @pytest.mark.filterwarnings("ignore:No factor is left")

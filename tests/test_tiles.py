@@ -26,7 +26,7 @@ def small_tiles(monkeypatch):
 
 @pytest.mark.parametrize(
     ("n_rows", "n_factors", "is_shared"),
-    [(20, 2, False), (20, 32, False), (300, 2, False), (300, 32, True)],
+    [(20, 2, False), (20, 32, False), (1000, 2, False), (1000, 32, True)],
 )
 def test_threads_share_work_that_is_worth_it(n_rows, n_factors, is_shared):
     problem, _ = make_problem(n_users=n_rows, n_items=n_rows, n_factors=n_factors)

@@ -25,7 +25,7 @@ MIN_TILES, MIN_TILE_ROWS, MIN_TILE_SIZE = 4, 512, 25_000
 
 # The same of a thread that is alone. Its tiles need not be several, and fewer of them
 # are fewer calls.
-ALONE_TILE_SIZE = 160_000
+ALONE_TILE_SIZE = 320_000
 
 # From this size of e on, sums over ratings of points are batched matrix products of
 # rows of similar length, which move fewer bytes than a table of packed moments.
@@ -131,13 +131,13 @@ class Layout:
             return max(1, min(n_rows, self.work_size // n_numbers))
         if len(self.column_parts) > 1:
             return max(1, min(n_rows, TILE_SIZE // self.n_packed))
-        if parallel_map is map:
-            return max(1, min(n_rows, ALONE_TILE_SIZE // self.n_packed))
-        least = max(MIN_TILE_ROWS, MIN_TILE_SIZE // self.n_packed)
-        most = max(1, TILE_SIZE // self.n_packed)
-        n_tiles = max(min(MIN_TILES, n_rows // least), -(-n_rows // most))
-        # An even number, of tiles of the same length.
-        n_tiles += n_tiles > 1 and n_tiles % 2
+        size = ALONE_TILE_SIZE if parallel_map is map else TILE_SIZE
+        n_tiles = -(-n_rows // max(1, size // self.n_packed))
+        if parallel_map is not map:
+            least = max(MIN_TILE_ROWS, MIN_TILE_SIZE // self.n_packed)
+            n_tiles = max(min(MIN_TILES, n_rows // least), n_tiles)
+            # An even number, of tiles of the same length.
+            n_tiles += n_tiles > 1 and n_tiles % 2
         return max(1, -(-n_rows // max(1, n_tiles)))
 
     def block_rows(self, n_rows: int, parallel_map: ParallelMap) -> int:

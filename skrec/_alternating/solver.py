@@ -27,7 +27,7 @@ from .retract import retracted
 from .start import goes_on
 from .state import State
 from .structure import MAX_FACTORS, suitable_n_factors
-from .tiles import parallel_map
+from .tiles import needs_pool, parallel_map
 from .update import updated
 
 # Share of the factors that would be taken now with which a last fit is continued.
@@ -186,6 +186,12 @@ class AlternatingSolver(Solver[Posterior]):
                 "last fit, and needs its covariances: fit with solver='vb' or 'als' "
                 "and store_covariance=True, or give reg to from_factors."
             )
+
+    def n_threads(self, data: Interactions) -> int:
+        n_factors = self._with_structure(data, None).n_factors or 0
+        layout = Layout(n_factors, self.biased, torch.device("cpu"))
+        is_large = needs_pool(data.n_rows, sum(data.shape), layout)
+        return torch.get_num_threads() if is_large else 1
 
     def iterations(
         self,

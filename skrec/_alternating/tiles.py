@@ -34,7 +34,7 @@ from .symmetric import times
 # Work of a sweep from which a pool of threads pays: numbers in packed moments, as many
 # as all ratings add up, where a row takes as long as so many ratings. In less work,
 # threads mostly wait for each other.
-MIN_POOL_WORK, RATINGS_PER_ROW = 2**25, 40
+MIN_POOL_WORK, RATINGS_PER_ROW = 2**26, 40
 
 T = TypeVar("T")
 
@@ -42,6 +42,11 @@ T = TypeVar("T")
 def in_turn(function: Callable[..., T], *values: Iterable[Any]) -> Iterator[T]:
     """The map of one thread, over the tiles that several would share."""
     return map(function, *values)
+
+
+def needs_pool(n_ratings: int, n_rows: int, layout: Layout) -> bool:
+    """Whether a sweep over the rows of both sides has work for several threads."""
+    return (n_ratings + RATINGS_PER_ROW * n_rows) * layout.n_packed >= MIN_POOL_WORK
 
 
 @contextmanager
@@ -53,8 +58,7 @@ def parallel_map(problem: Problem) -> Iterator[ParallelMap]:
     """
     n_threads = torch.get_num_threads() if problem.target.device.type == "cpu" else 1
     n_rows = len(problem.users) + len(problem.items)
-    work = len(problem.target) + RATINGS_PER_ROW * n_rows
-    if work * problem.layout.n_packed < MIN_POOL_WORK:
+    if not needs_pool(len(problem.target), n_rows, problem.layout):
         yield map
         return
     if n_threads == 1:
