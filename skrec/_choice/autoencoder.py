@@ -49,6 +49,7 @@ from .._deferred import Deferred
 from .._interfaces import CHOICES, Model, Objective
 from .._share import Share
 from .._storage import stored
+from .._threads import torch_threads
 from .._topk import Fill, inner_products_of_tiles
 from .content import places_by_content
 from .eigenvectors import eigenvectors
@@ -122,7 +123,9 @@ class ItemAutoencoder(Model):
             fit()
         return fit
 
+    # Products are short, and threads would wait for each other.
     @classmethod
+    @torch_threads(1)
     def _fit(
         cls,
         excess: Excess,

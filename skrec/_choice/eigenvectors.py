@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from .._share import ALL_ROWS, Share
-from .._threads import torch_threads
 from .excess import TINY, Excess
 
 N_PASSES = 2
@@ -69,16 +68,12 @@ def _eigen(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return _decomposed(_square(Y))
 
 
-# One thread: these products are short, and numpy's threads wait for each other where
-# others compete for the cores.
-@torch_threads(1)
 def _decomposed(square: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, largest first, and eigenvectors."""
     values, W = torch.linalg.eigh(square)
     return values.flip(0).numpy(), W.flip(1).numpy()
 
 
-@torch_threads(1)
 def _by_root(Y: np.ndarray, square: torch.Tensor) -> np.ndarray | None:
     """An orthonormal basis by a Cholesky root; None where columns are dependent."""
     scale = square.diagonal().clamp(min=torch.finfo(square.dtype).tiny).rsqrt()
@@ -91,7 +86,6 @@ def _by_root(Y: np.ndarray, square: torch.Tensor) -> np.ndarray | None:
     return product(Y, (scale[:, None] * inverse).numpy().astype(Y.dtype))
 
 
-@torch_threads(1)
 def _square(Y: np.ndarray) -> torch.Tensor:
     """YᵀY in double precision."""
     square = torch.zeros(Y.shape[1], Y.shape[1], dtype=torch.float64)
@@ -101,6 +95,6 @@ def _square(Y: np.ndarray) -> torch.Tensor:
     return square
 
 
-@torch_threads(1)
 def product(Y: np.ndarray, W: np.ndarray) -> np.ndarray:
+    """YW by as many threads as torch has here."""
     return (torch.from_numpy(Y) @ torch.from_numpy(W)).numpy()
