@@ -58,6 +58,7 @@ from ._sklearn import (
     StrOptions,
     changed_parameters,
     fit_context,
+    has_callbacks,
     num_samples,
     with_callbacks,
 )
@@ -201,7 +202,10 @@ class BaseRecommender(
         task = {"estimator": self, "X": X, "y": y, "metadata": given or None}
         context = self._init_callback_context(max_subtasks=solver.max_iter)
         context.call_on_fit_task_begin(**task)
-        fitted = run(self, solver, begun, context, task)
+        # Callbacks run with the threads of the caller, which change for each iteration.
+        n_threads = torch.get_num_threads() if has_callbacks(self) else begun.n_threads
+        with torch_threads(n_threads):
+            fitted = run(self, solver, begun, context, task)
         context.call_on_fit_task_end(**task, reconstruction_attributes=lambda: fitted)
         return fitted
 

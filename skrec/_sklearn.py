@@ -55,6 +55,11 @@ except ImportError:
         return method
 
 
+def has_callbacks(estimator: BaseEstimator) -> bool:
+    """Whether a fit calls back."""
+    return bool(getattr(estimator, "_skl_callbacks", ()))
+
+
 # Modules of scikit-learn that pass arguments on without cutting them.
 PASSING_MODULES = (
     "sklearn.base",
@@ -75,6 +80,7 @@ __all__ = [
     "check_columns",
     "check_feature_names_in",
     "fit_context",
+    "has_callbacks",
     "num_samples",
     "with_callbacks",
 ]

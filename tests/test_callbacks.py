@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
-from helpers import NEEDS_CALLBACKS, Recording, unconverged
+import torch
+from helpers import NEEDS_CALLBACKS, Recording, default_threads, unconverged
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from skrec import MFRegressor, NCFRegressor
+from skrec import MFRegressor, NCFRegressor, _threads
+from skrec._threads import set_own_threads
 from skrec.datasets import make_ratings
 
 X, Y = make_ratings(40, 30, 900, noise=0.1, levels=None, random_state=0)
@@ -40,6 +42,33 @@ def test_a_callback_is_given_the_training_rows_and_weights():
         assert rows is X
         assert ratings is Y
         assert metadata["sample_weight"] is weight
+
+
+@NEEDS_CALLBACKS
+def test_a_callback_has_the_threads_of_the_caller():
+    found = []
+    record = Recording()
+    record.on_fit_task_end = lambda *args, **kwargs: found.append(
+        torch.get_num_threads()
+    )
+    with default_threads(3):
+        quietly_fitted(small().set_callbacks(record))
+    assert found == [3] * 6
+
+
+def test_a_small_fit_without_callbacks_sets_its_threads_once(monkeypatch):
+    """It takes half a millisecond each time."""
+    set_to = []
+
+    def counted(n_threads):
+        set_to.append(n_threads)
+        return set_own_threads(n_threads)
+
+    monkeypatch.setattr(_threads, "set_own_threads", counted)
+    with default_threads(3):
+        quietly_fitted(small())
+        assert torch.get_num_threads() == 3
+    assert set_to == [1]
 
 
 # The learning rate of the others depends on how many iterations are to come.
