@@ -45,6 +45,13 @@ def test_a_thread_alone_takes_fewer_tiles_than_threads_that_share_them():
     assert layout.tile_rows(10**6, map) * layout.n_packed <= ALONE_TILE_SIZE
 
 
+def test_tiles_of_double_precision_have_half_as_many_rows():
+    layout = make_problem(n_factors=8)[0].layout
+    for tile_map in (map, in_turn):
+        single, double = (layout.tile_rows(10**5, tile_map, size) for size in (4, 8))
+        assert double == pytest.approx(single / 2, rel=0.05)
+
+
 @pytest.mark.parametrize("solver", [vb, gibbs, als])
 def test_the_number_of_threads_does_not_matter(small_tiles, solver):
     args = {vb: [], gibbs: [np.random.RandomState], als: [0.3]}[solver]

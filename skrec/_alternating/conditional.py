@@ -269,7 +269,8 @@ class UpdatedRows(Gaussians):
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         L, G = cholesky(self.prior_covariance), self.sums.G
-        K = self.noise_precision[:, None, None] * (L.mT @ G @ L)
+        K = L.mT @ G @ L
+        K *= self.noise_precision[:, None, None]
         K.diagonal(dim1=1, dim2=2).add_(1)
         C = cholesky(K)
         R = torch.linalg.solve_triangular(C, L.mT, upper=False)

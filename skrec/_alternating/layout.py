@@ -14,8 +14,9 @@ from .._device import in_halves, work_bytes
 from .._sparse import ParallelMap
 from .symmetric import is_last
 
-# Rows are visited in tiles whose packed moments hold about this many numbers, so that
-# the work space neither grows with the number of rows nor leaves the processor's cache.
+# Rows are visited in tiles whose packed moments hold about this many numbers in single
+# precision, so that the work space neither grows with the number of rows nor leaves the
+# processor's cache.
 TILE_SIZE = 2**17
 
 # Tiles that a few threads can share evenly, and rows that are not worth sharing. Of
@@ -121,10 +122,13 @@ class Layout:
         parts = parallel_map(lambda tile: list(in_halves(function, tile)), tiles)
         return list(chain.from_iterable(parts))
 
-    def tile_rows(self, n_rows: int, parallel_map: ParallelMap) -> int:
+    def tile_rows(
+        self, n_rows: int, parallel_map: ParallelMap, itemsize: int = 4
+    ) -> int:
         """Number of rows of a tile; large tables have several tiles.
 
-        The plain `map` is that of one thread, which has no tiles to share.
+        The plain `map` is that of one thread, which has no tiles to share. A number
+        takes `itemsize` bytes.
         """
         if self.device.type != "cpu":
             n_numbers = MATRICES_OF_ROW * self.extended_size**2
@@ -132,7 +136,7 @@ class Layout:
         if len(self.column_parts) > 1:
             return max(1, min(n_rows, TILE_SIZE // self.n_packed))
         size = ALONE_TILE_SIZE if parallel_map is map else TILE_SIZE
-        n_tiles = -(-n_rows // max(1, size // self.n_packed))
+        n_tiles = -(-n_rows // max(1, 4 * size // (itemsize * self.n_packed)))
         if parallel_map is not map:
             least = max(MIN_TILE_ROWS, MIN_TILE_SIZE // self.n_packed)
             n_tiles = max(min(MIN_TILES, n_rows // least), n_tiles)
@@ -140,14 +144,16 @@ class Layout:
             n_tiles += n_tiles > 1 and n_tiles % 2
         return max(1, -(-n_rows // max(1, n_tiles)))
 
-    def block_rows(self, n_rows: int, parallel_map: ParallelMap) -> int:
+    def block_rows(
+        self, n_rows: int, parallel_map: ParallelMap, itemsize: int = 4
+    ) -> int:
         """Number of rows whose sums over ratings are formed at once.
 
         More than those of a tile where tables have parts: each of them stays in the
         cache while the ratings of the block are visited.
         """
         if len(self.column_parts) == 1:
-            return self.tile_rows(n_rows, parallel_map)
+            return self.tile_rows(n_rows, parallel_map, itemsize)
         return min(max(MIN_TILE_ROWS, -(-n_rows // MIN_TILES)), MAX_BLOCK_ROWS)
 
     def pack(self, matrices: Tensor, out: Tensor | None = None) -> Tensor:

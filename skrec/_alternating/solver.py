@@ -16,6 +16,7 @@ from .._data.interactions import FurtherRows, Interactions
 from .._data.messages import shown
 from .._data.units import Units
 from .._interfaces import Iteration, Objective, Solver, Start
+from .._threads import torch_threads
 from .collapse import RatingSample
 from .convert import array, in_rating_units
 from .layout import Layout
@@ -27,7 +28,7 @@ from .retract import retracted
 from .start import goes_on
 from .state import State
 from .structure import MAX_FACTORS, suitable_n_factors
-from .tiles import needs_pool, parallel_map
+from .tiles import parallel_map, useful_threads
 from .update import updated
 
 # Share of the factors that would be taken now with which a last fit is continued.
@@ -190,8 +191,7 @@ class AlternatingSolver(Solver[Posterior]):
     def n_threads(self, data: Interactions) -> int:
         n_factors = self._with_structure(data, None).n_factors or 0
         layout = Layout(n_factors, self.biased, torch.device("cpu"))
-        is_large = needs_pool(data.n_rows, sum(data.shape), layout)
-        return torch.get_num_threads() if is_large else 1
+        return useful_threads(data.n_rows, sum(data.shape), layout)
 
     def iterations(
         self,
@@ -364,14 +364,16 @@ class AlternatingSolver(Solver[Posterior]):
     ) -> Posterior:
         model.units.check_further(further.data.rating)
         check_row_size(model, self.n_factors, self.biased)
-        after = updated(
-            model,
-            further,
-            device,
-            unobserved_weight=self.unobserved_weight,
-            exponent=self.prior_exponent,
-            max_sweeps=self.max_iter,
-        )
+        data, layout = further.data, Layout(model.n_factors, self.biased, device)
+        with torch_threads(useful_threads(data.n_rows, sum(data.shape), layout)):
+            after = updated(
+                model,
+                further,
+                device,
+                unobserved_weight=self.unobserved_weight,
+                exponent=self.prior_exponent,
+                max_sweeps=self.max_iter,
+            )
         low, high = self._rating_range(further.data.rating_range)
         rating_range = min(low, model.rating_range[0]), max(high, model.rating_range[1])
         return self._stored(after, rating_range, model.repeat_variance)

@@ -49,6 +49,11 @@ def needs_pool(n_ratings: int, n_rows: int, layout: Layout) -> bool:
     return (n_ratings + RATINGS_PER_ROW * n_rows) * layout.n_packed >= MIN_POOL_WORK
 
 
+def useful_threads(n_ratings: int, n_rows: int, layout: Layout) -> int:
+    """Number of threads that a sweep can use well."""
+    return torch.get_num_threads() if needs_pool(n_ratings, n_rows, layout) else 1
+
+
 @contextmanager
 def parallel_map(problem: Problem) -> Iterator[ParallelMap]:
     """A map over tiles of rows.
@@ -132,19 +137,21 @@ class SideConditional:
         Tiles are of the rows that this process computes.
         """
         layout, own = self.layout, self.ratings.share.rows(len(self.ratings))
-        n_rows, parallel_map = own.stop - own.start, self.parallel_map
-        size = layout.block_rows(n_rows, parallel_map)
-        if size <= layout.tile_rows(n_rows, parallel_map):
+        parallel_map, itemsize = self.parallel_map, self.side.mean.element_size()
+        sizes = own.stop - own.start, parallel_map, itemsize
+        size, tile_size = layout.block_rows(*sizes), layout.tile_rows(*sizes)
+        if size <= tile_size:
             return layout.map_tiles(
                 lambda rows: function(rows, self._of(rows, self.others.at(rows))),
                 own,
                 parallel_map,
+                tile_size,
             )
 
         def of_block(block: slice) -> list[T]:
             others = self.others.at(block).summed_over(self.ratings.tile(block))
             n_rows = block.stop - block.start
-            tiles = slices(block, layout.tile_rows(n_rows, parallel_map))
+            tiles = slices(block, layout.tile_rows(n_rows, parallel_map, itemsize))
             return [
                 function(rows, self._of(rows, others.at(_within(rows, block))))
                 for rows in tiles
