@@ -1,6 +1,7 @@
 """Sums over sparse rows: bags, pieces of bags and sparse products are the same."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -55,6 +56,19 @@ def test_sums_on_a_device_are_of_short_bags(seed, lengths, most):
         assert device.longest_bag <= most
     row = np.repeat(np.arange(len(lengths)), lengths)
     np.testing.assert_allclose(sums, np.bincount(row, weight.held, len(lengths)))
+
+
+@pytest.mark.parametrize("width", [16, 17, 24, 37, 171])
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_sums_of_rows_that_are_aligned_are_those_as_they_are(width, is_shared):
+    rows, weight, _, _ = make_rows(0, np.full(_sparse.N_PARTS, 7 * _sparse.MIN_READS))
+    table = torch.from_numpy(np.random.default_rng(1).normal(size=(7, width))).float()
+    assert rows._gains_by_alignment(table) == (width in (17, 37, 171))
+    assert not rows._gains_by_alignment(table.double())
+    with ThreadPoolExecutor(2) as pool:
+        tile_map = pool.map if is_shared else map
+        found = rows.sum(table, weight.float(), tile_map)
+    assert torch.equal(found, _sparse._bags(rows, table, weight.float()))
 
 
 @pytest.mark.parametrize("repeats", [1, 11, 32])
