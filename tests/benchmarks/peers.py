@@ -51,7 +51,7 @@ CHILD = Path(__file__).with_name("_peers.py")
 TORCH = "torch==2.13.0"
 # Packages that an environment is made of. Models of "skrec" run in that of this script.
 ENVIRONMENTS = {
-    "cmfrec": ["cmfrec", "setuptools"],
+    "cmfrec": ["cmfrec", "setuptools", "threadpoolctl"],
     "cornac": ["cornac", TORCH],
     "fastai": ["fastai", TORCH],
     "implicit": ["implicit"],
