@@ -277,6 +277,17 @@ def test_new_rows_start_at_the_prior_of_their_side(solver):
         assert_allclose(new.covariance[0, -1], prior, rtol=1e-4, atol=1e-5 * scale)
 
 
+def test_an_update_in_single_precision_is_that_in_double_precision(solver, monkeypatch):
+    X, y = make_ratings(300, 200, 9000, noise=0.01, random_state=0)
+    model = MFRegressor(4, solver=solver).fit(X[:4500], y[:4500])
+    found = []
+    for most in (0, len(y)):
+        monkeypatch.setattr("skrec._alternating.update.MAX_DOUBLE_ROWS", most)
+        found.append(copied(model).partial_fit(X[4500:], y[4500:]).predict(X))
+    assert_allclose(*found, atol=1e-4)
+    assert not np.array_equal(*found)
+
+
 def test_several_batches_are_close_to_one(solver):
     before, at_once = grown(solver)
     piecewise = copied(before)

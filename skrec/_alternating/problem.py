@@ -78,14 +78,15 @@ class RatingArrays:
         *,
         has_slopes: bool = False,
         counts_squares: bool = False,
+        max_double_rows: int = MAX_DOUBLE_ROWS,
     ) -> RatingArrays:
         """Canonical rows in these units, perhaps with slopes of numbers.
 
         With `counts_squares` the noise is learned, by as many squares as the rows
-        count.
+        count. Up to `max_double_rows` are in double precision.
         """
         counts = data.counts if counts_squares else None
-        dtype = np.float64 if data.n_rows <= MAX_DOUBLE_ROWS else np.float32
+        dtype = np.float64 if data.n_rows <= max_double_rows else np.float32
         varies = np.flatnonzero(np.isfinite(units.feature_scale))
         return cls(
             data.users,

@@ -30,6 +30,10 @@ from .symmetric import inverse
 # square, in standard deviations of the ratings.
 UPDATE_TOL = 0.06
 
+# Further ratings up to which an update is in double precision. More would take time,
+# and it begins from numbers in single precision.
+MAX_DOUBLE_ROWS = 2**12
+
 
 def updated(
     model: Posterior,
@@ -136,7 +140,9 @@ def _further_problem(
         )
         if learns:
             variance += known.column_variances(*where)
-    arrays = RatingArrays.of(data, units, counts_squares=learns)
+    arrays = RatingArrays.of(
+        data, units, counts_squares=learns, max_double_rows=MAX_DOUBLE_ROWS
+    )
     problem = standard_problem(arrays, device)
     nothing = torch.zeros_like(problem.target)
     of_target = torch.as_tensor(variance / units.scale**2).to(nothing)
