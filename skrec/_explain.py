@@ -133,9 +133,9 @@ class ExplainMixin:
                 raise ValueError(
                     f"explain needs the part of choices, and this {type(self).__name__}"
                     " has none. Fit MFRegressor or NCFRegressor to ratings with "
-                    "rank_by='both' or 'choice', or to choices without y. Expected "
-                    "ratings of MFRegressor are explained by part='rating' and the "
-                    "rows of the user as ratings."
+                    "rank_by='both' or 'choice', or to choices without y, loss and "
+                    "unobserved_weight. Expected ratings of MFRegressor are explained "
+                    "by part='rating' and the rows of the user as ratings."
                 )
             return self._reasons(columns, *choice.contributions(row, columns))
         X, y = (None, None) if ratings is None else _further_ratings(ratings)

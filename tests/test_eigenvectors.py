@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose
 
 from skrec._choice.eigenvectors import MAX_FEW_ITEMS, eigenvectors
 from skrec._choice.excess import Excess
+from skrec._choice.gain import Gain
 from skrec._data.interactions import Interactions
 from skrec._data.reading import Columns
 from skrec._share import ALL_ROWS
@@ -19,7 +20,7 @@ def excess_of_kinds(n_items):
     chosen[np.arange(n_items) % 400, np.arange(n_items)] = True
     rows, ones = np.argwhere(chosen), np.ones(chosen.sum())
     data = Interactions.from_columns(Columns.from_array(rows), ones, ones)
-    return Excess.of(data, chosen.sum(0), (0, 1))
+    return Excess.of(data, chosen.sum(0), Gain(0, 1))
 
 
 @pytest.mark.parametrize("n_items", [60, MAX_FEW_ITEMS + 100])

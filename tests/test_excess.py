@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from skrec._choice.excess import ITEM_DAMPING, USER_DAMPING, Excess, output_scale
+from skrec._choice.gain import Gain
 from skrec._data.interactions import Interactions
 from skrec._data.reading import Columns
 from skrec._share import ALL_ROWS
@@ -26,7 +27,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def excess(data):
-    return Excess.of(data, CHOSEN.sum(0), (1, 5))
+    return Excess.of(data, CHOSEN.sum(0), Gain(1, 5))
 
 
 def dense(counts):

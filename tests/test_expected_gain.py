@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from skrec import MFRegressor, NCFRegressor
 from skrec._choice.expected_gain import ExpectedGain
+from skrec._choice.gain import Gain
 from skrec.datasets import make_ratings
 from skrec.metrics import RankingScorer
 
@@ -49,8 +50,7 @@ def test_scores_of_both_parts_are_strength_times_gain():
     model = MFRegressor(2).fit(X, Y)
     items, scores = model.recommend([5], 50, return_scores=True, exclude_seen=False)
     pairs = pd.DataFrame({"user": 5, "item": items[0]})
-    low, high = model._autoencoder.ratings.range
-    gain = (model.predict(pairs).clip(low, high) - low) / (high - low) + 0.25
+    gain = Gain.of(model._autoencoder.ratings)(model.predict(pairs))
     order = pd.Index(items[0])
     by_choice, strength = model.set_params(rank_by="choice").recommend(
         [5], 50, return_scores=True, exclude_seen=False

@@ -7,6 +7,7 @@ from numpy.testing import assert_allclose
 
 from skrec._choice.content import hashed
 from skrec._choice.excess import ITEM_DAMPING, Excess
+from skrec._choice.gain import Gain
 from skrec._choice.tastes import (
     TASTE_WEIGHTS,
     gains_of_hidden,
@@ -92,7 +93,7 @@ def test_hidden_choices_gain_by_their_ranks_among_the_others():
     )
     seen = data.seen
     n_choices = np.bincount(seen.items, minlength=seen.n_items)
-    excess = Excess.of(data, n_choices, (0, 1))
+    excess = Excess.of(data, n_choices, Gain(0, 1))
     rng = np.random.default_rng(0)
     V = np.linalg.qr(rng.normal(size=(seen.n_items, 6)))[0]
     f = rng.random(6)

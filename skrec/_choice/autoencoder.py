@@ -54,6 +54,7 @@ from .._topk import Fill, inner_products_of_tiles
 from .content import places_by_content
 from .eigenvectors import eigenvectors
 from .excess import ITEM_DAMPING, TINY, USER_DAMPING, Excess, output_scale
+from .gain import Gain
 from .tastes import PRIOR_CHOICES, Tastes
 
 
@@ -117,7 +118,7 @@ class ItemAutoencoder(Model):
         """
         seen, share = data.seen, data.shares.user
         n_choices, ratings = seen.counts.item, RatingSummary.of(data)
-        excess = Excess.of(data, n_choices, ratings.range)
+        excess = Excess.of(data, n_choices, Gain.of(ratings))
         fit = Deferred(partial(cls._fit, excess, n_choices, seen, ratings, share))
         if not share.has_all:
             fit()

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from .._data.interactions import Interactions
 from .._share import Share
-from .gain import gain_of
+from .gain import Gain
 
 # Powers of the numbers of choices that those of a user and of an item are divided by.
 # Both even out the noise; that of users is lower, since many choices tell more of
@@ -48,7 +48,7 @@ class Excess:
         cls,
         data: Interactions,
         n_choices: np.ndarray,
-        rating_range: tuple[float, float],
+        gain: Gain,
     ) -> Excess:
         """By the mean gain of each pair, for the users of this process."""
         seen, share = data.seen, data.shares.user
@@ -56,7 +56,7 @@ class Excess:
         offsets = seen.offsets[own.start : own.stop + 1]
         items = seen.items[offsets[0] : offsets[-1]]
         lengths = np.diff(offsets)
-        strength = _mean_gain(data, rating_range)
+        strength = _mean_gain(data, gain)
         strength /= share.sum(float(strength.sum())) / len(seen)
         strength *= np.repeat(lengths**-USER_DAMPING, lengths)
         of_item = n_choices**-ITEM_DAMPING
@@ -135,15 +135,14 @@ class Excess:
         return share.sum(product)
 
 
-def _mean_gain(data: Interactions, rating_range: tuple[float, float]) -> np.ndarray:
-    """Gain of the mean rating of each pair."""
-    gain = gain_of(data.rating, *rating_range)
-    gain *= data.weight
-    starts, weight = data.pair_starts, data.weight
+def _mean_gain(data: Interactions, gain: Gain) -> np.ndarray:
+    """Mean gain of the ratings of each pair."""
+    mean, weight, starts = gain(data.rating), data.weight, data.pair_starts
+    mean *= weight
     if starts is not None:
-        gain, weight = np.add.reduceat(gain, starts), np.add.reduceat(weight, starts)
-    gain /= weight
-    return gain
+        mean, weight = np.add.reduceat(mean, starts), np.add.reduceat(weight, starts)
+    mean /= weight
+    return mean
 
 
 def output_scale(

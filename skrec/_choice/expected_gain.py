@@ -15,7 +15,7 @@ from .._data.sides import SideName
 from .._interfaces import CHOICES, Model, Objective
 from .._topk import Fill
 from .autoencoder import ItemAutoencoder
-from .gain import LEAST_GAIN, gain_of
+from .gain import Gain
 
 # Columns at a time, whose scores by both parts stay in the cache.
 MAX_COLUMNS = 2**13
@@ -69,7 +69,7 @@ class ExpectedGain(Model):
         rating, _ = self.rating.predict(users, items, context, False, device)
         users = users if self.rows is None else self.rows[users]
         choice, _ = self.choice.predict(users, items, context, return_std, device)
-        gain = gain_of(rating, *self.choice.ratings.range)
+        gain = Gain.of(self.choice.ratings)(rating)
         return np.where(choice > 0, choice * gain, choice / gain), None
 
     def scorer(
@@ -78,14 +78,14 @@ class ExpectedGain(Model):
         by_rating = self.rating.scorer(users, items, device)
         chosen_by = users if self.rows is None else self.rows[users]
         by_choice = self.choice.scorer(chosen_by, items, device)
-        low, high = self.choice.ratings.range
+        gain_of = Gain.of(self.choice.ratings)
 
         def score(tile: slice) -> Fill:
             fill_rating, fill_choice = by_rating(tile), by_choice(tile)
             scale, of_users = self.rating.score_units(users[tile])
             # In units of the range, where single precision is enough.
-            span = high - low if high > low else 1.0
-            of_users = np.asarray((of_users - low) / span, dtype=np.float32)
+            span = gain_of.span or 1.0
+            of_users = np.asarray((of_users - gain_of.low) / span, dtype=np.float32)
             offset = torch.as_tensor(of_users, device=device)[:, None]
 
             def fill(columns: slice, out: Tensor) -> None:
@@ -95,9 +95,8 @@ class ExpectedGain(Model):
                     gain = torch.empty(choice.shape, device=device)
                     fill_rating(some, gain)
                     fill_choice(some, choice)
-                    if high > low:
-                        gain.mul_(scale / span).add_(offset)
-                        gain.clamp_(0, 1).add_(LEAST_GAIN)
+                    if gain_of.span:
+                        gain_of.at_places_(gain.mul_(scale / span).add_(offset))
                         torch.where(
                             choice > 0, choice * gain, choice / gain, out=choice
                         )
