@@ -9,6 +9,7 @@ from helpers import copied, small_ncf
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skrec import MFRegressor
+from skrec._choice.gain import Gain
 
 N_USERS, N_ITEMS = 30, 12
 SEASONS = np.array(["autumn", "spring", "summer", "winter"])
@@ -137,9 +138,8 @@ def test_the_part_of_choices_stays_and_the_part_of_ratings_is_in_context(model):
     with pytest.raises(ValueError, match="these lists do not depend on it"):
         choices.recommend([1], 2, context=WINTER)
     strengths = scores_of(choices, None, [1, 2])
-    low, high = model._autoencoder.ratings.range
     ratings = scores_of(copied(model).set_params(rank_by="rating"), WINTER, [1, 2])
-    gain = np.clip((ratings - low) / (high - low), 0, 1) + 0.25
+    gain = Gain.of(model._autoencoder.ratings)(ratings)
     expected = np.where(strengths > 0, strengths * gain, strengths / gain)
     assert_allclose(alike, expected, atol=1e-5)
 
