@@ -50,7 +50,9 @@ def test_scores_of_both_parts_are_strength_times_gain():
     model = MFRegressor(2).fit(X, Y)
     items, scores = model.recommend([5], 50, return_scores=True, exclude_seen=False)
     pairs = pd.DataFrame({"user": 5, "item": items[0]})
-    gain = Gain.of(model._autoencoder.ratings)(model.predict(pairs))
+    gain = Gain.of(model._autoencoder.ratings)
+    place = (model.predict(pairs).clip(gain.low, gain.high) - gain.low) / gain.span
+    gain = place**gain.power + 0.25
     order = pd.Index(items[0])
     by_choice, strength = model.set_params(rank_by="choice").recommend(
         [5], 50, return_scores=True, exclude_seen=False
